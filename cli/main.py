@@ -1,0 +1,255 @@
+"""``mtrl-judge``: the command line. Each command imports what it needs when it runs, so that help
+and the checks of local files answer at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mtrl_judge.judge_tasks.errors import JudgeError
+
+app = typer.Typer(
+    name="mtrl-judge",
+    help="Evaluate and train multimodal judges. A judge task is one YAML; see `mtrl-judge tasks`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data = typer.Typer(help="Get data to judge, and see what there is.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Force = Annotated[bool, typer.Option("--force", help="Write over what is there.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder with <task>/test.parquet; otherwise MTRL_JUDGE_DATA, else the hub."),
+]
+StyleOption = Annotated[
+    str | None, typer.Option(help="reasoned or direct, over the YAML's and the checkpoint's.")
+]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one message and exit code 1."""
+    try:
+        app()
+    except JudgeError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one message and stop."""
+    typer.echo(message, err=True)
+    sys.exit(1)
+
+
+@app.command()
+def tasks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of objects.")] = False,
+) -> None:
+    """List the shipped judge tasks."""
+    from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+
+    rows: list[dict[str, Any]] = [
+        {
+            "task": task.task,
+            "kind": task.judge.kind,
+            "role": task.judge.role,
+            "dimension": task.judge.dimension,
+            "verdicts": list(task.judge.verdicts),
+            "dataset": task.dataset_path,
+            "splits": list(task.splits),
+            "card": task.judge.card.model_dump(mode="json"),
+        }
+        for task in load_shipped_tasks()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    from tabulate import tabulate
+
+    shown = [
+        {
+            **{key: row[key] for key in ("task", "kind", "role", "dimension")},
+            "verdicts": " / ".join(row["verdicts"]),
+            "dataset": row["dataset"] or "bring your own",
+            "gated": "yes" if row["card"]["gated"] else "no",
+        }
+        for row in rows
+    ]
+    typer.echo(tabulate(shown, headers="keys"))
+
+
+@app.command()
+def validate(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="YAMLs, or task names.")],
+    rows: Annotated[int, typer.Option(help="Also take N real rows of each split through.")] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Check judge YAMLs: every fault, and that a gold answer for each verdict scores 1.0."""
+    from mtrl_judge.judge_tasks.loading import shipped_paths
+    from mtrl_judge.judge_tasks.validate import validate as faults_of
+
+    _use_data_root(data_root)
+    shipped = {path.stem: path for path in shipped_paths()}
+    unsound = 0
+    for name in paths:
+        try:
+            faults = faults_of(shipped.get(name, Path(name)), rows)
+        except JudgeError as error:
+            faults = str(error).splitlines()
+        unsound += bool(faults)
+        typer.echo("\n".join(faults) if faults else f"{name}: sound", err=bool(faults))
+    if unsound:
+        fail(f"{unsound} of {len(paths)} not sound")
+
+
+@app.command()
+def preview(
+    task: Annotated[str, typer.Argument(help="A task's name, or the path of a YAML.")],
+    n: Annotated[int, typer.Option(min=1, help="How many items.")] = 3,
+    split: Annotated[
+        str | None, typer.Option(help="train, validation or test (default: the judged one).")
+    ] = None,
+    style: StyleOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures (default: preview-<task>).")
+    ] = None,
+    data_root: DataRoot = None,
+    force: Force = False,
+) -> None:
+    """Show items as a judge sees them: prompt, label, and the pictures as PNG files."""
+    from .preview import preview as show
+
+    _use_data_root(data_root)
+    show(task, n=n, split=split, style=style, out=out, force=force)
+
+
+@data.command("sample")
+def data_sample(
+    root: Annotated[Path, typer.Argument(help="The data root to write.")] = Path("mtrl-data"),
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Write a small corpus for every shipped task, from real pictures that a package brings."""
+    from mtrl_judge.judge_tasks.sample import write_sample
+
+    write_sample(root, seed=seed, force=force)
+    typer.echo(f"use it: export MTRL_JUDGE_DATA={root.resolve()}")
+
+
+@data.command("status")
+def data_status(data_root: DataRoot = None) -> None:
+    """Show where each shipped task's rows would come from."""
+    from .status import status_table
+
+    _use_data_root(data_root)
+    typer.echo(status_table())
+
+
+@app.command()
+def score(
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSONL of {item_id, label, text}, or an lmms-eval samples file."),
+    ],
+    task: Annotated[str, typer.Option(help="A task's name, or the path of a YAML.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write each item's verdict and score as JSONL.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Score saved outputs again; prints the metrics as one JSON object."""
+    from .rescore import rescore
+
+    typer.echo(json.dumps(rescore(task, file, out=out, force=force), indent=2, ensure_ascii=False))
+
+
+@app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="An lmms-eval backend.")] = "mtrl_judge",
+    tasks: Annotated[str, typer.Option(help="Names or patterns, with commas.")] = "mtrl_judge_*",
+    style: StyleOption = None,
+    data_root: DataRoot = None,
+    output_path: Annotated[Path, typer.Option(help="Where results go.")] = Path("logs"),
+) -> None:
+    """Evaluate a judge: `lmms-eval` with samples logged. Further options go to lmms-eval.
+
+    For example: mtrl-judge eval --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct --batch_size 8
+    """
+    from .evaluate import run_lmms_eval
+
+    _use_data_root(data_root)
+    sys.exit(run_lmms_eval(model, tasks, output_path=output_path, style=style, extra=context.args))
+
+
+@app.command()
+def tiny(
+    out: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")] = Path(
+        "tiny-judge"
+    ),
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Build a judge of a million parameters and teach it on the sample: four minutes on a CPU."""
+    from mtrl_judge.judge_tasks.errors import DataError
+    from mtrl_judge.judge_tasks.sources import data_root as configured_root
+    from mtrl_judge.rl.tiny import teach_tiny_judge
+
+    _use_data_root(data_root)
+    root = configured_root()
+    if root is None:
+        raise DataError("--data-root: the tiny judge is taught on a folder; see data sample")
+    teach_tiny_judge(root, out, seed=seed, force=force)
+    typer.echo(f"judge with it: mtrl-judge eval --model_args pretrained={out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, judge and results.")] = Path("demo"),
+    seed: Seed = 0,
+) -> None:
+    """The whole job on this machine: sample, tiny judge, lmms-eval, one table. No hub, no GPU."""
+    from .demo import run_demo
+
+    run_demo(out, seed=seed)
+
+
+@app.command()
+def new(
+    task: Annotated[str, typer.Argument(help="The new task's name, such as mtrl_judge_mine.")],
+    kind: Annotated[str, typer.Option(help="pointwise or pairwise.")] = "pointwise",
+    dataset: Annotated[str, typer.Option(help="The dataset's name on the hub.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The file (default: <task>.yaml).")] = None,
+    force: Force = False,
+) -> None:
+    """Write a commented YAML for a new task; it validates as it is."""
+    from .new import write_new_task
+
+    path = write_new_task(task, kind=kind, dataset=dataset, out=out, force=force)
+    typer.echo(f"{path}: written; edit it, then: mtrl-judge validate {path}")
+
+
+def _use_data_root(root: Path | None) -> None:
+    """--data-root is MTRL_JUDGE_DATA for this run and for what it starts."""
+    import os
+
+    from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
+
+    if root is not None:
+        os.environ[DATA_ROOT_VARIABLE] = str(root.resolve())
+
+
+if __name__ == "__main__":
+    main()

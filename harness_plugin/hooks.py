@@ -1,0 +1,210 @@
+"""Every lmms-eval-shaped function, bound to one judge task.
+
+lmms-eval calls them from a task's configuration; what they do is ``to_rows``,
+``render_messages``, ``score`` and ``summarise``, the same as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mtrl_judge.judge_tasks.metrics import Record, summarise
+from mtrl_judge.judge_tasks.prompts import render_messages, render_text
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.scoring import score
+from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
+from mtrl_judge.judge_tasks.spec import JudgeTask
+
+from .style import evaluation_style
+
+# Without `until` lmms-eval stops at a blank line and cuts reasoning short (TaskConfig in
+# lmms_eval/api/task.py). 1,024 tokens hold the reasoning; greedy, so that scores reproduce.
+GENERATION = {"max_new_tokens": 1024, "do_sample": False, "temperature": 0, "until": []}
+
+
+_HIGHER_IS_BETTER = {
+    "null_rate": False,
+    "flip_rate": False,
+    "first_slot_rate": None,
+    "constant_macro_f1": None,
+}
+
+
+def _metrics(task: JudgeTask) -> dict[str, str]:
+    """lmms-eval's name of each rate -> its key in ``summarise``; a comma ends a name there."""
+    table = summarise([], task.judge.verdicts, paired=task.paired)
+    rates = [key for key in table if key != "n" and not key.startswith(("n_", "n/"))]
+    return {key.replace(",", ";"): key for key in rates}
+
+
+class Hook:
+    """A callable as lmms-eval keeps it in a task's configuration.
+
+    lmms-eval deep-copies the configuration and writes its functions' text into results and cache
+    keys; a hook copies as itself and has the same text in every process.
+    """
+
+    def __init__(self, name: str, owner: JudgeHooks, call: Callable[..., Any]) -> None:
+        self.owner = owner
+        self._name, self._call = name, call
+
+    def __call__(self, *values: Any) -> Any:
+        return self._call(*values)
+
+    def __repr__(self) -> str:
+        return f"mtrl_judge.{self._name}[{self.owner.task.task}]"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return self
+
+
+class JudgeHooks:
+    """One judge task in the shape that lmms-eval wants."""
+
+    def __init__(self, task: JudgeTask) -> None:
+        self.task = task
+        self.metadata: dict[str, Any] = {**task.metadata, "judge": {}}
+        self.metrics = _metrics(task)
+        self._loaded: tuple[Path | None, LoadedSplit] | None = None
+
+    def config(self) -> dict[str, Any]:
+        """The task as native lmms-eval configuration."""
+        task = self.task
+        native: dict[str, Any] = {
+            "task": task.task,
+            "task_alias": task.task_alias,
+            "dataset_path": task.dataset_path,
+            "dataset_name": task.dataset_name,
+            "test_split": task.evaluation_split,
+            "output_type": "generate_until",
+            "doc_to_messages": self._hook(self.doc_to_messages),
+            "doc_to_visual": self._hook(self.doc_to_visual),
+            "doc_to_text": self._hook(self.doc_to_text),
+            "doc_to_target": self._hook(self.doc_to_target),
+            "process_results": self._hook(self.process_results),
+            "generation_kwargs": {**GENERATION, **task.generation_kwargs},
+            # "none" keeps the reasoning for the scorer and wins over --reasoning_tags.
+            "reasoning_tags": "none",
+            "num_fewshot": 0,
+            "repeats": task.repeats,
+            "metric_list": [
+                {
+                    "metric": name,
+                    "aggregation": self._aggregation(key),
+                    "higher_is_better": _HIGHER_IS_BETTER.get(key, True),
+                }
+                for name, key in self.metrics.items()
+            ],
+            "metadata": self.metadata,
+        }
+        if task.tag:
+            native["tag"] = list(task.tag)
+        return native
+
+    def _hook(self, method: Callable[..., Any]) -> Hook:
+        return Hook(method.__name__, self, method)
+
+    def _aggregation(self, metric: str) -> Hook:
+        def aggregate(items: Sequence[Sequence[Any]]) -> Any:
+            records = [Record(*item) for item in items]
+            summary = summarise(records, self.task.judge.verdicts, paired=self.task.paired)
+            value = summary[metric]
+            # A group's mean, which is of Macro-F1, must survive a task that has no score.
+            return float("nan") if value is None and metric.endswith("macro_f1") else value
+
+        return Hook(metric, self, aggregate)
+
+    def prepare(self) -> LoadedSplit:
+        """The rows to judge, loaded once for a data root.
+
+        Raises:
+            DataError: as :func:`~mtrl_judge.judge_tasks.sources.load_rows`.
+        """
+        root = data_root()
+        if self._loaded is None or self._loaded[0] != root:
+            self._loaded = (root, load_rows(self.task, self.task.evaluation_split, root))
+        return self._loaded[1]
+
+    def attach(self, host_task: Any) -> None:
+        """Give lmms-eval's task its rows, in place of its own download."""
+        from datasets import DatasetDict
+
+        rows, record = self.prepare()
+        split = self.task.evaluation_split
+        host_task.dataset = DatasetDict({split: rows.dataset})
+        host_task.dataset_no_image = DatasetDict({split: rows.dataset.with_format(None)})
+        host_task.config.metadata["judge"] = {
+            **record,
+            "style": evaluation_style(self.task),
+            "kind": self.task.judge.kind,
+            "role": self.task.judge.role,
+            "dimension": self.task.judge.dimension,
+            "verdicts": list(self.task.judge.verdicts),
+            "paired": self.task.paired,
+            "card": self.task.judge.card.model_dump(mode="json"),
+            "versions": {p: version(p) for p in ("mtrl-judge", "lmms-eval", "datasets")},
+        }
+        _report(self.task, record)
+
+    def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Messages with the pictures in their places, for chat models."""
+        row = JudgeRow.from_doc(doc)
+        messages = render_messages(row, evaluation_style(self.task))
+        pictures = iter(row.images)
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    part["url"] = next(pictures)
+        return messages
+
+    def doc_to_visual(self, doc: Mapping[str, Any]) -> list[Any]:
+        """The pictures in order, for simple models."""
+        return list(JudgeRow.from_doc(doc).images)
+
+    def doc_to_text(self, doc: Mapping[str, Any]) -> str:
+        """The prompt as text, for simple models, and for every model's cache key."""
+        return render_text(JudgeRow.from_doc(doc), evaluation_style(self.task))
+
+    def doc_to_target(self, doc: Mapping[str, Any]) -> str:
+        return doc["label"] or ""
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+        """One sample row: what was judged and how, and under each metric what it is made from."""
+        row, text = JudgeRow.from_doc(doc), results[0]
+        scored = score(row, text)
+        record = Record(
+            label=row.label,
+            verdict=scored.verdict.value,
+            well_formed=scored.verdict.well_formed,
+            pair_id=row.pair_id,
+            swapped=row.swapped,
+        )
+        return {
+            "item_id": row.item_id,
+            "pair_id": row.pair_id,
+            "order": None if row.pair_id is None else "BA" if row.swapped else "AB",
+            "label": row.label,
+            "verdict": scored.verdict.value,
+            "null": scored.verdict.value is None,
+            "null_reason": scored.verdict.reason,
+            "well_formed": scored.verdict.well_formed,
+            "correct": scored.correct,
+            "text": text,
+            **dict.fromkeys(self.metrics, tuple(record) if row.pair_id else record[:3]),
+        }
+
+
+def _report(task: JudgeTask, record: Mapping[str, Any]) -> None:
+    from loguru import logger
+
+    logger.info(
+        f"{task.task}: {record['items']} items, {record['rows']} rows of the {record['split']} "
+        f"split from {record['source']} ({record['place']}), fingerprint {record['fingerprint']}"
+    )
+    for item, why in record["undecodable"].items():
+        logger.warning(f"{task.task}: item {item} left out, its image does not decode: {why}")
+    if record["undecodable"]:
+        logger.warning(f"{task.task}: {len(record['undecodable'])} items left out in all")

@@ -1,0 +1,153 @@
+"""The entry point that makes the stock lmms-eval know the judge tasks and the judge backend.
+
+lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
+TaskManager, and none for tasks. So :func:`register` hands over the backend and, on the way, wraps
+four functions of lmms-eval in memory. A wrapper does nothing of its own unless a judge YAML is at
+hand, so people who run other tasks are not affected.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
+
+from .hooks import Hook, JudgeHooks
+
+_hooks: dict[Path, tuple[int, JudgeHooks]] = {}
+
+
+def register() -> Any:
+    """Teach lmms-eval the judge tasks; called once by its model registry.
+
+    Returns:
+        The ``ModelManifest`` of the ``mtrl_judge`` backend.
+    """
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    _wrap_yaml_loading()
+    _wrap_task_manager()
+    _wrap_download()
+    return ModelManifest(
+        model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
+    )
+
+
+def hooks_of(path: Path) -> JudgeHooks:
+    """The hooks of a judge YAML, the same object until the file changes."""
+    changed = path.stat().st_mtime_ns
+    known = _hooks.get(path)
+    if known is None or known[0] != changed:
+        _hooks[path] = (changed, JudgeHooks(load_judge_task(path)))
+    return _hooks[path][1]
+
+
+def _is_stock(path: Path) -> bool:
+    import lmms_eval
+
+    return path.is_relative_to(Path(lmms_eval.__file__).parent)
+
+
+def _wrap_yaml_loading() -> None:
+    """A judge YAML loads as the native configuration it stands for.
+
+    In lmms-eval's "simple" mode, which builds the index of all tasks, it loads as its name alone,
+    so that a fault in it stops only those who ask for it.
+    """
+    from lmms_eval import utils
+
+    stock = utils.load_yaml_config
+
+    @functools.wraps(stock)
+    def load_yaml_config(yaml_path: Any = None, *args: Any, **kwargs: Any) -> Any:
+        path = None if yaml_path is None else Path(yaml_path)
+        raw = None if path is None or _is_stock(path) else peek(path)
+        if path is None or raw is None:
+            return stock(yaml_path, *args, **kwargs)
+        if kwargs.get("mode", "full") == "simple":
+            if path.name.startswith("_"):
+                return {}  # a part that other YAMLs include
+            name = raw.get("task")
+            return {"task": name if isinstance(name, str) else path.stem}
+        return hooks_of(path).config()
+
+    utils.load_yaml_config = load_yaml_config
+
+
+def _wrap_task_manager() -> None:
+    from lmms_eval.tasks import TaskManager
+    from loguru import logger
+
+    stock_index, stock_match = TaskManager.initialize_tasks, TaskManager.match_tasks
+
+    @functools.wraps(stock_index)
+    def initialize_tasks(self: Any, *args: Any, **kwargs: Any) -> Any:
+        index = stock_index(self, *args, **kwargs)
+        shipped = self._get_task_and_group(str(SHIPPED))
+        for name in shipped.keys() & index.keys():
+            other = index[name]["yaml_path"]
+            if Path(str(other)).parent != SHIPPED:
+                logger.warning(f"{name}: {other} takes the place of mtrl-judge's task")
+        return {**shipped, **index}
+
+    @functools.wraps(stock_match)
+    def match_tasks(self: Any, task_list: Iterable[str]) -> Any:
+        names = stock_match(self, task_list)
+        _prepare(self, names)
+        return names
+
+    TaskManager.initialize_tasks = initialize_tasks
+    TaskManager.match_tasks = match_tasks
+
+
+def _prepare(manager: Any, names: Iterable[str]) -> None:
+    """Check the YAMLs and the data of the chosen tasks while no model is loaded yet.
+
+    lmms-eval's command line matches names first and loads the model next. It prints a traceback
+    for an ``Exception`` and goes on to exit 0, hence ``SystemExit``.
+    """
+    faults: list[str] = []
+    for path in _judge_paths(manager, names):
+        try:
+            hooks_of(path).prepare()
+        except JudgeError as error:
+            faults.append(str(error))
+    if faults:
+        raise SystemExit("\n".join(["mtrl-judge: cannot run the chosen tasks", *faults]))
+
+
+def _judge_paths(manager: Any, names: Iterable[str]) -> list[Path]:
+    """The judge YAMLs among the named tasks and the members of the named groups and tags."""
+    paths: dict[Path, None] = {}
+    for name in names:
+        entry = manager.task_index.get(name, {})
+        if entry.get("type") == "task":
+            path = Path(entry["yaml_path"])
+            if not _is_stock(path) and peek(path) is not None:
+                paths[path] = None
+        elif entry.get("type") == "tag":
+            paths |= dict.fromkeys(_judge_paths(manager, entry["task"]))
+        elif entry.get("type") == "group" and not _is_stock(Path(str(entry["yaml_path"]))):
+            members = [m for m in manager._get_config(name).get("task", ()) if isinstance(m, str)]
+            paths |= dict.fromkeys(_judge_paths(manager, members))
+    return list(paths)
+
+
+def _wrap_download() -> None:
+    """A judge task takes its rows from mtrl-judge, once and without lmms-eval's retries."""
+    from lmms_eval.api.task import ConfigurableTask
+
+    stock = ConfigurableTask.download
+
+    @functools.wraps(stock)
+    def download(self: Any, *args: Any, **kwargs: Any) -> Any:
+        process_results = self.config.process_results
+        if not isinstance(process_results, Hook):
+            return stock(self, *args, **kwargs)
+        return process_results.owner.attach(self)
+
+    ConfigurableTask.download = download

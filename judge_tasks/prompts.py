@@ -1,0 +1,153 @@
+"""A row's question to the messages a judge reads, reasoning first or verdict only.
+
+The paper demands reasoning and then the verdict from RL, the verdict alone from SFT (MT-RL-Judge,
+arXiv 2603.11665, section on training); its prompt texts are not published, these are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from jinja2 import StrictUndefined, Template, Undefined, UndefinedError, meta, nodes
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .errors import DataError
+from .spec import Style
+
+IMAGE_MARK = "<image>"
+_ZERO_WIDTH_SPACE = "\u200b"
+# What chat templates, image placeholders and our own answer form are written with. In text that
+# comes from data these are broken by a zero-width space, which no tokenizer takes for markup.
+_MARKUP = re.compile(
+    r"<(?=\||｜|/?(?:image|img|video|audio|s|bos|eos|pad|unk"
+    r"|start_of_turn|end_of_turn|start_of_image|end_of_image|think|answer)\b)"
+    r"|\[(?=/?(?:INST|IMG)\])",
+    re.IGNORECASE,
+)
+
+REASONED_INSTRUCTION = (
+    "Think first, then judge. Write your reasoning between <think> and </think>: "
+    "say what you see and how it bears on the question. "
+    "Then write your verdict between <answer> and </answer>, and nothing after it. "
+    "The verdict is exactly one of: {verdicts}."
+)
+DIRECT_INSTRUCTION = (
+    "Reply with the verdict alone, without any other word. "
+    "The verdict is exactly one of: {verdicts}."
+)
+
+
+class Judgeable(Protocol):
+    """What a prompt is made from: a :class:`~.rows.JudgeRow` or anything shaped like one."""
+
+    @property
+    def question(self) -> str: ...
+    @property
+    def verdicts(self) -> Sequence[str]: ...
+    @property
+    def n_images(self) -> int: ...
+
+
+def neutralise(text: str) -> str:
+    """Text of the data, unable to act as markup of a prompt.
+
+    >>> neutralise("a <image> and <|im_end|>").count(IMAGE_MARK)
+    0
+    >>> neutralise("1 < 2 and <b>bold</b>")
+    '1 < 2 and <b>bold</b>'
+    """
+    return _MARKUP.sub(lambda match: match.group() + _ZERO_WIDTH_SPACE, text)
+
+
+def _finalize(value: Any) -> Any:
+    """What ``{{ … }}`` puts into the text. Jinja leaves the template's own text alone."""
+    if value is None:
+        raise ValueError("a value of the question is null; write {{ column or '' }} to allow it")
+    if isinstance(value, Undefined | int | float):
+        return value
+    return neutralise(str(value))
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def question_columns(question: str) -> frozenset[str]:
+    """The columns a question's template reads.
+
+    Raises:
+        TemplateSyntaxError: the template does not parse.
+        ValueError: it asks for another template.
+    """
+    tree = _ENVIRONMENT.parse(question)
+    if any(tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))):
+        raise ValueError("asks for another template")
+    return frozenset(meta.find_undeclared_variables(tree))
+
+
+@lru_cache(maxsize=256)
+def _template(question: str) -> Template:
+    return _ENVIRONMENT.from_string(question)
+
+
+def render_question(question: str, values: Mapping[str, Any], n_images: int) -> str:
+    """The question for one row; each :data:`IMAGE_MARK` in the result places one image.
+
+    Raises:
+        DataError: a name is not defined, the template fails, or the marks do not fit the images.
+    """
+    try:
+        text = _template(question).render(values).strip()
+    except UndefinedError as error:
+        raise DataError(f"judge.question: {error.message}") from None
+    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
+        raise DataError(f"judge.question: {error}") from None
+    marks = text.count(IMAGE_MARK)
+    if marks not in (0, n_images):
+        raise DataError(f"judge.question: {marks} {IMAGE_MARK} placed for {n_images} images")
+    return text
+
+
+def instruction(verdicts: Sequence[str], style: Style) -> str:
+    """How the judge is to answer."""
+    form = REASONED_INSTRUCTION if style == "reasoned" else DIRECT_INSTRUCTION
+    return form.format(verdicts=", ".join(verdicts))
+
+
+def render_messages(row: Judgeable, style: Style) -> list[dict[str, Any]]:
+    """The chat messages for a row: text parts, and ``{"type": "image"}`` where an image stands.
+
+    Hosts fill the image places in order with the row's images.
+    """
+    parts: list[dict[str, Any]] = []
+    pieces = row.question.split(IMAGE_MARK)
+    if len(pieces) == 1:
+        parts += [{"type": "image"} for _ in range(row.n_images)]
+    for index, piece in enumerate(pieces):
+        if index:
+            parts.append({"type": "image"})
+        if index == len(pieces) - 1:
+            piece = f"{piece.rstrip()}\n\n{instruction(row.verdicts, style)}"
+        if piece.strip():
+            parts.append({"type": "text", "text": piece if index else piece.lstrip()})
+    return [{"role": "user", "content": parts}]
+
+
+def render_text(row: Judgeable, style: Style) -> str:
+    """The same prompt for models that take their images apart from the text, in order."""
+    text = row.question
+    for number in range(1, row.n_images + 1):
+        text = text.replace(IMAGE_MARK, f"[image {number}]", 1)
+    return f"{text}\n\n{instruction(row.verdicts, style)}"
+
+
+def gold_answer(verdict: str, style: Style, reasoning: str = "The picture shows it.") -> str:
+    """What a perfect judge would write for a verdict."""
+    if style == "direct":
+        return verdict
+    return f"<think>{reasoning}</think><answer>{verdict}</answer>"

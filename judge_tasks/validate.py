@@ -1,0 +1,94 @@
+"""Is a task sound? Every fault of its YAML, and a gold answer for each verdict must score 1.0.
+
+The gold answer goes through prompt, parser and scorer without a model and without data; the habit
+is verifiers' ``Task.validate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+from .loading import load_judge_task
+from .prompts import gold_answer, question_columns, render_messages, render_question, render_text
+from .rows import JudgeRow, to_rows, train_median
+from .scoring import score
+from .sources import Source, find_source, load_raw
+from .spec import STYLES, TRAIN_MEDIAN, JudgeTask, SplitName
+
+# What a column may hold where there is no data: the question must render with one of these.
+_STAND_INS: tuple[Any, ...] = ("1", 1, ["1", "1"], {})
+
+
+def validate(path: Path | str, rows: int = 0) -> list[str]:
+    """The task's faults, none if it is sound.
+
+    Args:
+        rows: how many real rows of each split to take through as well.
+
+    Raises:
+        JudgeTaskError: with every fault of the YAML.
+        DataError: the data is not to be had (only where ``rows`` asks for it).
+    """
+    task = load_judge_task(path)
+    faults = list(_gold_faults(task, _stand_in_row(task)))
+    if rows:
+        source = find_source(task)
+        for split in task.splits:
+            faults += _row_faults(task, split, source, rows)
+    return [f"{task.path}: {fault}" for fault in faults]
+
+
+def _stand_in_row(task: JudgeTask) -> JudgeRow:
+    n_images = len(task.judge.images)
+    row = JudgeRow("stand-in", task.task, "", task.judge.verdicts, None, n_images)
+    for value in _STAND_INS:
+        values: Mapping[str, Any] = dict.fromkeys(question_columns(task.judge.question), value)
+        try:
+            return replace(row, question=render_question(task.judge.question, values, n_images))
+        except DataError as error:
+            fault = error
+    raise DataError(f"{task.path}: {fault}")
+
+
+def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
+    for verdict in task.judge.verdicts:
+        for style in STYLES:
+            labelled = replace(row, label=verdict)
+            text = gold_answer(verdict, style)
+            scored = score(labelled, text)
+            if scored.correct != 1.0:
+                why = scored.verdict.reason or f"read as {scored.verdict.value!r}"
+                yield (
+                    f"judge.verdicts: the {style} gold answer {text!r} does not score 1.0 ({why}); "
+                    "choose verdicts that can be told apart in text"
+                )
+            if style == "reasoned" and scored.format != 1.0:
+                yield f"judge.verdicts: the gold answer {text!r} is not well formed"
+            yield from _prompt_faults(labelled, style)
+
+
+def _prompt_faults(row: JudgeRow, style: Any) -> Iterator[str]:
+    parts = render_messages(row, style)[0]["content"]
+    placed = sum(part["type"] == "image" for part in parts)
+    if placed != row.n_images:
+        yield f"judge.question: {placed} images placed of {row.n_images}"
+    if not all(verdict in render_text(row, style) for verdict in row.verdicts):
+        yield f"judge.verdicts: not all of them are named in the {style} prompt"
+
+
+def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) -> Iterator[str]:
+    threshold = None
+    if getattr(task.judge.label, "threshold", None) == TRAIN_MEDIAN:
+        threshold = train_median(task, load_raw(task, "train", source))
+    raw = load_raw(task, split, source)
+    taken = to_rows(task, raw.select(range(min(rows, len(raw)))), threshold=threshold)
+    for doc in taken.dataset:
+        row = JudgeRow.from_doc(doc)
+        if len(row.images) != row.n_images:
+            yield f"{split}: item {row.item_id}: {len(row.images)} images of {row.n_images}"
+        if row.label is not None and score(row, gold_answer(row.label, "reasoned"))[1:] != (1, 1):
+            yield f"{split}: item {row.item_id}: its gold answer does not score 1.0"

@@ -1,0 +1,129 @@
+"""Where rows come from: a folder, splits made from one, the hub and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import image_cell, write_split, write_task, write_yaml
+
+from mtrl_judge.judge_tasks.errors import DataError
+from mtrl_judge.judge_tasks.loading import load_judge_task
+from mtrl_judge.judge_tasks.sources import (
+    DATA_ROOT_VARIABLE,
+    data_root,
+    explain_hub_error,
+    find_source,
+    load_rows,
+)
+
+COLOURS = [f"#{i:02x}{255 - i:02x}00" for i in range(100)]
+
+
+def columns(n: int, start: int = 0, **more: list[Any]) -> dict[str, list[Any]]:
+    return {
+        "image": [image_cell(colour) for colour in COLOURS[start : start + n]],
+        "text": [f"item {i}" for i in range(start, start + n)],
+        "label": [i % 2 for i in range(start, start + n)],
+        **more,
+    }
+
+
+def test_a_folder_with_its_card(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    write_split(tmp_path, "my_task", "train", columns(6))
+    write_split(tmp_path, "my_task", "test", columns(4, 6))
+    (tmp_path / "my_task" / "card.json").write_text(json.dumps({"source": "sample"}))
+    rows, record = load_rows(task, "test", tmp_path)
+    assert (record["source"], record["items"], record["labels"]) == (
+        "sample",
+        4,
+        {"Yes": 2, "No": 2},
+    )
+    assert record["fingerprint"] == rows.fingerprint
+    assert find_source(task, tmp_path).splits == ("train", "test")
+
+
+def test_splits_are_made_where_the_folder_lacks_them(tmp_path: Path) -> None:
+    made = (
+        "{validation: {from: train, fraction: 0.2, stratify: label, group_by: text},"
+        " test: {from: train, fraction: 0.2, stratify: label, group_by: text}}"
+    )
+    path = write_yaml(tmp_path, splits=made, task="made")
+    path.write_text(path.read_text().replace("test_split: test\n", ""))
+    task = load_judge_task(path)
+    write_split(tmp_path, "made", "train", columns(50))
+    ids = {s: set(load_rows(task, s, tmp_path)[0].dataset["item_id"]) for s in task.splits}
+    assert {split: len(items) for split, items in ids.items()} == {
+        "train": 30,
+        "validation": 10,
+        "test": 10,
+    }
+    assert len(set.union(*ids.values())) == 50
+    assert load_rows(task, "test", tmp_path).record["labels"] == {"Yes": 5, "No": 5}
+    write_split(tmp_path, "made", "test", columns(8, 60))
+    assert len(load_rows(task, "test", tmp_path).rows.dataset) == 8
+    assert len(load_rows(task, "train", tmp_path).rows.dataset) == 40
+
+
+def test_the_frozen_median_is_the_training_splits(tmp_path: Path) -> None:
+    task = write_task(tmp_path, label="{column: mos, threshold: train_median}")
+    write_split(tmp_path, "my_task", "train", columns(5, mos=[1.0, 2.0, 3.0, 4.0, 5.0]))
+    write_split(tmp_path, "my_task", "test", columns(2, 5, mos=[2.9, 3.0]))
+    rows, record = load_rows(task, "test", tmp_path)
+    assert record["threshold"] == 3.0
+    assert rows.dataset["label"][:] == ["No", "Yes"]
+
+
+def test_an_empty_split_and_a_split_that_is_not_there(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    write_split(tmp_path, "my_task", "test", columns(0))
+    with pytest.raises(DataError, match="the test split is empty"):
+        load_rows(task, "test", tmp_path)
+    with pytest.raises(DataError, match=r"no train split in .*there: test"):
+        load_rows(task, "train", tmp_path)
+
+
+def test_bad_folders_say_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = write_task(tmp_path)
+    (tmp_path / "my_task").mkdir()
+    (tmp_path / "my_task" / "tset.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"has no train\.parquet.*there: tset\.parquet"):
+        load_rows(task, "test", tmp_path)
+    (tmp_path / "my_task" / "test.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"test\.parquet: cannot be read as parquet"):
+        load_rows(task, "test", tmp_path)
+    (tmp_path / "my_task" / "card.json").write_text("{")
+    with pytest.raises(DataError, match="is no JSON file"):
+        find_source(task, tmp_path)
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="no folder"):
+        data_root()
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (Exception("Dataset 'o/n' is a gated dataset on the Hub."), "accept its terms at https"),
+        (RuntimeError("Dataset scripts are no longer supported, but found n.py"), "script dataset"),
+        (ConnectionError("Couldn't reach 'o/n' on the Hub (ConnectError)"), "cannot be reached"),
+        (ValueError("Unknown split \"tset\". Should be one of ['test']."), "Unknown split"),
+    ],
+)
+def test_the_hubs_refusals_say_what_to_do(tmp_path: Path, error: Exception, part: str) -> None:
+    message = str(explain_hub_error(write_task(tmp_path), error))
+    assert part in message
+    assert f"{DATA_ROOT_VARIABLE}=<data root> with <data root>/my_task/test.parquet" in message
+
+
+def test_the_stock_loader_offline_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+    with pytest.raises(DataError, match="use a local folder"):
+        load_rows(write_task(tmp_path), "test")

@@ -1,0 +1,211 @@
+"""Random, seeded, very small checkpoints of three multimodal families, with processors.
+
+Each builder writes a folder that `AutoProcessor` and `AutoModelForImageTextToText` load offline.
+The weights mean nothing; they are drawn wide enough (`SPREAD`) that greedy answers differ from
+prompt to prompt, so that a shifted image or a wrong order shows in the text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SPREAD = 0.15
+CORPUS = (
+    "Does the image match the text? Is it natural, sound and safe? Which image is better?",
+    "<think>The picture shows a red circle left of a blue square.</think><answer>Yes</answer>",
+    "<think>The second picture is blurred, the first is sharp.</think><answer>No</answer>",
+)
+CHAT_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+QWEN_SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{%- if message.content is string %}{{ message.content }}{% else %}"
+    "{%- for part in message.content %}"
+    "{%- if part.type == 'image' %}@IMAGE@{% else %}{{ part.text }}{% endif %}"
+    "{%- endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_qwen3_vl(folder: Path, seed: int = 0) -> Path:
+    """Write a random Qwen3-VL of about 0.2M parameters; a 64×64 image is 16 tokens."""
+    from transformers import Qwen3VLConfig, Qwen3VLProcessor
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    tokenizer = byte_tokenizer(QWEN_SPECIALS)
+    patches = {"patch_size": 8, "size": {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}}
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(**patches),
+        tokenizer,
+        Qwen3VLVideoProcessor(**patches),
+        chat_template=qwen_template(),
+    )
+    config = Qwen3VLConfig(
+        text_config=text_config(tokenizer, head_dim=16, mrope_section=[2, 3, 3]),
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "patch_size": 8,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+            "initializer_range": SPREAD,
+        },
+        **qwen_token_ids(tokenizer),
+    )
+    return write_checkpoint(folder, config, processor, seed)
+
+
+def tiny_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
+    """Write a random Qwen2.5-VL of about 0.2M parameters; a 64×64 image is 16 tokens."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    tokenizer = byte_tokenizer(QWEN_SPECIALS)
+    patches = {"patch_size": 8, "size": {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}}
+    processor = Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(**patches),
+        tokenizer,
+        Qwen2VLVideoProcessor(**patches),
+        chat_template=qwen_template(),
+    )
+    config = Qwen2_5_VLConfig(
+        text_config=text_config(tokenizer, mrope_section=[2, 3, 3]),
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "patch_size": 8,
+            "window_size": 32,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
+            "initializer_range": SPREAD,
+        },
+        **qwen_token_ids(tokenizer),
+    )
+    return write_checkpoint(folder, config, processor, seed)
+
+
+def tiny_llava_onevision(folder: Path, seed: int = 0) -> Path:
+    """Write a random LLaVA-OneVision of about 0.2M parameters; it cuts an image into tiles."""
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionProcessor
+    from transformers.models.llava_onevision.image_processing_llava_onevision import (
+        LlavaOnevisionImageProcessor,
+    )
+    from transformers.models.llava_onevision.video_processing_llava_onevision import (
+        LlavaOnevisionVideoProcessor,
+    )
+
+    tokenizer = byte_tokenizer(("<image>", "<video>"))
+    tile = {"height": 32, "width": 32}
+    pinpoints = [[32 * rows, 32 * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(size=tile, image_grid_pinpoints=pinpoints),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(size=tile),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<image>"),
+    )
+    config = LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **text_config(tokenizer)},
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 8,
+            "image_size": 32,
+            "vision_use_head": False,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    return write_checkpoint(folder, config, processor, seed)
+
+
+def byte_tokenizer(specials: tuple[str, ...]) -> Any:
+    """A byte-level BPE tokenizer of a few hundred tokens: no text is unknown to it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=[*CHAT_SPECIALS, *specials],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    # As in Qwen3: tokens of their own, yet no special ones.
+    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in ("<think>", "</think>")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+
+
+def qwen_template() -> str:
+    """The chat template with Qwen's image placeholder."""
+    return CHAT_TEMPLATE.replace("@IMAGE@", "<|vision_start|><|image_pad|><|vision_end|>")
+
+
+def qwen_token_ids(tokenizer: Any) -> dict[str, int]:
+    """The token ids that a Qwen-VL config holds."""
+    names = ("vision_start", "vision_end", "image", "video")
+    return {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in zip(names, QWEN_SPECIALS, strict=True)
+    }
+
+
+def text_config(
+    tokenizer: Any, head_dim: int | None = None, mrope_section: list[int] | None = None
+) -> dict[str, Any]:
+    """Two layers of width 64 with four heads, as a dictionary that every Qwen text config takes."""
+    config: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "initializer_range": SPREAD,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    if head_dim is not None:
+        config["head_dim"] = head_dim
+    if mrope_section is not None:
+        config["rope_parameters"] = {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": mrope_section,
+        }
+    return config
+
+
+def write_checkpoint(folder: Path, config: Any, processor: Any, seed: int) -> Path:
+    """Draw the weights with `seed` and save model and processor into `folder`."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
