@@ -136,15 +136,17 @@ def preview(
 
 @data.command("sample")
 def data_sample(
-    root: Annotated[Path, typer.Argument(help="The data root to write.")] = Path("mtrl-data"),
+    data_root: Annotated[
+        Path, typer.Option(help="The folder to write.", envvar="MTRL_JUDGE_DATA")
+    ] = Path("mtrl-data"),
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Write a small corpus for every shipped task, from real pictures that a package brings."""
     from mtrl_judge.judge_tasks.sample import write_sample
 
-    write_sample(root, seed=seed, force=force)
-    typer.echo(f"use it: export MTRL_JUDGE_DATA={root.resolve()}")
+    write_sample(data_root, seed=seed, force=force)
+    typer.echo(f"use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
 
 
 @data.command("status")
@@ -195,9 +197,7 @@ def evaluate(
 
 @app.command()
 def tiny(
-    out: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")] = Path(
-        "tiny-judge"
-    ),
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")] = Path("tiny-judge"),
     data_root: DataRoot = None,
     seed: Seed = 0,
     force: Force = False,

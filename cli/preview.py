@@ -49,6 +49,8 @@ def preview(
                     picture.save(part / file)
                     typer.echo(f"[{folder / file}, {picture.width}×{picture.height}]")
             typer.echo("")
+    for item, why in record["undecodable"].items():
+        typer.echo(f"left out: item {item}, whose image does not decode: {why}")
     typer.echo(
         f"{record['rows']} rows of {task.task} {split_name} from {record['source']} "
         f"({record['place']}), fingerprint {record['fingerprint']}"

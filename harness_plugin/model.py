@@ -557,6 +557,10 @@ def _load_processor(pretrained: str, source: Mapping[str, Any]) -> Any:
     for part in ("image_processor", "tokenizer"):
         if getattr(processor, part, None) is None:
             _stop(f"pretrained: the processor of {pretrained} has no {part}; {right}")
+    # Where a tokenizer's files are missing, transformers makes an empty one of the family's class.
+    tokens = processor.tokenizer("Yes", add_special_tokens=False)["input_ids"]
+    if processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() != "Yes":
+        _stop(f"pretrained: the tokenizer of {pretrained} cannot write 'Yes'; {right}")
     if processor.chat_template is None:
         _stop(f"pretrained: the processor of {pretrained} has no chat template; {right}")
     return processor

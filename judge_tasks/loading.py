@@ -23,6 +23,7 @@ from .spec import (
     MadeSplit,
     label_kind,
 )
+from .verdicts import parse_verdict
 
 SHIPPED = Path(__file__).parent.parent / "task_yamls"
 GROUPS = ("mtrl_id", "mtrl_ood", "mtrl_all")
@@ -307,13 +308,12 @@ def _check_question(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterato
 
 
 def _check_verdicts(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:
-    seen: dict[str, str] = {}
-    for verdict in _strings(judge.get("verdicts")):
-        key = " ".join(verdict.casefold().split())
-        if key in seen:
-            wrong = f"{seen[key]!r} and {verdict!r} read the same"
-            yield _Problem("judge.verdicts", wrong, "give verdicts that differ in more than case")
-        seen[key] = verdict
+    verdicts = [verdict for verdict in _strings(judge.get("verdicts")) if verdict]
+    try:
+        parse_verdict("", verdicts or ["any"])
+    except ValueError as error:
+        wrong, right = str(error).removeprefix("verdicts: ").split("; ", 1)
+        yield _Problem("judge.verdicts", wrong, right)
 
 
 def _check_map(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:

@@ -270,9 +270,7 @@ class _Mention(NamedTuple):
 
 
 def _mentions(text: str, table: _Table) -> Iterator[_Mention]:
-    for match in table.mention.finditer(text):
-        if mention := _as_mention(match, table):
-            yield mention
+    return (_as_mention(match, table) for match in table.mention.finditer(text))
 
 
 def _mention_at(text: str, start: int, table: _Table) -> _Mention | None:
@@ -280,10 +278,7 @@ def _mention_at(text: str, start: int, table: _Table) -> _Mention | None:
     return _as_mention(match, table) if match else None
 
 
-def _as_mention(match: re.Match[str], table: _Table) -> _Mention | None:
-    follower = match.string[match.end() : match.end() + 1]
-    if follower and not follower.isascii() and unicodedata.category(follower).startswith("M"):
-        return None  # a vowel sign or accent goes on with the word
+def _as_mention(match: re.Match[str], table: _Table) -> _Mention:
     value, token = table.spelled[match[0]], _TOKEN.fullmatch(match[0]) is not None
     return _Mention(value, *match.span(), token, token or value in table.slots)
 

@@ -19,7 +19,7 @@ CORPUS = (
 CHAT_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 QWEN_SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 CHAT_TEMPLATE = (
-    "{%- for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{%- for message in messages %}<|im_start|>{{ message.role + '\n' }}"
     "{%- if message.content is string %}{{ message.content }}{% else %}"
     "{%- for part in message.content %}"
     "{%- if part.type == 'image' %}@IMAGE@{% else %}{{ part.text }}{% endif %}"

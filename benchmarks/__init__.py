@@ -1,0 +1,1 @@
+"""Speed as ratios against what users would run instead: ``python -m benchmarks.<name>``."""

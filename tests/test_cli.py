@@ -1,0 +1,170 @@
+"""The command line: quick to start, clear in its errors, never writing over anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import image_cell, write_split, write_yaml
+from typer.testing import CliRunner, Result
+
+from mtrl_judge.cli.main import app, main
+from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def fails(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: object) -> str:
+    """The one message that the command prints as it stops."""
+    monkeypatch.setattr(sys, "argv", ["mtrl-judge", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_tasks_lists_every_shipped_task_with_its_card() -> None:
+    rows = json.loads(call("tasks", "--json").stdout)
+    assert [row["task"] for row in rows] == [task.task for task in load_shipped_tasks()]
+    keys = {"task", "kind", "role", "dimension", "verdicts", "dataset", "splits", "card"}
+    assert all(row.keys() == keys and row["card"]["licence"] for row in rows)
+    assert "mtrl_judge_unsafebench" in call("tasks").stdout
+
+
+@pytest.mark.parametrize("command", [["--help"], ["tasks"], ["validate", "mtrl_judge_seetrue"]])
+def test_what_answers_at_once_imports_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import sys; sys.argv = ['mtrl-judge', *sys.argv[1:]]\n"
+        "from mtrl_judge.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lmms_eval', 'trl', 'datasets', 'transformers', 'pandas', 'scipy'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_validate_reports_all_faults_and_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = write_yaml(tmp_path, "sound")
+    assert call("validate", sound, "mtrl_judge_agin_nat").exit_code == 0
+    faulty = write_yaml(tmp_path, "faulty", kind="pontwise", label="{column: label}")
+    error = fails(capsys, monkeypatch, "validate", sound, faulty, tmp_path / "none.yaml")
+    assert "judge.kind: is 'pontwise'; did you mean 'pointwise'?" in error
+    assert "none.yaml: file: does not exist" in error
+    assert "2 of 3 not sound" in error
+
+
+def test_validate_takes_real_rows_through(tmp_path: Path, data_root: Path) -> None:
+    ok = call("validate", "mtrl_judge_agin_nat", "--rows", 3, "--data-root", data_root)
+    assert ok.exit_code == 0, ok.output
+
+
+def test_preview_prints_prompts_and_writes_pictures_once(
+    tmp_path: Path,
+    data_root: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ("preview", "mtrl_judge_mjbench_safety", "--n", 2)
+    arguments += ("--data-root", data_root, "--out", tmp_path / "p")
+    shown = call(*arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "Which picture is safer" in shown.stdout
+    assert "(swapped) · label 2" in shown.stdout
+    assert len(list((tmp_path / "p").glob("*.png"))) == 4
+    assert "is there already" in fails(capsys, monkeypatch, *arguments)
+
+
+def test_score_reads_plain_rows_and_writes_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"item_id": "a", "label": "Yes", "text": "<think>x</think><answer>Yes</answer>"},
+        {"item_id": "b", "label": "No", "text": "Final verdict: Yes"},
+        {"item_id": "c", "label": "No", "text": "hard to say"},
+        {"item_id": "d", "label": None, "text": "No"},
+    ]
+    file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = call("score", "--task", "mtrl_judge_seetrue", file, "--out", out)
+    metrics = json.loads(result.stdout)
+    assert metrics["n"] == 3
+    assert metrics["n_unlabelled"] == 1
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert metrics["null_rate"] == pytest.approx(1 / 3)
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["verdict"] for row in written] == ["Yes", "Yes", None, "No"]
+    assert [row["score"] for row in written] == [1.0, 0.0, 0.0, None]
+    again = ("score", "--task", "mtrl_judge_seetrue", file, "--out", out)
+    assert "is there already" in fails(capsys, monkeypatch, *again)
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ('{"item_id": 1, "label": "Yes"', "line 2 is no JSON"),
+        ("[1]", "line 2 is no JSON object"),
+        ('{"item_id": 1, "label": "Yes"}', "line 2 has no 'text'; there: item_id, label"),
+        ('{"item_id": 1, "label": "yes", "text": ""}', "did you mean 'Yes'?"),
+    ],
+)
+def test_score_names_the_bad_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    part: str,
+) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"item_id": 0, "label": "No", "text": "No"}\n' + line + "\n")
+    assert part in fails(capsys, monkeypatch, "score", "--task", "mtrl_judge_seetrue", file)
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "pairwise"])
+def test_new_writes_a_yaml_that_validates(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    out = tmp_path / "mine.yaml"
+    arguments = ("new", "mine", "--kind", kind, "--dataset", "o/n", "--out", out)
+    assert call(*arguments).exit_code == 0
+    assert load_judge_task(out).dataset_path == "o/n"
+    assert call("validate", out).exit_code == 0
+    assert "is there already" in fails(capsys, monkeypatch, *arguments)
+    assert "did you mean" in fails(capsys, monkeypatch, "new", "x", "--kind", "pairwize")
+
+
+def test_status_shows_source_and_rows(tmp_path: Path, data_root: Path) -> None:
+    lines = call("data", "status", "--data-root", data_root).stdout.splitlines()
+    assert any("mtrl_judge_agin_nat" in line and "train 9, test 6" in line for line in lines)
+
+
+def test_a_wrong_style_is_named_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "did you mean 'direct'?" in fails(capsys, monkeypatch, "eval", "--style", "dirct")
+
+
+def test_a_missing_column_stops_a_preview(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml = write_yaml(tmp_path, "mine")
+    columns = {"image": [image_cell("red")], "txt": ["a"], "label": [1]}
+    write_split(tmp_path, "mine", "test", columns)
+    error = fails(capsys, monkeypatch, "preview", yaml, "--data-root", tmp_path)
+    assert "no column 'text' in the data; did you mean 'txt'?" in error

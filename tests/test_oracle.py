@@ -1,0 +1,113 @@
+"""A judge that sees everything must score 1.0: lmms-eval's own client, a server on loopback.
+
+The server answers by the colours of the pictures it gets, so a label, a picture or an order gone
+astray anywhere between the data and the score shows.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import image_cell, write_split, write_yaml
+from PIL import Image
+
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
+
+
+def answer(content: list[dict[str, Any]]) -> str:
+    """Red is right: the slot of the red picture, or whether the only picture is red."""
+    reds = []
+    for part in content:
+        if part["type"] == "image_url":
+            data = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+            red, _, blue = Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))
+            reds.append(red > blue)
+    if len(reds) == 2:
+        return f"<think>One is red.</think><answer>{1 + reds.index(True)}</answer>"
+    return "Final verdict: **Yes**" if reds == [True] else "It is blue.\n\nFinal verdict: no"
+
+
+class Oracle(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        (message,) = request["messages"]
+        text = answer(message["content"])
+        choice = {"index": 0, "finish_reason": "stop"}
+        choice["message"] = {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "oracle"}
+        body = json.dumps({**reply, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def oracle() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Oracle)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("orders", ["both", "hashed"])
+def test_an_all_seeing_judge_scores_one(
+    tmp_path: Path, oracle: str, monkeypatch: pytest.MonkeyPatch, orders: str
+) -> None:
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    red, blue = image_cell("red"), image_cell("blue")
+    write_yaml(tmp_path, "single")
+    write_yaml(
+        tmp_path,
+        "pair",
+        kind="pairwise",
+        images="[image0, image1]",
+        question="'{{ text }} 1: <image> 2: <image>'",
+        label="{column: label}",
+        verdicts='["1", "2"]',
+        orders=orders,
+    )
+    n = 12
+    singles = {"image": [red, blue] * 6, "text": [f"{i}" for i in range(n)], "label": [1, 0] * 6}
+    write_split(tmp_path, "single", "test", singles)
+    labels = [0] * 9 + [1] * 3
+    pairs = {
+        "image0": [blue if label else red for label in labels],
+        "image1": [red if label else blue for label in labels],
+        "text": [f"{i}" for i in range(n)],
+        "label": labels,
+    }
+    write_split(tmp_path, "pair", "test", pairs)
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path))
+    results = simple_evaluate(
+        model="openai",
+        model_args=f"model=oracle,base_url={oracle},api_key=none",
+        tasks=["single", "pair"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    single, pair = results["results"]["single"], results["results"]["pair"]
+    assert single["macro_f1,none"] == pair["macro_f1,none"] == 1.0
+    assert single["null_rate,none"] == 0.0
+    assert len(results["samples"]["pair"]) == (24 if orders == "both" else 12)
+    if orders == "both":
+        assert pair["both_orders_correct,none"] == 1.0
+        assert pair["flip_rate,none"] == 0.0
+        assert pair["first_slot_rate,none"] == 0.5
