@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mtrl_judge.judge_tasks.metrics import Record, summarise
+from mtrl_judge.judge_tasks.metrics import Record, rate_names, summarise
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
@@ -23,21 +23,6 @@ from .style import evaluation_style
 # Without `until` lmms-eval stops at a blank line and cuts reasoning short (TaskConfig in
 # lmms_eval/api/task.py). 1,024 tokens hold the reasoning; greedy, so that scores reproduce.
 GENERATION = {"max_new_tokens": 1024, "do_sample": False, "temperature": 0, "until": []}
-
-
-_HIGHER_IS_BETTER = {
-    "null_rate": False,
-    "flip_rate": False,
-    "first_slot_rate": None,
-    "constant_macro_f1": None,
-}
-
-
-def _metrics(task: JudgeTask) -> dict[str, str]:
-    """lmms-eval's name of each rate -> its key in ``summarise``; a comma ends a name there."""
-    table = summarise([], task.judge.verdicts, paired=task.paired)
-    rates = [key for key in table if key != "n" and not key.startswith(("n_", "n/"))]
-    return {key.replace(",", ";"): key for key in rates}
 
 
 class Hook:
@@ -67,7 +52,10 @@ class JudgeHooks:
     def __init__(self, task: JudgeTask) -> None:
         self.task = task
         self.metadata: dict[str, Any] = {**task.metadata, "judge": {}}
-        self.metrics = _metrics(task)
+        better = rate_names(task.judge.verdicts, paired=task.paired)
+        # lmms-eval's name -> ours; a comma ends a metric's name there.
+        self.metrics = {name.replace(",", ";"): name for name in better}
+        self._better = better
         self._loaded: tuple[Path | None, LoadedSplit] | None = None
 
     def config(self) -> dict[str, Any]:
@@ -94,7 +82,7 @@ class JudgeHooks:
                 {
                     "metric": name,
                     "aggregation": self._aggregation(key),
-                    "higher_is_better": _HIGHER_IS_BETTER.get(key, True),
+                    "higher_is_better": self._better[key],
                 }
                 for name, key in self.metrics.items()
             ],

@@ -27,8 +27,8 @@ __all__ = [
     "flip_rate",
     "macro_f1",
     "matthews",
-    "metric_names",
     "null_rate",
+    "rate_names",
     "summarise",
 ]
 
@@ -233,13 +233,19 @@ def summarise(
     return table
 
 
-def metric_names(classes: Sequence[str], paired: bool) -> dict[str, bool]:
-    """The keys of `summarise`'s table in its order, and whether more is better.
+def rate_names(classes: Sequence[str], paired: bool) -> dict[str, bool | None]:
+    """The keys of `summarise`'s table that are no counts, and whether more of it is better.
 
-    False stands for the rates of failure and for `first_slot_rate`, of which 0.5 is best.
+    None where neither is: `first_slot_rate` is best at 0.5, the constant judge is no judge.
     """
-    worse = {"n_unlabelled", "null_rate", "flip_rate", "first_slot_rate"}
-    return {name: name not in worse for name in summarise([], classes, paired)}
+    better: dict[str, bool | None] = {
+        "null_rate": False,
+        "flip_rate": False,
+        "first_slot_rate": None,
+        "constant_macro_f1": None,
+    }
+    rates = (k for k in summarise([], classes, paired) if k != "n" and not k.startswith("n_"))
+    return {name: better.get(name, True) for name in rates}
 
 
 def _by_class(counts_C_C1: Counts, classes: Sequence[str]) -> Mapping[str, float | int | None]:
