@@ -252,7 +252,8 @@ def test_two_processes_give_the_same_scores(
     tmp_path: Path, data_root: Path, random_judge: Path, run: Run
 ) -> None:
     out = tmp_path / "out"
-    launch = ["accelerate", "launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    # `accelerate launch --cpu --num_processes 2` starts one process (accelerate 1.15's launcher).
+    launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "lmms_eval"]
     done = subprocess.run(
         [
@@ -261,12 +262,18 @@ def test_two_processes_give_the_same_scores(
             *("--tasks", "mtrl_judge_seetrue,mtrl_judge_mjbench_safety", "--batch_size", "4"),
             *("--gen_kwargs", "max_new_tokens=6", "--output_path", str(out), "--log_samples"),
         ],
-        env={**os.environ, DATA_ROOT_VARIABLE: str(data_root), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            DATA_ROOT_VARIABLE: str(data_root),
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Running on rank 1" in done.stdout
     parallel = Run(out)
     for task in ("mtrl_judge_seetrue", "mtrl_judge_mjbench_safety"):
         by_doc = {row["doc_id"]: row["text"] for row in parallel.samples(task)}

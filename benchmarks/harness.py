@@ -1,0 +1,116 @@
+"""``python -m benchmarks.harness``: the cost of the guest. Prints one JSON object last.
+
+- ``to_rows_per_s``: raw rows to judge rows, 10,000 items with a 64×64 PNG each, decode check and
+  fingerprint included.
+- ``parse_us``: microseconds a text of ``parse_verdict``, over what judges write.
+- ``backend_ratio``: docs/s of ``mtrl_judge`` over lmms-eval's ``qwen3_vl``, same items, weights,
+  batch of 8 and number of new tokens.
+- ``startup_s``: seconds of the whole command ``mtrl-judge tasks``.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets import Dataset
+from datasets import Image as ImageFeature
+
+from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.judge_tasks.prompts import render_text
+from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
+from mtrl_judge.judge_tasks.sample import SMALL, write_sample
+from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
+from mtrl_judge.judge_tasks.verdicts import parse_verdict
+from mtrl_judge.rl.tiny import Lessons, teach_tiny_judge
+
+from .backend import Item, backend_ratio
+
+ITEMS, RUNS, NEW_TOKENS = 10_000, 5, 32
+REASONING = "The picture shows a dog to the left of a tree, and the text says so too. " * 6
+OUTPUTS = (
+    f"<think>{REASONING}</think><answer>Yes</answer>",
+    f"<think>{REASONING}</think>\n\n**Answer:** no",
+    f"{REASONING}\n\nFinal verdict: Yes",
+    '```json\n{"reason": "It fits.", "verdict": "No"}\n```',
+    "Yes.",
+    f"{REASONING} It is hard to say.",
+)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, judge = Path(folder) / "data", Path(folder) / "judge"
+        write_sample(root, sizes=SMALL)
+        # How well the judge was taught does not matter: both write a fixed number of tokens.
+        teach_tiny_judge(root, judge, lessons=Lessons(seeing=2, judging=2, pictures=4, texts=4))
+        figures = {
+            "to_rows_per_s": to_rows_per_s(root),
+            "parse_us": parse_us(),
+            "startup_s": startup_s(),
+            **backend_ratio(judge, backend_items(root), batch_size=8, new_tokens=NEW_TOKENS),
+        }
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+
+
+def to_rows_per_s(root: Path) -> float:
+    """Items a second, each with a picture and a text of its own."""
+    task = find_task("mtrl_judge_seetrue")
+    raw = load_raw(task, "train", find_source(task, root))
+    cells = raw.cast_column("image", ImageFeature(decode=False))["image"]
+    split = Dataset.from_dict(
+        {
+            "image": [cells[i % len(cells)] for i in range(ITEMS)],
+            "text": [f"{raw[i % len(raw)]['text']} ({i})" for i in range(ITEMS)],
+            "label": [i % 2 for i in range(ITEMS)],
+        }
+    ).cast_column("image", ImageFeature())
+    return ITEMS / _median_seconds(lambda: to_rows(task, split))
+
+
+def parse_us() -> float:
+    """Microseconds a text."""
+    repeat = 200
+
+    def parse_all() -> None:
+        for _ in range(repeat):
+            for text in OUTPUTS:
+                parse_verdict(text, ("Yes", "No"))
+
+    return _median_seconds(parse_all) / (repeat * len(OUTPUTS)) * 1e6
+
+
+def startup_s() -> float:
+    """Seconds of ``mtrl-judge tasks`` from call to exit."""
+    command = [Path(sys.executable).with_name("mtrl-judge"), "tasks"]
+    return _median_seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+
+
+def backend_items(root: Path) -> list[Item]:
+    """Prompts of one and of two pictures, as the tasks make them."""
+    items = []
+    for name in ("mtrl_judge_seetrue", "mtrl_judge_unsafebench", "mtrl_judge_mjbench_safety"):
+        for doc in load_rows(find_task(name), "test", root).rows.dataset:
+            row = JudgeRow.from_doc(doc)
+            items.append(Item(render_text(row, "reasoned"), row.images))
+    return items
+
+
+def _median_seconds(work: Callable[[], object]) -> float:
+    """Median over runs, after one that is not counted."""
+    seconds = []
+    for _ in range(RUNS + 1):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+if __name__ == "__main__":
+    main()
