@@ -33,11 +33,10 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from mtrl_judge.judge_tasks.errors import did_you_mean
-from mtrl_judge.judge_tasks.spec import STYLES
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES
 
 from .style import set_checkpoint_style
 
-CARD_NAME = "mtrl_judge.json"
 CARD_EXAMPLE = '{"style": "reasoned"}'
 
 # A judge's own tags: the scorer reads them, so they stay in an answer even where a tokenizer calls
@@ -379,7 +378,7 @@ def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
     Returns an empty dictionary for a checkpoint that is not ours. A card that cannot be read, or
     whose `style` is neither "reasoned" nor "direct", is a SystemExit.
     """
-    file = Path(path) / CARD_NAME
+    file = Path(path) / CHECKPOINT_CARD
     if not file.is_file():
         return {}
     try:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .errors import DataError, JudgeError
 from .folds import cut_folds
 from .rows import Rows, check_columns, column_of, item_ids, labels_of, to_rows, train_median
-from .spec import SPLITS, JudgeTask, MadeSplit, SplitName
+from .spec import DATA_CARD, SPLITS, JudgeTask, MadeSplit, SplitName
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DATA_ROOT_VARIABLE = "MTRL_JUDGE_DATA"
-CARD_FILE = "card.json"
 _BAR_FROM_BYTES = 50_000_000
 
 
@@ -91,7 +90,7 @@ def _folder_source(task: JudgeTask, folder: Path) -> Source:
             f"{task.task}: {folder} has no train.parquet, validation.parquet or test.parquet; "
             f"there: {there}"
         )
-    card = _read_card(folder / CARD_FILE)
+    card = _read_card(folder / DATA_CARD)
     kind = str(card.get("source", "folder"))
     revision = card.get("revision")
     return Source(kind, str(folder), None if revision is None else str(revision), own, folder, card)

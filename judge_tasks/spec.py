@@ -29,6 +29,8 @@ SplitName: TypeAlias = Literal["train", "validation", "test"]
 STYLES: tuple[Style, ...] = ("reasoned", "direct")
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 TRAIN_MEDIAN = "train_median"
+DATA_CARD = "card.json"  # beside a task's parquet files: what they are
+CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
 
 
 def _text_only(value: object) -> object:

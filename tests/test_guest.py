@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from corpus import image_cell, write_split, write_yaml
 
+from mtrl_judge.cli.rescore import rescore
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
-from mtrl_judge.judge_tasks.metrics import Record, summarise
-from mtrl_judge.judge_tasks.rows import JudgeRow
-from mtrl_judge.judge_tasks.scoring import score
+from mtrl_judge.judge_tasks.metrics import rate_names
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
@@ -40,10 +39,12 @@ class Run:
         (self.file,) = folder.glob("**/*_results.json")
         self.results = json.loads(self.file.read_text())
 
-    def samples(self, task: str) -> list[dict[str, Any]]:
+    def samples_file(self, task: str) -> Path:
         date = self.file.name.removesuffix("_results.json")
-        lines = self.file.with_name(f"{date}_samples_{task}.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return self.file.with_name(f"{date}_samples_{task}.jsonl")
+
+    def samples(self, task: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.samples_file(task).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -66,35 +67,16 @@ def test_the_pattern_runs_every_shipped_task_once(run: Run) -> None:
 
 
 def test_samples_hold_all_that_is_needed_to_compute_the_results_again(run: Run) -> None:
+    keys = {"item_id", "pair_id", "order", "label", "verdict", "null", "well_formed", "text"}
     for name in SHIPPED:
-        task, rows = find_task(name), run.samples(name)
+        rows = run.samples(name)
         assert len(rows) == 6
-        records = []
-        for row in rows:
-            scored = score(
-                JudgeRow(row["item_id"], name, "", task.judge.verdicts, row["label"], 1),
-                row["text"],
-            )
-            assert scored.verdict.value == row["verdict"]
-            assert scored.verdict.well_formed == row["well_formed"]
-            assert scored.correct == row["correct"]
-            assert row["null"] == (row["verdict"] is None)
-            assert row["order"] in (("AB", "BA") if task.paired else (None,))
-            records.append(
-                Record(
-                    row["label"],
-                    row["verdict"],
-                    row["well_formed"],
-                    row["pair_id"],
-                    row["order"] == "BA",
-                )
-            )
-        summary = summarise(records, task.judge.verdicts, paired=task.paired)
+        assert all(keys <= row.keys() and row["null"] == (row["verdict"] is None) for row in rows)
+        again = rescore(name, run.samples_file(name), out=None, force=False)
         reported = run.results["results"][name]
-        for metric, value in summary.items():
-            if f"{metric},none" in reported:
-                assert reported[f"{metric},none"] == pytest.approx(value), (name, metric)
-        assert {"macro_f1,none", "cohen_kappa,none", "null_rate,none"} <= reported.keys()
+        rates = rate_names(find_task(name).judge.verdicts, paired=find_task(name).paired)
+        for metric in rates:
+            assert reported[f"{metric},none"] == pytest.approx(again[metric]), (name, metric)
 
 
 def test_results_say_from_what_they_came(run: Run, data_root: Path) -> None:

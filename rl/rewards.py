@@ -1,0 +1,81 @@
+"""Scores as TRL reward functions: the paper's R_total = (1 − α)·R_acc + α·R_format.
+
+TRL calls a reward function with the completions and every column of the dataset by keyword, each a
+list with one entry a completion, and takes ``None`` for "this component does not apply to this row"
+(trl/trainer/grpo_trainer.py). What is right and what is well formed is decided by
+:func:`mtrl_judge.judge_tasks.scoring.score`, as in evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mtrl_judge.judge_tasks.scoring import Score, score
+
+
+class _Row(NamedTuple):
+    label: str | None
+    verdicts: Sequence[str]
+
+
+def accuracy(
+    completions: Sequence[Any],
+    label: Sequence[str | None],
+    verdicts: Sequence[Sequence[str]],
+    **_: Any,
+) -> list[float | None]:
+    """1.0 where the verdict is the label, else 0.0; None for a row without a label.
+
+    >>> accuracy(["<think>x</think><answer>Yes</answer>", "?"], ["Yes", "No"], [["Yes", "No"]] * 2)
+    [1.0, 0.0]
+    """
+    return [scored.correct for scored in _scores(completions, label, verdicts)]
+
+
+def format(  # noqa: A001  the paper's name, which TRL shows in its logs
+    completions: Sequence[Any],
+    label: Sequence[str | None],
+    verdicts: Sequence[Sequence[str]],
+    **_: Any,
+) -> list[float]:
+    """1.0 where a completion reasons and then answers in exactly the required form, else 0.0.
+
+    >>> format(["<think>x</think><answer>Yes</answer>", "Yes"], ["No"] * 2, [["Yes", "No"]] * 2)
+    [1.0, 0.0]
+    """
+    return [scored.format for scored in _scores(completions, label, verdicts)]
+
+
+def weights(alpha: float) -> list[float]:
+    """TRL's ``reward_weights`` for ``[accuracy, format]``.
+
+    Raises:
+        ValueError: alpha is no share.
+
+    >>> weights(0.25)
+    [0.75, 0.25]
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it is the share of the format reward, from 0 to 1")
+    return [1 - alpha, alpha]
+
+
+def _scores(
+    completions: Sequence[Any], label: Sequence[str | None], verdicts: Sequence[Sequence[str]]
+) -> list[Score]:
+    return [
+        score(_Row(row_label, row_verdicts), text_of(completion))
+        for completion, row_label, row_verdicts in zip(completions, label, verdicts, strict=True)
+    ]
+
+
+def text_of(completion: Any) -> str:
+    """The text of a completion: a string, or TRL's messages of an assistant's turn.
+
+    >>> text_of([{"role": "assistant", "content": "Yes"}])
+    'Yes'
+    """
+    if isinstance(completion, str):
+        return completion
+    return "".join(message["content"] for message in completion)
