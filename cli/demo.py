@@ -57,9 +57,10 @@ def demo_table(results: Path) -> str:
             "flip_rate": "flip rate",
         }
     )
-    shown = shown.astype(object).where(shown.notna(), "–")
+    shown = shown.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value)
+    shown = shown.replace("nan", "–")
     return (
-        tabulate(shown.to_dict("list"), headers="keys", floatfmt=".3f")
+        tabulate(shown.to_dict("list"), headers="keys", disable_numparse=True)
         + "\n\nconstant judge: the Macro-F1 of always answering the commoner verdict. null rate: "
         "answers without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict names "
         "another picture when the two change places.\nSource 'sample' is a teaching corpus: never "
