@@ -183,7 +183,9 @@ def evaluate(
     tasks: Annotated[str, typer.Option(help="Names or patterns, with commas.")] = "mtrl_judge_*",
     style: StyleOption = None,
     data_root: DataRoot = None,
-    output_path: Annotated[Path, typer.Option(help="Where results go.")] = Path("logs"),
+    output_path: Annotated[
+        Path, typer.Option("--output-path", "--output_path", help="Where results go.")
+    ] = Path("logs"),
 ) -> None:
     """Evaluate a judge: `lmms-eval` with samples logged. Further options go to lmms-eval.
 

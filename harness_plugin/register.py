@@ -17,6 +17,7 @@ from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
 
 from .hooks import Hook, JudgeHooks
+from .style import evaluation_style
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 
@@ -113,7 +114,9 @@ def _prepare(manager: Any, names: Iterable[str]) -> None:
     faults: list[str] = []
     for path in _judge_paths(manager, names):
         try:
-            hooks_of(path).prepare()
+            hooks = hooks_of(path)
+            evaluation_style(hooks.task)
+            hooks.prepare()
         except JudgeError as error:
             faults.append(str(error))
     if faults:

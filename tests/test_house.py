@@ -41,6 +41,12 @@ def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
     assert not found
 
 
+def test_the_way_in_names_what_is_there() -> None:
+    import mtrl_judge.judge_tasks as api
+
+    assert all(getattr(api, name).__name__ == name for name in api.__all__)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_flat_import_is_refused(package: str) -> None:
     done = subprocess.run(

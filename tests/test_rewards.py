@@ -1,0 +1,101 @@
+"""Training and evaluation are one scorer; rewards that invite hacks are not given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtrl_judge.harness_plugin.hooks import JudgeHooks
+from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.judge_tasks.prompts import instruction, render_text
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.sources import load_rows
+from mtrl_judge.rl import rewards
+from mtrl_judge.rl.dataset import build_dataset, counts_of
+
+GOOD = "<think>I see a knife.</think><answer>Yes</answer>"
+TEXTS = [GOOD, "Final verdict: no", "hm", "<answer>Yes</answer><answer>No</answer>", ""]
+
+
+def test_the_reward_is_the_evaluation_on_the_same_completions(data_root: Path) -> None:
+    for name in ("mtrl_judge_seetrue", "mtrl_judge_unsafebench", "mtrl_judge_mjbench_safety"):
+        task = find_task(name)
+        docs = load_rows(task, "test", data_root).rows.dataset.with_format(None)
+        hooks = JudgeHooks(task)
+        for text in TEXTS:
+            judged = [hooks.process_results(doc, [text]) for doc in docs]
+            turns = [[{"role": "assistant", "content": text}]] * len(docs)
+            columns = {"label": docs["label"], "verdicts": docs["verdicts"]}
+            assert rewards.accuracy(turns, **columns) == [row["correct"] for row in judged]
+            assert rewards.format(turns, **columns) == [row["well_formed"] for row in judged]
+
+
+@pytest.mark.parametrize(
+    "hack",
+    [
+        "<think>x</think><answer>Yes</answer><answer>No</answer>",
+        "<think>x</think><answer>Yes or No</answer>",
+        "<think>The answer is Yes. <answer>Yes</answer></think>",
+        "<think> </think><answer>Yes</answer>",
+        "<think></think><answer>Yes</answer>",
+        "<think>" * 1000 + "x" + "</think>" * 1000 + "<answer>Yes</answer>",
+        "<answer>Yes</answer>" + "<think>x</think>" * 500 + "<answer>No</answer>",
+        instruction(("Yes", "No"), "reasoned"),
+        "<think>x</think><answer>Yes</answer> The verdict is No.",
+    ],
+)
+def test_a_hack_never_gets_the_whole_reward(hack: str) -> None:
+    for label in ("Yes", "No"):
+        columns: Any = {"label": [label], "verdicts": [("Yes", "No")]}
+        assert (rewards.accuracy([hack], **columns) + rewards.format([hack], **columns)) != [1, 1]
+
+
+def test_a_copied_prompt_gets_nothing(data_root: Path) -> None:
+    for name in ("mtrl_judge_seetrue", "mtrl_judge_mjbench_alignment"):
+        task = find_task(name)
+        doc = load_rows(task, "test", data_root).rows.dataset.with_format(None)[0]
+        text = render_text(JudgeRow.from_doc(doc), "reasoned")
+        for verdict in task.judge.verdicts:
+            columns: Any = {"label": [verdict], "verdicts": [task.judge.verdicts]}
+            assert rewards.accuracy([text], **columns) == [0.0]
+            assert rewards.format([text], **columns) == [0.0]
+
+
+def test_the_training_set_holds_prompts_pictures_and_labels(data_root: Path) -> None:
+    tasks = [find_task("mtrl_judge_agin_nat"), find_task("mtrl_judge_agin_rat")]
+    dataset = build_dataset(tasks, root=data_root)
+    # Nine rows each, of which one becomes validation, for which the folder has no file.
+    assert len(dataset) == 16
+    assert {row["task"] for row in dataset} == {task.task for task in tasks}
+    row = dataset[0]
+    assert row.keys() == {"prompt", "images", "task", "item_id", "label", "verdicts"}
+    assert len(row["images"]) == 1
+    kinds = [part["type"] for part in row["prompt"][0]["content"]]
+    assert kinds == ["image", "text"]
+    again = build_dataset(tasks, root=data_root)
+    assert again["item_id"][:] == dataset["item_id"][:]
+    assert build_dataset(tasks, root=data_root, seed=1)["item_id"][:] != dataset["item_id"][:]
+
+
+def test_what_is_for_evaluation_is_refused_by_name(data_root: Path) -> None:
+    ood, train = find_task("mtrl_judge_mjbench_safety"), find_task("mtrl_judge_agin_nat")
+    with pytest.raises(JudgeError, match="never trained on: mtrl_judge_mjbench_safety"):
+        build_dataset([train, ood], root=data_root)
+    with pytest.raises(JudgeError, match="test split is never trained on: mtrl_judge_agin_nat"):
+        build_dataset([train], "test", root=data_root)
+
+
+def test_balance() -> None:
+    sizes = {"a": 90, "b": 9, "c": 1}
+    assert counts_of(sizes, "proportional") == sizes
+    assert counts_of(sizes, "uniform") == {"a": 34, "b": 33, "c": 33}
+    assert counts_of(sizes, {"a": 1, "b": 1, "c": 0}) == {"a": 50, "b": 50, "c": 0}
+    even = [counts_of(sizes, t)["a"] for t in (1.0, 2.0, 100.0)]
+    assert even == sorted(even, reverse=True)
+    with pytest.raises(JudgeError, match="did you mean"):
+        counts_of({"seetrue": 1}, {"setrue": 1})
+    with pytest.raises(JudgeError, match="temperature"):
+        counts_of(sizes, 0)
