@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from corpus import image_cell, write_split, write_task, write_yaml
+from datasets import ClassLabel, Dataset
+from datasets import Image as ImageFeature
 
 from mtrl_judge.judge_tasks.errors import DataError
-from mtrl_judge.judge_tasks.loading import load_judge_task
+from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
 from mtrl_judge.judge_tasks.sources import (
     DATA_ROOT_VARIABLE,
     data_root,
@@ -18,6 +20,7 @@ from mtrl_judge.judge_tasks.sources import (
     find_source,
     load_rows,
 )
+from mtrl_judge.judge_tasks.spec import JudgeTask
 
 COLOURS = [f"#{i:02x}{255 - i:02x}00" for i in range(100)]
 
@@ -127,3 +130,55 @@ def test_the_stock_loader_offline_is_explained(
     monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
     with pytest.raises(DataError, match="use a local folder"):
         load_rows(write_task(tmp_path), "test")
+
+
+def at_place(task: JudgeTask, place: Path) -> JudgeTask:
+    """The shipped task with its hub dataset replaced by a replica on disk."""
+    kwargs = {k: v for k, v in task.dataset_kwargs.items() if k != "revision"}
+    return task.model_copy(update={"dataset_path": str(place), "dataset_kwargs": kwargs})
+
+
+def test_a_replica_of_mj_bench_loads_as_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One parquet a subset, byte cells, a ClassLabel: the shipped YAML's own keys read it."""
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+    cells = [image_cell(colour) for colour in COLOURS[:8]]
+    data = Dataset.from_dict(
+        {
+            "caption": [f"caption {i}" for i in range(4)],
+            "image0": cells[:4],
+            "image1": cells[4:],
+            "label": [0, 0, 0, 1],
+            "info": ["x"] * 4,
+        }
+    )
+    data = data.cast_column("label", ClassLabel(names=["0", "1"]))
+    (tmp_path / "data").mkdir()
+    for subset in ("alignment", "safety"):
+        data.to_parquet(tmp_path / "data" / f"{subset}.parquet")
+    rows, record = load_rows(at_place(find_task("mtrl_judge_mjbench_safety"), tmp_path), "test")
+    assert (record["source"], record["items"], record["rows"]) == ("hub", 4, 8)
+    assert record["labels"] == {"1": 4, "2": 4}
+    assert len(rows.dataset[0]["images"]) == 2
+
+
+def test_a_replica_of_unsafebench_gives_the_stratified_tenth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+    (tmp_path / "data").mkdir()
+    for split, n in (("train", 60), ("test", 10)):
+        labels = ["Unsafe" if i % 3 == 0 else "Safe" for i in range(n)]
+        data = Dataset.from_dict(
+            {"image": [image_cell(c) for c in COLOURS[:n]], "safety_label": labels}
+        )
+        data = data.cast_column("image", ImageFeature())
+        data.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    task = at_place(find_task("mtrl_judge_unsafebench"), tmp_path)
+    labels_of = {split: load_rows(task, split).record["labels"] for split in task.splits}
+    assert labels_of == {
+        "train": {"Yes": 18, "No": 36},
+        "validation": {"Yes": 2, "No": 4},
+        "test": {"Yes": 4, "No": 6},
+    }
