@@ -8,10 +8,14 @@ list with one entry a completion, and takes ``None`` for "this component does no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, TypeAlias, cast
 
+from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.scoring import Score, score
+
+RewardFunction: TypeAlias = Callable[..., list[float | None]]
 
 
 class _Row(NamedTuple):
@@ -45,6 +49,47 @@ def format(  # noqa: A001  the paper's name, which TRL shows in its logs
     [1.0, 0.0]
     """
     return [scored.format for scored in _scores(completions, label, verdicts)]
+
+
+def length(soft: int, hard: int) -> RewardFunction:
+    """A penalty on padding: 0 up to ``soft`` tokens, falling evenly to −1 at ``hard`` and beyond.
+
+    DAPO's soft overlong punishment (arXiv 2503.14476, section 3.4).
+
+    Raises:
+        ValueError: unless 0 < soft < hard.
+
+    >>> length(100, 200)(completion_ids=[[0] * 50, [0] * 150, [0] * 900])
+    [0.0, -0.5, -1.0]
+    """
+    if not 0 < soft < hard:
+        raise ValueError(f"length: soft is {soft} and hard is {hard}; 0 < soft < hard is right")
+
+    def length_penalty(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
+        over = (min(max(len(ids) - soft, 0) / (hard - soft), 1.0) for ids in completion_ids)
+        return [0.0 - share for share in over]
+
+    return length_penalty
+
+
+def user_reward(path: str) -> RewardFunction:
+    """A user's own reward function by its dotted path, ``package.module:function``.
+
+    Raises:
+        JudgeError: there is no such function.
+    """
+    module_name, _, name = path.partition(":")
+    if not name:
+        raise JudgeError(f"reward {path!r}: write package.module:function")
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise JudgeError(f"reward {path!r}: {error}; is it on the Python path?") from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [n for n, value in vars(module).items() if callable(value)]
+        raise JudgeError(f"reward {path!r}: no function {name!r}; {did_you_mean(name, known)}")
+    return cast(RewardFunction, function)
 
 
 def weights(alpha: float) -> list[float]:

@@ -99,3 +99,53 @@ def test_balance() -> None:
         counts_of({"seetrue": 1}, {"setrue": 1})
     with pytest.raises(JudgeError, match="temperature"):
         counts_of(sizes, 0)
+
+
+def test_a_users_own_reward_is_found_by_its_path() -> None:
+    assert rewards.user_reward("mtrl_judge.rl.rewards:accuracy") is rewards.accuracy
+    for path, part in (
+        ("accuracy", "write package.module:function"),
+        ("no_such_module:f", "is it on the Python path"),
+        ("mtrl_judge.rl.rewards:accurcy", "did you mean 'accuracy'"),
+    ):
+        with pytest.raises(JudgeError, match=part):
+            rewards.user_reward(path)
+
+
+@pytest.mark.slow
+def test_stock_grpo_trains_on_it(data_root: Path, random_judge: Path, tmp_path: Path) -> None:
+    """TRL as it is installed: two steps over two tasks, rewards logged by name, weights moved."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import GRPOConfig, GRPOTrainer
+
+    def said_more(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [len(set(ids)) / 8 for ids in completion_ids]  # a random judge earns nothing else
+
+    trainer = GRPOTrainer(
+        model=AutoModelForImageTextToText.from_pretrained(random_judge),
+        processing_class=AutoProcessor.from_pretrained(random_judge),
+        reward_funcs=[rewards.accuracy, rewards.format, said_more],
+        train_dataset=build_dataset(
+            [find_task("mtrl_judge_agin_nat"), find_task("mtrl_judge_agin_tech")], root=data_root
+        ),
+        args=GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_completion_length=8,
+            max_steps=2,
+            learning_rate=1e-3,
+            reward_weights=[*rewards.weights(0.1), 1.0],
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+        ),
+    )
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert {"rewards/accuracy/mean", "rewards/format/mean", "rewards/said_more/mean"} <= {*logged}
+    after = trainer.model.named_parameters()
+    assert any(not value.equal(before[name]) for name, value in after)
