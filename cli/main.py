@@ -24,7 +24,7 @@ data = typer.Typer(help="Get data to judge, and see what there is.", no_args_is_
 app.add_typer(data, name="data")
 
 Force = Annotated[bool, typer.Option("--force", help="Write over what is there.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(help="Folder with <task>/test.parquet; otherwise MTRL_JUDGE_DATA, else the hub."),

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -166,3 +167,14 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match=r"mtrl-judge\[sample\]"):
         write_sample(tmp_path / "data")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_seed_has_something_to_ask_in_every_split(seed: int) -> None:
+    """Splits repeat after ten seeds: the last digit of a sum with the seed deals them."""
+    for split in sample.SPLITS:
+        rng = np.random.default_rng(seed)
+        for _ in range(50):
+            assert sample.one_wrong(sample._asked_scene(rng, seed, split), seed, split)
+        for misplaced in (False, True):
+            assert sample._upright_scenes(seed, split, misplaced)
