@@ -25,6 +25,9 @@ from .style import evaluation_style
 GENERATION = {"max_new_tokens": 1024, "do_sample": False, "temperature": 0, "until": []}
 
 
+_VERSIONS = ("mtrl-judge", "lmms-eval", "datasets", "transformers", "torch")
+
+
 class Hook:
     """A callable as lmms-eval keeps it in a task's configuration.
 
@@ -133,7 +136,7 @@ class JudgeHooks:
             "verdicts": list(self.task.judge.verdicts),
             "paired": self.task.paired,
             "card": self.task.judge.card.model_dump(mode="json"),
-            "versions": {p: version(p) for p in ("mtrl-judge", "lmms-eval", "datasets")},
+            "versions": {name: version(name) for name in _VERSIONS},
         }
         _report(self.task, record)
 
