@@ -125,13 +125,12 @@ def preview(
         Path | None, typer.Option(help="Folder for the pictures (default: preview-<task>).")
     ] = None,
     data_root: DataRoot = None,
-    force: Force = False,
 ) -> None:
     """Show items as a judge sees them: prompt, label, and the pictures as PNG files."""
     from .preview import preview as show
 
     _use_data_root(data_root)
-    show(task, n=n, split=split, style=style, out=out, force=force)
+    show(task, n=n, split=split, style=style, out=out)
 
 
 @data.command("sample")

@@ -9,9 +9,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
+from mtrl_judge.judge_tasks.files import whole_file
 from mtrl_judge.judge_tasks.loading import load_judge_task
-
-from .files import whole_file
 
 KINDS = ("pointwise", "pairwise")
 

@@ -8,18 +8,15 @@ from pathlib import Path
 import typer
 
 from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
+from mtrl_judge.judge_tasks.files import refuse_existing, whole_folder
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import SPLITS, STYLES
 
-from .files import whole_folder
 
-
-def preview(
-    name: str, *, n: int, split: str | None, style: str | None, out: Path | None, force: bool
-) -> None:
+def preview(name: str, *, n: int, split: str | None, style: str | None, out: Path | None) -> None:
     """Print the first ``n`` rows of a split and write their pictures.
 
     Raises:
@@ -32,9 +29,10 @@ def preview(
     style_name = next((s for s in STYLES if s == (style or task.judge.style)), None)
     if style_name is None:
         raise JudgeError(f"--style: no style {style!r}; {did_you_mean(style, STYLES)}")
-    rows, record = load_rows(task, split_name)
     folder = out or Path(f"preview-{task.task}")
-    with whole_folder(folder, force) as part:
+    refuse_existing(folder)
+    rows, record = load_rows(task, split_name)
+    with whole_folder(folder) as part:
         for index in range(min(n, len(rows.dataset))):
             row = JudgeRow.from_doc(rows.dataset[index])
             typer.echo(f"── {row.item_id}{' (swapped)' if row.swapped else ''} · label {row.label}")

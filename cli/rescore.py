@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.judge_tasks.errors import DataError, did_you_mean
+from mtrl_judge.judge_tasks.files import whole_file
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.metrics import Record, summarise
 from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.spec import JudgeTask
-
-from .files import whole_file
 
 
 class SavedOutput(NamedTuple):

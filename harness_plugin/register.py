@@ -17,7 +17,7 @@ from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
 
 from .hooks import Hook, JudgeHooks
-from .style import evaluation_style
+from .style import evaluation_style, set_checkpoint_style
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 
@@ -111,6 +111,7 @@ def _prepare(manager: Any, names: Iterable[str]) -> None:
     lmms-eval's command line matches names first and loads the model next. It prints a traceback
     for an ``Exception`` and goes on to exit 0, hence ``SystemExit``.
     """
+    set_checkpoint_style(None)  # one command may evaluate several models, one after another
     faults: list[str] = []
     for path in _judge_paths(manager, names):
         try:

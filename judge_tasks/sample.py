@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -25,8 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .errors import DataError
+from .files import whole_folder
 from .hashing import digest
 from .spec import DATA_CARD
+from .spec import SplitName as Split
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,8 +38,6 @@ TRUTH_FILE = "truth-train.jsonl"
 PIXELS = 64
 AGIN = ("mtrl_judge_agin_nat", "mtrl_judge_agin_tech", "mtrl_judge_agin_rat")
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 T = TypeVar("T")
 
 
@@ -662,17 +661,8 @@ def write_sample(
     _check_package()
     root = Path(root)
     _check_target(root, force)
-    temporary = root.with_name(f".{root.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        record = _write_all(temporary, seed, sizes)
-        if root.exists():
-            shutil.rmtree(root)
-        temporary.rename(root)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return record
+    with whole_folder(root) as part:
+        return _write_all(part, seed, sizes)
 
 
 def _check_package() -> None:

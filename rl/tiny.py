@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.judge_tasks.errors import DataError
+from mtrl_judge.judge_tasks.files import whole_folder
 from mtrl_judge.judge_tasks.hashing import stable_hash
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import (
@@ -140,15 +140,8 @@ def teach_tiny_judge(
     out = Path(out)
     _check_target(out, force)
     school = _load_school(Path(data_root))
-    temporary = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        _teach(school, temporary, seed, lessons)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(out) as part:
+        _teach(school, part, seed, lessons)
 
 
 def _teach(school: School, folder: Path, seed: int, lessons: Lessons) -> None:

@@ -16,8 +16,7 @@ from mtrl_judge.judge_tasks.errors import DataError
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.sample import SMALL, Scene, Sizes, split_of, write_sample
 from mtrl_judge.judge_tasks.sources import find_source, load_rows
-
-SPLITS = sample.SPLITS
+from mtrl_judge.judge_tasks.spec import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +171,7 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("seed", range(10))
 def test_every_seed_has_something_to_ask_in_every_split(seed: int) -> None:
     """Splits repeat after ten seeds: the last digit of a sum with the seed deals them."""
-    for split in sample.SPLITS:
+    for split in SPLITS:
         rng = np.random.default_rng(seed)
         for _ in range(50):
             assert sample.one_wrong(sample._asked_scene(rng, seed, split), seed, split)
