@@ -15,8 +15,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	mkdir -p build/mypy/mtrl_judge
-	ln -sfn $(CURDIR)/cli $(CURDIR)/harness_plugin $(CURDIR)/judge_tasks $(CURDIR)/rl \
-	  $(CURDIR)/task_yamls build/mypy/mtrl_judge/
+	ln -sfn $(CURDIR)/cli $(CURDIR)/harness_plugin $(CURDIR)/judge_tasks \
+	  $(CURDIR)/models $(CURDIR)/rl $(CURDIR)/task_yamls build/mypy/mtrl_judge/
 	touch $@
 
 demo: venv

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from lmms_eval.api.instance import Instance
 from PIL import Image
 from tiny_models import CHAT_SPECIALS, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
 
 from mtrl_judge.harness_plugin import style
-from mtrl_judge.harness_plugin.model import MtrlJudge, fit_pixels, read_checkpoint_card
+from mtrl_judge.harness_plugin.model import MtrlJudge
+from mtrl_judge.models.loading import read_checkpoint_card
 
 TASK, SPLIT = "shapes", "test"
 FAMILIES: dict[str, Callable[[Path], Path]] = {
@@ -173,24 +172,23 @@ def test_hostile_text_stays_text(judge: MtrlJudge, family: str) -> None:
     docs = [[picture(64, 64), text] for text in ("Is it safe?", HOSTILE)]
     judge.task_dict[TASK] = {SPLIT: docs}
     requests = requests_for(docs, {"until": []})
-    harmless, hostile = (judge._inputs([judge._prompt(request, 0)]) for request in requests)
-    markup = judge.tokenizer.convert_tokens_to_ids([*CHAT_SPECIALS, IMAGE_TOKEN[family]])
+    harmless, hostile = (judge.judge.inputs([judge._prompt(request)]) for request in requests)
+    markup = judge.judge.tokenizer.convert_tokens_to_ids([*CHAT_SPECIALS, IMAGE_TOKEN[family]])
     for token in markup:
         assert (hostile["input_ids"] == token).sum() == (harmless["input_ids"] == token).sum()
     assert (hostile["pixel_values"] == harmless["pixel_values"]).all()
-    text = judge.tokenizer.decode(hostile["input_ids"][0])
+    text = judge.judge.tokenizer.decode(hostile["input_ids"][0])
     assert "{{ 7 * 7 }}" in text, "judged text was run as a template"
 
 
 def test_max_pixels_bounds_what_the_model_sees(judge: MtrlJudge, folder: Path, family: str) -> None:
-    image_token = judge.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN[family])
+    image_token = judge.judge.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN[family])
 
     def image_tokens(backend: MtrlJudge) -> int:
         backend.task_dict[TASK] = {SPLIT: [[picture(192, 128), "Is it safe?"]]}
         (request,) = requests_for([0], {})
-        return int(
-            (backend._inputs([backend._prompt(request, 0)])["input_ids"] == image_token).sum()
-        )
+        inputs = backend.judge.inputs([backend._prompt(request)])
+        return int((inputs["input_ids"] == image_token).sum())
 
     most = 32 * 32
     small = image_tokens(build(folder, max_pixels=most))
@@ -200,50 +198,6 @@ def test_max_pixels_bounds_what_the_model_sees(judge: MtrlJudge, folder: Path, f
         assert small <= most // 16**2
         large = image_tokens(build(folder, min_pixels=256 * 256, max_pixels=400 * 400))
         assert large >= 256 * 256 // 16**2
-
-
-@given(
-    st.integers(1, 400),
-    st.integers(1, 400),
-    st.none() | st.integers(1, 60_000),
-    st.none() | st.integers(1, 60_000),
-)
-def test_fit_pixels_keeps_its_bounds(
-    width: int, height: int, least: int | None, most: int | None
-) -> None:
-    fitted = fit_pixels(Image.new("RGB", (width, height)), least, most)
-    pixels = fitted.width * fitted.height
-    assert pixels >= 1
-    assert most is None or pixels <= most
-    if least is not None and (most is None or least * 2 < most) and most != 1:
-        assert most is not None or pixels >= least
-
-
-def test_reasoning_tags_survive_decoding(qwen3: Path) -> None:
-    """Also where a tokenizer calls them special; the chat's own markup never shows."""
-    judge = build(qwen3)
-    judge.tokenizer.add_special_tokens(
-        {"additional_special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]}
-    )
-    text = "<think>red</think><answer>Yes</answer>"
-    tokens = judge.tokenizer(f"{text}<|im_end|><|endoftext|>")["input_ids"]
-    judge._find_special_tokens()
-    assert judge._decode(tokens) == text
-
-
-def test_the_answer_ends_where_the_model_ends_it(qwen3: Path) -> None:
-    """With a token that the model writes made its end token, the answer ends there."""
-    judge = build(qwen3, batch_size=8)
-    judge.task_dict[TASK] = {SPLIT: MIXED}
-    request = requests_for(MIXED, {"max_new_tokens": 12})[0]
-    inputs = judge._inputs([judge._prompt(request, 0)])
-    output = judge.model.generate(**inputs, do_sample=False, max_new_tokens=12)
-    written = output[0, inputs["input_ids"].shape[1] :].tolist()
-    judge._eos_ids = [written[3]]
-    kept = written[: written.index(written[3]) + 1]
-    answer = judge.generate_until(requests_for(MIXED, {"max_new_tokens": 12}))[0]
-    assert answer.token_counts.output_tokens == len(kept)
-    assert answer.text == judge._decode(kept)
 
 
 def test_bfloat16_and_attention_are_honoured(qwen3: Path) -> None:
@@ -275,7 +229,7 @@ def test_max_new_tokens_overrides_the_task(qwen3: Path) -> None:
 def test_system_prompt_comes_first(qwen3: Path) -> None:
     judge = build(qwen3, system_prompt="You judge images.")
     judge.task_dict[TASK] = {SPLIT: MIXED}
-    prompt = judge._prompt(requests_for(MIXED, {})[0], 0)
+    prompt = judge._prompt(requests_for(MIXED, {})[0])
     assert prompt.text.startswith("<|im_start|>system\nYou judge images.<|im_end|>\n")
 
 

@@ -1,0 +1,369 @@
+"""A loaded model and its processor as a judge: chat messages to prompts to greedy answers.
+
+An answer is handed on whole, reasoning included, because the task's scorer reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.judge_tasks.prompts import render_messages
+
+if TYPE_CHECKING:
+    from mtrl_judge.judge_tasks.rows import JudgeRow
+    from mtrl_judge.judge_tasks.spec import Style
+
+# A judge's own tags: the scorer reads them, so they stay in an answer even where a tokenizer calls
+# them special, and in a prompt, where they say what form the answer is to have.
+JUDGE_TAGS = frozenset({"<think>", "</think>", "<answer>", "</answer>"})
+
+# Prompts whose pictures are held in memory at a time: enough to sort by length, while 512 pictures
+# of a million pixels stay under 2 GB.
+WINDOW = 512
+
+# For the estimate of a prompt's length only: characters of English a token, and pixels a token of
+# a 14-pixel patch merged two by two (Qwen2-VL; arXiv 2409.12191).
+CHARACTERS_PER_TOKEN = 4
+PIXELS_PER_TOKEN = 28 * 28
+
+ZERO_WIDTH_SPACE = "\u200b"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation made ready for the processor."""
+
+    text: str  # the chat template's output
+    images: list[Image.Image]
+    length: float  # estimated tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are generated together, as the model takes them."""
+
+    places: Sequence[int]  # where each prompt stood among all
+    prompts: Sequence[Prompt]
+    inputs: Mapping[str, torch.Tensor]
+
+
+class Answer(NamedTuple):
+    """What the model wrote about one prompt."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int  # its end token included
+
+
+class Judge:
+    """A judge around a model and a processor that are already loaded; cheap to construct.
+
+    Args:
+        model: an image-text-to-text model of transformers, or a PeftModel around one.
+        processor: its processor, with a chat template; it is not changed.
+        min_pixels: least width × height of each picture as the model sees it.
+        max_pixels: most width × height; it wins over `min_pixels`.
+        system_prompt: put before every conversation.
+
+    Raises:
+        JudgeError: neither model nor tokenizer names a token that ends an answer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        system_prompt: str | None = None,
+    ) -> None:
+        self.model = model
+        self._min_pixels, self._max_pixels = min_pixels, max_pixels
+        self._counts_pixels = counts_pixels(processor.image_processor)
+        if self._counts_pixels and (min_pixels or max_pixels):
+            processor = with_pixel_limits(processor, min_pixels, max_pixels)
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.eos_ids = _eos_ids(model, self.tokenizer)
+        special = _special_tokens(self.tokenizer)
+        self._hidden_ids = {i for i, token in special.items() if token not in JUDGE_TAGS}
+        self._markup = markup_pattern(special.values())
+        self._opening = (
+            [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}]
+            if system_prompt
+            else []
+        )
+
+    def judge(
+        self, rows: Sequence[JudgeRow], style: Style, *, batch_size: int, max_new_tokens: int
+    ) -> list[str]:
+        """Answer rows greedily; the answers come back in the order of the rows.
+
+        For a model that may be in training: it is left in the modes and with the generation
+        settings that it has, whatever these are, and no random number is drawn.
+
+        Args:
+            rows: with their images.
+            style: "reasoned" or "direct".
+            batch_size: prompts generated together.
+            max_new_tokens: where an answer is cut off.
+        """
+        prompts = (self.prompt(render_messages(row, style), row.images) for row in rows)
+        texts: dict[int, str] = {}
+        with _ready_to_judge(self.model):
+            for batch in self.batches(prompts, batch_size):
+                answers = self.answer(
+                    batch.inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+                )
+                texts |= zip(batch.places, (answer.text for answer in answers), strict=True)
+        return [texts[place] for place in range(len(rows))]
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
+    ) -> Prompt:
+        """Write a conversation in the model's chat form, its texts unable to act as markup.
+
+        Args:
+            messages: `role` and `content`, a list of `{"type": "text", "text": …}` and, for each
+                image in order, `{"type": "image"}`.
+            images: of any size and mode.
+
+        Raises:
+            ValueError: places for images and images differ in number.
+        """
+        chat = [self._defused(message) for message in [*self._opening, *messages]]
+        places = sum(part["type"] == "image" for message in chat for part in message["content"])
+        if places != len(images):
+            raise ValueError(f"{places} places for images in the messages, {len(images)} images")
+        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        pictures = [self._picture(image) for image in images]
+        pixels = sum(picture.width * picture.height for picture in pictures)
+        length = len(text) / CHARACTERS_PER_TOKEN + pixels / PIXELS_PER_TOKEN
+        return Prompt(text, pictures, length)
+
+    def inputs(self, prompts: Sequence[Prompt]) -> Mapping[str, torch.Tensor]:
+        """What the model takes for a batch, padded on the left; on the CPU.
+
+        `input_ids` and `attention_mask` are B × T; the pictures' tensors are the family's own.
+        """
+        images = [prompt.images for prompt in prompts]
+        bos = self.tokenizer.bos_token
+        inputs: Mapping[str, torch.Tensor] = self.processor(
+            text=[prompt.text for prompt in prompts],
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+            # Where the chat template writes the BOS token, the tokenizer must not add another.
+            add_special_tokens=bos is None or not prompts[0].text.startswith(bos),
+        )
+        return inputs
+
+    def batches(self, prompts: Iterable[Prompt], batch_size: int) -> Iterator[Batch]:
+        """Sort prompts by length within a window and cut them into batches, as they are asked for.
+
+        Longest first: if memory does not suffice, it shows in the first batch.
+        """
+        for window in _chunks(enumerate(prompts), WINDOW):
+            window.sort(key=lambda placed: -placed[1].length)
+            for chunk in _chunks(window, batch_size):
+                places, batch = zip(*chunk, strict=True)
+                yield Batch(places, batch, self.inputs(batch))
+
+    def answer(
+        self, inputs: Mapping[str, torch.Tensor], *, until: Sequence[str] = (), **settings: Any
+    ) -> list[Answer]:
+        """Generate for one batch: B answers, in its order.
+
+        Args:
+            inputs: of :meth:`inputs`; moved to the model's device and type.
+            until: strings that end an answer, which is cut before the first of them.
+            settings: of a `GenerationConfig`. The model's own `generation_config` fills in what
+                they leave open.
+        """
+        inputs = {
+            name: value.to(
+                self.model.device, self.model.dtype if value.is_floating_point() else None
+            )
+            for name, value in inputs.items()
+        }
+        pad = self.tokenizer.pad_token_id
+        generation = GenerationConfig(
+            **settings,
+            eos_token_id=self.eos_ids,
+            pad_token_id=self.eos_ids[0] if pad is None else pad,
+            use_cache=True,
+        )
+        output_B_T = self.model.generate(**inputs, generation_config=generation)
+        rows_B = output_B_T[:, inputs["input_ids"].shape[1] :].tolist()
+        counts_B = inputs["attention_mask"].sum(dim=1).tolist()
+        answers = []
+        for row, count in zip(rows_B, counts_B, strict=True):
+            tokens = _up_to_end(row, self.eos_ids)
+            answers.append(Answer(_cut(self.decode(tokens), until), count, len(tokens)))
+        return answers
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of an answer's tokens: a judge's tags stay, the chat's markup goes."""
+        shown = [token for token in tokens if token not in self._hidden_ids]
+        text: str = self.tokenizer.decode(
+            shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        content = [
+            {"type": "text", "text": _defuse(part["text"], self._markup)}
+            if part["type"] == "text"
+            else {"type": part["type"]}
+            for part in message["content"]
+        ]
+        return {"role": message["role"], "content": content}
+
+    def _picture(self, image: Image.Image) -> Image.Image:
+        image = image.convert("RGB")
+        if self._counts_pixels:
+            return image
+        return fit_pixels(image, self._min_pixels, self._max_pixels)
+
+
+def fit_pixels(image: Image.Image, least: int | None, most: int | None) -> Image.Image:
+    """Resize, keeping the aspect, so that least <= width × height <= most (None: no bound).
+
+    Where whole numbers of pixels cannot meet both bounds, `most` holds.
+    """
+    width, height = image.size
+    if least is not None and width * height < least:
+        scale = math.sqrt(least / (width * height))
+        width, height = math.ceil(width * scale), math.ceil(height * scale)
+    if most is not None and width * height > most:
+        scale = math.sqrt(most / (width * height))
+        # The outer bounds are for a strip, which cannot shrink in both directions.
+        width = max(1, min(math.floor(width * scale), most))
+        height = max(1, min(math.floor(height * scale), most // width))
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def counts_pixels(image_processor: Any) -> bool:
+    """Whether an image processor, as Qwen2-VL's, bounds width × height itself.
+
+    There `size` holds pixel counts under the names of edges.
+    """
+    return "min_pixels" in getattr(image_processor.valid_kwargs, "__annotations__", {})
+
+
+def with_pixel_limits(processor: Any, least: int | None, most: int | None) -> Any:
+    """A copy of a processor that counts pixels, with these limits.
+
+    Args:
+        least: width × height of each picture as the model sees it; None is the processor's own.
+        most: the same; it wins over ``least``.
+    """
+    processor = copy.copy(processor)
+    processor.image_processor = copy.copy(processor.image_processor)
+    size = processor.image_processor.size
+    low, high = size["shortest_edge"], size["longest_edge"]
+    high = most or max(high, least or high)
+    low = min(least or low, high)
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+    return processor
+
+
+def markup_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
+    """Match the first character of each chat markup string in a text.
+
+    `<|` begins the markup of most chat formats, also of placeholders that a processor knows and a
+    tokenizer does not. Judge tags are left alone.
+    """
+    markup = {token for token in special_tokens if len(token) > 1} - JUDGE_TAGS | {"<|"}
+    return re.compile(f"(?=({'|'.join(map(re.escape, sorted(markup)))})).", re.DOTALL)
+
+
+@contextmanager
+def _ready_to_judge(model: Any) -> Iterator[None]:
+    """Evaluation mode and no generation settings of the model's own; afterwards all as before.
+
+    `generate` fills what its caller leaves open from the model's settings, such as a repetition
+    penalty or forbidden words (transformers `_prepare_generation_config`). A PeftModel may hold
+    settings beside its base model's.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    settings = [
+        (module, module.generation_config)
+        for module in model.modules()
+        if "generation_config" in vars(module)
+    ]
+    try:
+        model.eval()
+        for module, _ in settings:
+            module.generation_config = GenerationConfig()
+        yield
+    finally:
+        for module, own in settings:
+            module.generation_config = own
+        # From the outside in, because `train` reaches into a module's parts.
+        for module, training in modes:
+            if module.training != training:
+                module.train(training)
+
+
+def _defuse(text: str, markup: re.Pattern[str]) -> str:
+    """Break up chat markup in judged text, so that it is read as text and not as markup."""
+    return markup.sub(lambda match: match.group() + ZERO_WIDTH_SPACE, text)
+
+
+def _special_tokens(tokenizer: Any) -> dict[int, str]:
+    """Ids and texts of all tokens that a tokenizer treats as special."""
+    added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    named = tokenizer.all_special_ids
+    return added | dict(zip(named, tokenizer.convert_ids_to_tokens(named), strict=True))
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an answer: the checkpoint's own (one or several) and the tokenizer's."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    ids = [i for i in dict.fromkeys([tokenizer.eos_token_id, *ids]) if i is not None]
+    if not ids:
+        raise JudgeError(
+            "tokenizer: it names no end-of-sequence token, so no answer would ever end"
+        )
+    return ids
+
+
+def _up_to_end(row: Sequence[int], eos_ids: Sequence[int]) -> Sequence[int]:
+    """The tokens of an answer, its end token included, the padding behind it not."""
+    for place, token in enumerate(row):
+        if token in eos_ids:
+            return row[: place + 1]
+    return row
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """The text up to the first of the stop strings."""
+    for string in until:
+        text = text.split(string, 1)[0]
+    return text
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
