@@ -45,6 +45,7 @@ class JudgeRow:
     n_images: int
     pair_id: str | None = None
     swapped: bool = False
+    reasoning: str | None = None  # a good answer's, where the data has one: to learn from
     images: tuple[Image.Image, ...] = ()
 
     @classmethod
@@ -59,6 +60,7 @@ class JudgeRow:
             n_images=doc["n_images"],
             pair_id=doc["pair_id"],
             swapped=doc["swapped"],
+            reasoning=doc["reasoning"],
             images=tuple(doc.get("images", ())),
         )
 
@@ -72,7 +74,7 @@ class Rows(NamedTuple):
     undecodable: dict[str, str]
     """item id -> why it was left out"""
     fingerprint: str
-    """Over ids, questions, labels, verdicts and image bytes, whatever the order of the rows."""
+    """Over ids, questions, labels, verdicts, reasoning and image bytes, in whatever order."""
 
 
 def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) -> Rows:
@@ -92,6 +94,7 @@ def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) 
     images_N, undecodable = _check_images(task, split)
     ids_N = _item_ids(task, texts, images_N)
     labels_N = labels_of(task, split, threshold=threshold)
+    reasoning_N = _reasoning(task, split)
     _refuse_many(task, {ids_N[i]: why for i, why in undecodable.items()}, len(split))
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     for index, item_id in enumerate(ids_N):
@@ -99,7 +102,7 @@ def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) 
             continue
         values = {name: column[index] for name, column in texts.items()}
         for swapped in orders(task, item_id):
-            row = _row(task, item_id, values, labels_N[index], swapped)
+            row = _row(task, item_id, values, labels_N[index], reasoning_N[index], swapped)
             for name in _COLUMNS[:-1]:
                 columns[name].append(getattr(row, name))
             columns["source_index"].append(index)
@@ -120,6 +123,7 @@ _COLUMNS = (
     "n_images",
     "pair_id",
     "swapped",
+    "reasoning",
     "source_index",
 )
 
@@ -138,7 +142,12 @@ def orders(task: JudgeTask, item_id: str) -> tuple[bool, ...]:
 
 
 def _row(
-    task: JudgeTask, item_id: str, values: Mapping[str, Any], label: str | None, swapped: bool
+    task: JudgeTask,
+    item_id: str,
+    values: Mapping[str, Any],
+    label: str | None,
+    reasoning: str | None,
+    swapped: bool,
 ) -> JudgeRow:
     n_images = len(task.judge.images)
     try:
@@ -156,6 +165,7 @@ def _row(
         n_images=n_images,
         pair_id=item_id if task.paired else None,
         swapped=swapped,
+        reasoning=reasoning,
     )
 
 
@@ -189,6 +199,7 @@ def check_columns(task: JudgeTask, split: Dataset) -> None:
         "judge.label.column": (task.judge.label.column,),
         "judge.id": task.judge.id or (),
         "judge.candidates": task.candidates or (),
+        "judge.reasoning": (task.judge.reasoning,) if task.judge.reasoning else (),
     }
     faults = [
         f"{task.path}: {field}: no column {name!r} in the data; {did_you_mean(name, there)}"
@@ -211,6 +222,12 @@ def _texts(task: JudgeTask, split: Dataset) -> dict[str, list[Any]]:
     names = question_columns(task.judge.question) | set(task.judge.id or ())
     names |= set(task.candidates or ())
     return {name: column_of(split, name) for name in sorted(names - set(task.judge.images))}
+
+
+def _reasoning(task: JudgeTask, split: Dataset) -> list[str | None]:
+    if task.judge.reasoning is None:
+        return [None] * len(split)
+    return [None if v is None else str(v) for v in column_of(split, task.judge.reasoning)]
 
 
 def item_ids(task: JudgeTask, split: Dataset) -> list[str]:
@@ -439,6 +456,7 @@ def _fingerprint(columns: Mapping[str, Sequence[Any]], images_N: Sequence[str]) 
             [
                 *(str(columns[name][i]) for name in ("item_id", "swapped", "question")),
                 *(str(columns[name][i]) for name in ("label", "verdicts")),
+                *filter(None, [columns["reasoning"][i]]),
                 images_N[columns["source_index"][i]],
             ]
         )

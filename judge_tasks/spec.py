@@ -210,6 +210,9 @@ class JudgeSpec(Frozen):
     orders: Literal["both", "hashed"] | None = Field(
         None, description="both (each pair is judged as AB and as BA) or hashed (in one of them)"
     )
+    reasoning: Column | None = Field(
+        None, description="the column that holds the reasoning of a good answer, to learn from"
+    )
     splits: dict[SplitName, MadeSplit] = Field(
         {}, description="such as {validation: {from: train, fraction: 0.1}}"
     )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.hashing import stable_hash
-from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.prompts import gold_answer, render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
-from mtrl_judge.judge_tasks.sources import load_rows
+from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName, Style
 
 if TYPE_CHECKING:
@@ -25,10 +25,13 @@ def build_dataset(
     style: Style = "reasoned",
     *,
     balance: Balance | float | Mapping[str, float] = "proportional",
+    answers: bool = False,
+    neighbours: bool = False,
     seed: int = 0,
     root: Path | None = None,
+    loaded: Sequence[LoadedSplit] | None = None,
 ) -> Dataset:
-    """The rows of all tasks: prompt, images, task, item_id, label, verdicts.
+    """The labelled rows of all tasks: prompt, images, task, item_id, label, verdicts.
 
     Prompt and pictures are made when a row is read, so pictures stay encoded on disk until the
     step that needs them, and a row that is read several times at once is decoded once.
@@ -38,29 +41,54 @@ def build_dataset(
             temperature T (rows to the power of 1/T: 1 is proportional, larger is more even), or a
             weight a task. The dataset has as many rows as the tasks together; what a task has too
             few of comes again in a new order, what it has too many of is left out.
+        answers: also ``completion``, the assistant's turn that is right, for SFT.
+        neighbours: rows 2k and 2k + 1 belong together: of a pair they are its two orders.
+        loaded: the splits of the tasks, where they have been loaded already.
 
     Raises:
-        JudgeError: a task is out of distribution, a test split is asked for, or the weights do not
-            name the tasks.
+        JudgeError: a task is out of distribution or has no labels, a test split is asked for, the
+            weights do not name the tasks, or reasoned answers are asked for and a task has no
+            reasoning.
     """
     from datasets import Dataset
 
     _refuse_evaluation_data(tasks, split)
-    sources = [load_rows(task, split, root).rows.dataset for task in tasks]
+    if answers and style == "reasoned":
+        _refuse_without_reasoning(tasks)
+    splits = loaded or [load_rows(task, split, root) for task in tasks]
+    sources = [labelled(each.rows.dataset) for each in splits]
+    for task, rows in zip(tasks, sources, strict=True):
+        refuse_unlabelled(task, split, rows)
     sizes = {task.task: len(rows) for task, rows in zip(tasks, sources, strict=True)}
     counts = counts_of(sizes, balance)
     refs: dict[str, list[Any]] = {"source": [], "row": []}
     for number, task in enumerate(tasks):
-        order = _epochs(sizes[task.task], counts[task.task], f"{seed}/{task.task}")
-        refs["source"] += [number] * len(order)
-        refs["row"] += order
+        width = 2 if neighbours and task.paired else 1  # to_rows puts a pair's orders side by side
+        count = counts[task.task] // 2 * 2 if neighbours else counts[task.task]
+        units = _epochs(sizes[task.task] // width, count // width, f"{seed}/{task.task}")
+        refs["row"] += [unit * width + place for unit in units for place in range(width)]
+        refs["source"] += [number] * count
     bare = [rows.with_format(None) for rows in sources]
-    for name in ("task", "item_id", "label", "verdicts"):
-        columns = [rows[name] for rows in bare]
+    for name in ("task", "item_id", "label", "verdicts", "pair_id", "swapped"):
+        columns = [rows[name][:] for rows in bare]
         refs[name] = [columns[s][r] for s, r in zip(refs["source"], refs["row"], strict=True)]
     dataset = Dataset.from_dict(refs)
-    dataset.set_transform(_PromptOnAccess(sources, style))
+    dataset.set_transform(_PromptOnAccess(sources, style, answers))
     return dataset
+
+
+def labelled(rows: Dataset) -> Dataset:
+    """The rows that have a label; nothing can be learnt or scored from the others."""
+    labels = rows.with_format(None)["label"][:]
+    return rows.select([number for number, label in enumerate(labels) if label is not None])
+
+
+def refuse_unlabelled(task: JudgeTask, split: SplitName, rows: Dataset) -> None:
+    """Raise JudgeError where no row is left after :func:`labelled`."""
+    if not len(rows):
+        raise JudgeError(
+            f"{task.path}: no row of its {split} split has a label; check judge.label, and the data"
+        )
 
 
 def counts_of(
@@ -112,6 +140,15 @@ def _refuse_evaluation_data(tasks: Sequence[JudgeTask], split: SplitName) -> Non
         raise JudgeError(f"the test split is never trained on: {names}")
 
 
+def _refuse_without_reasoning(tasks: Sequence[JudgeTask]) -> None:
+    lacking = [str(task.path) for task in tasks if task.judge.reasoning is None]
+    if lacking:
+        raise JudgeError(
+            f"style: reasoned answers cannot be learnt from {', '.join(lacking)}: no "
+            "judge.reasoning names a column with the reasoning; add it, or use style: direct"
+        )
+
+
 def _epochs(size: int, count: int, seed: str) -> list[int]:
     """``count`` row numbers: all of them in a hashed order, then all again in another."""
     numbers: list[int] = []
@@ -125,18 +162,25 @@ def _epochs(size: int, count: int, seed: str) -> list[int]:
 class _PromptOnAccess:
     """Makes the prompt and decodes the pictures of the rows that are read."""
 
-    def __init__(self, sources: Sequence[Dataset], style: Style) -> None:
+    def __init__(self, sources: Sequence[Dataset], style: Style, answers: bool) -> None:
         self.sources = sources
         self.style = style
+        self.answers = answers
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "source" not in batch or "row" not in batch:
             return batch
         refs = list(zip(batch["source"], batch["row"], strict=True))
         rows = {ref: JudgeRow.from_doc(self.sources[ref[0]][ref[1]]) for ref in dict.fromkeys(refs)}
-        kept = {name: values for name, values in batch.items() if name not in ("source", "row")}
-        return {
+        made = {
             "prompt": [render_messages(rows[ref], self.style) for ref in refs],
             "images": [list(rows[ref].images) for ref in refs],
-            **kept,
         }
+        if self.answers:
+            made["completion"] = [self._answer(rows[ref]) for ref in refs]
+        kept = {name: values for name, values in batch.items() if name not in ("source", "row")}
+        return {**made, **kept}
+
+    def _answer(self, row: JudgeRow) -> list[dict[str, Any]]:
+        text = gold_answer(str(row.label), self.style, row.reasoning or "")
+        return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]

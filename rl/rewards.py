@@ -9,6 +9,7 @@ list with one entry a completion, and takes ``None`` for "this component does no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -20,7 +21,7 @@ RewardFunction: TypeAlias = Callable[..., list[float | None]]
 
 class _Row(NamedTuple):
     label: str | None
-    verdicts: Sequence[str]
+    verdicts: tuple[str, ...]
 
 
 def accuracy(
@@ -34,7 +35,7 @@ def accuracy(
     >>> accuracy(["<think>x</think><answer>Yes</answer>", "?"], ["Yes", "No"], [["Yes", "No"]] * 2)
     [1.0, 0.0]
     """
-    return [scored.correct for scored in _scores(completions, label, verdicts)]
+    return [scored.correct for scored in scores(completions, label, verdicts)]
 
 
 def format(  # noqa: A001  the paper's name, which TRL shows in its logs
@@ -48,7 +49,45 @@ def format(  # noqa: A001  the paper's name, which TRL shows in its logs
     >>> format(["<think>x</think><answer>Yes</answer>", "Yes"], ["No"] * 2, [["Yes", "No"]] * 2)
     [1.0, 0.0]
     """
-    return [scored.format for scored in _scores(completions, label, verdicts)]
+    return [scored.format for scored in scores(completions, label, verdicts)]
+
+
+def consistency(
+    completions: Sequence[Any],
+    label: Sequence[str | None],
+    verdicts: Sequence[Sequence[str]],
+    pair_id: Sequence[str | None],
+    swapped: Sequence[bool],
+    **_: Any,
+) -> list[float | None]:
+    """1.0 where a pair is judged right in both orders, else 0.0; None for what is no pair.
+
+    The k-th completion of one order stands with the k-th of the other, and both get the reward (as
+    in J1, arXiv 2505.10320, section 3). Both orders must be among the completions.
+
+    Raises:
+        ValueError: an order is missing, or the orders have unequal numbers of completions.
+
+    >>> consistency(["1", "2", "1", "1"], ["1", "2", "1", "2"], [["1", "2"]] * 4,
+    ...             ["a", "a", "b", "b"], [False, True, False, True])
+    [1.0, 1.0, 0.0, 0.0]
+    """
+    right = [scored.correct == 1.0 for scored in scores(completions, label, verdicts)]
+    places: dict[str, dict[bool, list[int]]] = {}
+    for place, (pair, order) in enumerate(zip(pair_id, swapped, strict=True)):
+        if pair is not None:
+            places.setdefault(pair, {False: [], True: []})[order].append(place)
+    rewards: list[float | None] = [None] * len(completions)
+    for pair, orders in places.items():
+        if len(orders[False]) != len(orders[True]):
+            raise ValueError(
+                f"pair {pair}: {len(orders[False])} completions of one order and "
+                f"{len(orders[True])} of the other; both orders belong into one batch"
+            )
+        for straight, exchanged in zip(orders[False], orders[True], strict=True):
+            both = float(right[straight] and right[exchanged])
+            rewards[straight] = rewards[exchanged] = both
+    return rewards
 
 
 def length(soft: int, hard: int) -> RewardFunction:
@@ -106,13 +145,19 @@ def weights(alpha: float) -> list[float]:
     return [1 - alpha, alpha]
 
 
-def _scores(
+def scores(
     completions: Sequence[Any], label: Sequence[str | None], verdicts: Sequence[Sequence[str]]
 ) -> list[Score]:
+    """The score of each completion against its row."""
     return [
-        score(_Row(row_label, row_verdicts), text_of(completion))
+        _score(text_of(completion), row_label, tuple(row_verdicts))
         for completion, row_label, row_verdicts in zip(completions, label, verdicts, strict=True)
     ]
+
+
+@lru_cache(maxsize=4096)  # every reward of a step reads the same texts
+def _score(text: str, label: str | None, verdicts: tuple[str, ...]) -> Score:
+    return score(_Row(label, verdicts), text)
 
 
 def text_of(completion: Any) -> str:

@@ -1,0 +1,340 @@
+"""``mtrl-judge train`` and ``accelerate launch -m mtrl_judge.rl.train``: one judge over many tasks.
+
+python -m mtrl_judge.rl.train grpo|sft --recipe NAME|FILE [--key value …]
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
+from mtrl_judge.judge_tasks.files import whole_folder
+from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
+
+from . import rewards
+from .dataset import build_dataset
+from .settings import (
+    METHODS,
+    JudgeArguments,
+    Method,
+    Settings,
+    parse_settings,
+    resolve_tasks,
+)
+
+JUDGE = "judge"  # in a run's folder: the best checkpoint, ready to be evaluated
+WARM_UP = "warm_up"
+ADAPTER = "adapter"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a user's mistake ends in one message and exit code 1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        method = _method(words[:1])
+        settings = parse_settings(method, words[1:])
+        if settings.judge.dry_run:
+            from .dry_run import dry_run
+
+            print(dry_run(settings))
+            return
+        train(settings)
+        _leave_the_other_processes()
+    except JudgeError as error:
+        sys.exit(str(error) if os.environ.get("RANK", "0") == "0" else 1)
+
+
+def _leave_the_other_processes() -> None:
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+
+
+def _method(words: Sequence[str]) -> Method:
+    for method in METHODS:
+        if words == [method]:
+            return method
+    given = words[0] if words else ""
+    raise JudgeError(f"train: {given!r} is no method; {did_you_mean(given, METHODS)}")
+
+
+def train(settings: Settings) -> Path:
+    """Train, and write the best checkpoint as a judge of its own; its folder.
+
+    A signal ends the process with 128 + its number, after a checkpoint.
+
+    Raises:
+        JudgeError: a mistake in settings, data or model, or the run's folder is taken.
+    """
+    from accelerate import PartialState
+
+    from .checkpoints import StopOnSignal
+    from .record import finish_record, start_record, write_model_card
+
+    folder = Path(str(settings.trainer.output_dir))
+    tasks = resolve_tasks(settings.judge.tasks)
+    root = _root(settings.judge)
+    with PartialState().main_process_first():
+        loaded = [load_rows(task, "train", root) for task in tasks]
+    data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
+    if PartialState().is_main_process:
+        start_record(folder, settings, data)
+    PartialState().wait_for_everyone()
+    settings = _warmed_up(settings, folder)
+    stop = StopOnSignal()
+    with stop:
+        trainer = _trainer(settings, loaded, root, folder, stop)
+        trainer.train(resume_from_checkpoint=_checkpoint(settings, folder))
+    if stop.signalled is not None:
+        print(f"stopped by {stop.signalled.name}; go on with: --resume", file=sys.stderr)
+        sys.exit(128 + stop.signalled)
+    _save_judge(trainer, settings, folder)
+    if trainer.is_world_process_zero():
+        scores = _best_scores(trainer)
+        write_model_card(folder / JUDGE, settings, data, scores)
+        finish_record(folder, trainer.state.global_step, scores)
+    # A warm-up's judge is read next, by every process.
+    PartialState().wait_for_everyone()
+    return folder / JUDGE
+
+
+def _root(judge: JudgeArguments) -> Path | None:
+    return Path(judge.data_root).expanduser() if judge.data_root else data_root()
+
+
+def _checkpoint(settings: Settings, folder: Path) -> str | None:
+    """Where a resumed run goes on; None is the beginning."""
+    from accelerate import PartialState
+
+    from .checkpoints import discard_broken, latest_checkpoint
+
+    if not settings.judge.resume:
+        return None
+    if PartialState().is_main_process:
+        discard_broken(folder)
+    PartialState().wait_for_everyone()
+    newest = latest_checkpoint(folder)
+    return None if newest is None else str(newest)
+
+
+def _warmed_up(settings: Settings, folder: Path) -> Settings:
+    """The settings with the warmed-up model to start from, after its SFT where one is asked for."""
+    if settings.judge.warm_up is None:
+        return settings
+    warm = folder / WARM_UP
+    if not (warm / JUDGE / CHECKPOINT_CARD).is_file():
+        train(_warm_up_settings(settings, warm))
+        gc.collect()
+    return settings._replace(model=replace(settings.model, model_name_or_path=str(warm / JUDGE)))
+
+
+def _warm_up_settings(settings: Settings, folder: Path) -> Settings:
+    """The SFT recipe on this run's tasks, data, model, seed and processes."""
+    judge = settings.judge
+    flags = {
+        "recipe": judge.warm_up,
+        "output_dir": folder,
+        "model_name_or_path": settings.model.model_name_or_path,
+        "data_root": judge.data_root,
+        "processes": judge.processes,
+        "seed": settings.trainer.seed,
+    }
+    words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    words += ["--tasks", *judge.tasks]
+    if folder.exists():
+        words.append("--resume")
+    return parse_settings("sft", words)
+
+
+def _trainer(
+    settings: Settings,
+    loaded: Sequence[LoadedSplit],
+    root: Path | None,
+    folder: Path,
+    stop: Any,
+) -> Any:
+    """TRL's trainer with model, data, rewards and callbacks in place."""
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+    from trl import get_peft_config
+
+    from .evaluate import Validation
+    from .progress import Progress
+    from .record import JsonLog
+    from .trainer import JudgeGRPOTrainer, JudgeSFTTrainer
+
+    judge, arguments = settings.judge, settings.trainer
+    tasks = resolve_tasks(judge.tasks)
+    model, processor = _load(settings)
+    adapter = get_peft_config(settings.model)
+    if judge.freeze_vision:
+        freeze_vision(model, adapter)
+    keep_pairs = judge.consistency_weight > 0
+    dataset = build_dataset(
+        tasks,
+        style=settings.style,
+        balance=judge.task_balance(),
+        answers=settings.method == "sft",
+        neighbours=keep_pairs,
+        seed=arguments.seed,
+        loaded=loaded,
+    )
+    shared: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": dataset,
+        # Transformers wants one where it validates; ours chooses its own rows.
+        "eval_dataset": dataset if arguments.eval_strategy != "no" else None,
+        "processing_class": processor,
+        "peft_config": adapter,
+        "callbacks": [JsonLog(folder), stop],
+        "validation": Validation.load(
+            tasks,
+            settings.style,
+            items=judge.validation_items,
+            batch_size=arguments.per_device_eval_batch_size,
+            max_new_tokens=settings.answer_tokens,
+            seed=arguments.seed,
+            root=root,
+        ),
+    }
+    if judge.patience:
+        shared["callbacks"].append(EarlyStoppingCallback(judge.patience))
+    if settings.method == "sft":
+        trainer: Any = JudgeSFTTrainer(**shared)
+    else:
+        functions, arguments.reward_weights = reward_functions(judge)
+        trainer = JudgeGRPOTrainer(
+            **shared,
+            reward_funcs=functions,
+            resample_tries=judge.resample_tries,
+            keep_pairs=keep_pairs,
+        )
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    if not arguments.disable_tqdm:
+        trainer.add_callback(Progress())
+    trainer.checkpoint_card = {
+        "style": settings.style,
+        "base": settings.model.model_name_or_path,
+        "method": settings.method,
+        "tasks": [task.task for task in tasks],
+        "seed": arguments.seed,
+    }
+    return trainer
+
+
+def reward_functions(judge: JudgeArguments) -> tuple[list[rewards.RewardFunction], list[float]]:
+    """The reward functions of a run and their weights: R = (1 − α)·accuracy + α·format + ….
+
+    Raises:
+        JudgeError: a reward of the user's is not to be had.
+    """
+    functions: list[rewards.RewardFunction] = [rewards.accuracy, cast(Any, rewards.format)]
+    weights = rewards.weights(judge.alpha)
+    if judge.consistency_weight:
+        functions.append(rewards.consistency)
+        weights.append(judge.consistency_weight)
+    if judge.length_weight and judge.length_soft and judge.length_hard:
+        functions.append(rewards.length(judge.length_soft, judge.length_hard))
+        weights.append(judge.length_weight)
+    for path, weight in judge.own_rewards().items():
+        functions.append(rewards.user_reward(path))
+        weights.append(weight)
+    return functions, weights
+
+
+def _load(settings: Settings) -> tuple[Any, Any]:
+    """Model and processor, the processor padding on the left as generation needs it."""
+    from trl import get_quantization_config
+
+    from mtrl_judge.models.loading import check_config, load_model, load_processor
+
+    name = settings.model.model_name_or_path
+    if name is None:
+        raise JudgeError("model_name_or_path: is missing; name a checkpoint's folder or a hub id")
+    source = {
+        "revision": settings.model.model_revision,
+        "trust_remote_code": settings.trainer.trust_remote_code,
+    }
+    check_config(name, **source)
+    processor = load_processor(name, **source)
+    processor = _limited(processor, settings)
+    processor.tokenizer.padding_side = processor.tokenizer.truncation_side = "left"
+    how = {
+        "dtype": settings.model.dtype,
+        "attn_implementation": settings.model.attn_implementation,
+        "quantization_config": get_quantization_config(settings.model),
+        **(settings.trainer.model_init_kwargs or {}),
+    }
+    model = load_model(name, **source, **{k: v for k, v in how.items() if v is not None})
+    return model.train(), processor
+
+
+def _limited(processor: Any, settings: Settings) -> Any:
+    """The processor with the run's bounds on pixels, which its checkpoints keep."""
+    from mtrl_judge.models.judge import counts_pixels, with_pixel_limits
+
+    least, most = settings.judge.min_pixels, settings.judge.max_pixels
+    if not (least or most):
+        return processor
+    if not counts_pixels(processor.image_processor):
+        raise JudgeError(
+            f"max_pixels: the processor of {settings.model.model_name_or_path} does not count "
+            "pixels; leave min_pixels and max_pixels out and prepare smaller pictures"
+        )
+    return with_pixel_limits(processor, least, most)
+
+
+def freeze_vision(model: Any, adapter: Any) -> None:
+    """Leave the vision tower as it is: no gradients, and no adapters in it.
+
+    Args:
+        adapter: the PEFT configuration that is about to be used, or None.
+    """
+    tower = model.get_encoder(modality="image")
+    tower.requires_grad_(False)
+    if adapter is None:
+        return
+    (name,) = (name for name, module in model.named_modules() if module is tower)
+    adapter.exclude_modules = rf".*{re.escape(name)}\..*"
+
+
+def _save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
+    """The best weights, whole: an adapter is merged into its base model first."""
+    if not settings.model.use_peft:
+        trainer.save_model(str(folder / JUDGE))
+        return
+    trainer.save_model(str(folder / ADAPTER))
+    if not trainer.is_world_process_zero():
+        return
+    from peft import PeftModel
+
+    from .checkpoints import write_card
+
+    model, processor = _load(settings)
+    merged = PeftModel.from_pretrained(model, str(folder / ADAPTER)).merge_and_unload()
+    with whole_folder(folder / JUDGE) as part:
+        merged.save_pretrained(part)
+        processor.save_pretrained(part)
+        write_card(part, trainer.checkpoint_card)
+
+
+def _best_scores(trainer: Any) -> Mapping[str, float]:
+    """The figures of the validation that chose the weights; none without validation."""
+    state = trainer.state
+    for line in reversed(state.log_history):
+        if line["step"] == state.best_global_step and "eval_macro_f1" in line:
+            return {k.removeprefix("eval_"): v for k, v in line.items() if k.startswith("eval_")}
+    return {}
+
+
+if __name__ == "__main__":
+    main()
