@@ -1,26 +1,21 @@
-"""A judge of about a million parameters, built and taught from nothing on the sample corpus.
+"""A model of about a million parameters, built and taught from nothing on the sample corpus.
 
-It is a Qwen3-VL in architecture, processor and chat form, so every host that runs Qwen3-VL runs
-it; only its size and its tokenizer are its own. Four things make it learn in minutes on a CPU:
+Three things make it learn in minutes on a CPU, beside what its tokenizer and its school are:
 
 * The vision tower first learns, picture by picture, what stands where (:func:`_learn_to_see`);
-  the text model later reads the tower's finished features (:func:`_learn_to_judge`).
+  the text model later reads the tower's finished features (:func:`_learn_to_describe`).
 * The text model first drills telling same words from different ones (:func:`_learn_to_compare`).
-* Its tokenizer knows each fixed passage of the tasks' prompts as one token.
 * Its reasoning says what is asked beside what is seen.
-
-It sees the training split only, and no pair of pictures ever.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -28,61 +23,42 @@ from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.judge_tasks.errors import DataError
 from mtrl_judge.judge_tasks.files import whole_folder
-from mtrl_judge.judge_tasks.hashing import stable_hash
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
-from mtrl_judge.judge_tasks.prompts import (
-    gold_answer,
-    instruction,
-    question_columns,
-    render_messages,
-)
-from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sample import (
     FAULTS,
     HARMLESS,
     KINDS,
     NUMBERS,
     OUTCOMES,
-    PIXELS,
     RELATIONS,
-    TRUTH_FILE,
     comparison,
 )
-from mtrl_judge.judge_tasks.sources import find_source, load_rows
-from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, JudgeTask
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
+
+from .tiny_model import (
+    CELL_PIXELS,
+    CELLS,
+    END,
+    GRID,
+    IMAGE,
+    MERGE,
+    PATCH,
+    PATCH_VALUES,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    prompt_text,
+)
+from .tiny_school import Example, School, load_school
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from rich.progress import Progress
     from torch import Tensor
-    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+    from transformers import PreTrainedTokenizerFast
 
-PATCH = 8
-MERGE = 2
-GRID = PIXELS // PATCH
-CELLS = (GRID // MERGE) ** 2
-CELL_PIXELS = PATCH * MERGE
-PATCH_VALUES = 3 * 2 * PATCH * PATCH
 IGNORED = -100
 HALVES = 2
-SPREAD = 0.08  # about 1/sqrt(width); Qwen's 0.02 is for widths of thousands and starts far slower
-
-END, PAD = "<|im_end|>", "<|endoftext|>"
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
-SPECIALS = (PAD, "<|im_start|>", END, VISION_START, VISION_END, IMAGE, VIDEO)
-FORM_TOKENS = ("<think>", "</think>", "<answer>", "</answer>")
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{%- if message.content is string %}{{ message.content }}{% else %}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{%- elif part.type == 'text' %}{{ part.text }}{% endif %}"
-    "{%- endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-OTHER_VERDICTS = (("1", "2"), ("A", "B"), ("True", "False"))
 
 
 @dataclass(frozen=True)
@@ -91,35 +67,16 @@ class Lessons:
 
     seeing: int = 650
     comparing: int = 320
-    judging: int = 740
+    describing: int = 740
     pictures: int = 48
     drills: int = 12
     texts: int = 32
     seeing_rate: float = 2e-3
     comparing_rate: float = 5e-3
-    judging_rate: float = 2.5e-3
+    describing_rate: float = 2.5e-3
 
 
-BRIEF = Lessons(seeing=15, comparing=5, judging=40, pictures=16, texts=8)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training row: its prompt, the answer to learn and the picture, by number."""
-
-    row: JudgeRow
-    answer: str
-    picture: int
-
-
-@dataclass(frozen=True)
-class School:
-    """Everything the teaching reads: rows of the training tasks and their distinct pictures."""
-
-    examples: list[Example]
-    pictures: list[Image.Image]
-    truths: list[dict[str, Any]]
-    fingerprints: dict[str, str]
+BRIEF = Lessons(seeing=15, comparing=5, describing=40, pictures=16, texts=8)
 
 
 def teach_tiny_judge(
@@ -139,7 +96,7 @@ def teach_tiny_judge(
     """
     out = Path(out)
     _check_target(out, force)
-    school = _load_school(Path(data_root))
+    school = load_school(Path(data_root), seed)
     with whole_folder(out) as part:
         _teach(school, part, seed, lessons)
 
@@ -159,7 +116,7 @@ def _teach(school: School, folder: Path, seed: int, lessons: Lessons) -> None:
         _learn_to_see(model, patches, school.truths, lessons, seed, progress)
         features = _features(model, patches)
         _learn_to_compare(model, tokenizer, lessons, seed, progress)
-        _learn_to_judge(model, tokenizer, features, school.examples, lessons, seed, progress)
+        _learn_to_describe(model, tokenizer, features, school.examples, lessons, seed, progress)
     model.eval()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -204,190 +161,6 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-
-
-# What is taught
-
-
-def _load_school(data_root: Path) -> School:
-    examples: list[Example] = []
-    pictures: list[Image.Image] = []
-    truths: list[dict[str, Any]] = []
-    fingerprints: dict[str, str] = {}
-    number_of: dict[str, int] = {}
-    for task in load_shipped_tasks():
-        if task.judge.role != "train":
-            continue
-        source = find_source(task, data_root)
-        lines = _read_truths(data_root / task.task / TRUTH_FILE)
-        loaded = load_rows(task, "train", data_root)
-        fingerprints[task.task] = loaded.record["fingerprint"]
-        if source.kind != "sample":
-            raise DataError(f"{source.place}: is no sample; see `mtrl-judge data sample`")
-        dataset = loaded.rows.dataset
-        bare = dataset.with_format(None)
-        for index, (doc, line) in enumerate(zip(bare, bare["source_index"], strict=True)):
-            truth = lines[line]
-            name = truth["image"]
-            if name not in number_of:  # the AGIN tasks share their pictures
-                number_of[name] = len(pictures)
-                pictures.append(dataset[index]["images"][0])
-                truths.append(truth)
-            row = _vary_verdicts(JudgeRow.from_doc(doc))
-            answer = gold_answer(str(row.label), "reasoned", truth["reasoning"])
-            # Comparing a text with a picture takes twice the practice.
-            times = 2 if question_columns(task.judge.question) else 1
-            examples += [Example(row, answer, number_of[name])] * times
-    return School(examples, pictures, truths, fingerprints)
-
-
-def _read_truths(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: not there; the tiny judge is taught on `mtrl-judge data sample`"
-        ) from None
-
-
-def _vary_verdicts(row: JudgeRow) -> JudgeRow:
-    """Every sixth row asks for other words than Yes and No, so that the judge heeds what it is
-    asked to answer with."""
-    place = stable_hash("verdicts", row.task, row.item_id) % (6 * len(OTHER_VERDICTS))
-    if place >= len(OTHER_VERDICTS):
-        return row
-    verdicts = OTHER_VERDICTS[place]
-    label = verdicts[row.verdicts.index(str(row.label))]
-    return replace(row, verdicts=verdicts, label=label)
-
-
-def _content(row: JudgeRow) -> str:
-    (message,) = render_messages(row, "reasoned")
-    return "".join(part.get("text", "") for part in message["content"])
-
-
-# Tokenizer and processor
-
-
-def fixed_passages(tasks: Sequence[JudgeTask]) -> list[str]:
-    """The passages of the tasks' prompts that are the same for every row.
-
-    They are read from the YAML: what stands between the places that a row fills, and how the
-    judge is to answer.
-    """
-    passages = dict.fromkeys(
-        piece
-        for task in tasks
-        for piece in re.split(r"\{\{.*?\}\}|<image>", task.judge.question.strip())
-        if piece
-    )
-    verdicts = [*(task.judge.verdicts for task in tasks), *OTHER_VERDICTS]
-    return [*passages, *dict.fromkeys("\n\n" + instruction(v, "reasoned") for v in verdicts)]
-
-
-def build_tokenizer(examples: Sequence[Example]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the words of prompts and answers; each fixed passage is one token."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    passages = fixed_passages(load_shipped_tasks())
-    cut = re.compile("|".join(map(re.escape, (*FORM_TOKENS, *passages))))
-    words = [cut.sub("\n", text) for e in examples for text in (_content(e.row), e.answer)]
-    words += ["user\nassistant\n"] * 2
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000,  # never reached: it ends when every word is one token
-        min_frequency=2,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=list(SPECIALS),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(words, trainer)
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (*FORM_TOKENS, *passages)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=list(SPECIALS),
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Qwen3-VL's processor; every picture becomes about 64×64 pixels, 16 tokens."""
-    from transformers import Qwen3VLProcessor
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
-
-    cut = {
-        "patch_size": PATCH,
-        "merge_size": MERGE,
-        "temporal_patch_size": 2,
-        "size": {"shortest_edge": PIXELS * PIXELS, "longest_edge": PIXELS * PIXELS},
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
-    return Qwen3VLProcessor(
-        Qwen2VLImageProcessor(**cut),
-        tokenizer,
-        Qwen3VLVideoProcessor(**cut),
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    """An untaught judge, its weights from torch's present seed."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    token = tokenizer.convert_tokens_to_ids
-    config = Qwen3VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "head_dim": 32,
-            "max_position_embeddings": 4096,
-            "initializer_range": SPREAD,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [6, 5, 5],
-                "mrope_interleaved": True,
-            },
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_heads": 4,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 128,
-            "num_position_embeddings": GRID * GRID,
-            "deepstack_visual_indexes": [],
-            "initializer_range": SPREAD,
-        },
-        image_token_id=token(IMAGE),
-        video_token_id=token(VIDEO),
-        vision_start_token_id=token(VISION_START),
-        vision_end_token_id=token(VISION_END),
-        tie_word_embeddings=True,
-    )
-    model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model
 
 
 # Seeing
@@ -604,18 +377,10 @@ def _learn_to_compare(
     )
 
 
-# Judging
+# Describing
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerFast, row: JudgeRow) -> str:
-    """The prompt with its image places spread to the tokens a picture takes."""
-    text = tokenizer.apply_chat_template(
-        render_messages(row, "reasoned"), tokenize=False, add_generation_prompt=True
-    )
-    return str(text).replace(IMAGE, IMAGE * CELLS)
-
-
-def _learn_to_judge(
+def _learn_to_describe(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
@@ -628,11 +393,9 @@ def _learn_to_judge(
     import torch
     from torch.nn.functional import cross_entropy, linear
 
-    prompts = tokenizer([prompt_text(tokenizer, e.row) for e in examples])["input_ids"]
+    prompts = tokenizer([prompt_text(tokenizer, e.row, e.style) for e in examples])["input_ids"]
     answers = tokenizer([e.answer + END for e in examples])["input_ids"]
-    pictures = torch.tensor([e.picture for e in examples])
-    start = prompts[0].index(tokenizer.convert_tokens_to_ids(IMAGE))
-    positions = _positions(start, max(map(len, prompts)) + max(map(len, answers)))
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
     text = model.model.language_model
 
     def loss_of(batch: Tensor) -> Tensor:
@@ -644,43 +407,47 @@ def _learn_to_judge(
         for b, (i, row) in enumerate(zip(chosen, rows, strict=True)):
             tokens[b, : len(row)] = torch.tensor(row)
             targets[b, len(prompts[i]) - 1 : len(row) - 1] = torch.tensor(answers[i])
-        embeds = text.embed_tokens(tokens)
-        seen = features[pictures[batch]]
-        embeds = torch.cat([embeds[:, :start], seen, embeds[:, start + CELLS :]], dim=1)
+        seen = features[[number for i in chosen for number in examples[i].pictures]]
+        places = (tokens == image)[:, :, None]
+        embeds = text.embed_tokens(tokens).masked_scatter(places, seen)
         hidden = text(
             inputs_embeds=embeds,
-            position_ids=positions[:, None, :length].expand(3, len(rows), length),
+            position_ids=torch.stack([positions(row, image) for row in tokens], dim=1),
             use_cache=False,
         ).last_hidden_state
         asked = targets != IGNORED
         return cross_entropy(linear(hidden[asked], text.embed_tokens.weight), targets[asked])
 
     lengths = torch.tensor([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)])
-    batches = _batches(len(examples), lessons.texts, lessons.judging, seed + 1, lengths)
+    batches = _batches(len(examples), lessons.texts, lessons.describing, seed + 1, lengths)
     _descend(
         list(text.parameters()),
         loss_of,
         batches,
-        lessons.judging,
-        lessons.judging_rate,
+        lessons.describing,
+        lessons.describing_rate,
         progress,
-        "judging",
+        "describing",
     )
 
 
-def _positions(start: int, length: int) -> Tensor:
-    """positions_3_T (time, height, width) of a prompt whose one picture begins at ``start``.
+def positions(tokens_T: Tensor, image: int) -> Tensor:
+    """positions_3_T (time, height, width) of a row with pictures of :data:`CELLS` tokens each.
 
     Qwen3-VL's rule: a picture's tokens share one time, text goes on after its longer side.
     """
     import torch
 
     side = GRID // MERGE
-    cells = torch.arange(CELLS)
-    grid_3_C = start + torch.stack([torch.zeros_like(cells), cells // side, cells % side])
-    before = torch.arange(start).expand(3, -1)
-    after = start + side + torch.arange(length - start - CELLS).expand(3, -1)
-    return torch.cat([before, grid_3_C, after], dim=1)
+    seen = tokens_T == image
+    nth_T = (seen.cumsum(0) - 1) % CELLS
+    begins_T = seen & (nth_T == 0)
+    # A picture's first token moves on by one, its others not at all, what follows it by the rest.
+    after_T = torch.zeros_like(tokens_T)
+    after_T[1:] = (seen[:-1] & (nth_T[:-1] == CELLS - 1)) * (side - 1)
+    start_T = ((~seen | begins_T) + after_T).cumsum(0) - 1
+    grid_2_T = torch.stack([nth_T // side, nth_T % side]) * seen
+    return torch.cat([start_T[None], start_T + grid_2_T])
 
 
 # Descent
