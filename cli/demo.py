@@ -2,71 +2,96 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import typer
 
-from mtrl_judge.judge_tasks.errors import JudgeError
-from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
-
-from .evaluate import run_lmms_eval
-
 
 def run_demo(out: Path, *, seed: int) -> None:
-    """Sample, tiny judge, the stock lmms-eval, one table. What is done is not done again.
+    """Sample, tiny base model, multi-task GRPO, the stock lmms-eval before and after, one table.
+
+    What is done is not done again, and training goes on where it was broken off.
 
     Raises:
         JudgeError: a step fails.
     """
-    from mtrl_judge.judge_tasks.sample import write_sample
-    from mtrl_judge.rl.tiny import teach_tiny_judge
+    from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+    from mtrl_judge.rl import experiment
+    from mtrl_judge.rl.settings import parse_settings
+    from mtrl_judge.rl.steps import run_steps
+    from mtrl_judge.rl.train import JUDGE
 
-    data, judge, results = out / f"data-{seed}", out / f"tiny-judge-{seed}", out / "results"
-    _step(f"1/4  a corpus of real pictures for every task: {data}")
-    if not data.exists():
-        write_sample(data, seed=seed)
-    _step(f"2/4  a judge of about a million parameters, taught on its training split: {judge}")
-    if not judge.exists():
-        teach_tiny_judge(data, judge, seed=seed)
-    os.environ[DATA_ROOT_VARIABLE] = str(data.resolve())
-    model_args = f"pretrained={judge}"
-    _step(
-        f"3/4  {DATA_ROOT_VARIABLE}={data} lmms-eval --model mtrl_judge --model_args {model_args} "
-        f"--tasks 'mtrl_judge_*' --batch_size 16 --output_path {results} --log_samples"
+    folder = (out / f"seed-{seed}").resolve()  # a resumed run wants its model under one name
+    data, base, run = folder / "data", folder / "base", folder / "run"
+    flags = ["--recipe", experiment.TINY, "--model_name_or_path", str(base)]
+    settings = parse_settings("grpo", [*flags, "--dry_run"])
+    environment = experiment.environment_of(data, settings)
+    tasks = load_shipped_tasks()
+    judges = {"before": base, "after": run / JUDGE}
+    before, after = (
+        experiment.evaluation_step(
+            f"lmms-eval {when} training",
+            "judge",
+            str(judge),
+            tasks,
+            folder / when,
+            style=settings.style,
+            extra=experiment.evaluation_flags(settings),
+            environment=environment,
+            log=folder / f"{when}.log",
+        )
+        for when, judge in judges.items()
     )
-    extra = ["--model_args", model_args, "--batch_size", "16", "--verbosity", "WARNING"]
-    if run_lmms_eval("mtrl_judge", "mtrl_judge_*", output_path=results, extra=extra) != 0:
-        raise JudgeError("lmms-eval did not finish; its messages stand above")
-    _step("4/4  how good is it, in and out of distribution?")
-    typer.echo(demo_table(results))
+    training = experiment.training_step(
+        "multi-task GRPO",
+        "train",
+        settings,
+        run,
+        [*flags, "--data_root", str(data), "--seed", str(seed)],
+        environment,
+        log=None,
+    )
+    steps = [
+        experiment.sample_step(data, seed),
+        experiment.base_step(data, base, seed),
+        before,
+        training,
+        after,
+    ]
+    for _ in run_steps(steps, folder / experiment.STEPS_FILE):
+        pass
+    typer.echo(f"\n{demo_table(folder / 'before', folder / 'after')}")
+    typer.echo(f"\nlearning curve: {run / experiment.CURVE}\nthe judge: {judges['after']}")
 
 
-def demo_table(results: Path) -> str:
-    """The newest run under a folder as a table, with what its columns mean."""
+def demo_table(before: Path, after: Path) -> str:
+    """The newest results under two folders beside one another, with what the columns mean."""
     from tabulate import tabulate
 
     from mtrl_judge.harness_plugin.leaderboard import newest_results, results_table
 
-    table = results_table(newest_results(results))
-    shown = table.rename(
-        columns={
-            "macro_f1": "Macro-F1",
-            "constant_macro_f1": "constant judge",
-            "null_rate": "null rate",
-            "flip_rate": "flip rate",
-        }
-    )
-    shown = shown.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value)
-    shown = shown.replace("nan", "–")
+    first = results_table(newest_results(before)).set_index("task")
+    table = results_table(newest_results(after))
+    shown = {
+        "task": table["task"],
+        "role": table["role"],
+        "Macro-F1 before": table["task"].map(first["macro_f1"]),
+        "Macro-F1 after": table["macro_f1"],
+        "constant judge": table["constant_macro_f1"],
+        "null rate after": table["null_rate"],
+        "flip rate after": table["flip_rate"],
+        "n": table["n"],
+    }
+    cells = {name: [_shown(value) for value in column] for name, column in shown.items()}
     return (
-        tabulate(shown.to_dict("list"), headers="keys", disable_numparse=True)
+        tabulate(cells, headers="keys", disable_numparse=True)
         + "\n\nconstant judge: the Macro-F1 of always answering the commoner verdict. null rate: "
         "answers without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict names "
-        "another picture when the two change places.\nSource 'sample' is a teaching corpus: never "
-        "compare its scores with those of the real datasets."
+        "another picture when the two change places.\nThe data is a teaching corpus: never compare "
+        "these scores with those of the real datasets."
     )
 
 
-def _step(text: str) -> None:
-    typer.secho(f"\n{text}", bold=True)
+def _shown(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return "–" if text in ("nan", "None") else text

@@ -4,6 +4,7 @@ and the checks of local files answer at once."""
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -190,10 +191,79 @@ def evaluate(
 
     For example: mtrl-judge eval --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct --batch_size 8
     """
-    from .evaluate import run_lmms_eval
+    from mtrl_judge.harness_plugin.evaluate import run_lmms_eval
 
     _use_data_root(data_root)
     sys.exit(run_lmms_eval(model, tasks, output_path=output_path, style=style, extra=context.args))
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],  # "train grpo --help" is for the training to answer
+    }
+)
+def train(context: typer.Context) -> None:
+    """Train a judge over many tasks: `train grpo|sft --recipe NAME|FILE [--key value …]`."""
+    words = context.args
+    if not words or words[0] in ("--help", "-h"):
+        from .training import training_help
+
+        typer.echo(training_help())
+        return
+    from mtrl_judge.rl.train import main as train_main
+
+    train_main(words)
+
+
+@app.command()
+def experiment(
+    recipe: Annotated[
+        str, typer.Option(help="A recipe that grpo and sft share, or the file …/grpo/NAME.yaml.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything; one that is there is gone on with.")
+    ] = Path("experiment"),
+    seeds: Annotated[
+        str, typer.Option(help="How many, from 0 up; or which, with commas: 3,4 (one: 3,).")
+    ] = "1",
+    model: Annotated[
+        str | None, typer.Option(help="The base model (default: the recipe's; tiny_cpu makes one).")
+    ] = None,
+    data_root: DataRoot = None,
+    eval_args: Annotated[
+        str, typer.Option("--eval-args", help="Further flags of lmms-eval, in quotes.")
+    ] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARM", help="off-the-shelf, sft-single, sft-unified, rl-single, mt-rl-judge."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the steps and what is done.")
+    ] = False,
+) -> None:
+    """The paper's comparison: base model, SFT and GRPO, on single tasks and on all together.
+
+    Each arm is trained and then judged by lmms-eval, in and out of distribution. What is done is
+    not done again, and a training that was broken off goes on.
+    """
+    from mtrl_judge.rl.experiment import run_experiment
+
+    from .training import read_seeds
+
+    run_experiment(
+        recipe,
+        out,
+        seeds=read_seeds(seeds),
+        model=model,
+        data_root=data_root,
+        eval_args=shlex.split(eval_args),
+        only=[name for names in only or [] for name in names.split(",") if name],
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -218,10 +288,10 @@ def tiny(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, judge and results.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for data, judges and results.")] = Path("demo"),
     seed: Seed = 0,
 ) -> None:
-    """The whole job on this machine: sample, tiny judge, lmms-eval, one table. No hub, no GPU."""
+    """The whole job on this machine: sample, tiny judge, GRPO, lmms-eval before and after."""
     from .demo import run_demo
 
     run_demo(out, seed=seed)

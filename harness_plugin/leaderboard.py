@@ -9,8 +9,9 @@ import pandas as pd
 
 from mtrl_judge.judge_tasks.errors import JudgeError
 
+from .evaluate import RESULTS_SUFFIX, results_files
+
 _SHOWN = ("macro_f1", "constant_macro_f1", "accuracy", "null_rate", "flip_rate")
-RESULTS_SUFFIX = "_results.json"
 
 
 def newest_results(folder: Path) -> Path:
@@ -19,7 +20,7 @@ def newest_results(folder: Path) -> Path:
     Raises:
         JudgeError: there is none.
     """
-    files = sorted(folder.glob(f"**/*{RESULTS_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+    files = results_files(folder)
     if not files:
         raise JudgeError(f"{folder}: no lmms-eval results (*{RESULTS_SUFFIX}) in it")
     return files[-1]
@@ -29,7 +30,7 @@ def results_table(results: Path) -> pd.DataFrame:
     """One line a judge task of one run, training tasks first.
 
     Columns: task, role, macro_f1, constant_macro_f1 (of always answering the commoner verdict),
-    accuracy, null_rate, flip_rate, n (rows judged), source.
+    accuracy, null_rate, flip_rate, n (rows judged), source, fingerprint (of the rows).
 
     Raises:
         JudgeError: the file has no judge task.
@@ -48,6 +49,7 @@ def results_table(results: Path) -> pd.DataFrame:
                 **{name: metrics.get(name) for name in _SHOWN},
                 "n": run["n-samples"][task]["effective"],
                 "source": judge["source"],
+                "fingerprint": judge["fingerprint"],
             }
         )
     if not lines:

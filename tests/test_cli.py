@@ -39,7 +39,16 @@ def test_tasks_lists_every_shipped_task_with_its_card() -> None:
     assert "mtrl_judge_unsafebench" in call("tasks").stdout
 
 
-@pytest.mark.parametrize("command", [["--help"], ["tasks"], ["validate", "mtrl_judge_seetrue"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["tasks"],
+        ["validate", "mtrl_judge_seetrue"],
+        ["train", "--help"],
+        ["experiment", "--help"],
+    ],
+)
 def test_what_answers_at_once_imports_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['mtrl-judge', *sys.argv[1:]]\n"
@@ -158,6 +167,55 @@ def test_a_wrong_style_is_named_with_the_nearest(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "did you mean 'direct'?" in fails(capsys, monkeypatch, "eval", "--style", "dirct")
+
+
+def test_train_says_what_there_is_and_hands_the_words_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in ([], ["--help"]):
+        shown = call("train", *words).stdout
+        assert "train grpo|sft --recipe NAME|FILE" in shown
+        assert "tiny_cpu" in shown
+    handed: list[list[str]] = []
+    monkeypatch.setattr("mtrl_judge.rl.train.main", handed.append)
+    words = ["grpo", "--recipe", "tiny_cpu", "--tasks", "a", "b", "--alpha=0.2", "--resume"]
+    assert call("train", *words).exit_code == 0
+    assert call("train", "sft", "--help").exit_code == 0
+    assert handed == [words, ["sft", "--help"]]
+
+
+def test_a_mistake_in_train_is_one_message(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mtrl-judge", "train", "grppo"])
+    with pytest.raises(SystemExit, match="did you mean 'grpo'"):
+        main()
+
+
+def test_experiment_lists_its_steps(tmp_path: Path) -> None:
+    arguments = ["experiment", "--recipe", "tiny_cpu", "--out", tmp_path / "e", "--dry-run"]
+    shown = call(*arguments, "--seeds", "4,7", "--only", "mt-rl-judge,off-the-shelf")
+    assert shown.exit_code == 0, shown.output
+    assert "[7/7] MT-RL-Judge, seed 7: evaluation: to do" in shown.stdout
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--seeds", "x"], "would be right: 3 (for 0, 1, 2) or 0,4,7"),
+        (["--seeds", "0"], "gives no seed"),
+        (["--seeds", "1,1"], "or one twice"),
+        (["--only", "rl-singel"], "did you mean 'rl-single'?"),
+    ],
+)
+def test_experiment_names_what_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    part: str,
+) -> None:
+    assert part in fails(capsys, monkeypatch, "experiment", "--recipe", "tiny_cpu", *arguments)
 
 
 def test_a_missing_column_stops_a_preview(

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
     f"mtrl_judge.{package}.{path.stem}"
-    for package in ("judge_tasks", "rl")
+    for package in ("cli", "harness_plugin", "judge_tasks", "models", "rl")
     for path in (ROOT / package).glob("*.py")
     if ">>>" in path.read_text(encoding="utf-8")
 )

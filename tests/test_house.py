@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("judge_tasks", "harness_plugin", "rl", "cli")
+# The two guests never meet, but where the paper's comparison trains judges and then evaluates them.
+ONE_DOOR = {"rl": {("experiment.py", "harness_plugin")}}
+PACKAGES = ("judge_tasks", "models", "harness_plugin", "rl", "cli")
 
 
 def imports(path: Path) -> set[str]:
@@ -28,7 +30,11 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("judge_tasks", {"torch", "lmms_eval", "trl", "transformers", "harness_plugin", "rl"}),
+        (
+            "judge_tasks",
+            {"torch", "lmms_eval", "trl", "transformers", "models", "harness_plugin", "rl", "cli"},
+        ),
+        ("models", {"lmms_eval", "trl", "harness_plugin", "rl", "cli"}),
         ("harness_plugin", {"trl", "rl", "cli"}),
         ("rl", {"lmms_eval", "harness_plugin", "cli"}),
         ("cli", {"lmms_eval", "trl", "torch"}),
@@ -37,8 +43,8 @@ def imports(path: Path) -> set[str]:
 def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
     files = sorted((ROOT / package).glob("**/*.py"))
     assert files
-    found = {f"{path.name}: {name}" for path in files for name in imports(path) & forbidden}
-    assert not found
+    found = {(path.name, name) for path in files for name in imports(path) & forbidden}
+    assert found == ONE_DOOR.get(package, set())
 
 
 def test_the_way_in_names_what_is_there() -> None:
