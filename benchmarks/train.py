@@ -1,0 +1,132 @@
+"""``python -m benchmarks.train``: where the time of a training step goes. One JSON object last.
+
+- ``step_s``: median seconds of a step of the recipe ``tiny_cpu``, by part. The model is taught so
+  briefly that most completions take all the tokens there are.
+- ``rewards_per_s``: completions a second through accuracy and format, as many at a time as one
+  process of the paper's set-up scores; every text is another, nine in ten are in form.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from accelerate import Accelerator
+
+from mtrl_judge.judge_tasks.sample import SMALL, write_sample
+from mtrl_judge.rl import rewards
+from mtrl_judge.rl.settings import parse_settings
+from mtrl_judge.rl.tiny import BRIEF, teach_tiny_judge
+from mtrl_judge.rl.train import train
+from mtrl_judge.rl.trainer import JudgeGRPOTrainer
+
+from .harness import OUTPUTS, REASONING
+
+STEPS, WARM = 11, 3
+# 512 prompts x 20 completions over 16 processes: recipes/grpo/qwen3_vl_30b_a3b.yaml
+COMPLETIONS, BATCHES = 640, 30
+PARTS: dict[str, tuple[type, str]] = {
+    "step": (JudgeGRPOTrainer, "training_step"),
+    "generation": (JudgeGRPOTrainer, "_generate"),
+    "rewards": (JudgeGRPOTrainer, "_calculate_rewards"),
+    "logprobs": (JudgeGRPOTrainer, "_get_per_token_logps_and_entropies"),
+    "backward": (Accelerator, "backward"),
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, base = Path(folder) / "data", Path(folder) / "base"
+        write_sample(root, sizes=SMALL)
+        teach_tiny_judge(root, base, lessons=BRIEF)
+        parts = step_s(root, base, Path(folder) / "run")
+    figures = {
+        "step_s": {name: round(value, 4) for name, value in parts.items()},
+        "rewards_per_s": round(rewards_per_s()),
+    }
+    print(json.dumps(figures))
+
+
+def step_s(root: Path, base: Path, run: Path) -> dict[str, float]:
+    """Median seconds of a step by part; ``rest`` is what the others leave of ``total``."""
+    words = ["--recipe=tiny_cpu", f"--model_name_or_path={base}", f"--data_root={root}"]
+    words += [f"--output_dir={run}", f"--max_steps={STEPS}", "--eval_strategy=no"]
+    with timed(PARTS) as spans:
+        train(parse_settings("grpo", words))
+    starts = [start for start, _ in spans.pop("step")]
+    steps = list(zip(starts[WARM:], starts[WARM + 1 :], strict=False))
+    parts = {
+        name: statistics.median(_within(begin, end, times) for begin, end in steps)
+        for name, times in spans.items()
+    }
+    total = statistics.median(end - begin for begin, end in steps)
+    return {**parts, "rest": total - sum(parts.values()), "total": total}
+
+
+Spans = dict[str, list[tuple[float, float]]]
+
+
+@contextmanager
+def timed(methods: dict[str, tuple[type, str]]) -> Iterator[Spans]:
+    """When each call of the methods began and how many seconds it took."""
+    spans: Spans = defaultdict(list)
+
+    def timing(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return method(*arguments, **named)
+            finally:
+                spans[name].append((started, time.perf_counter() - started))
+
+        return call
+
+    patches = [
+        patch.object(owner, attribute, timing(name, getattr(owner, attribute)))
+        for name, (owner, attribute) in methods.items()
+    ]
+    for each in patches:
+        each.start()
+    try:
+        yield spans
+    finally:
+        for each in patches:
+            each.stop()
+
+
+def _within(begin: float, end: float, times: list[tuple[float, float]]) -> float:
+    return sum(seconds for started, seconds in times if begin <= started < end)
+
+
+def rewards_per_s() -> float:
+    """Completions a second through both reward functions of the paper."""
+    columns: Any = {"label": ["Yes"] * COMPLETIONS, "verdicts": [["Yes", "No"]] * COMPLETIONS}
+    seconds = []
+    for batch in range(BATCHES):
+        texts = [_text(batch * COMPLETIONS + place) for place in range(COMPLETIONS)]
+        started = time.perf_counter()
+        rewards.accuracy(texts, **columns)
+        rewards.format(texts, **columns)
+        seconds.append(time.perf_counter() - started)
+    return COMPLETIONS / statistics.median(seconds)
+
+
+def _text(number: int) -> str:
+    """A completion that no other equals; nine in ten are in form."""
+    if number % 10:
+        return f"<think>{number}. {REASONING}</think><answer>Yes</answer>"
+    return f"{OUTPUTS[number // 10 % len(OUTPUTS)]} ({number})"
+
+
+if __name__ == "__main__":
+    main()
