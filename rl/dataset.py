@@ -172,7 +172,7 @@ class _PromptOnAccess:
             return batch
         refs = list(zip(batch["source"], batch["row"], strict=True))
         rows = {ref: JudgeRow.from_doc(self.sources[ref[0]][ref[1]]) for ref in dict.fromkeys(refs)}
-        made = {
+        made: dict[str, list[Any]] = {
             "prompt": [render_messages(rows[ref], self.style) for ref in refs],
             "images": [list(rows[ref].images) for ref in refs],
         }

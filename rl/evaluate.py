@@ -71,9 +71,7 @@ class Validation:
 
         processes, process = trainer.args.world_size, trainer.args.process_index
         places = [(t, r) for t, rows in enumerate(self.rows) for r in range(len(rows))]
-        # Sharded models run in step: each process answers as many rows, some of them twice.
-        share = range(process, -(-len(places) // processes) * processes, processes)
-        own = [places[place % len(places)] for place in share]
+        own = [places[place] for place in share_of(len(places), processes, process)]
         rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in own]
         with ready_to_generate(trainer) as model:
             texts = Judge(model, trainer.processing_class).judge(
@@ -91,6 +89,16 @@ class Validation:
             figures[f"{task.task}/null_rate"] = float(summary["null_rate"] or 0.0)
         scores = [value for name, value in figures.items() if name.endswith("/macro_f1")]
         return {MEAN: sum(scores) / len(scores), **figures}
+
+
+def share_of(rows: int, processes: int, process: int) -> list[int]:
+    """The rows that a process answers. Sharded models run in step, so all have as many.
+
+    >>> [share_of(5, 2, process) for process in (0, 1)]
+    [[0, 2, 4], [1, 3, 0]]
+    """
+    steps = -(-rows // processes)
+    return [(step * processes + process) % rows for step in range(steps)]
 
 
 def _choose(rows: Dataset, items: int, seed: int) -> Dataset:

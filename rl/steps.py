@@ -36,12 +36,14 @@ class Step:
 
 
 def listed(steps: Sequence[Step]) -> str:
-    """The steps, what is done, and the command of each, for reading."""
+    """The steps and what is done, with the command of the next one, for reading."""
     lines = []
+    following = None
     for number, step in enumerate(steps, 1):
-        state = "done" if step.is_done() else "to do"
-        lines += [f"[{number}/{len(steps)}] {step.name}: {state}", f"    {step.command}"]
-    return "\n".join(lines)
+        done = step.is_done()
+        lines.append(f"[{number}/{len(steps)}] {step.name}: {'done' if done else 'to do'}")
+        following = following or (None if done else step)
+    return "\n".join([*lines, *([f"next:\n  {following.command}"] if following else [])])
 
 
 def run_steps(steps: Sequence[Step], durations: Path) -> Iterator[Step]:

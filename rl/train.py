@@ -9,7 +9,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -163,7 +163,6 @@ def _trainer(
 ) -> Any:
     """TRL's trainer with model, data, rewards and callbacks in place."""
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
-    from trl import get_peft_config
 
     from .evaluate import Validation
     from .progress import Progress
@@ -173,10 +172,15 @@ def _trainer(
     judge, arguments = settings.judge, settings.trainer
     tasks = resolve_tasks(judge.tasks)
     model, processor = _load(settings)
-    adapter = get_peft_config(settings.model)
+    adapter = adapter_config(settings, model)
     if judge.freeze_vision:
         freeze_vision(model, adapter)
     keep_pairs = judge.consistency_weight > 0
+    validates = arguments.eval_strategy != "no"
+    if judge.patience and not validates:
+        raise JudgeError(
+            "patience: nothing is validated with eval_strategy: no; set one of the two"
+        )
     dataset = build_dataset(
         tasks,
         style=settings.style,
@@ -191,12 +195,12 @@ def _trainer(
         "args": arguments,
         "train_dataset": dataset,
         # Transformers wants one where it validates; ours chooses its own rows.
-        "eval_dataset": dataset if arguments.eval_strategy != "no" else None,
+        "eval_dataset": dataset if validates else None,
         "processing_class": processor,
         "peft_config": adapter,
         "callbacks": [JsonLog(folder), stop],
         "validation": Validation.load(
-            tasks,
+            tasks if validates else [],
             settings.style,
             items=judge.validation_items,
             batch_size=arguments.per_device_eval_batch_size,
@@ -291,6 +295,44 @@ def _limited(processor: Any, settings: Settings) -> Any:
             "pixels; leave min_pixels and max_pixels out and prepare smaller pictures"
         )
     return with_pixel_limits(processor, least, most)
+
+
+def adapter_config(settings: Settings, model: Any) -> Any:
+    """PEFT's configuration of the adapters that are asked for; None where there are to be none.
+
+    Raises:
+        JudgeError: it is not said where they go, or the model has no such modules.
+    """
+    import torch
+    from trl import get_peft_config
+
+    adapter = get_peft_config(settings.model)
+    if adapter is None or adapter.target_parameters:
+        return adapter
+    targets = adapter.target_modules
+    if not targets:
+        raise JudgeError(
+            "lora_target_modules: is missing; would be right: all-linear, or names of modules such "
+            "as q_proj v_proj"
+        )
+    modules = dict(model.named_modules())
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in modules.items()
+        if isinstance(module, torch.nn.Linear)
+    }
+    if isinstance(targets, str) and targets in layers:
+        adapter.target_modules = targets = {targets}  # TRL makes a pattern of a single name
+    patterns = {targets: targets} if isinstance(targets, str) else _by_last_parts(targets)
+    for target, pattern in patterns.items():
+        if target != "all-linear" and not any(re.fullmatch(pattern, name) for name in modules):
+            hint = did_you_mean(target, sorted(layers))
+            raise JudgeError(f"lora_target_modules: {target!r} is not in the model; {hint}")
+    return adapter
+
+
+def _by_last_parts(names: Iterable[str]) -> dict[str, str]:
+    return {name: rf"(.*\.)?{re.escape(name)}" for name in sorted(names)}
 
 
 def freeze_vision(model: Any, adapter: Any) -> None:

@@ -167,7 +167,8 @@ class JudgeGRPOTrainer(_JudgeTraining, GRPOTrainer):  # type: ignore[misc]  # TR
         """flat_M: which of the M groups of all processes have rewards that are all alike."""
         rewards_M_G = self._weighted(rewards_N_F).reshape(-1, self.num_generations)
         # Not by the standard deviation: twenty times 0.9 in float32 have one of 6e-8.
-        return np.isclose(np.ptp(rewards_M_G, axis=1), 0)
+        flat_M: Bools = np.isclose(np.ptp(rewards_M_G, axis=1), 0)
+        return flat_M
 
     def _weighted(self, rewards_N_F: torch.Tensor) -> Floats:
         """The reward of each completion, N; a function that does not apply adds nothing."""

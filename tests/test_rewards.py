@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mtrl_judge.harness_plugin.hooks import JudgeHooks
 from mtrl_judge.judge_tasks.errors import JudgeError
@@ -14,7 +16,7 @@ from mtrl_judge.judge_tasks.prompts import instruction, render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl import rewards
-from mtrl_judge.rl.dataset import build_dataset, counts_of
+from mtrl_judge.rl.dataset import build_dataset
 
 GOOD = "<think>I see a knife.</think><answer>Yes</answer>"
 TEXTS = [GOOD, "Final verdict: no", "hm", "<answer>Yes</answer><answer>No</answer>", ""]
@@ -64,41 +66,46 @@ def test_a_copied_prompt_gets_nothing(data_root: Path) -> None:
             assert rewards.format([text], **columns) == [0.0]
 
 
-def test_the_training_set_holds_prompts_pictures_and_labels(data_root: Path) -> None:
-    tasks = [find_task("mtrl_judge_agin_nat"), find_task("mtrl_judge_agin_rat")]
-    dataset = build_dataset(tasks, root=data_root)
-    # Nine rows each, of which one becomes validation, for which the folder has no file.
-    assert len(dataset) == 16
-    assert {row["task"] for row in dataset} == {task.task for task in tasks}
-    row = dataset[0]
-    assert row.keys() == {"prompt", "images", "task", "item_id", "label", "verdicts"}
-    assert len(row["images"]) == 1
-    kinds = [part["type"] for part in row["prompt"][0]["content"]]
-    assert kinds == ["image", "text"]
-    again = build_dataset(tasks, root=data_root)
-    assert again["item_id"][:] == dataset["item_id"][:]
-    assert build_dataset(tasks, root=data_root, seed=1)["item_id"][:] != dataset["item_id"][:]
+# Both orders of two pairs, two completions each; what is right is "1" and, swapped, "2".
+PAIRS: dict[str, list[Any]] = {
+    "pair_id": ["a"] * 4 + ["b"] * 4,
+    "swapped": [False, False, True, True] * 2,
+    "label": ["1", "1", "2", "2"] * 2,
+    "verdicts": [("1", "2")] * 8,
+}
+ANSWERS = ["1", "2", "2", "2", "1", "1", "1", "2"]
 
 
-def test_what_is_for_evaluation_is_refused_by_name(data_root: Path) -> None:
-    ood, train = find_task("mtrl_judge_mjbench_safety"), find_task("mtrl_judge_agin_nat")
-    with pytest.raises(JudgeError, match="never trained on: mtrl_judge_mjbench_safety"):
-        build_dataset([train, ood], root=data_root)
-    with pytest.raises(JudgeError, match="test split is never trained on: mtrl_judge_agin_nat"):
-        build_dataset([train], "test", root=data_root)
+def test_consistency_is_being_right_in_both_orders() -> None:
+    assert rewards.consistency(ANSWERS, **PAIRS) == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    alone = {**PAIRS, "pair_id": [None] * 4 + ["b"] * 4}
+    assert rewards.consistency(ANSWERS, **alone) == [None] * 4 + [0.0, 1.0, 0.0, 1.0]
 
 
-def test_balance() -> None:
-    sizes = {"a": 90, "b": 9, "c": 1}
-    assert counts_of(sizes, "proportional") == sizes
-    assert counts_of(sizes, "uniform") == {"a": 34, "b": 33, "c": 33}
-    assert counts_of(sizes, {"a": 1, "b": 1, "c": 0}) == {"a": 50, "b": 50, "c": 0}
-    even = [counts_of(sizes, t)["a"] for t in (1.0, 2.0, 100.0)]
-    assert even == sorted(even, reverse=True)
-    with pytest.raises(JudgeError, match="did you mean"):
-        counts_of({"seetrue": 1}, {"setrue": 1})
-    with pytest.raises(JudgeError, match="temperature"):
-        counts_of(sizes, 0)
+@given(order=st.permutations(range(8)), chosen=st.lists(st.sampled_from(("1", "2", "?"))))
+def test_consistency_does_not_hang_on_where_the_orders_stand(
+    order: list[int], chosen: list[str]
+) -> None:
+    """Completions of one order keep their own order among themselves; the rest may move."""
+    answers = (chosen + ANSWERS)[:8]
+    groups = [(PAIRS["pair_id"][i], PAIRS["swapped"][i]) for i in order]
+    moved = [
+        [i for i in range(8) if (PAIRS["pair_id"][i], PAIRS["swapped"][i]) == group][
+            groups[:place].count(group)
+        ]
+        for place, group in enumerate(groups)
+    ]
+    columns = {name: [values[i] for i in moved] for name, values in PAIRS.items()}
+    straight = rewards.consistency(answers, **PAIRS)
+    assert rewards.consistency([answers[i] for i in moved], **columns) == [
+        straight[i] for i in moved
+    ]
+
+
+def test_a_pair_without_its_other_order_is_an_error() -> None:
+    columns = {name: values[:3] for name, values in PAIRS.items()}
+    with pytest.raises(ValueError, match="pair a: 2 completions of one order and 1 of the other"):
+        rewards.consistency(ANSWERS[:3], **columns)
 
 
 def test_a_users_own_reward_is_found_by_its_path() -> None:

@@ -22,11 +22,13 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sample import SMALL, write_sample
 from mtrl_judge.judge_tasks.sources import load_rows
-from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES, Style
 from mtrl_judge.rl import tiny
 from mtrl_judge.rl.tiny import Lessons, teach_tiny_judge
+from mtrl_judge.rl.tiny_model import build_model, build_processor, build_tokenizer, prompt_text
+from mtrl_judge.rl.tiny_school import load_school
 
-GLANCE = Lessons(seeing=2, comparing=2, judging=2, pictures=4, texts=4)
+GLANCE = Lessons(seeing=2, comparing=2, describing=2, pictures=4, drills=4, texts=4)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,9 @@ def rows_of(data_root: Path, task: str, split: Any = "train") -> list[JudgeRow]:
     return [JudgeRow.from_doc(doc) for doc in dataset]
 
 
-def inputs_of(processor: Any, row: JudgeRow) -> Any:
+def inputs_of(processor: Any, row: JudgeRow, style: Style) -> Any:
     text = processor.apply_chat_template(
-        render_messages(row, "reasoned"), tokenize=False, add_generation_prompt=True
+        render_messages(row, style), tokenize=False, add_generation_prompt=True
     )
     return processor(text=[text], images=list(row.images), return_tensors="pt")
 
@@ -75,7 +77,7 @@ def test_what_all_prompts_share_is_few_tokens_and_nothing_is_lost(
 ) -> None:
     for task in ("mtrl_judge_agin_nat", "mtrl_judge_seetrue", "mtrl_judge_unsafebench"):
         for row in rows_of(data_root, task)[:4]:
-            text = tiny.prompt_text(processor.tokenizer, row)
+            text = prompt_text(processor.tokenizer, row, "reasoned")
             tokens = processor.tokenizer(text)["input_ids"]
             assert len(tokens) < 45 < len(text.split())
             assert processor.tokenizer.decode(tokens) == text
@@ -105,23 +107,40 @@ def test_a_turned_picture_is_told_as_it_then_is(processor: Any) -> None:
     assert torch.equal(told_patches, turned)
 
 
-def test_teaching_sees_what_the_model_sees(data_root: Path, processor: Any, model: Any) -> None:
+@pytest.mark.parametrize(
+    ("task", "pictures"), [("mtrl_judge_seetrue", 1), ("mtrl_judge_mjbench_safety", 2)]
+)
+@pytest.mark.parametrize("style", STYLES)
+def test_teaching_sees_what_the_model_sees(
+    data_root: Path, processor: Any, model: Any, task: str, pictures: int, style: Style
+) -> None:
     """The batched tower, the tokens and the positions of teaching are those of the real forward."""
-    row = rows_of(data_root, "mtrl_judge_seetrue")[0]
-    inputs = inputs_of(processor, row)
-    tokens = processor.tokenizer(tiny.prompt_text(processor.tokenizer, row))["input_ids"]
+    row = rows_of(data_root, task, "test")[0]
+    assert len(row.images) == pictures
+    inputs = inputs_of(processor, row, style)
+    tokens = processor.tokenizer(prompt_text(processor.tokenizer, row, style))["input_ids"]
     assert inputs["input_ids"][0].tolist() == tokens
-    start = tokens.index(model.config.image_token_id)
     positions, _ = model.model.get_rope_index(
         inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
     )
-    assert torch.equal(positions[:, 0], tiny._positions(start, len(tokens)))
+    taught_positions = tiny.positions(torch.tensor(tokens), model.config.image_token_id)
+    assert torch.equal(positions[:, 0], taught_positions)
     patches = tiny._patches(processor, row.images)
     assert torch.equal(patches.flatten(0, 1), inputs["pixel_values"])
     with torch.no_grad():
         own = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
         taught = tiny.see(model.model.visual, patches)
-    torch.testing.assert_close(taught[0], own.pooler_output, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(taught.flatten(0, 1), own.pooler_output, atol=1e-5, rtol=1e-4)
+
+
+def test_the_school_teaches_both_styles_alone_and_in_pairs(data_root: Path) -> None:
+    school = load_school(data_root, seed=0)
+    kinds = {(example.style, len(example.pictures)) for example in school.examples}
+    assert kinds == {(style, pictures) for style in STYLES for pictures in (1, 2)}
+    assert all(max(example.pictures) < len(school.pictures) for example in school.examples)
+    answers = [example.answer for example in school.examples]
+    assert [example.answer for example in load_school(data_root, seed=0).examples] == answers
+    assert [example.answer for example in load_school(data_root, seed=1).examples] != answers
 
 
 def test_the_checkpoint_says_how_it_was_made(data_root: Path, judge: Path) -> None:
@@ -154,18 +173,18 @@ def test_drills_are_true_and_half_of_them_same() -> None:
 
 
 def test_teaching_lowers_the_loss_of_both_parts(data_root: Path) -> None:
-    school = tiny._load_school(data_root)
+    school = load_school(data_root, seed=0)
     torch.manual_seed(0)
-    tokenizer = tiny.build_tokenizer(school.examples)
-    model = tiny.build_model(tokenizer)
-    patches = tiny._patches(tiny.build_processor(tokenizer), school.pictures)
+    tokenizer = build_tokenizer(school.examples)
+    model = build_model(tokenizer)
+    patches = tiny._patches(build_processor(tokenizer), school.pictures)
     seen: Any = Losses()
-    judged: Any = Losses()
+    described: Any = Losses()
     tiny._learn_to_see(model, patches, school.truths, tiny.BRIEF, 0, seen)
     features = tiny._features(model, patches)
-    tiny._learn_to_judge(model, tokenizer, features, school.examples, tiny.BRIEF, 0, judged)
+    tiny._learn_to_describe(model, tokenizer, features, school.examples, tiny.BRIEF, 0, described)
     assert seen.values[-1] < 0.9 * seen.values[0]
-    assert judged.values[-1] < 0.5 * judged.values[0]
+    assert described.values[-1] < 0.5 * described.values[0]
 
 
 class Losses:

@@ -1,0 +1,185 @@
+"""A judge, tasks and data so small that whole training runs take seconds.
+
+Tasks ask whether a picture of one colour is red; a random tiny judge learns to answer that in the
+direct style within some tens of steps of supervised training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from corpus import image_cell, write_split, write_yaml
+from tiny_models import tiny_qwen3_vl
+
+from mtrl_judge.judge_tasks.hashing import stable_hash
+from mtrl_judge.rl.settings import Method, parse_settings
+from mtrl_judge.rl.train import train
+
+TASKS = ("red", "warm")
+ROWS = 24
+FLAGS = {
+    "use_cpu": True,
+    "bf16": False,
+    "dtype": "float32",
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "lr_scheduler_type": "constant",
+    "learning_rate": 1e-3,
+    "style": "direct",
+    "validation_items": 6,
+    "validation_max_new_tokens": 4,
+}
+GRPO = {"num_generations": 4, "max_completion_length": 4, "alpha": 0.0}
+
+
+def colours(split: str, n: int) -> list[tuple[str, int]]:
+    """Pictures' colours and whether they are red; no two are alike."""
+    shift = ("train", "test").index(split)
+    shades = [(i, 2 * i + shift, 40 + stable_hash(split, i) % 40) for i in range(n)]
+    return [
+        (f"#e8{shade:02x}{blue:02x}" if i % 2 else f"#10{shade + 100:02x}{blue:02x}", i % 2)
+        for i, blue, shade in shades
+    ]
+
+
+def write_world(root: Path) -> Path:
+    """Two tasks of red and green pictures, their YAMLs in ``root``, their data in ``root/data``.
+
+    ``guess`` is a third one with such pictures, of whose labels a third is wrong.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for task in (*TASKS, "guess"):
+        write_yaml(
+            root,
+            task,
+            question="'Is it {{ text }}?'",
+            splits="{validation: {from: train, fraction: 0.25, seed: 0}}",
+        )
+        n = ROWS if task in TASKS else 4 * ROWS
+        for split in ("train", "test"):
+            seen = colours(split, n)
+            labels = [label for _, label in seen]
+            if task == "guess":
+                labels = [
+                    1 - label if stable_hash("doubt", i) % 3 == 0 else label
+                    for i, label in enumerate(labels)
+                ]
+            write_split(
+                root / "data",
+                task,
+                split,
+                {
+                    "image": [image_cell(colour, (32, 32)) for colour, _ in seen],
+                    "text": [f"{task} {i}" for i in range(n)],
+                    "label": labels,
+                },
+            )
+    return root
+
+
+def flags(world: Path, out: Path, judge: Path, *tasks: str, **fields: Any) -> list[str]:
+    """Flags of a run on the CPU; None leaves a field out."""
+    given = {
+        **FLAGS,
+        "model_name_or_path": judge,
+        "output_dir": out,
+        "data_root": world / "data",
+        **fields,
+    }
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return [*words, "--tasks", *(str(world / f"{task}.yaml") for task in tasks or TASKS)]
+
+
+def run(method: Method, words: list[str]) -> Path:
+    """Train in this process; the judge's folder."""
+    return train(parse_settings(method, words))
+
+
+@cache
+def small_world(base: Path) -> Path:
+    return write_world(base / "world")
+
+
+@cache
+def random_judge(base: Path) -> Path:
+    return tiny_qwen3_vl(base / "random")
+
+
+@cache
+def guessing_judge(base: Path) -> Path:
+    """A judge that answers in form and is sure of nothing: of its lessons a third is wrong."""
+    words = flags(
+        small_world(base),
+        base / "guessing",
+        random_judge(base),
+        "guess",
+        max_steps=40,
+        save_strategy="no",
+        learning_rate=3e-3,
+    )
+    return run("sft", words)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Of a run in processes of its own; torch's threads would wait for each other."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **variables}
+
+
+def launcher(processes: int) -> list[str]:
+    """The words before a method's name; accelerate's ``--cpu`` would start one process only."""
+    module = ["-m", "mtrl_judge.rl.train"]
+    if processes == 1:
+        return [sys.executable, *module]
+    places = [f"--num_processes={processes}", "--num_machines=1", "--main_process_port=0"]
+    rest = ["--mixed_precision=no", "--dynamo_backend=no"]
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        *places,
+        *rest,
+        *module,
+    ]
+
+
+def log_of(run_folder: Path) -> list[dict[str, Any]]:
+    lines = (run_folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# Reward functions that runs name by their path
+
+
+def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that even a random judge gets unevenly."""
+    return [len(set(ids)) / 4 for ids in completion_ids]
+
+
+def by_place(item_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """0 for every second item, for the others what stands in no completion: its place.
+
+    Each call leaves a line in the folder that the environment names: rank and number of rows.
+    """
+    with Path(os.environ["WITNESS"], f"{os.environ['RANK']}.jsonl").open("a") as file:
+        file.write(json.dumps({"items": item_id}) + "\n")
+    return [
+        0.0 if stable_hash("flat", item) % 2 else place % 4 / 4
+        for place, item in enumerate(item_id)
+    ]
+
+
+def interrupted(completion_ids: list[list[int]], trainer_state: Any, **_: Any) -> list[float]:
+    """As :func:`distinct_tokens`; at ``SIGNAL=number@step`` the process gets a signal."""
+    number, _, step = os.environ.get("SIGNAL", "0@-1").partition("@")
+    if trainer_state.global_step == int(step):
+        os.kill(os.getpid(), int(number))
+    return distinct_tokens(completion_ids)
