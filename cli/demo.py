@@ -19,7 +19,7 @@ def run_demo(out: Path, *, seed: int) -> None:
     from mtrl_judge.rl import experiment
     from mtrl_judge.rl.settings import parse_settings
     from mtrl_judge.rl.steps import run_steps
-    from mtrl_judge.rl.train import JUDGE
+    from mtrl_judge.rl.weights import JUDGE
 
     folder = (out / f"seed-{seed}").resolve()  # a resumed run wants its model under one name
     data, base, run = folder / "data", folder / "base", folder / "run"

@@ -35,7 +35,7 @@ from .curve import learning_curve
 from .record import FREE_FIELDS, LOG_FILE, RUN_FILE
 from .settings import METHODS, Method, Settings, launch_command, parse_settings, resolve_tasks
 from .steps import Step, failed, listed, run_child, run_steps
-from .train import JUDGE
+from .weights import JUDGE
 
 TINY = "tiny_cpu"
 BASE_SEED = 0  # of the sample and the tiny base model; an experiment's seeds vary the training

@@ -135,7 +135,7 @@ def _as_trained(model: Any, settings: Settings) -> Any:
     """The model with the adapters and the frozen parameters that training gives it."""
     from trl import get_peft_config
 
-    from .train import freeze_vision
+    from .weights import freeze_vision
 
     adapter = get_peft_config(settings.model)
     if settings.judge.freeze_vision:

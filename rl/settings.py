@@ -664,6 +664,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield "remove_unused_columns: would take away labels and pictures; remove it"
     if settings.method == "grpo":
         yield from _grpo_contradictions(judge, trainer)
+    if judge.patience and trainer.eval_strategy == "no":
+        yield "patience: nothing is validated with eval_strategy: no; set one of the two"
 
 
 def _warm_up_settings(judge: JudgeArguments) -> Settings:
@@ -676,10 +678,16 @@ def _grpo_contradictions(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
     longest = trainer.max_completion_length
     if judge.length_weight and longest is not None and (judge.length_soft or 0) >= longest:
         yield f"length_soft: no completion is longer than max_completion_length ({longest})"
+    batch = trainer.per_device_train_batch_size * trainer.steps_per_generation
+    if judge.resample_tries and batch % trainer.num_generations:
+        yield (
+            f"resample_tries: groups that are drawn again must be whole in one process; "
+            f"per_device_train_batch_size x steps_per_generation is {batch}, no multiple of "
+            f"num_generations ({trainer.num_generations})"
+        )
     if not judge.consistency_weight:
         return
     pair = 2 * trainer.num_generations
-    batch = trainer.per_device_train_batch_size * trainer.steps_per_generation
     if batch % pair:
         yield (
             f"consistency_weight: both orders of a pair must be in one process's generation batch, "

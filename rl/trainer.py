@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from trl import GRPOTrainer, SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 
-from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.hashing import stable_hash
 
 from .checkpoints import WholeCheckpoints
@@ -107,18 +106,6 @@ class JudgeGRPOTrainer(_JudgeTraining, GRPOTrainer):  # type: ignore[misc]  # TR
         self._inputs: list[dict[str, Any]] = []
         self._rewards_of_step: torch.Tensor | None = None
         super().__init__(*arguments, **named)
-        if resample_tries:
-            self._refuse_parted_groups()
-
-    def _refuse_parted_groups(self) -> None:
-        """Only a process that holds the whole of a group can draw it again."""
-        batch = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        if batch % self.num_generations:
-            raise JudgeError(
-                f"resample_tries: groups that are drawn again must be whole in one process; "
-                f"per_device_train_batch_size x steps_per_generation is {batch}, no multiple of "
-                f"num_generations ({self.num_generations})"
-            )
 
     def _get_train_sampler(self, dataset: Any = None) -> PromptSampler:
         return PromptSampler(

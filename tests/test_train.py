@@ -39,7 +39,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.models.judge import Judge
 from mtrl_judge.models.loading import read_checkpoint_card
-from mtrl_judge.rl import train
+from mtrl_judge.rl import train, weights
 from mtrl_judge.rl.checkpoints import StopOnSignal, latest_checkpoint
 from mtrl_judge.rl.record import JsonLog
 from mtrl_judge.rl.settings import parse_settings
@@ -173,11 +173,11 @@ def test_the_tower_of_each_family_is_found(family: Callable[[Path], Path], tmp_p
     model = AutoModelForImageTextToText.from_pretrained(family(tmp_path))
     in_tower = {name for name, _ in model.named_parameters() if re.search("visual|vision", name)}
     assert in_tower
-    train.freeze_vision(model, None)
+    weights.freeze_vision(model, None)
     frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
     assert frozen == in_tower
     adapter = LoraConfig(r=2, target_modules="all-linear")
-    train.freeze_vision(model, adapter)
+    weights.freeze_vision(model, adapter)
     adapted = [name for name, _ in get_peft_model(model, adapter).named_parameters()]
     adapted = [name for name in adapted if "lora_" in name]
     assert adapted
