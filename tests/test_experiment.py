@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mtrl_judge.cli.demo import run_demo
 from mtrl_judge.harness_plugin.evaluate import whole_results
 from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+from mtrl_judge.judge_tasks.sample import SMALL, write_sample
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD
 from mtrl_judge.rl import comparison, experiment
 from mtrl_judge.rl.comparison import BASE, OURS, SFT, Figure, compare, printed
@@ -31,6 +33,7 @@ from mtrl_judge.rl.experiment import (
     Experiment,
     keep_settings,
     plan,
+    run_experiment,
     set_up,
 )
 from mtrl_judge.rl.record import LOG_FILE, RUN_FILE
@@ -419,3 +422,49 @@ def test_a_demo_that_is_done_shows_before_and_after(
     (line,) = [line for line in shown.splitlines() if line.startswith("mtrl_judge_seetrue")]
     assert line.split()[1:] == ["train", "0.250", "0.750", "0.333", "0.250", "–", "4"]
     assert str(folder / "run" / CURVE) in shown
+
+
+# The whole of it
+
+
+@pytest.mark.slow
+def test_two_arms_are_trained_judged_and_compared(
+    tmp_path: Path, random_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sample data, a random tiny judge, a recipe of the user's, the stock TRL and lmms-eval."""
+    data = tmp_path / "data"
+    write_sample(data, sizes=replace(SMALL, train=16, validation=8, test=8, test_pairs=4))
+    recipe: dict[str, Any] = {
+        "tasks": ["mtrl_judge_unsafebench"],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_steps": 1,
+        "eval_strategy": "no",
+        "per_device_train_batch_size": 4,
+    }
+    grpo = {**recipe, "num_generations": 4, "max_completion_length": 4}
+    for method, fields in (("grpo", grpo), ("sft", recipe)):
+        path = tmp_path / method / "mine.yaml"
+        path.parent.mkdir()
+        path.write_text(yaml.safe_dump(fields))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "out"
+    arguments: dict[str, Any] = {
+        "model": str(random_judge),
+        "data_root": data,
+        "only": ["off-the-shelf", "mt-rl-judge"],
+        "eval_args": ["--limit", "2", "--model_args", "max_new_tokens=4"],
+    }
+    run_experiment(str(tmp_path / "grpo" / "mine.yaml"), out, **arguments)
+    results = json.loads((out / "results.json").read_text())
+    assert {figure["arm"] for figure in results["figures"]} == {BASE, OURS}
+    assert {figure["task"] for figure in results["figures"]} == {"mtrl_judge_unsafebench", *OOD}
+    for figure in results["figures"]:
+        assert (figure["source"], figure["n"]) == ("sample", 2)
+        assert (out / figure["results"]).is_file()
+    run = json.loads((out / results["figures"][-1]["run"] / RUN_FILE).read_text())
+    assert run["finished"]["step"] == 1
+    before = (out / "steps.json").read_bytes()
+    run_experiment(str(tmp_path / "grpo" / "mine.yaml"), out, **arguments)
+    assert (out / "steps.json").read_bytes() == before
