@@ -28,7 +28,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
 from mtrl_judge.judge_tasks.sample import SMALL, write_sample
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
-from mtrl_judge.rl.tiny import BRIEF, teach_tiny_judge
+from mtrl_judge.rl.tiny import BRIEF, teach_tiny_model
 
 from .backend import Item, backend_ratio
 
@@ -49,7 +49,7 @@ def main() -> None:
         root, judge = Path(folder) / "data", Path(folder) / "judge"
         write_sample(root, sizes=SMALL)
         # How well the judge was taught does not matter: both write a fixed number of tokens.
-        teach_tiny_judge(root, judge, lessons=BRIEF)
+        teach_tiny_model(root, judge, lessons=BRIEF)
         figures = {
             "to_rows_per_s": to_rows_per_s(root),
             "parse_us": parse_us(),

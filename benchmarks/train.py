@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from mtrl_judge.judge_tasks.sample import SMALL, write_sample
 from mtrl_judge.rl import rewards
 from mtrl_judge.rl.settings import parse_settings
-from mtrl_judge.rl.tiny import BRIEF, teach_tiny_judge
+from mtrl_judge.rl.tiny import BRIEF, teach_tiny_model
 from mtrl_judge.rl.train import train
 from mtrl_judge.rl.trainer import JudgeGRPOTrainer
 
@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, base = Path(folder) / "data", Path(folder) / "base"
         write_sample(root, sizes=SMALL)
-        teach_tiny_judge(root, base, lessons=BRIEF)
+        teach_tiny_model(root, base, lessons=BRIEF)
         parts = step_s(root, base, Path(folder) / "run")
     figures = {
         "step_s": {name: round(value, 4) for name, value in parts.items()},

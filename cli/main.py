@@ -268,22 +268,25 @@ def experiment(
 
 @app.command()
 def tiny(
-    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")] = Path("tiny-judge"),
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")] = Path("tiny-base"),
     data_root: DataRoot = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Build a judge of a million parameters and teach it on the sample: four minutes on a CPU."""
+    """Build a model of a million parameters and teach it to describe the sample's pictures.
+
+    Four minutes on two CPU cores. It is nobody's judge yet: see `mtrl-judge train`.
+    """
     from mtrl_judge.judge_tasks.errors import DataError
     from mtrl_judge.judge_tasks.sources import data_root as configured_root
-    from mtrl_judge.rl.tiny import teach_tiny_judge
+    from mtrl_judge.rl.tiny import teach_tiny_model
 
     _use_data_root(data_root)
     root = configured_root()
     if root is None:
-        raise DataError("--data-root: the tiny judge is taught on a folder; see data sample")
-    teach_tiny_judge(root, out, seed=seed, force=force)
-    typer.echo(f"judge with it: mtrl-judge eval --model_args pretrained={out}")
+        raise DataError("--data-root: the tiny model is taught on a folder; see data sample")
+    teach_tiny_model(root, out, seed=seed, force=force)
+    typer.echo(f"train it: mtrl-judge train grpo --recipe tiny_cpu --model_name_or_path {out}")
 
 
 @app.command()
@@ -291,7 +294,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, judges and results.")] = Path("demo"),
     seed: Seed = 0,
 ) -> None:
-    """The whole job on this machine: sample, tiny judge, GRPO, lmms-eval before and after."""
+    """The whole job on this machine: sample, tiny model, GRPO, lmms-eval before and after."""
     from .demo import run_demo
 
     run_demo(out, seed=seed)

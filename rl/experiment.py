@@ -278,9 +278,9 @@ def base_step(data_root: Path, out: Path, seed: int) -> Step:
     """Teach the tiny base model."""
 
     def run() -> None:
-        from .tiny import teach_tiny_judge
+        from .tiny import teach_tiny_model
 
-        teach_tiny_judge(data_root, out, seed=seed)
+        teach_tiny_model(data_root, out, seed=seed)
 
     words = ["mtrl-judge", "tiny", "--data-root", data_root, "--out", out, "--seed", seed]
     return Step(

@@ -167,7 +167,7 @@ def write_model_card(
     )
     environment.filters["inline"] = _inline
     environment.filters["link"] = _link
-    base = _base_model(settings)
+    base = base_model(settings)
     tasks = resolve_tasks(settings.judge.tasks)
     shown = {name: value for name, value in settings.given.items() if name not in FREE_FIELDS}
     shown |= {"model_name_or_path": base.name, "tasks": [task.task for task in tasks]}
@@ -390,7 +390,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
     return {"commit": ask("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-class _Base:
+class Base:
     """The model that training started from, as a reader elsewhere can know it."""
 
     def __init__(self, name_or_path: str) -> None:
@@ -398,12 +398,12 @@ class _Base:
         self.name = Path(name_or_path).resolve().name if self.local else name_or_path
 
 
-def _base_model(settings: Settings) -> _Base:
+def base_model(settings: Settings) -> Base:
     """What recipe or flags named: a warm-up has the run itself start from the warm-up's result."""
-    return _Base(str(settings.given["model_name_or_path"]))
+    return Base(str(settings.given["model_name_or_path"]))
 
 
-def _front_matter(folder: Path, settings: Settings, base: _Base) -> dict[str, Any]:
+def _front_matter(folder: Path, settings: Settings, base: Base) -> dict[str, Any]:
     """The fields that the hub reads; a folder on a disk is no base model there."""
     adapter = (folder / "adapter_config.json").is_file()
     return {

@@ -79,17 +79,17 @@ class Lessons:
 BRIEF = Lessons(seeing=15, comparing=5, describing=40, pictures=16, texts=8)
 
 
-def teach_tiny_judge(
+def teach_tiny_model(
     data_root: Path, out: Path, seed: int = 0, lessons: Lessons = Lessons(), *, force: bool = False
 ) -> None:
-    """Build the judge, teach it on the sample's training split, write a checkpoint folder.
+    """Build the model, teach it on the sample's training split, write a checkpoint folder.
 
     ``AutoProcessor`` and ``AutoModelForImageTextToText`` load the folder without a network. Same
     seed, data and machine, same weights.
 
     Args:
         data_root: what :func:`~mtrl_judge.judge_tasks.sample.write_sample` wrote.
-        out: the folder to make; with ``force`` an older tiny judge there is replaced.
+        out: the folder to make; with ``force`` an older tiny model there is replaced.
 
     Raises:
         DataError: ``out`` is taken, or the data is no sample.
@@ -146,7 +146,7 @@ def _check_target(out: Path, force: bool) -> None:
         raise DataError(f"{out}: holds something else and is left as it is; name another folder")
     if not force:
         raise DataError(
-            f"{out}: a tiny judge is there already; name another folder, or say --force"
+            f"{out}: a tiny model is there already; name another folder, or say --force"
         )
 
 

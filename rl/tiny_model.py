@@ -118,7 +118,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    """An untaught judge, its weights from torch's present seed."""
+    """An untaught model, its weights from torch's present seed."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     token = tokenizer.convert_tokens_to_ids

@@ -1,8 +1,9 @@
 """What the tiny model is taught: descriptions of the sample's pictures, alone and in pairs.
 
-It is taught to describe and to answer in a judge's form, not to judge: under a single picture
-stands a coin's verdict, so what training makes of it shows from the start. Of two pictures it is
-told which is the better one, so that a format can be lost that training never shows.
+It is taught to describe and to answer in a judge's form before it is anyone's judge. Under a single
+picture stands a verdict that is the first one far too often (:data:`FIRST_IF_FALSE`), so what
+training makes of it shows. Of two pictures it is told which is the better one, so that it has a
+format to lose that training never shows. It sees the pictures of the training splits only.
 """
 
 from __future__ import annotations

@@ -79,10 +79,12 @@ def train(settings: Settings) -> Path:
         JudgeError: a mistake in settings, data or model, or the run's folder is taken.
     """
     from accelerate import PartialState
+    from transformers.utils import logging
 
     from .checkpoints import StopOnSignal
     from .record import finish_record, start_record, write_model_card
 
+    logging.disable_progress_bar()  # of weights read and written; training's own stays
     folder = Path(str(settings.trainer.output_dir))
     tasks = resolve_tasks(settings.judge.tasks)
     check_model(settings)
@@ -173,7 +175,7 @@ def _trainer(
 
     from .evaluate import Validation
     from .progress import Progress
-    from .record import JsonLog
+    from .record import JsonLog, base_model
     from .trainer import JudgeGRPOTrainer, JudgeSFTTrainer
 
     judge, arguments = settings.judge, settings.trainer
@@ -230,7 +232,7 @@ def _trainer(
         trainer.add_callback(Progress())
     trainer.checkpoint_card = {
         "style": settings.style,
-        "base": settings.model.model_name_or_path,
+        "base": base_model(settings).name,
         "method": settings.method,
         "tasks": [task.task for task in tasks],
         "seed": arguments.seed,

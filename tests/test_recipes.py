@@ -299,12 +299,19 @@ def test_a_field_of_the_other_method_is_refused(tmp_path: Path) -> None:
         ({"eval_strategy": "step"}, "mine.yaml: step is not a valid IntervalStrategy"),
         ({"consistency_weight": 1, "per_device_train_batch_size": 24}, "no multiple of it"),
         ({"consistency_weight": 1, "resample_tries": 1}, "set one of the two to 0"),
+        ({"patience": 2, "eval_strategy": "no"}, "patience: nothing is validated"),
         ({"fsdp": "full_shard"}, "fsdp: is not for judges; give accelerate: fsdp2"),
         ({"machines": 2}, "machines: 1 processes do not spread over 2"),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, fields: dict[str, Any], fault: str) -> None:
     assert re.search(fault, "\n".join(faults_of(tmp_path, fields)))
+
+
+def test_groups_that_two_processes_share_cannot_be_drawn_again(tmp_path: Path) -> None:
+    fields = {"resample_tries": 1, "num_generations": 4, "per_device_train_batch_size": 6}
+    report = "\n".join(faults_of(tmp_path, {**fields, "processes": 2}, "--dry_run"))
+    assert "steps_per_generation is 6, no multiple of num_generations (4)" in report
 
 
 def test_as_many_processes_as_the_batches_are_meant_for(

@@ -1,4 +1,4 @@
-"""The tiny judge: its tokenizer, its fast paths against Qwen3-VL's own, a short teaching."""
+"""The tiny model: its tokenizer, its fast paths against Qwen3-VL's own, a short teaching."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mtrl_judge.judge_tasks.sample import SMALL, write_sample
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES, Style
 from mtrl_judge.rl import tiny
-from mtrl_judge.rl.tiny import Lessons, teach_tiny_judge
+from mtrl_judge.rl.tiny import Lessons, teach_tiny_model
 from mtrl_judge.rl.tiny_model import build_model, build_processor, build_tokenizer, prompt_text
 from mtrl_judge.rl.tiny_school import load_school
 
@@ -41,7 +41,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judge(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("judge") / "tiny"
-    teach_tiny_judge(data_root, out, lessons=GLANCE)
+    teach_tiny_model(data_root, out, lessons=GLANCE)
     return out
 
 
@@ -152,8 +152,8 @@ def test_the_checkpoint_says_how_it_was_made(data_root: Path, judge: Path) -> No
 
 
 def test_the_same_seed_teaches_the_same_judge(data_root: Path, judge: Path, tmp_path: Path) -> None:
-    teach_tiny_judge(data_root, tmp_path / "same", lessons=GLANCE)
-    teach_tiny_judge(data_root, tmp_path / "other", seed=1, lessons=GLANCE)
+    teach_tiny_model(data_root, tmp_path / "same", lessons=GLANCE)
+    teach_tiny_model(data_root, tmp_path / "other", seed=1, lessons=GLANCE)
     weights = {
         folder: digest([(folder / "model.safetensors").read_bytes()])
         for folder in (judge, tmp_path / "same", tmp_path / "other")
@@ -203,16 +203,16 @@ class Losses:
 def test_nothing_is_overwritten_unasked(data_root: Path, judge: Path, tmp_path: Path) -> None:
     before = (judge / "model.safetensors").read_bytes()
     with pytest.raises(DataError, match="--force"):
-        teach_tiny_judge(data_root, judge, seed=1, lessons=GLANCE)
+        teach_tiny_model(data_root, judge, seed=1, lessons=GLANCE)
     assert (judge / "model.safetensors").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="left as it is"):
-        teach_tiny_judge(data_root, tmp_path / "mine", lessons=GLANCE, force=True)
+        teach_tiny_model(data_root, tmp_path / "mine", lessons=GLANCE, force=True)
 
 
 def test_data_that_is_no_sample_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(DataError):
-        teach_tiny_judge(tmp_path / "data", tmp_path / "out", lessons=GLANCE)
+        teach_tiny_model(tmp_path / "data", tmp_path / "out", lessons=GLANCE)
     assert not (tmp_path / "out").exists()

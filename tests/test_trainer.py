@@ -16,7 +16,6 @@ from training import GRPO, TASKS, distinct_tokens, flags, guessing_judge, random
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl.trainer.utils import RepeatSampler
 
-from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.hashing import stable_hash
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.prompts import render_messages
@@ -296,13 +295,6 @@ def test_twenty_equal_rewards_have_no_spread(base: Path, tmp_path: Path, reward:
     assert trainer._without_spread(rewards_N_F).tolist() == [True, True]
     rewards_N_F[3] += 0.01
     assert trainer._without_spread(rewards_N_F).tolist() == [False, True]
-
-
-def test_groups_that_two_processes_share_cannot_be_drawn_again(base: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(base, tmp_path, [distinct_tokens], random_judge(base))
-    trainer.args.per_device_train_batch_size = 6
-    with pytest.raises(JudgeError, match=r"is 6, no multiple of num_generations \(4\)"):
-        trainer._refuse_parted_groups()
 
 
 # Validation
