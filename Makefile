@@ -27,8 +27,9 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two workers of one thread: torch's threads wait for each other where several tests run.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -23,7 +23,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 __all__ = ["PART_LIMIT", "Verdict", "parse_verdict"]
@@ -74,7 +74,10 @@ def parse_verdict(text: str, verdicts: Sequence[str]) -> Verdict:
 
 # --- layout: where the reasoning ends and the answer begins ------------------------------------
 
-_TAG = re.compile(r"[<＜]\s{0,4}(/?)\s{0,4}(think|answer)\s{0,4}[>＞]", re.IGNORECASE)
+_TAG_FORM = r"{}\s{{0,4}}(/?)\s{{0,4}}(think|answer)\s{{0,4}}[>＞]"
+# A pattern that begins with one plain character is searched for several times faster.
+_TAG = re.compile(_TAG_FORM.format("<"), re.IGNORECASE)
+_WIDE_TAG = re.compile(_TAG_FORM.format("[<＜]"), re.IGNORECASE)
 _WELL_FORMED_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 
 
@@ -88,7 +91,8 @@ def _layout(text: str) -> _Layout:
     blocks: list[str] = []
     rest: list[str] = []
     state, begin, reasoned = "outside", 0, False
-    for tag in _TAG.finditer(text):
+    tags = list((_WIDE_TAG if "＜" in text else _TAG).finditer(text))
+    for tag in tags:
         closing, name = bool(tag[1]), tag[2].lower()
         if state == "think" and not (closing and name == "think"):
             continue
@@ -111,12 +115,11 @@ def _layout(text: str) -> _Layout:
         blocks.append(text[begin:])
     elif state == "outside":
         rest.append(text[begin:])
-    return _Layout(blocks, "\n".join(rest), _is_well_formed(text))
+    return _Layout(blocks, "\n".join(rest), _is_well_formed(text, tags))
 
 
-def _is_well_formed(text: str) -> bool:
-    tags = list(islice(_TAG.finditer(text), len(_WELL_FORMED_TAGS) + 1))
-    if [tag[0] for tag in tags] != _WELL_FORMED_TAGS:
+def _is_well_formed(text: str, tags: Sequence[re.Match[str]]) -> bool:
+    if len(tags) != len(_WELL_FORMED_TAGS) or [tag[0] for tag in tags] != _WELL_FORMED_TAGS:
         return False
     edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
     before, reasoning, between, answer, after = (

@@ -185,7 +185,7 @@ def _trainer(
     if judge.freeze_vision:
         freeze_vision(model, adapter)
     keep_pairs = judge.consistency_weight > 0
-    validates = arguments.eval_strategy != "no"
+    validates = arguments.eval_strategy != "no" or arguments.eval_on_start
     dataset = build_dataset(
         tasks,
         style=settings.style,

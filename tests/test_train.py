@@ -145,7 +145,7 @@ def test_an_sft_judge_is_evaluated_in_the_style_it_learnt(base: Path) -> None:
     assert card["style"] == "direct"
     assert card["method"] == "sft"
     assert card["tasks"] == ["guess"]
-    assert card["base"] == str(random_judge(base))
+    assert card["base"] == random_judge(base).name
     MtrlJudge(pretrained=str(guessing_judge(base)), device="cpu")
     try:
         assert style._checkpoint_style == "direct"
