@@ -189,7 +189,9 @@ def _validation_times(settings: Settings, steps: int, items: int) -> str:
     every = trainer.eval_steps
     every = max(1, math.ceil(steps * every)) if every < 1 else int(every)
     times = math.ceil(steps / every)  # the last step is validated too
-    return f"every {every} steps and after the last: {times} times {items} items"
+    before = "before the first, " if trainer.eval_on_start else ""
+    times += trainer.eval_on_start
+    return f"{before}every {every} steps and after the last: {times} times {items} items"
 
 
 def _memory_table(settings: Settings, prompt_tokens: int | None) -> str:

@@ -88,6 +88,7 @@ def train(settings: Settings) -> Path:
     folder = Path(str(settings.trainer.output_dir))
     tasks = resolve_tasks(settings.judge.tasks)
     check_model(settings)
+    _check_trackers(settings)
     if settings.method == "grpo":
         reward_functions(settings.judge)
     root = _root(settings.judge)
@@ -113,6 +114,18 @@ def train(settings: Settings) -> Path:
     # A warm-up's judge is read next, by every process.
     PartialState().wait_for_everyone()
     return folder / JUDGE
+
+
+def _check_trackers(settings: Settings) -> None:
+    """Transformers would find out with a traceback, after the model is loaded."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in settings.trainer.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise JudgeError(f"report_to: {name!r}; {did_you_mean(name, INTEGRATION_TO_CALLBACK)}")
+        if name not in get_available_reporting_integrations():
+            raise JudgeError(f"report_to: {name} is not installed; pip install {name}")
 
 
 def _root(judge: JudgeArguments) -> Path | None:

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -48,17 +48,7 @@ DISTINCT = "{'training:distinct_tokens': 1.0}"
 ONE_STEP = {"max_steps": 1, "save_steps": 1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def grpo(base: Path, out: Path, judge: Path, *tasks: str, **fields: Any) -> list[str]:
@@ -427,6 +417,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"balance": "{red: 1}"}, "balance: warm: give each task one weight"),
     ({"processes": 2}, "processes: is 2, and 1 started"),
+    ({"report_to": "tensorbord"}, "report_to: 'tensorbord'; did you mean 'tensorboard'?"),
     ({"warm_up": "tiny"}, "warm_up: nothing shipped is called 'tiny'"),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -29,18 +29,7 @@ from mtrl_judge.rl.sampler import PromptSampler
 from mtrl_judge.rl.settings import parse_settings
 from mtrl_judge.rl.trainer import JudgeGRPOTrainer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # The order of the prompts
