@@ -12,13 +12,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from accelerate import Accelerator
 
@@ -30,6 +25,7 @@ from mtrl_judge.rl.train import train
 from mtrl_judge.rl.trainer import JudgeGRPOTrainer
 
 from .harness import OUTPUTS, REASONING
+from .timing import timed, within
 
 STEPS, WARM = 11, 3
 # 512 prompts x 20 completions over 16 processes: recipes/grpo/qwen3_vl_30b_a3b.yaml
@@ -67,47 +63,11 @@ def step_s(root: Path, base: Path, run: Path) -> dict[str, float]:
     starts = [start for start, _ in spans.pop("step")]
     steps = list(zip(starts[WARM:], starts[WARM + 1 :], strict=False))
     parts = {
-        name: statistics.median(_within(begin, end, times) for begin, end in steps)
+        name: statistics.median(within(begin, end, times) for begin, end in steps)
         for name, times in spans.items()
     }
     total = statistics.median(end - begin for begin, end in steps)
     return {**parts, "rest": total - sum(parts.values()), "total": total}
-
-
-Spans = dict[str, list[tuple[float, float]]]
-
-
-@contextmanager
-def timed(methods: dict[str, tuple[type, str]]) -> Iterator[Spans]:
-    """When each call of the methods began and how many seconds it took."""
-    spans: Spans = defaultdict(list)
-
-    def timing(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
-        def call(*arguments: Any, **named: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return method(*arguments, **named)
-            finally:
-                spans[name].append((started, time.perf_counter() - started))
-
-        return call
-
-    patches = [
-        patch.object(owner, attribute, timing(name, getattr(owner, attribute)))
-        for name, (owner, attribute) in methods.items()
-    ]
-    for each in patches:
-        each.start()
-    try:
-        yield spans
-    finally:
-        for each in patches:
-            each.stop()
-
-
-def _within(begin: float, end: float, times: list[tuple[float, float]]) -> float:
-    return sum(seconds for started, seconds in times if begin <= started < end)
 
 
 def rewards_per_s() -> float:

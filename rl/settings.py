@@ -44,6 +44,8 @@ GRPO_ONLY = (
     "length_weight",
     "user_rewards",
     "resample_tries",
+    "share_prompt",
+    "share_prompt_check",
     "warm_up",
 )
 _REQUIRED = {
@@ -115,6 +117,14 @@ class JudgeArguments:
     resample_tries: int = field(
         default=0,
         metadata=_help("How often groups whose rewards are all alike are drawn again, at most."),
+    )
+    share_prompt: bool = field(
+        default=True,
+        metadata=_help("Do a group's shared work once: images, vision tower, prompt."),
+    )
+    share_prompt_check: bool = field(
+        default=True,
+        metadata=_help("Compare the first micro-batch with TRL's own way; stop if they differ."),
     )
     min_pixels: int | None = field(
         default=None,

@@ -6,6 +6,7 @@ python -m mtrl_judge.rl.train grpo|sft --recipe NAME|FILE [--key value …]
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,8 @@ WARM_UP = "warm_up"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a user's mistake ends in one message and exit code 1."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("mtrl_judge").setLevel(logging.INFO)
     try:
         method = _method(words[:1])
         settings = parse_settings(method, words[1:])
@@ -238,6 +241,8 @@ def _trainer(
             reward_funcs=functions,
             resample_tries=judge.resample_tries,
             keep_pairs=keep_pairs,
+            share_prompt=judge.share_prompt,
+            share_prompt_check=judge.share_prompt_check,
         )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)

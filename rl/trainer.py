@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from trl import GRPOTrainer, SFTTrainer
+from trl import SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 
 from mtrl_judge.judge_tasks.hashing import stable_hash
@@ -23,6 +23,7 @@ from .checkpoints import WholeCheckpoints
 from .evaluate import Validation
 from .rewards import scores
 from .sampler import PromptSampler
+from .shared_prompt import SharedPromptGRPOTrainer
 
 Bools: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -82,7 +83,7 @@ class Rollout(NamedTuple):
     length: int
 
 
-class JudgeGRPOTrainer(_JudgeTraining, GRPOTrainer):  # type: ignore[misc]  # TRL has no types
+class JudgeGRPOTrainer(_JudgeTraining, SharedPromptGRPOTrainer):
     """GRPO of a judge.
 
     Args:
@@ -122,7 +123,7 @@ class JudgeGRPOTrainer(_JudgeTraining, GRPOTrainer):  # type: ignore[misc]  # TR
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._inputs = inputs
-        return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
+        return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         rollouts: tuple[Any, ...] = super()._generate(prompts)

@@ -1,4 +1,4 @@
-"""Random, seeded, very small checkpoints of three multimodal families, with processors.
+"""Random, seeded, very small checkpoints of five multimodal families, with processors.
 
 Each builder writes a folder that `AutoProcessor` and `AutoModelForImageTextToText` load offline.
 The weights mean nothing; they are drawn wide enough (`SPREAD`) that greedy answers differ from
@@ -7,6 +7,7 @@ prompt to prompt, so that a shifted image or a wrong order shows in the text.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,55 @@ def tiny_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
             "initializer_range": SPREAD,
         },
         **qwen_token_ids(tokenizer),
+    )
+    return write_checkpoint(folder, config, processor, seed)
+
+
+def tiny_qwen3_vl_moe(folder: Path, seed: int = 0) -> Path:
+    """Write a random Qwen3-VL-MoE: four experts a layer, two of them at work."""
+    from transformers import AutoProcessor, Qwen3VLMoeConfig
+
+    processor = AutoProcessor.from_pretrained(tiny_qwen3_vl(folder, seed))
+    dense = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    text = {k: v for k, v in dense["text_config"].items() if k != "model_type"}
+    vision = {k: v for k, v in dense["vision_config"].items() if k != "model_type"}
+    config = Qwen3VLMoeConfig(
+        text_config={**text, **experts},
+        vision_config=vision,
+        **qwen_token_ids(processor.tokenizer),
+    )
+    return write_checkpoint(folder, config, processor, seed)
+
+
+def tiny_llava(folder: Path, seed: int = 0) -> Path:
+    """Write a random LLaVA: CLIP and Llama, 16 tokens an image of any size."""
+    from transformers import LlavaConfig, LlavaProcessor
+    from transformers.models.clip.image_processing_clip import CLIPImageProcessor
+
+    tokenizer = byte_tokenizer(("<image>",))
+    square = {"height": 32, "width": 32}
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size=square, crop_size=square),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<image>"),
+    )
+    config = LlavaConfig(
+        text_config={"model_type": "llama", **text_config(tokenizer)},
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 8,
+            "image_size": 32,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     return write_checkpoint(folder, config, processor, seed)
 

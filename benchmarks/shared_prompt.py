@@ -1,0 +1,300 @@
+"""``python -m benchmarks.shared_prompt``: stock TRL beside ours. One JSON object last.
+
+The same steps of GRPO, one after another in one process: same weights, prompts, seed and number of
+tokens, so the same completions (``same_completions`` is the share that came out alike). Under
+``cpu.G16`` and so on stand medians over steps and, as stock ÷ ours:
+
+- ``preprocess_ratio``: rows read, pictures decoded, and what of a rollout is neither generation nor
+  log-probabilities nor rewards
+- ``generation_ratio``
+- ``logprob_ratio``: log-probabilities, forward and backward
+- ``step_ratio``: from one step's beginning to the next one's
+- ``memory_ratio``: the most bytes at a time that loss and backward allocate
+
+On a GPU, where there is one, ``cuda`` holds the same for a randomly drawn Qwen3-VL of about two
+billion parameters in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from random import Random
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+from transformers import Qwen3VLForConditionalGeneration, Trainer
+from trl import GRPOConfig, GRPOTrainer
+
+from mtrl_judge.rl.shared_prompt import SharedPromptGRPOTrainer
+from mtrl_judge.rl.tiny_model import build_model, build_processor, build_tokenizer
+
+from .timing import Spans, timed, within
+
+WARM = 2
+SEED = 0
+TRAINERS: dict[str, type] = {"stock": GRPOTrainer, "ours": SharedPromptGRPOTrainer}
+RUBRIC = (
+    "Judge how well the picture fits the text. Look at every thing that the text names, at its "
+    "colour, its number and its place, and say whether the picture shows it as it is described. "
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The work of one comparison."""
+
+    group: int
+    completion: int  # tokens, exactly
+    text: int  # characters, which the benchmark's tokenizer makes as many tokens
+    edge: int  # pixels of the square picture
+    prompts: int = 2
+    steps: int = 7
+    rounds: int = 3
+
+
+CPU = [Setting(group, completion=24, text=268, edge=64) for group in (4, 8, 16, 20)]
+CUDA = {
+    f"P{edge}.C{completion}.G16": Setting(16, completion, text=350, edge=edge, steps=5, rounds=2)
+    for edge in (512, 896)
+    for completion in (64, 256)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--groups", type=int, nargs="*", help="only these G on the CPU")
+    groups = parser.parse_args().groups
+    cpu = {f"G{s.group}": compare(s, "cpu") for s in CPU if not groups or s.group in groups}
+    figures: dict[str, Any] = {"cpu": cpu}
+    if torch.cuda.is_available():
+        figures["cuda"] = {name: compare(setting, "cuda") for name, setting in CUDA.items()}
+    print(json.dumps(figures))
+
+
+def compare(setting: Setting, device: str) -> dict[str, Any]:
+    """Medians and ratios of one setting; the runs of both alternate."""
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in TRAINERS}
+    texts: dict[str, list[str]] = {}
+    memory: dict[str, int] = {}
+    for turn in range(setting.rounds):
+        for name in list(TRAINERS)[:: 1 if turn % 2 else -1]:
+            with _trainer(TRAINERS[name], setting, device) as trainer:
+                parts[name].append(_step_parts(trainer))
+                texts[name] = list(trainer._logs["completion"])
+                if not turn:
+                    memory[name] = _peak_bytes(trainer, device)
+    medians = {
+        name: {part: statistics.median(run[part] for run in runs) for part in runs[0]}
+        for name, runs in parts.items()
+    }
+    ratios = {
+        f"{part}_ratio": statistics.median(
+            stock[part] / ours[part]
+            for stock, ours in zip(parts["stock"], parts["ours"], strict=True)
+        )
+        for part in ("preprocess", "generation", "logprob", "step")
+    }
+    same = [a == b for a, b in zip(texts["stock"], texts["ours"], strict=True)]
+    return {
+        **{name: round(value, 2) for name, value in ratios.items()},
+        "memory_ratio": round(memory["stock"] / memory["ours"], 2),
+        "same_completions": round(sum(same) / len(same), 3),
+        "prompt_tokens": _prompt_tokens(setting),
+        **{k: v for k, v in asdict(setting).items() if k in ("completion", "prompts")},
+        "seconds": {
+            name: {part: round(value, 4) for part, value in own.items()}
+            for name, own in medians.items()
+        },
+        "peak_mib": {name: round(value / 2**20, 1) for name, value in memory.items()},
+    }
+
+
+@contextmanager
+def _trainer(kind: type, setting: Setting, device: str) -> Iterator[Any]:
+    """A trainer after its run, its last batch at hand; the weights stay as they are drawn."""
+    processor = _processor(setting.edge)
+    tokenizer = processor.tokenizer
+    images = [tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>")]
+    cpu = device == "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = GRPOConfig(
+            output_dir=folder,
+            use_cpu=cpu,
+            bf16=not cpu,
+            learning_rate=0.0,
+            max_steps=setting.steps,
+            per_device_train_batch_size=setting.prompts * setting.group,
+            num_generations=setting.group,
+            max_completion_length=setting.completion,
+            # A sampled image token would have no image: TRL stops at it.
+            generation_kwargs={
+                "min_new_tokens": setting.completion,
+                "suppress_tokens": images,
+            },
+            gradient_checkpointing=False,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1000,
+            disable_tqdm=True,
+            seed=SEED,
+        )
+        trainer = kind(
+            model=_model(tokenizer, device),
+            args=arguments,
+            train_dataset=_rows(setting),
+            processing_class=processor,
+            reward_funcs=[_distinct],
+        )
+        yield trainer
+    del trainer
+    gc.collect()
+
+
+def _distinct(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [len(set(ids)) / len(ids) for ids in completion_ids]
+
+
+@cache
+def _processor(edge: int) -> Any:
+    processor = build_processor(build_tokenizer([]))
+    size = {"shortest_edge": edge * edge, "longest_edge": edge * edge}
+    processor.image_processor.size = size
+    return processor
+
+
+def _model(tokenizer: Any, device: str) -> Any:
+    torch.manual_seed(SEED)
+    model = build_model(tokenizer)
+    if device == "cpu":
+        return model
+    config = model.config
+    config.text_config.update(
+        {
+            "vocab_size": 151_936,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+        }
+    )
+    config.text_config.rope_parameters["mrope_section"] = [24, 20, 20]
+    config.vision_config.update(
+        {
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        }
+    )
+    with torch.device(device):
+        large = Qwen3VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    large.generation_config = model.generation_config
+    return large
+
+
+def _rows(setting: Setting) -> Dataset:
+    draw = Random(SEED)
+    size = (setting.edge, setting.edge)
+    number = setting.prompts * setting.steps
+    rows = {
+        "prompt": [
+            [{"role": "user", "content": f"{place:03} {(RUBRIC * 9)[: setting.text]}"}]
+            for place in range(number)
+        ],
+        "images": [
+            [Image.frombytes("RGB", size, draw.randbytes(3 * setting.edge**2))]
+            for _ in range(number)
+        ],
+    }
+    messages = [{"role": Value("string"), "content": Value("string")}]
+    features = Features({"prompt": messages, "images": List(ImageFeature())})
+    return Dataset.from_dict(rows, features=features)
+
+
+def _prompt_tokens(setting: Setting) -> int:
+    processor, row = _processor(setting.edge), _rows(replace(setting, steps=1))[0]
+    content = [{"type": "image"}, {"type": "text", "text": row["prompt"][0]["content"]}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    return len(processor(text=[text], images=[row["images"]])["input_ids"][0])
+
+
+def _step_parts(trainer: Any) -> dict[str, float]:
+    """Median seconds of a step, by part."""
+    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else None
+    own = type(trainer)
+    methods: dict[str, tuple[type, str]] = {
+        "rows": (Trainer, "get_batch_samples"),
+        "step": (own, "training_step"),
+        "rollout": (own, "_generate_and_score_completions"),
+        "generation": (own, "_generate_single_turn"),
+        "rewards": (own, "_calculate_rewards"),
+        "logprob": (own, "_get_per_token_logps_and_entropies"),
+        "backward": (Accelerator, "backward"),
+    }
+    with timed(methods, synchronise) as spans:
+        trainer.train()
+    starts = [start for start, _ in spans["step"]]
+    steps = [
+        _parts(begin, end, spans)
+        for begin, end in zip(starts[WARM:], starts[WARM + 1 :], strict=False)
+    ]
+    return {part: statistics.median(step[part] for step in steps) for part in steps[0]}
+
+
+def _parts(begin: float, end: float, spans: Spans) -> dict[str, float]:
+    seconds = {name: within(begin, end, times) for name, times in spans.items()}
+    rollout = seconds["rollout"] - seconds["generation"] - seconds["rewards"]
+    return {
+        "preprocess": seconds["rows"] + rollout,
+        "generation": seconds["generation"],
+        "logprob": seconds["logprob"] + seconds["backward"],
+        "step": end - begin,
+    }
+
+
+def _peak_bytes(trainer: Any, device: str) -> int:
+    """The most that loss and backward of the last batch allocate at a time."""
+    inputs = trainer._buffered_inputs[-1]
+
+    def work() -> None:
+        trainer._compute_loss(trainer.model, inputs).backward()
+        trainer.model.zero_grad(set_to_none=True)
+
+    work()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    now = most = 0
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+if __name__ == "__main__":
+    main()
