@@ -398,7 +398,7 @@ def test_a_wrong_log_probability_stops_the_run(
         return packed
 
     monkeypatch.setattr(training, "pack", shifted)
-    with pytest.raises(JudgeError, match="of the first micro-batch differ from TRL's own by"):
+    with pytest.raises(JudgeError, match="of the first micro-batch differ from TRL's own: mean"):
         trainer_of(checkpoint(QWEN3), tmp_path / "checked").train()
     trainer_of(checkpoint(QWEN3), tmp_path / "trusted", share_prompt_check=False).train()
 
@@ -411,7 +411,9 @@ def test_a_wrong_cache_stops_the_run(
             super().__init__(keys, values.flip(0), room)
 
     monkeypatch.setattr(prefill, "_RoomyLayer", Wrong)
-    with pytest.raises(JudgeError, match="of the first generated tokens differ from TRL's own"):
+    with pytest.raises(
+        JudgeError, match="first generated tokens differ from TRL's own: next"
+    ):
         trainer_of(checkpoint(QWEN3), tmp_path).train()
 
 
