@@ -252,6 +252,29 @@ def test_a_whole_run_is_stock_trls(checkpoint: Any, tmp_path: Path) -> None:
         assert figures == pytest.approx({n: other[n] for n in figures}, rel=1e-3, abs=1e-6)
 
 
+class Engine:
+    """Stands where TRL keeps vLLM; its answers are drawn, its log-probabilities made up."""
+
+    def sync_weights(self) -> None:
+        pass
+
+    def generate(self, prompts: list[list[int]], **_: Any) -> Any:
+        draw = Random(len(prompts))
+        answers = [draw.choices(range(90, 200), k=draw.randint(2, TOKENS)) for _ in prompts]
+        return prompts, answers, [[[-5.0] for _ in answer] for answer in answers], None
+
+
+def test_log_probabilities_are_shared_where_vllm_generates(
+    checkpoint: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="mtrl_judge")
+    trainer = trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, images=2)
+    trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, Engine(), -1
+    trainer.train()
+    assert "share_prompt: log-probabilities read each prompt once" in caplog.messages
+    assert any("sampling/importance_sampling_ratio/mean" in m for m in trainer.state.log_history)
+
+
 # As little work
 
 
@@ -411,9 +434,7 @@ def test_a_wrong_cache_stops_the_run(
             super().__init__(keys, values.flip(0), room)
 
     monkeypatch.setattr(prefill, "_RoomyLayer", Wrong)
-    with pytest.raises(
-        JudgeError, match="first generated tokens differ from TRL's own: next"
-    ):
+    with pytest.raises(JudgeError, match="first generated tokens differ from TRL's own: next"):
         trainer_of(checkpoint(QWEN3), tmp_path).train()
 
 
