@@ -5,6 +5,10 @@
 - ``parse_us``: microseconds a text of ``parse_verdict``, over what judges write.
 - ``backend_ratio``: docs/s of ``mtrl_judge`` over lmms-eval's ``qwen3_vl``, same items, weights,
   batch of 8 and number of new tokens.
+- ``logprob_ratio``: docs/s of ``mtrl_judge`` with ``scoring=logprob`` over the same generating,
+  same items, weights and batch of 8; calibration not counted.
+- ``pair_vision_ratio``: docs/s of generating for pairs in both orders, equal images of a batch
+  through the vision tower once, over the same with every image through it.
 - ``startup_s``: seconds of the whole command ``mtrl-judge tasks``.
 """
 
@@ -30,9 +34,10 @@ from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.rl.tiny import BRIEF, teach_tiny_model
 
-from .backend import Item, backend_ratio
+from .backend import Item, backend_ratio, shared_work_ratios
 
 ITEMS, RUNS, NEW_TOKENS = 10_000, 5, 32
+POINTWISE, PAIRWISE = ("mtrl_judge_seetrue", "mtrl_judge_unsafebench"), "mtrl_judge_mjbench_safety"
 REASONING = "The picture shows a dog to the left of a tree, and the text says so too. " * 6
 OUTPUTS = (
     f"<think>{REASONING}</think><answer>Yes</answer>",
@@ -55,6 +60,14 @@ def main() -> None:
             "parse_us": parse_us(),
             "startup_s": startup_s(),
             **backend_ratio(judge, backend_items(root), batch_size=8, new_tokens=NEW_TOKENS),
+            **shared_work_ratios(
+                judge,
+                [find_task(name) for name in POINTWISE],
+                find_task(PAIRWISE),
+                root,
+                batch_size=8,
+                new_tokens=NEW_TOKENS,
+            ),
         }
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
 
@@ -95,7 +108,7 @@ def startup_s() -> float:
 def backend_items(root: Path) -> list[Item]:
     """Prompts of one and of two pictures, as the tasks make them."""
     items = []
-    for name in ("mtrl_judge_seetrue", "mtrl_judge_unsafebench", "mtrl_judge_mjbench_safety"):
+    for name in (*POINTWISE, PAIRWISE):
         for doc in load_rows(find_task(name), "test", root).rows.dataset:
             row = JudgeRow.from_doc(doc)
             items.append(Item(render_text(row, "reasoned"), row.images))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.metrics import Record, rate_names, summarise
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -18,7 +19,11 @@ from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
-from .style import evaluation_style
+from .logprob import calibration_rows, load_calibration, read
+from .style import evaluation_scoring, evaluation_style
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Without `until` lmms-eval stops at a blank line and cuts reasoning short (TaskConfig in
 # lmms_eval/api/task.py). 1,024 tokens hold the reasoning; greedy, so that scores reproduce.
@@ -60,6 +65,7 @@ class JudgeHooks:
         self.metrics = {name.replace(",", ";"): name for name in better}
         self._better = better
         self._loaded: tuple[Path | None, LoadedSplit] | None = None
+        self.calibration_rows: Dataset | None = None
 
     def config(self) -> dict[str, Any]:
         """The task as native lmms-eval configuration."""
@@ -130,6 +136,7 @@ class JudgeHooks:
         host_task.config.metadata["judge"] = {
             **record,
             "style": evaluation_style(self.task),
+            **self._scoring(),
             "kind": self.task.judge.kind,
             "role": self.task.judge.role,
             "dimension": self.task.judge.dimension,
@@ -139,6 +146,29 @@ class JudgeHooks:
             "versions": {name: version(name) for name in _VERSIONS},
         }
         _report(self.task, record)
+
+    def _scoring(self) -> dict[str, Any]:
+        """What results say of how verdicts come about; with probabilities, on what calibrated.
+
+        It is part of lmms-eval's cache key, as the answers hang on it.
+        """
+        scoring = evaluation_scoring()
+        if scoring != "logprob":
+            return {"scoring": scoring}
+        try:
+            loaded = load_calibration(self.task, data_root())
+        except JudgeError as error:  # lmms-eval would print a traceback and exit 0
+            raise SystemExit(str(error)) from None
+        if loaded is None:
+            self.calibration_rows = None
+            return {"scoring": scoring, "calibration": None}
+        self.calibration_rows = calibration_rows(loaded.rows.dataset)
+        names = ("split", "source", "place", "revision", "fingerprint")
+        calibration = {name: loaded.record[name] for name in names}
+        return {
+            "scoring": scoring,
+            "calibration": {**calibration, "labelled_rows": len(self.calibration_rows)},
+        }
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Messages with the pictures in their places, for chat models."""
@@ -184,8 +214,16 @@ class JudgeHooks:
             "well_formed": scored.verdict.well_formed,
             "correct": scored.correct,
             "text": text,
+            **(read(text, row.verdicts) if evaluation_scoring() == "logprob" else {}),
             **dict.fromkeys(self.metrics, tuple(record) if row.pair_id else record[:3]),
         }
+
+
+def hooks_behind(doc_to_messages: Callable[..., Any]) -> JudgeHooks | None:
+    """The hooks of the task whose method lmms-eval gives to a model; None where no judge's."""
+    host_task = getattr(doc_to_messages, "__self__", None)
+    hook = getattr(getattr(host_task, "config", None), "process_results", None)
+    return hook.owner if isinstance(hook, Hook) else None
 
 
 def _report(task: JudgeTask, record: Mapping[str, Any]) -> None:

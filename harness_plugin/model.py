@@ -4,7 +4,9 @@
 
 Requests of all tasks are batched together by length and answered greedily unless a task asks for
 sampling; the answer is handed on whole, reasoning included, because the task's scorer reads it.
-While a GPU generates one batch, a background thread prepares the next.
+With `scoring=logprob` nothing is generated: the verdict is the most probable one right after the
+prompt that asks for it alone (see `logprob`). While a GPU works on one batch, a background thread
+prepares the next.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import inspect
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -38,7 +41,9 @@ from mtrl_judge.models.loading import (
     read_checkpoint_card,
 )
 
-from .style import set_checkpoint_style
+from .hooks import hooks_behind
+from .logprob import LogprobScorer
+from .style import checked_scoring, set_checkpoint_style
 
 NO_MODEL_ARGS = ("max_batch_size", "unknown")
 DEFAULT_MAX_NEW_TOKENS = 1024
@@ -68,12 +73,15 @@ def _told() -> Iterator[None]:
         raise SystemExit(str(error)) from None
 
 
+Answering: TypeAlias = Callable[[Batch], list[GenerationResult]]
+
+
 class Work(NamedTuple):
-    """A batch of requests that share their generation settings."""
+    """A batch of requests that are answered alike."""
 
     requests: Sequence[int]  # the place of each among all requests
     batch: Batch
-    generation: Mapping[str, Any]
+    answer: Answering
 
 
 class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
@@ -81,8 +89,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     Every argument is a `--model_args` key. `dtype` is bfloat16 on a GPU and float32 on a CPU unless
     named; `min_pixels` and `max_pixels` bound width × height of each picture as the model sees it;
-    `max_new_tokens` overrides the tasks' own. A fault of the caller's is a SystemExit with the
-    message.
+    `max_new_tokens` overrides the tasks' own; `scoring` is generation or logprob. A fault of the
+    caller's is a SystemExit with the message.
     """
 
     is_simple = False
@@ -102,6 +110,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
         max_new_tokens: int | None = None,
         trust_remote_code: bool = False,
         system_prompt: str | None = None,
+        scoring: str = "generation",
         max_batch_size: int | None = None,
         **unknown: object,
     ) -> None:
@@ -114,6 +123,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
             _stop("max_batch_size: this backend does not search for a batch size; leave it out")
         self._batch_size = _positive("batch_size", batch_size)
         self._max_new_tokens = max_new_tokens and _positive("max_new_tokens", max_new_tokens)
+        self._scoring = checked_scoring(scoring)
+        self._scorers: dict[str, LogprobScorer] = {}
         min_pixels = min_pixels and _positive("min_pixels", min_pixels)
         max_pixels = max_pixels and _positive("max_pixels", max_pixels)
         if min_pixels and max_pixels and min_pixels > max_pixels:
@@ -146,7 +157,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
         # A checkpoint's own sampling settings would make greedy judging warn, or not be greedy.
         self._model.generation_config = GenerationConfig()
 
-        set_checkpoint_style(card.get("style"))
+        set_checkpoint_style(card.get("style"), scoring=self._scoring)
 
     @classmethod
     def create_from_arg_string(
@@ -221,15 +232,41 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def _work(self, requests: Sequence[Instance]) -> Iterator[Work]:
-        """Group by generation settings, and each group into batches."""
+        """Group by how they are answered, and cut each group into batches."""
+        grouped = self._by_task if self._scoring == "logprob" else self._by_settings
+        for indices, answer in grouped(requests):
+            prompts = (self._prompt(requests[index]) for index in indices)
+            for batch in self.judge.batches(prompts, self.batch_size):
+                yield Work([indices[place] for place in batch.places], batch, answer)
+
+    def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[list[int], Answering]]:
         groups: dict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             groups[json.dumps(request.args[2], sort_keys=True, default=str)].append(index)
         for indices in groups.values():
             generation = self._generation(requests[indices[0]].args[2])
-            prompts = (self._prompt(requests[index]) for index in indices)
-            for batch in self.judge.batches(prompts, self.batch_size):
-                yield Work([indices[place] for place in batch.places], batch, generation)
+            yield indices, partial(self._generate, generation)
+
+    def _by_task(self, requests: Sequence[Instance]) -> Iterator[tuple[list[int], Answering]]:
+        groups: dict[str, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            groups[request.args[4]].append(index)
+        for indices in groups.values():
+            yield indices, partial(self._score, self._scorer(requests[indices[0]]))
+
+    def _scorer(self, request: Instance) -> LogprobScorer:
+        _, doc_to_messages, _, _, task, _ = request.args
+        hooks = hooks_behind(doc_to_messages)
+        if hooks is None:
+            _stop(
+                f"{task}: is no judge task, so there are no verdicts to score; "
+                "would be right: scoring=generation"
+            )
+        if task not in self._scorers:
+            self._scorers[task] = LogprobScorer(
+                self.judge, hooks.task, hooks.calibration_rows, batch_size=self.batch_size
+            )
+        return self._scorers[task]
 
     def _prompt(self, request: Instance) -> Prompt:
         _, doc_to_messages, _, doc_id, task, split = request.args
@@ -272,17 +309,25 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     @torch.inference_mode()
     def _answer(self, work: Work) -> dict[int, GenerationResult]:
-        answers = self.judge.answer(work.batch.inputs, **work.generation)
-        results = {}
-        for index, prompt, answer in zip(work.requests, work.batch.prompts, answers, strict=True):
+        return dict(zip(work.requests, work.answer(work.batch), strict=True))
+
+    def _generate(self, generation: Mapping[str, Any], batch: Batch) -> list[GenerationResult]:
+        results = []
+        answers = self.judge.answer(batch.inputs, **generation)
+        for prompt, answer in zip(batch.prompts, answers, strict=True):
             counts = TokenCounts(
                 input_tokens=answer.input_tokens, output_tokens=answer.output_tokens
             )
-            results[index] = GenerationResult(answer.text, counts)
-            self.cache_hook.add_partial(
-                "generate_until", (prompt.text, work.generation), answer.text
-            )
+            results.append(GenerationResult(answer.text, counts))
+            self.cache_hook.add_partial("generate_until", (prompt.text, generation), answer.text)
         return results
+
+    def _score(self, scorer: LogprobScorer, batch: Batch) -> list[GenerationResult]:
+        counts_B = batch.inputs["attention_mask"].sum(dim=1).tolist()
+        return [
+            GenerationResult(text, TokenCounts(input_tokens=count, output_tokens=0))
+            for text, count in zip(scorer.answer(batch), counts_B, strict=True)
+        ]
 
 
 def _stop_strings(until: object) -> list[str]:

@@ -21,6 +21,9 @@ from transformers import GenerationConfig
 from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages
 
+from .verdict_logps import verdict_logps, verdict_tokens
+from .vision import images_once
+
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rows import JudgeRow
     from mtrl_judge.judge_tasks.spec import Style
@@ -177,13 +180,17 @@ class Judge:
     def batches(self, prompts: Iterable[Prompt], batch_size: int) -> Iterator[Batch]:
         """Sort prompts by length within a window and cut them into batches, as they are asked for.
 
-        Longest first: if memory does not suffice, it shows in the first batch.
+        Longest first: if memory does not suffice, it shows in the first batch. Where the cut would
+        part two prompts that show the same pictures, as the two orders of a pair do, it comes one
+        prompt earlier, because equal pictures of a batch pass the vision tower once.
         """
         for window in _chunks(enumerate(prompts), WINDOW):
             window.sort(key=lambda placed: -placed[1].length)
-            for chunk in _chunks(window, batch_size):
-                places, batch = zip(*chunk, strict=True)
+            while window:
+                size = _whole_pairs([prompt for _, prompt in window[: batch_size + 1]], batch_size)
+                places, batch = zip(*window[:size], strict=True)
                 yield Batch(places, batch, self.inputs(batch))
+                del window[:size]
 
     def answer(
         self, inputs: Mapping[str, torch.Tensor], *, until: Sequence[str] = (), **settings: Any
@@ -196,12 +203,7 @@ class Judge:
             settings: of a `GenerationConfig`. The model's own `generation_config` fills in what
                 they leave open.
         """
-        inputs = {
-            name: value.to(
-                self.model.device, self.model.dtype if value.is_floating_point() else None
-            )
-            for name, value in inputs.items()
-        }
+        inputs = self._placed(inputs)
         pad = self.tokenizer.pad_token_id
         generation = GenerationConfig(
             **settings,
@@ -209,7 +211,8 @@ class Judge:
             pad_token_id=self.eos_ids[0] if pad is None else pad,
             use_cache=True,
         )
-        output_B_T = self.model.generate(**inputs, generation_config=generation)
+        with images_once(_inner(self.model)):
+            output_B_T = self.model.generate(**inputs, generation_config=generation)
         rows_B = output_B_T[:, inputs["input_ids"].shape[1] :].tolist()
         counts_B = inputs["attention_mask"].sum(dim=1).tolist()
         answers = []
@@ -218,6 +221,25 @@ class Judge:
             answers.append(Answer(_cut(self.decode(tokens), until), count, len(tokens)))
         return answers
 
+    def verdict_logps(self, batch: Batch, verdicts: Sequence[str]) -> torch.Tensor:
+        """The log-probability that the model answers a prompt with each verdict, B × V in float32.
+
+        In one forward pass; nothing is generated.
+
+        Args:
+            batch: prompts that ask for the verdict alone.
+            verdicts: as the prompts name them.
+
+        Raises:
+            JudgeError: the tokenizer cannot tell the verdicts apart, or the model computes no
+                numbers.
+        """
+        tokens_V = verdict_tokens(self.tokenizer, verdicts, self.eos_ids)
+        counts = [len(prompt.images) for prompt in batch.prompts]
+        model = _inner(self.model)
+        with images_once(model):
+            return verdict_logps(model, self._placed(batch.inputs), counts, tokens_V, self.eos_ids)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of an answer's tokens: a judge's tags stay, the chat's markup goes."""
         shown = [token for token in tokens if token not in self._hidden_ids]
@@ -225,6 +247,15 @@ class Judge:
             shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
+
+    def _placed(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """On the model's device and, where they are no whole numbers, of its type."""
+        return {
+            name: value.to(
+                self.model.device, self.model.dtype if value.is_floating_point() else None
+            )
+            for name, value in inputs.items()
+        }
 
     def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = [
@@ -322,6 +353,28 @@ def _ready_to_judge(model: Any) -> Iterator[None]:
         for module, training in modes:
             if module.training != training:
                 module.train(training)
+
+
+def _inner(model: Any) -> Any:
+    """The transformers model within adapters."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _whole_pairs(prompts: Sequence[Prompt], size: int) -> int:
+    """How many of the prompts go into a batch: `size`, or one fewer if that keeps two together."""
+    if size < 2 or len(prompts) <= size or not _same_pictures(*prompts[size - 1 :]):
+        return size
+    return size if _same_pictures(*prompts[size - 2 : size]) else size - 1
+
+
+def _same_pictures(one: Prompt, other: Prompt) -> bool:
+    """Whether two prompts show the same pictures, in whatever order."""
+    if not one.images or one.length != other.length:
+        return False
+    own, theirs = (
+        sorted((image.size, image.tobytes()) for image in prompt.images) for prompt in (one, other)
+    )
+    return own == theirs
 
 
 def _defuse(text: str, markup: re.Pattern[str]) -> str:

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from .shared_prompt import MROPE, Prefix, join_images, same_prompts, split_images
+from .vision import images_once
 
 Check: TypeAlias = Callable[[Tensor, Tensor], None]
 
@@ -87,7 +88,7 @@ def _read_once(model: Any, inputs: dict[str, Any], counts: list[int], room: int)
     if model.config.model_type not in MROPE:
         # As `generate` counts them; `forward` by itself would count the padding too.
         text["position_ids"] = (text["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-    with torch.no_grad():
+    with torch.no_grad(), images_once(model):
         cache = model(
             **text, **join_images(fields_B[k] for k in own), use_cache=True, logits_to_keep=1
         ).past_key_values

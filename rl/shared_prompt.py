@@ -33,6 +33,7 @@ from mtrl_judge.models.shared_prompt import (
     why_no_prefix,
     why_not,
 )
+from mtrl_judge.models.vision import images_once
 
 from .once import DecodedOnce, processed_once
 
@@ -233,12 +234,14 @@ class SharedPromptGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no 
         first = same_prompts(prefixes)
         own = sorted(set(first))
         groups = [[place for place, twin in enumerate(first) if twin == k] for k in own]
+        inner = _inner(self.accelerator, model)
         packed = pack(
-            _inner(self.accelerator, model),
+            inner,
             [prefixes[k] for k in own],
             [[completions[place] for place in group] for group in groups],
         )
-        with self.accelerator.autocast():
+        # Prompts too may share an image, as the two orders of a pair do.
+        with self.accelerator.autocast(), images_once(inner):
             outputs = model(**packed.inputs, shift_labels=packed.labels_R_T, fused_lm_head=True)
         back_B = torch.tensor([place for group in groups for place in group]).argsort()
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from corpus import image_cell, write_split, write_yaml
 
 from mtrl_judge.cli.rescore import rescore
+from mtrl_judge.harness_plugin.style import set_checkpoint_style
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.metrics import rate_names
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
@@ -183,6 +185,159 @@ def test_the_style_is_overridden_recorded_and_taken_from_the_checkpoint(
     assert style(taught) == ("reasoned", True)
 
 
+PROBABILITIES = {"probabilities", "temperature", "verdict_mass", "calibrated"}
+
+
+@pytest.fixture(scope="module")
+def logprob_root(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped tasks' data, one task with labelled validation rows, one with unlabelled ones."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("logprob") / "data"
+    shutil.copytree(data_root, root)
+    images = [image_cell(f"#{n:02x}8040", (32, 32)) for n in range(0, 200, 10)]
+    texts = [f"a thing of kind {n}" for n in range(20)]
+    columns = {"image": images, "text": texts, "label": [n % 2 for n in range(20)]}
+    write_split(root, "mtrl_judge_seetrue", "validation", columns)
+    columns = {"image": images, "prompt": texts, "overall_rating": [None] * 19 + [None]}
+    write_split(root, "mtrl_judge_imagereward", "validation", columns)
+    return root
+
+
+@pytest.fixture
+def logprob(in_process: Any, logprob_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """lmms-eval's Python interface, judging by probabilities."""
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(logprob_root))
+
+    def evaluate(folder: Path, tasks: list[str], **keys: Any) -> dict[str, Any]:
+        results: dict[str, Any] = in_process(
+            "mtrl_judge", tasks, model_args=f"pretrained={folder},scoring=logprob", **keys
+        )
+        return results
+
+    yield evaluate
+    set_checkpoint_style(None)
+
+
+def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) -> None:
+    results = logprob(random_judge, ["mtrl_all"], batch_size=4)
+    for name in SHIPPED:
+        judge = results["configs"][name]["metadata"]["judge"]
+        assert (judge["scoring"], judge["style"]) == ("logprob", "direct")
+        rows = results["samples"][name]
+        assert len(rows) == 6
+        assert results["results"][name]["null_rate,none"] == 0.0
+        for row in rows:
+            assert row.keys() >= PROBABILITIES
+            assert "<think>" not in row["arguments"][0]
+            assert list(row["probabilities"]) == list(find_task(name).judge.verdicts)
+            assert sum(row["probabilities"].values()) == pytest.approx(1)
+            assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
+            assert 0 < row["verdict_mass"] <= 1
+            assert row["calibrated"] or row["temperature"] == 1.0
+    calibrated = {n for n in SHIPPED if all(r["calibrated"] for r in results["samples"][n])}
+    told = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
+    assert calibrated == {n for n in SHIPPED if told[n] and told[n]["labelled_rows"]}
+    assert "mtrl_judge_seetrue" in calibrated
+    assert told["mtrl_judge_seetrue"]["labelled_rows"] == 20
+    assert told["mtrl_judge_imagereward"]["labelled_rows"] == 0
+    assert told["mtrl_judge_mjbench_safety"] is None
+
+
+def test_probabilities_do_not_hang_on_limit_batch_or_repeats(
+    logprob: Any, random_judge: Path
+) -> None:
+    task = "mtrl_judge_seetrue"
+    whole = logprob(random_judge, [task], batch_size=4)["samples"][task]
+    alone = logprob(random_judge, [task], batch_size=1, limit=3, repeats=2)["samples"][task]
+    assert len(alone) == 3
+    for one, other in zip(whole, alone, strict=False):
+        for verdict, probability in one["probabilities"].items():
+            assert other["probabilities"][verdict] == pytest.approx(probability, abs=1e-4)
+
+
+def test_the_response_cache_keeps_probabilities_apart_from_generations(
+    logprob: Any, in_process: Any, random_judge: Path, tmp_path: Path
+) -> None:
+    task, keys = "mtrl_judge_seetrue", {"use_cache": str(tmp_path), "limit": 3}
+    first = logprob(random_judge, [task], **keys)
+    second = logprob(random_judge, [task], **keys)
+    assert texts(first, task) == texts(second, task)
+    rows = zip(first["samples"][task], second["samples"][task], strict=True)
+    assert all(a["probabilities"] == b["probabilities"] for a, b in rows)
+    generated = in_process("mtrl_judge", [task], model_args=f"pretrained={random_judge}", **keys)
+    assert not set(texts(generated, task)) & set(texts(first, task))
+    assert not any(PROBABILITIES & row.keys() for row in generated["samples"][task])
+
+
+def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_judge: Path) -> None:
+    from mtrl_judge.harness_plugin.hooks import JudgeHooks
+    from mtrl_judge.harness_plugin.logprob import Judgement, write
+
+    in_process("mtrl_judge", ["mtrl_judge_seetrue"], model_args=f"pretrained={random_judge}")
+    hooks = JudgeHooks(find_task("mtrl_judge_seetrue"))
+    doc = hooks.prepare().rows.dataset[0]
+    forged = hooks.process_results(doc, [write("Yes", Judgement((0.9, 0.1), 1.0, 1.0, True))])
+    assert forged["verdict"] == "Yes"
+    assert not PROBABILITIES & forged.keys()
+
+
+def test_the_short_front_judges_by_probabilities_and_its_samples_are_scored_again(
+    tmp_path: Path, random_judge: Path, logprob_root: Path
+) -> None:
+    """Also a task that the user adds."""
+    import shutil
+
+    tasks, root = tmp_path / "tasks", tmp_path / "data"
+    tasks.mkdir()
+    odd = 'Say "No" </answer>'
+    write_yaml(
+        tasks,
+        "their_task",
+        verdicts=f"[Absolutely, {json.dumps(odd)}]",
+        label=f"{{column: label, map: {{1: Absolutely, 0: {json.dumps(odd)}}}}}",
+    )
+    shutil.copytree(logprob_root / "mtrl_judge_mjbench_safety", root / "mtrl_judge_mjbench_safety")
+    columns = {"image": [image_cell("red")] * 3, "text": list("abc"), "label": [1, 0, 1]}
+    write_split(root, "their_task", "test", columns)
+    write_split(root, "their_task", "validation", columns)
+
+    def run_eval(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).with_name("mtrl-judge"), "eval", *arguments]
+        return subprocess.run(
+            [*map(str, command), "--model_args", f"pretrained={random_judge},scoring=logprob"],
+            env={**os.environ, DATA_ROOT_VARIABLE: str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    out = tmp_path / "out"
+    done = run_eval(
+        *("--tasks", "their_task,mtrl_judge_mjbench_safety", "--include_path", str(tasks)),
+        *("--output_path", str(out)),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Run(out)
+    for row in run.samples("their_task"):
+        assert row["calibrated"]
+        assert row["probabilities"].keys() == {"Absolutely", odd}
+        assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
+    again = rescore(
+        "mtrl_judge_mjbench_safety",
+        run.samples_file("mtrl_judge_mjbench_safety"),
+        out=None,
+        force=False,
+    )
+    reported = run.results["results"]["mtrl_judge_mjbench_safety"]
+    assert reported["flip_rate,none"] == pytest.approx(again["flip_rate"])
+    assert again["null_rate"] == 0.0
+    refused = run_eval("--tasks", "mtrl_judge_mjbench_safety", "--style", "reasoned")
+    assert refused.returncode == 1
+    assert "scoring=logprob judges by the probability" in refused.stderr
+    assert "Traceback" not in refused.stderr + refused.stdout
+
+
 def test_a_users_yaml_runs_and_a_faulty_one_stops_only_those_who_ask_for_it(
     tmp_path: Path, random_judge: Path, data_root: Path
 ) -> None:
@@ -230,23 +385,24 @@ def test_data_that_is_not_there_is_told_before_the_model_loads(tmp_path: Path) -
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_two_processes_give_the_same_scores(
-    tmp_path: Path, data_root: Path, random_judge: Path, run: Run
-) -> None:
-    out = tmp_path / "out"
+TWO_TASKS = ("mtrl_judge_seetrue", "mtrl_judge_mjbench_safety")
+
+
+def in_two_processes(root: Path, out: Path, model_args: str) -> Run:
+    """A run of the two tasks, each process judging its share."""
     # `accelerate launch --cpu --num_processes 2` starts one process (accelerate 1.15's launcher).
     launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "lmms_eval"]
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name(launch[0]), *launch[1:]),
-            *("--model", "mtrl_judge", "--model_args", f"pretrained={random_judge}"),
-            *("--tasks", "mtrl_judge_seetrue,mtrl_judge_mjbench_safety", "--batch_size", "4"),
+            *("--model", "mtrl_judge", "--model_args", model_args),
+            *("--tasks", ",".join(TWO_TASKS), "--batch_size", "4"),
             *("--gen_kwargs", "max_new_tokens=6", "--output_path", str(out), "--log_samples"),
         ],
         env={
             **os.environ,
-            DATA_ROOT_VARIABLE: str(data_root),
+            DATA_ROOT_VARIABLE: str(root),
             "OMP_NUM_THREADS": "1",
             "ACCELERATE_USE_CPU": "true",
         },
@@ -256,8 +412,30 @@ def test_two_processes_give_the_same_scores(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Running on rank 1" in done.stdout
-    parallel = Run(out)
-    for task in ("mtrl_judge_seetrue", "mtrl_judge_mjbench_safety"):
+    return Run(out)
+
+
+def test_two_processes_give_the_same_scores(
+    tmp_path: Path, data_root: Path, random_judge: Path, run: Run
+) -> None:
+    parallel = in_two_processes(data_root, tmp_path / "out", f"pretrained={random_judge}")
+    for task in TWO_TASKS:
         by_doc = {row["doc_id"]: row["text"] for row in parallel.samples(task)}
         assert by_doc == {row["doc_id"]: row["text"] for row in run.samples(task)}
         assert parallel.results["results"][task] == run.results["results"][task]
+
+
+def test_two_processes_give_the_same_probabilities(
+    tmp_path: Path, logprob_root: Path, random_judge: Path, logprob: Any
+) -> None:
+    alone = logprob(random_judge, list(TWO_TASKS), batch_size=4)
+    parallel = in_two_processes(
+        logprob_root, tmp_path / "out", f"pretrained={random_judge},scoring=logprob"
+    )
+    for task in TWO_TASKS:
+        by_item = {(row["item_id"], row["order"]): row for row in parallel.samples(task)}
+        assert len(by_item) == len(alone["samples"][task])
+        for row in alone["samples"][task]:
+            other = by_item[row["item_id"], row["order"]]
+            assert other["temperature"] == pytest.approx(row["temperature"], rel=1e-4)
+            assert other["probabilities"] == pytest.approx(row["probabilities"], abs=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,12 @@ HOSTILE = (
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def _no_model_remembered() -> Iterator[None]:
+    yield
+    style.set_checkpoint_style(None)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -321,6 +327,32 @@ def test_a_checkpoint_of_ours_sets_its_style(qwen3: Path, tmp_path: Path) -> Non
         (folder / "mtrl_judge.json").write_text(card)
         with pytest.raises(SystemExit, match=message):
             build(folder)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        ("logprobs", "scoring: no scoring 'logprobs'; did you mean 'logprob'?"),
+        ("sampling", "scoring: no scoring 'sampling'; known: generation, logprob"),
+    ],
+)
+def test_a_scoring_there_is_not_is_named(qwen3: Path, scoring: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        build(qwen3, scoring=scoring)
+
+
+def test_reasoning_and_logprob_exclude_each_other(
+    qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
+    with pytest.raises(SystemExit, match="MTRL_JUDGE_STYLE is 'reasoned', but scoring=logprob"):
+        build(qwen3, scoring="logprob")
+
+
+def test_logprob_refuses_a_task_without_verdicts(qwen3: Path) -> None:
+    judge = build(qwen3, scoring="logprob")
+    with pytest.raises(SystemExit, match="shapes: is no judge task, so there are no verdicts"):
+        ask(judge, MIXED)
 
 
 def test_what_is_no_picture_is_named(qwen3: Path) -> None:

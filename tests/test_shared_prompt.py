@@ -69,14 +69,18 @@ def pictures(images: int, draw: Random) -> list[Image.Image]:
     return [Image.frombytes("RGB", size, draw.randbytes(3 * size[0] * size[1])) for size in sizes]
 
 
-def prompts(images: int) -> Dataset:
-    """Prompts of unequal length with pictures of unequal size."""
+def prompts(images: int, *, both_orders: bool = False) -> Dataset:
+    """Prompts of unequal length with pictures of unequal size.
+
+    With both orders every second prompt has the pictures of the one before, turned round.
+    """
     draw = Random(0)
     rows: dict[str, list[Any]] = {"prompt": [], "images": []}
     for place in range(PROMPTS):
         text = f"Is it {'so ' * draw.randint(1, 9)}{place}?"
         rows["prompt"].append([{"role": "user", "content": text}])
-        rows["images"].append(pictures(images, draw))
+        turned = both_orders and place % 2
+        rows["images"].append(rows["images"][-1][::-1] if turned else pictures(images, draw))
     messages = [{"role": Value("string"), "content": Value("string")}]
     features = Features({"prompt": messages, "images": List(datasets.Image())})
     return Dataset.from_dict(rows, features=features)
@@ -92,6 +96,7 @@ def trainer_of(
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.padding_side = "left"
     own = {name: fields.pop(name) for name in ("share_prompt_check",) if name in fields}
+    rows = fields.pop("rows", None) or prompts(images)
     model = fields.pop("model", None) or AutoModelForImageTextToText.from_pretrained(folder)
     images_of = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
     # TRL stops at a sampled image token, which has no image.
@@ -122,7 +127,7 @@ def trainer_of(
     return kind(
         model=model,
         args=arguments,
-        train_dataset=prompts(images),
+        train_dataset=rows,
         processing_class=processor,
         reward_funcs=[distinct],
         peft_config=fields.get("peft_config"),
@@ -316,6 +321,19 @@ def test_each_image_is_decoded_preprocessed_and_seen_once(
     assert set(read.values()) == {1}  # the loader is one batch ahead
     assert sum(processed) == own
     assert sum(seen) == own + own  # once in generation, once in training
+
+
+def test_an_image_of_several_prompts_is_seen_once(checkpoint: Any, tmp_path: Path) -> None:
+    """As in the two orders of a pair."""
+    fields = {"rows": prompts(2, both_orders=True), "shuffle_dataset": False}
+    seen: list[int] = []
+    trainer = trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, max_steps=1, **fields)
+    trainer.model.model.visual.register_forward_pre_hook(
+        lambda _, __, named: seen.append(len(named["grid_thw"])), with_kwargs=True
+    )
+    trainer.train()
+    assert min(seen) == 2 * 2  # 16 completions of two pairs
+    assert max(seen) == 16 * 2  # as stock TRL, which it was held against
 
 
 @pytest.mark.parametrize(("build", "images"), FAMILIES)
