@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,46 +24,41 @@ LAYOUT = "shared_prompt_layout"  # the attribute of a mask that holds its Layout
 
 @dataclass(frozen=True)
 class Layout:
-    """Where R rows of T tokens hold prompts and up to K continuations of up to C tokens each."""
+    """Where R rows of P + S tokens hold a prompt in P, and up to K continuations of C behind it."""
 
     prompt: int
-    """Tokens of the longest prompt, P; a row's prompt stands first."""
+    """P, the longest prompt."""
     places_R_K_C: Tensor
-    """The place of each token of a continuation among the R · T; 0 where there is none."""
-    filled_F: Tensor
-    """Those of the R · K · C where there is one."""
-    sees_N_1_C_S: Tensor
-    """What the tokens of N = R · K continuations see of S = P + C: the prompt and themselves."""
+    """The place of each token of a continuation among the R · S; 0 where there is none."""
+    slots_R_S: Tensor
+    """The contrary: which of the R · K · C stands at each place; 0 where there is none."""
+    sees_N_1_C_Q: Tensor
+    """What the tokens of N = R · K continuations see of Q = P + C: the prompt and themselves."""
 
 
-def layout(
-    prompts: Sequence[int], spans: Sequence[Sequence[tuple[int, int]]], width: int, device: Any
-) -> Layout:
+def layout(prompts: Sequence[int], sizes: Sequence[Sequence[int]], device: Any) -> Layout:
     """Lay rows out.
 
     Args:
-        prompts: tokens of each row's prompt, which stands first.
-        spans: for each row, where its continuations start and how many tokens they have.
-        width: tokens of a row, T.
+        prompts: tokens of each row's prompt, without padding.
+        sizes: tokens of each row's continuations, which stand one behind another; not all 0.
         device: where the row's tokens are.
     """
-    # At least one token, where all completions are empty because they were truncated.
-    size = max(map(len, spans)), max(1, *(tokens for row in spans for _, tokens in row))
-    places = torch.zeros(len(spans), *size, dtype=torch.long)
-    filled = torch.zeros(len(spans), *size, dtype=torch.bool)
-    for number, row in enumerate(spans):
-        for k, (start, tokens) in enumerate(row):
-            places[number, k, :tokens] = number * width + start + torch.arange(tokens)
-            filled[number, k, :tokens] = True
+    behind = max(map(sum, sizes))
+    most = max(map(len, sizes)), max(size for row in sizes for size in row)
+    places = torch.zeros(len(sizes), *most, dtype=torch.long)
+    slots = torch.zeros(len(sizes), behind, dtype=torch.long)
+    for number, row in enumerate(sizes):
+        for k, (start, size) in enumerate(zip([0, *accumulate(row)], row, strict=False)):
+            columns = start + torch.arange(size)
+            places[number, k, :size] = number * behind + columns
+            slots[number, columns] = (number * most[0] + k) * most[1] + torch.arange(size)
     prompt_R_P = torch.arange(max(prompts)) < torch.tensor(prompts)[:, None]
-    own_C_C = torch.ones(size[1], size[1], dtype=torch.bool).tril()
-    grid = (len(spans), *size, -1)
+    own_C_C = torch.ones(most[1], most[1], dtype=torch.bool).tril()
+    grid = (len(sizes), *most, -1)
     sees = torch.cat([prompt_R_P[:, None, None].expand(grid), own_C_C.expand(grid)], dim=-1)
     return Layout(
-        max(prompts),
-        places.to(device),
-        filled.flatten().nonzero()[:, 0].to(device),
-        sees.flatten(0, 1)[:, None].to(device),
+        max(prompts), places.to(device), slots.to(device), sees.flatten(0, 1)[:, None].to(device)
     )
 
 
@@ -87,40 +83,36 @@ def shared_prompt_attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout, scaling, **named
         )
-    prompt = slice(0, laid.prompt)
-    # Behind a shorter prompt stand tokens of continuations; what is found for them is written over.
-    found, _ = sdpa_attention_forward(
-        module,
-        query[:, :, prompt],
-        key[:, :, prompt],
-        value[:, :, prompt],
-        None,
-        dropout,
-        scaling,
-        is_causal=True,
-    )
-    rows, _, tokens, _ = query.shape
-    found = functional.pad(found, (0, 0, 0, 0, 0, tokens - laid.prompt)).flatten(0, 1)
-    own = _continuations(laid, query, key, value, scaling).index_select(0, laid.filled_F)
-    found = found.index_copy(0, laid.places_R_K_C.flatten()[laid.filled_F], own)
-    return found.view(rows, tokens, *found.shape[1:]), None
+    parts = [laid.prompt, query.shape[2] - laid.prompt]
+    both = (torch.split(states, parts, dim=2) for states in (query, key, value))
+    prompts, behind = zip(*both, strict=True)
+    # No token of a prompt sees the padding behind it.
+    found, _ = sdpa_attention_forward(module, *prompts, None, dropout, scaling, is_causal=True)
+    own = _continuations(laid, prompts, behind, scaling)
+    own = own.index_select(0, laid.slots_R_S.flatten())
+    return torch.cat([found, own.view(len(found), parts[1], *own.shape[1:])], dim=1), None
 
 
 def _continuations(
-    laid: Layout, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    laid: Layout, prompts: Sequence[Tensor], behind: Sequence[Tensor], scaling: float | None
 ) -> Tensor:
-    """What the continuations' tokens find: (R·K·C) × H × D."""
-    heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[-1]
-    each = heads // kv_heads
+    """What the continuations' tokens find: (R·K·C) × H × D.
+
+    Args:
+        prompts: queries, keys and values of the prompts' tokens.
+        behind: of those behind them.
+    """
+    heads, kv_heads, width = behind[0].shape[1], behind[1].shape[1], behind[0].shape[-1]
+    query, key, value = (_own(laid, states) for states in behind)
     # The heads that share a key stand in line as further queries, so that keys are not repeated.
-    queries = _own(laid, query)
-    queries = queries.reshape(len(queries), kv_heads, -1, width)
-    keys, values = (
-        torch.cat([_of_prompt(laid, states), _own(laid, states)], dim=2) for states in (key, value)
-    )
-    mask = laid.sees_N_1_C_S.repeat(1, 1, each, 1)
+    query = query.reshape(len(query), kv_heads, -1, width)
+    mask = laid.sees_N_1_C_Q.repeat(1, 1, heads // kv_heads, 1)
     found = functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, scale=scaling
+        query,
+        torch.cat([_of_prompt(laid, prompts[1]), key], dim=2),
+        torch.cat([_of_prompt(laid, prompts[2]), value], dim=2),
+        attn_mask=mask,
+        scale=scaling,
     )
     return found.reshape(len(found), heads, -1, width).transpose(1, 2).flatten(0, 1)
 
@@ -134,8 +126,7 @@ def _own(laid: Layout, states: Tensor) -> Tensor:
 
 def _of_prompt(laid: Layout, states: Tensor) -> Tensor:
     """The states of the prompt's tokens, for each continuation: (R·K) × heads × P × D."""
-    prompt = states[:, None, :, : laid.prompt]
-    return prompt.expand(-1, laid.places_R_K_C.shape[1], -1, -1, -1).flatten(0, 1)
+    return states[:, None].expand(-1, laid.places_R_K_C.shape[1], -1, -1, -1).flatten(0, 1)
 
 
 AttentionInterface.register(NAME, shared_prompt_attention)

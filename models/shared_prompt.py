@@ -2,12 +2,12 @@
 
 A row holds the prompt and, behind it, its continuations::
 
-    p₁ p₂ … pₙ₋₁ | pₙ a₁ a₂ … | pₙ b₁ b₂ … | padding
+    p₁ p₂ … pₙ₋₁ padding | pₙ a₁ a₂ … | pₙ b₁ b₂ … | padding
 
 The mask lets each continuation see the prompt and itself; its positions go on from the prompt's.
 The prompt's last token stands before each continuation because it foretells another first token in
 each. So it is an ordinary forward pass: gradient checkpointing, adapters, DDP, FSDP and ZeRO-3 work
-as always, and neither padding nor the end tokens of completions are computed.
+as always. Prompts are padded to the longest of the pass, its continuations are not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .shared_attention import LAYOUT, NAME, layout
 
@@ -34,6 +35,7 @@ MASKED_ATTENTION = ("sdpa", "eager", NAME)
 # Tokens from which a group goes into a further row: the mask is as large as their square.
 LONGEST_ROW = 8192
 IGNORED = -100  # a position without a next token, as transformers marks it
+PADDING = -1  # where the prompt's tokens are marked 0, and those of its continuations 1, 2, …
 
 
 class Prefix(NamedTuple):
@@ -187,6 +189,7 @@ def pack(
         continuations: for each prompt the token ids of its continuations, of any lengths.
     """
     device = prefixes[0].ids_P.device
+    body = max(len(prefix.ids_P) for prefix in prefixes) - 1
     rows: list[_Row] = []
     places: list[tuple[int, int, int]] = []  # row, first column, tokens
     for prefix, positions, group in zip(
@@ -195,7 +198,7 @@ def pack(
         row = None
         for tokens in group:
             if row is None or row.length + len(tokens) > LONGEST_ROW:
-                row = _Row(prefix, positions)
+                row = _Row(prefix, positions, body)
                 rows.append(row)
             places.append((len(rows) - 1, row.append(tokens), len(tokens)))
     longest = max(tokens for *_, tokens in places)
@@ -203,13 +206,10 @@ def pack(
     offsets_C = torch.arange(longest, device=device)
     asked_N_C = offsets_C < place_N_3[:, 2:]
     inputs = _inputs(model, rows)
-    laid = layout(
-        [len(row.prefix.ids_P) - 1 for row in rows],
-        [row.spans for row in rows],
-        inputs["input_ids"].shape[1],
-        device,
-    )
-    setattr(inputs["attention_mask"], LAYOUT, laid)
+    if longest:  # else all are empty, as completions that were truncated and masked
+        bodies = [len(row.prefix.ids_P) - 1 for row in rows]
+        laid = layout(bodies, [row.sizes for row in rows], device)
+        setattr(inputs["attention_mask"], LAYOUT, laid)
     return Packed(
         inputs,
         _padded([torch.cat(row.labels) for row in rows], IGNORED),
@@ -220,18 +220,20 @@ def pack(
 
 
 class _Row:
-    """A prompt without its last token, then continuations, each behind that token."""
+    """A prompt without its last token, padded, then continuations, each behind that token."""
 
-    def __init__(self, prefix: Prefix, positions: Tensor) -> None:
+    def __init__(self, prefix: Prefix, positions: Tensor, length: int) -> None:
         self.prefix = prefix
         self._last, self._last_position = prefix.ids_P[-1:], positions[..., -1:]
         body = prefix.ids_P[:-1]
-        self.ids = [body]
-        self.positions = [positions[..., :-1]]
-        self.branches = [torch.zeros_like(body)]
-        self.labels = [torch.full_like(body, IGNORED)]
-        self.length = len(body)
-        self.spans: list[tuple[int, int]] = []  # first column and tokens of each continuation
+        missing = (0, length - len(body))
+        # Any token of text pads.
+        self.ids = [body, self._last.expand(missing[1])]
+        self.positions = [functional.pad(positions[..., :-1], missing)]
+        self.branches = [functional.pad(torch.zeros_like(body), missing, value=PADDING)]
+        self.labels = [body.new_full((length,), IGNORED)]
+        self.length = length
+        self.sizes: list[int] = []  # tokens of each continuation
 
     def append(self, tokens: Tensor) -> int:
         """Add a continuation; the column whose position foretells its first token."""
@@ -241,7 +243,7 @@ class _Row:
         self.positions.append(self._last_position + steps)
         self.branches.append(torch.full_like(tokens, len(self.branches)))
         self.labels.append(tokens)
-        self.spans.append((column, len(tokens)))
+        self.sizes.append(len(tokens))
         self.length += len(tokens)
         return column
 
@@ -252,10 +254,9 @@ def _inputs(model: Any, rows: Sequence[_Row]) -> dict[str, Tensor]:
     if positions.dim() == 3:
         positions = positions.permute(2, 0, 1)  # R × T × 3 to 3 × R × T
     text = model.config.get_text_config()
-    pad = text.pad_token_id
-    branches_R_T = _padded([torch.cat(row.branches) for row in rows], -1)
+    branches_R_T = _padded([torch.cat(row.branches) for row in rows], PADDING)
     return {
-        "input_ids": _padded(ids, 0 if pad is None else pad),
+        "input_ids": _padded(ids, text.pad_token_id or 0),
         "position_ids": positions,
         "attention_mask": _mask(branches_R_T, text._attn_implementation, model.dtype),
         **join_images(row.prefix.images for row in rows),

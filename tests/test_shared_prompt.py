@@ -181,7 +181,7 @@ def assert_same_gradients(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Within 1e-4 of each one's size; what is 0 but for roundings, as of a key's bias, is 0."""
     assert {n for n, g in ours.items() if g is None} == {n for n, g in theirs.items() if g is None}
     sizes = {name: float(g.norm()) for name, g in theirs.items() if g is not None}
-    assert any(sizes.values())
+    assert any(sizes.values()), "no gradient"
     for name, size in sizes.items():
         off = float((ours[name] - theirs[name]).norm())
         assert off <= max(1e-4 * size, 1e-7 * max(sizes.values())), name
@@ -219,6 +219,12 @@ def test_every_option_gives_trls_numbers(
     checkpoint: Any, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, images=2, **fields).train()
+
+
+def test_completions_that_are_all_masked_give_trls_numbers(checkpoint: Any, tmp_path: Path) -> None:
+    fields = {"mask_truncated_completions": True, "generation_kwargs": {"min_new_tokens": TOKENS}}
+    with pytest.raises(AssertionError, match="no gradient"):  # and all else is as TRL's
+        trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, **fields).train()
 
 
 def test_a_frozen_vision_tower_gives_trls_numbers(checkpoint: Any, tmp_path: Path) -> None:
@@ -510,19 +516,21 @@ def test_prompts_are_the_same_only_with_their_images() -> None:
     assert same_prompts(rows) == [0, 0, 2, 3, 4]
 
 
-SPANS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=3)
+SIZES = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3), min_size=1, max_size=3)
+SIZES = SIZES.filter(lambda sizes: any(map(sum, sizes)))
 
 
-@given(SPANS, st.data())
-def test_attention_skips_only_what_the_mask_forbids(lengths: list[list[int]], data: Any) -> None:
-    bodies = [data.draw(st.integers(1, 5)) for _ in lengths]
-    spans, branches = [], []
-    for body, own in zip(bodies, lengths, strict=True):
-        starts = [body + sum(own[:k]) for k in range(len(own))]
-        spans.append(list(zip(starts, own, strict=True)))
-        numbers = [number for k, n in enumerate(own) for number in [k + 1] * n]
-        branches.append(torch.tensor([0] * body + numbers))
-    padded = torch.nn.utils.rnn.pad_sequence(branches, batch_first=True, padding_value=-1)
+@given(SIZES, st.data())
+def test_attention_skips_only_what_the_mask_forbids(sizes: list[list[int]], data: Any) -> None:
+    bodies = [data.draw(st.integers(1, 5)) for _ in sizes]
+    branches = []
+    for body, row in zip(bodies, sizes, strict=True):
+        padding = [shared_prompt.PADDING] * (max(bodies) - body)
+        numbers = [number for k, n in enumerate(row) for number in [k + 1] * n]
+        branches.append(torch.tensor([0] * body + padding + numbers))
+    padded = torch.nn.utils.rnn.pad_sequence(
+        branches, batch_first=True, padding_value=shared_prompt.PADDING
+    )
     mask = shared_prompt._mask(padded, "sdpa", torch.float32)
     torch.manual_seed(0)
     rows, width = padded.shape
@@ -531,7 +539,7 @@ def test_attention_skips_only_what_the_mask_forbids(lengths: list[list[int]], da
     module = torch.nn.Module()
     module.num_key_value_groups, module.is_causal = 2, True  # type: ignore[assignment]
     dense, _ = shared_prompt_attention(module, query, key, value, mask)
-    setattr(mask, LAYOUT, shared_attention.layout(bodies, spans, width, "cpu"))
+    setattr(mask, LAYOUT, shared_attention.layout(bodies, sizes, "cpu"))
     ours, _ = shared_prompt_attention(module, query, key, value, mask)
-    real = padded >= 0
+    real = padded != shared_prompt.PADDING
     torch.testing.assert_close(ours[real], dense[real], rtol=1e-5, atol=1e-6)
