@@ -119,8 +119,8 @@ def shared_work_ratios(
     Args:
         model_folder: a checkpoint.
         pointwise: tasks whose test splits are judged by probabilities and by generation.
-        pairwise: a task whose pairs, in both orders, are generated for with and without images
-            shared.
+        pairwise: a task whose pairs, in both orders, are judged by probabilities with and without
+            images shared.
         root: where the tasks' rows are.
         batch_size: prompts a batch, for all.
         new_tokens: what is generated of every prompt, exactly.
@@ -141,13 +141,13 @@ def shared_work_ratios(
 
     def apart() -> None:
         with patch("mtrl_judge.models.judge.images_once", nullcontext):
-            generating.generate_until(list(pairs))
+            scoring.generate_until(list(pairs))
 
     seconds = _seconds(
         {
             "generation": partial(generating.generate_until, list(requests)),
             "logprob": partial(scoring.generate_until, list(requests)),
-            "shared": partial(generating.generate_until, list(pairs)),
+            "shared": partial(scoring.generate_until, list(pairs)),
             "apart": apart,
         },
         runs,

@@ -39,7 +39,7 @@ from transformers import Qwen3VLForConditionalGeneration, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from mtrl_judge.rl.shared_prompt import SharedPromptGRPOTrainer
-from mtrl_judge.rl.tiny_model import build_model, build_processor, build_tokenizer
+from mtrl_judge.rl.tiny_model import PATCH, build_model, build_processor, build_tokenizer
 
 from .timing import Spans, timed, within
 
@@ -60,6 +60,7 @@ class Setting:
     completion: int  # tokens, exactly
     text: int  # characters, which the benchmark's tokenizer makes as many tokens
     edge: int  # pixels of the square picture
+    patch: int = PATCH  # pixels of a patch's edge; two by two patches are a token
     prompts: int = 2
     steps: int = 7
     rounds: int = 3
@@ -67,7 +68,9 @@ class Setting:
 
 CPU = [Setting(group, completion=24, text=268, edge=64) for group in (4, 8, 16, 20)]
 CUDA = {
-    f"P{edge}.C{completion}.G16": Setting(16, completion, text=350, edge=edge, steps=5, rounds=2)
+    f"edge{edge}.C{completion}.G16": Setting(
+        16, completion, text=350, edge=edge, patch=16, steps=5, rounds=2
+    )
     for edge in (512, 896)
     for completion in (64, 256)
 }
@@ -125,7 +128,7 @@ def compare(setting: Setting, device: str) -> dict[str, Any]:
 @contextmanager
 def _trainer(kind: type, setting: Setting, device: str) -> Iterator[Any]:
     """A trainer after its run, its last batch at hand; the weights stay as they are drawn."""
-    processor = _processor(setting.edge)
+    processor = _processor(setting.edge, setting.patch)
     tokenizer = processor.tokenizer
     images = [tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>")]
     cpu = device == "cpu"
@@ -152,7 +155,7 @@ def _trainer(kind: type, setting: Setting, device: str) -> Iterator[Any]:
             seed=SEED,
         )
         trainer = kind(
-            model=_model(tokenizer, device),
+            model=_model(tokenizer, setting.patch, device),
             args=arguments,
             train_dataset=_rows(setting),
             processing_class=processor,
@@ -168,14 +171,15 @@ def _distinct(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 
 @cache
-def _processor(edge: int) -> Any:
+def _processor(edge: int, patch: int) -> Any:
     processor = build_processor(build_tokenizer([]))
+    processor.image_processor.patch_size = patch
     size = {"shortest_edge": edge * edge, "longest_edge": edge * edge}
     processor.image_processor.size = size
     return processor
 
 
-def _model(tokenizer: Any, device: str) -> Any:
+def _model(tokenizer: Any, patch: int, device: str) -> Any:
     torch.manual_seed(SEED)
     model = build_model(tokenizer)
     if device == "cpu":
@@ -195,6 +199,7 @@ def _model(tokenizer: Any, device: str) -> Any:
     config.text_config.rope_parameters["mrope_section"] = [24, 20, 20]
     config.vision_config.update(
         {
+            "patch_size": patch,
             "depth": 24,
             "hidden_size": 1024,
             "intermediate_size": 4096,
@@ -230,7 +235,7 @@ def _rows(setting: Setting) -> Dataset:
 
 
 def _prompt_tokens(setting: Setting) -> int:
-    processor, row = _processor(setting.edge), _rows(replace(setting, steps=1))[0]
+    processor, row = _processor(setting.edge, setting.patch), _rows(replace(setting, steps=1))[0]
     content = [{"type": "image"}, {"type": "text", "text": row["prompt"][0]["content"]}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
