@@ -1,0 +1,171 @@
+"""How sure a score is, and whether two judges can be told apart.
+
+Axis suffixes: `M` judges of the same items, `K` clusters of items that are drawn together, `B`
+resamples, `C` and `C1` as in :mod:`metrics`. Everything is computed from confusion counts, so a
+resample costs one product of matrices, however many judges there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .hashing import stable_hash
+from .metrics import Counts, Rates, Record
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+# Numbers drawn at a time: 32 MB.
+_DRAWN = 4_000_000
+# Discordant items up to which McNemar's test is the exact binomial one (Fagerland et al. 2013,
+# doi:10.1186/1471-2288-13-91, find the asymptotic one wanting below).
+EXACT = 25
+
+
+class Interval(NamedTuple):
+    """Where a score lies with a confidence of LEVEL."""
+
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Two judges on the same items; McNemar (1947), doi:10.1007/BF02295996."""
+
+    only_first: int
+    """Items that the first alone has right."""
+    only_second: int
+    p_value: float
+
+
+def cluster_counts(
+    judges: Sequence[Sequence[Record]], clusters: Sequence[Hashable], classes: Sequence[str]
+) -> Counts:
+    """Confusion counts of each cluster and judge, K × M × C × C1; unlabelled rows count nowhere.
+
+    Args:
+        judges: for each of M judges its records of the same rows, in the same order.
+        clusters: what each row shares with others, such as its pair or its prompt.
+        classes: the task's verdicts.
+
+    Raises:
+        ValueError: the judges' labels or numbers of rows differ.
+    """
+    labels = [record.label for record in judges[0]]
+    for records in judges:
+        if [record.label for record in records] != labels or len(clusters) != len(labels):
+            raise ValueError("the judges have not judged the same rows")
+    place = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    column: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    column[None] = len(classes)
+    counts_K_M_C_C1 = np.zeros(
+        (len(place), len(judges), len(classes), len(classes) + 1), dtype=np.int64
+    )
+    for judge, records in enumerate(judges):
+        cells = [
+            (place[cluster], judge, column[record.label], column[record.verdict])
+            for record, cluster in zip(records, clusters, strict=True)
+            if record.label is not None
+        ]
+        if cells:
+            np.add.at(counts_K_M_C_C1, tuple(np.array(cells).T), 1)
+    return counts_K_M_C_C1[counts_K_M_C_C1.any(axis=(1, 2, 3))]
+
+
+def macro_f1s(counts_X_C_C1: NDArray[np.generic]) -> Rates:
+    """Macro-F1 over the last two axes; nan where nothing was counted."""
+    counts = np.asarray(counts_X_C_C1, dtype=np.float64)
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    both = counts[..., :-1].sum(axis=-2) + counts.sum(axis=-1)
+    f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=both > 0)
+    empty = counts.sum(axis=(-2, -1)) == 0
+    return np.where(empty, np.nan, f1.mean(axis=-1))
+
+
+def resampled(counts_K_M_C_C1: Counts, *, resamples: int = RESAMPLES, seed: int = 0) -> Rates:
+    """Macro-F1 of each judge in bootstrap resamples of the clusters, B × M.
+
+    All judges are judged on the same resamples, so their differences are paired. Clusters of one
+    size are drawn within strata of the same labels, so every resample has as many items of each
+    class; clusters of several sizes would make strata too small to vary, and are drawn freely.
+    """
+    clusters, judges, classes, columns = counts_K_M_C_C1.shape
+    labels_K_C = counts_K_M_C_C1[:, 0].sum(axis=-1)
+    if len(np.unique(labels_K_C.sum(axis=1))) > 1:
+        labels_K_C = np.zeros_like(labels_K_C)
+    _, strata_K = np.unique(labels_K_C, axis=0, return_inverse=True)
+    # Clusters of which all judges made the same are one: there are few kinds of them.
+    kinds_U_X, kind_K = np.unique(
+        counts_K_M_C_C1.reshape(clusters, -1), axis=0, return_inverse=True
+    )
+    draw = np.random.default_rng(stable_hash("bootstrap", seed) % 2**63)
+    scores = []
+    for size in _chunks(resamples, clusters):
+        drawn_B_U = np.zeros((size, len(kinds_U_X)))
+        for stratum in range(strata_K.max() + 1):
+            own = kind_K[strata_K == stratum]
+            drawn_B_U += _drawn(own[draw.integers(len(own), size=(size, len(own)))], len(kinds_U_X))
+        counts_B_M_C_C1 = (drawn_B_U @ kinds_U_X).reshape(size, judges, classes, columns)
+        scores.append(macro_f1s(counts_B_M_C_C1))
+    return np.concatenate(scores)
+
+
+def _chunks(resamples: int, clusters: int) -> Iterator[int]:
+    most = max(1, _DRAWN // max(1, clusters))
+    while resamples > 0:
+        yield min(most, resamples)
+        resamples -= most
+
+
+def _drawn(kinds_B_K: NDArray[np.int64], kinds: int) -> NDArray[np.int64]:
+    """How often each kind was drawn, B × U."""
+    resamples = len(kinds_B_K)
+    flat = (kinds_B_K + kinds * np.arange(resamples)[:, None]).ravel()
+    return np.bincount(flat, minlength=resamples * kinds).reshape(resamples, kinds)
+
+
+def interval(scores_B: Rates, level: float = LEVEL) -> Interval:
+    """The percentile interval of a resampled score (Efron 1979)."""
+    low, high = np.quantile(scores_B, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def difference_p_value(first_B: Rates, second_B: Rates) -> float:
+    """Two-sided p-value that two judges have the same score, from the same resamples of both.
+
+    How often the difference is on the other side of 0, with the sample itself as one resample
+    (Davison and Hinkley 1997, section 4.2), so never 0.
+    """
+    difference_B = first_B - second_B
+    tail = min((difference_B <= 0).sum(), (difference_B >= 0).sum())
+    return min(1.0, 2 * (int(tail) + 1) / (len(difference_B) + 1))
+
+
+def mcnemar(right_first_N: Sequence[bool], right_second_N: Sequence[bool]) -> McNemar:
+    """Whether two judges are right equally often on the same N items.
+
+    Exact for up to EXACT discordant items, else χ² with the continuity correction.
+    """
+    from scipy import stats
+
+    pairs = list(zip(right_first_N, right_second_N, strict=True))
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    n = only_first + only_second
+    if n <= EXACT:
+        p_value = float(stats.binomtest(only_first, n).pvalue) if n else 1.0
+    else:
+        p_value = float(stats.chi2.sf((abs(only_first - only_second) - 1) ** 2 / n, df=1))
+    return McNemar(only_first, only_second, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for all of a family being tested; Holm (1979), jstor.org/stable/4615733."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted
