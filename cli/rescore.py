@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.judge_tasks.errors import DataError, did_you_mean
-from mtrl_judge.judge_tasks.files import whole_file
+from mtrl_judge.judge_tasks.files import json_lines, whole_file
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.metrics import Record, summarise
 from mtrl_judge.judge_tasks.scoring import Score, score
@@ -71,23 +71,11 @@ def read_outputs(file: Path, task: JudgeTask) -> Iterator[SavedOutput]:
     Raises:
         DataError: naming the line that is not what it should be.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}: line {number} is no JSON ({error}); is it cut?") from None
-        yield _output(row, task, f"{file}: line {number}")
+    for where, row in json_lines(file):
+        yield _output(row, task, where)
 
 
-def _output(row: Any, task: JudgeTask, where: str) -> SavedOutput:
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is no JSON object; write {{item_id, label, text}}")
+def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
     missing = [key for key in ("item_id", "label", "text") if key not in row]
     if missing:
         raise DataError(f"{where} has no {missing[0]!r}; there: {', '.join(map(str, row))}")
