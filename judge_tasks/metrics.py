@@ -26,6 +26,7 @@ __all__ = [
     "first_slot_rate",
     "flip_rate",
     "macro_f1",
+    "macro_f1s",
     "matthews",
     "null_rate",
     "rate_names",
@@ -50,7 +51,7 @@ class Record(NamedTuple):
 
 
 class ClassScores(NamedTuple):
-    """Arrays of shape C in [0, 1], 0 where nothing was predicted or labelled so."""
+    """Arrays of shape … × C in [0, 1], 0 where nothing was predicted or labelled so."""
 
     precision: Rates
     recall: Rates
@@ -97,10 +98,14 @@ def null_rate(counts_C_C1: Counts) -> float | None:
 
 
 def class_scores(counts_C_C1: Counts) -> ClassScores:
-    """Precision, recall and F1 of each class, as scikit-learn's with `zero_division=0`."""
-    hits_C = np.diag(counts_C_C1)
-    predicted_C = counts_C_C1[:, :-1].sum(axis=0)
-    labelled_C = counts_C_C1.sum(axis=1)
+    """Precision, recall and F1 of each class, as scikit-learn's with `zero_division=0`.
+
+    Args:
+        counts_C_C1: or many of them, … × C × C1.
+    """
+    hits_C = np.diagonal(counts_C_C1, axis1=-2, axis2=-1)
+    predicted_C = counts_C_C1[..., :-1].sum(axis=-2)
+    labelled_C = counts_C_C1.sum(axis=-1)
     return ClassScores(
         _divide(hits_C, predicted_C),
         _divide(hits_C, labelled_C),
@@ -113,6 +118,12 @@ def macro_f1(counts_C_C1: Counts) -> float | None:
     if not counts_C_C1.sum():
         return None
     return float(class_scores(counts_C_C1).f1.mean())
+
+
+def macro_f1s(counts_X_C_C1: Counts) -> Rates:
+    """:func:`macro_f1` of many, over all but the last two axes; nan where nothing was counted."""
+    empty_X = counts_X_C_C1.sum(axis=(-2, -1)) == 0
+    return np.where(empty_X, np.nan, class_scores(counts_X_C_C1).f1.mean(axis=-1))
 
 
 def cohen_kappa(counts_C_C1: Counts) -> float | None:
@@ -274,7 +285,7 @@ def _square(counts_C_C1: Counts) -> Counts:
 
 
 def _divide(part_C: Counts, whole_C: Counts) -> Rates:
-    return np.divide(part_C, whole_C, out=np.zeros(len(part_C)), where=whole_C > 0)
+    return np.divide(part_C, whole_C, out=np.zeros(part_C.shape), where=whole_C > 0)
 
 
 def _ratio(part: int, whole: int) -> float | None:

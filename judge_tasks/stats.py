@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .hashing import stable_hash
-from .metrics import Counts, Rates, Record
+from .metrics import Counts, Rates, Record, macro_f1s
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -75,16 +75,6 @@ def cluster_counts(
     return counts_K_M_C_C1[counts_K_M_C_C1.any(axis=(1, 2, 3))]
 
 
-def macro_f1s(counts_X_C_C1: NDArray[np.generic]) -> Rates:
-    """Macro-F1 over the last two axes; nan where nothing was counted."""
-    counts = np.asarray(counts_X_C_C1, dtype=np.float64)
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    both = counts[..., :-1].sum(axis=-2) + counts.sum(axis=-1)
-    f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=both > 0)
-    empty = counts.sum(axis=(-2, -1)) == 0
-    return np.where(empty, np.nan, f1.mean(axis=-1))
-
-
 def resampled(counts_K_M_C_C1: Counts, *, resamples: int = RESAMPLES, seed: int = 0) -> Rates:
     """Macro-F1 of each judge in bootstrap resamples of the clusters, B × M.
 
@@ -104,7 +94,7 @@ def resampled(counts_K_M_C_C1: Counts, *, resamples: int = RESAMPLES, seed: int 
     draw = np.random.default_rng(stable_hash("bootstrap", seed) % 2**63)
     scores = []
     for size in _chunks(resamples, clusters):
-        drawn_B_U = np.zeros((size, len(kinds_U_X)))
+        drawn_B_U = np.zeros((size, len(kinds_U_X)), dtype=np.int64)
         for stratum in range(strata_K.max() + 1):
             own = kind_K[strata_K == stratum]
             drawn_B_U += _drawn(own[draw.integers(len(own), size=(size, len(own)))], len(kinds_U_X))

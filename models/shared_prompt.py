@@ -6,8 +6,8 @@ A row holds the prompt and, behind it, its continuations::
 
 The mask lets each continuation see the prompt and itself; its positions go on from the prompt's.
 The prompt's last token stands before each continuation because it foretells another first token in
-each. So it is an ordinary forward pass: gradient checkpointing, adapters, DDP, FSDP and ZeRO-3 work
-as always. Prompts are padded to the longest of the pass, its continuations are not.
+each. So it is one ordinary forward pass, whatever wraps the model. Prompts are padded to the
+longest of the pass, continuations are not.
 """
 
 from __future__ import annotations

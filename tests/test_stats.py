@@ -13,14 +13,13 @@ from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from mtrl_judge.judge_tasks.metrics import Record, confusion, macro_f1
+from mtrl_judge.judge_tasks.metrics import Record, confusion, macro_f1, macro_f1s
 from mtrl_judge.judge_tasks.stats import (
     Interval,
     cluster_counts,
     difference_p_value,
     holm,
     interval,
-    macro_f1s,
     mcnemar,
     resampled,
 )
