@@ -68,7 +68,7 @@ def demo_table(before: Path, after: Path) -> str:
     """The newest results under two folders beside one another, with what the columns mean."""
     from tabulate import tabulate
 
-    from mtrl_judge.harness_plugin.leaderboard import newest_results, results_table
+    from mtrl_judge.harness_plugin.results import newest_results, results_table
 
     first = results_table(newest_results(before)).set_index("task")
     table = results_table(newest_results(after))

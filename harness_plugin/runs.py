@@ -10,63 +10,82 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mtrl_judge.judge_tasks.errors import DataError, JudgeError
 from mtrl_judge.judge_tasks.files import json_lines
 from mtrl_judge.judge_tasks.metrics import Record
+from mtrl_judge.judge_tasks.verdicts import parse_verdict
 
 from .evaluate import RESULTS_SUFFIX, results_files
-
-
-class Judged(NamedTuple):
-    """One task of one run; rows are in the order of the samples."""
-
-    task: str
-    about: Mapping[str, Any]
-    """What the results say of it: role, verdicts, paired, style, source, fingerprint, …"""
-    item_ids: Sequence[str]
-    records: Sequence[Record]
-    texts: Sequence[str]
-    probabilities: Sequence[Mapping[str, float]] | None
-    """Of each verdict, where the run was scored by them."""
-
-
-class Run(NamedTuple):
-    """One evaluation of one model."""
-
-    name: str
-    file: Path
-    date: str
-    tasks: Mapping[str, Judged]
+from .judged import Judged, Run
+from .leaderboard_file import read_entries
 
 
 def load_runs(paths: Iterable[Path]) -> list[Run]:
-    """The runs in results files and under folders, each file once, the oldest first.
+    """The runs in results files, leaderboard files and under folders, each file once.
 
-    Runs of one model are told apart by their dates.
+    The oldest comes first. Names are as short as they can be; runs of one model are told apart by
+    their dates. Items without their rows' order are put in one order, so that runs can be compared.
 
     Raises:
         JudgeError: a path is not there, there are no results under it, or a file is not whole; or
             no run has a judge task.
     """
     files = dict.fromkeys(file for path in paths for file in _results_of(path))
-    runs = [run for run in map(load_run, files) if run.tasks]
+    found = (run for file in files for run in _runs_in(file))
+    runs = sorted((run for run in found if run.tasks), key=lambda run: run.date)
     if not runs:
         named = ", ".join(map(str, files)) or "nothing"
         raise JudgeError(f"{named}: no judge task in it; its configs have no metadata.judge")
-    runs.sort(key=lambda run: run.date)
-    often = Counter(run.name for run in runs)
-    return [
-        run._replace(name=f"{run.name} ({run.date})") if often[run.name] > 1 else run
-        for run in runs
+    short = short_names([run.model for run in runs])
+    names = [short[run.model] for run in runs]
+    dated = [
+        f"{name} ({run.date})" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
     ]
+    return [
+        run._replace(
+            name=f"{name} #{dated[:place].count(name) + 1}" if name in dated[:place] else name
+        )
+        for place, (name, run) in enumerate(zip(dated, runs, strict=True))
+    ]
+
+
+def short_names(models: Iterable[str]) -> dict[str, str]:
+    """The last parts of each name or path, as many as tell it from the others.
+
+    >>> short_names(["/home/me/runs/a/judge", "/home/me/runs/b/judge", "Qwen/Qwen3-VL-8B-Instruct"])
+    {'/home/me/runs/a/judge': 'a/judge', '/home/me/runs/b/judge': 'b/judge', \
+'Qwen/Qwen3-VL-8B-Instruct': 'Qwen3-VL-8B-Instruct'}
+    """
+    parts = {model: [part for part in model.split("/") if part] or [model] for model in models}
+
+    def last(model: str, count: int) -> str:
+        return "/".join(parts[model][-count:])
+
+    short = {}
+    for model in parts:
+        count = 1
+        while count < len(parts[model]) and any(
+            other != model and last(other, count) == last(model, count) for other in parts
+        ):
+            count += 1
+        short[model] = last(model, count)
+    return short
+
+
+def _runs_in(file: Path) -> list[Run]:
+    return [load_run(file)] if file.name.endswith(RESULTS_SUFFIX) else read_entries(file)
 
 
 def _results_of(path: Path) -> list[Path]:
     if path.is_file():
-        if not path.name.endswith(RESULTS_SUFFIX):
-            raise JudgeError(f"{path}: is no results file; would be right: a *{RESULTS_SUFFIX}")
+        if path.suffix != ".json":
+            raise JudgeError(
+                f"{path}: is no results file; would be right: a *{RESULTS_SUFFIX} of lmms-eval, "
+                "a leaderboard file (.json) or a folder"
+            )
         return [path]
     if not path.is_dir():
         raise JudgeError(f"{path}: no such file or folder")
@@ -99,9 +118,9 @@ def load_run(file: Path) -> Run:
             f"{file}: not the results that lmms-eval 0.7 writes (its version: {version}): "
             f"{type(error).__name__} {error}"
         ) from None
-    return Run(
-        name, file, date, {task: _judged(file, task, about[task], rows[task]) for task in about}
-    )
+    judged = {task: _judged(file, task, about[task], rows[task]) for task in about}
+    backend = str(results.get("model_source") or "")
+    return Run(name, name, file, date, backend, judged)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -123,15 +142,29 @@ def _judged(results: Path, task: str, about: Mapping[str, Any], rows: int) -> Ju
     samples = [_Sample(where, row, about) for where, row in json_lines(file)]
     if len(samples) != rows:
         raise JudgeError(f"{file}: {len(samples)} of {rows} samples; is it cut?")
-    given = [sample.probabilities for sample in samples]
+    samples.sort(key=lambda sample: (sample.item_id, sample.record.swapped))
+    _refuse_twice(file, samples)
+    probabilities = [sample.probabilities for sample in samples if sample.probabilities]
+    votes = [sample.votes for sample in samples]
     return Judged(
         task,
         about,
         [sample.item_id for sample in samples],
         [sample.record for sample in samples],
-        [sample.text for sample in samples],
-        [each for each in given if each is not None] if all(given) else None,
+        [sample.cluster for sample in samples],
+        texts=[sample.text for sample in samples],
+        probabilities=probabilities if samples and len(probabilities) == len(samples) else None,
+        votes=votes if any(len(each) > 1 for each in votes) else None,
+        n=sum(sample.record.label is not None for sample in samples),
     )
+
+
+def _refuse_twice(file: Path, samples: Sequence[_Sample]) -> None:
+    """Processes of a run that pad their shards can leave a row twice; a mean would count it so."""
+    rows = Counter((sample.item_id, sample.record.swapped) for sample in samples)
+    twice = [item for (item, _), count in rows.items() if count > 1]
+    if twice:
+        raise DataError(f"{file}: item {twice[0]!r} is there twice; evaluate again")
 
 
 class _Sample:
@@ -157,4 +190,16 @@ class _Sample:
             pair_id=row["pair_id"],
             swapped=row["order"] == "BA",
         )
+        self.cluster = str(row.get("cluster") or row["pair_id"] or row["item_id"])
         self.probabilities: Mapping[str, float] | None = row.get("probabilities") or None
+        self.votes = [parse_verdict(text, about["verdicts"]).value for text in _repeats(row)]
+
+
+def _repeats(row: Mapping[str, Any]) -> list[str]:
+    """What was answered in each repeat: lmms-eval keeps it as `resps`, and judges the first."""
+    answers = row.get("resps")
+    while isinstance(answers, list) and len(answers) == 1 and isinstance(answers[0], list):
+        answers = answers[0]
+    if not isinstance(answers, list) or len(answers) < 2:
+        return []
+    return [answer for answer in answers if isinstance(answer, str)]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.harness_plugin.evaluate import run_lmms_eval, whole_results
-from mtrl_judge.harness_plugin.leaderboard import results_table
+from mtrl_judge.harness_plugin.results import results_table
 from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.files import whole_file
 from mtrl_judge.judge_tasks.loading import SHIPPED

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,20 +13,22 @@ from sklearn import metrics as sk
 
 from mtrl_judge.judge_tasks.metrics import (
     Record,
-    accuracy,
-    both_orders_correct,
-    class_scores,
-    cohen_kappa,
     complete_pairs,
     confusion,
     constant_macro_f1,
-    first_slot_rate,
-    flip_rate,
+    rate_names,
+    summarise,
+    tally,
+)
+from mtrl_judge.judge_tasks.rates import (
+    RATES,
+    Tally,
+    accuracy,
+    class_scores,
+    cohen_kappa,
     macro_f1,
     matthews,
     null_rate,
-    rate_names,
-    summarise,
 )
 
 # The same examples in every run, and no limit of time that a busy machine could break.
@@ -73,7 +76,7 @@ def test_equal_to_scikit_learn(
     )
     assert matthews(counts_C_C1) == pytest.approx(_quietly(sk.matthews_corrcoef, labels, said))
     if len({*labels, *said}) == 1:
-        assert cohen_kappa(counts_C_C1) is None
+        assert np.isnan(cohen_kappa(counts_C_C1))
     else:
         assert cohen_kappa(counts_C_C1) == pytest.approx(sk.cohen_kappa_score(labels, said))
 
@@ -124,13 +127,14 @@ def test_pairs_by_brute_force(records: list[Record]) -> None:
     assert sorted(map(repr, rows)) == sorted(repr(tuple(pair)) for pair in pairs)
     labelled = [row for row in rows if row[0].label and row[1].label]
     right = [a.label == a.verdict and b.label == b.verdict for a, b in labelled]
-    assert both_orders_correct(pairs) == (sum(right) / len(right) if right else None)
+    table = summarise(records, SLOTS, paired=True)
+    assert table["both_orders_correct"] == (sum(right) / len(right) if right else None)
     judged_rows = [row for row in rows if row[0].verdict and row[1].verdict]
     flips = [_image_named(a) != _image_named(b) for a, b in judged_rows]
-    assert flip_rate(pairs, SLOTS) == (sum(flips) / len(flips) if flips else None)
+    assert table["flip_rate"] == (sum(flips) / len(flips) if flips else None)
     slots = [row.verdict for pair in rows for row in pair if row.verdict in SLOTS[:2]]
     expected = slots.count(SLOTS[0]) / len(slots) if slots else None
-    assert first_slot_rate(pairs, SLOTS) == expected
+    assert table["first_slot_rate"] == expected
 
 
 @exactly
@@ -182,3 +186,18 @@ def test_foreign_values_are_named(
 def test_a_pair_with_one_order_twice_is_named() -> None:
     with pytest.raises(ValueError, match="pair 'p' has two swapped rows"):
         complete_pairs([Record("A", "A", True, "p", True)] * 2)
+
+
+@exactly
+@given(RECORDS, RECORDS)
+def test_tallies_add_up_and_many_at_once_are_each_alone(
+    one: list[Record], other: list[Record]
+) -> None:
+    alone = [tally(records, SLOTS, paired=True) for records in (one, other)]
+    flat = np.stack([each.flat() for each in alone])
+    together = Tally.of(flat, len(SLOTS))
+    for rate in RATES.values():
+        np.testing.assert_array_equal(rate(together), [float(rate(each)) for each in alone])
+    later = [record._replace(pair_id=record.pair_id and f"{record.pair_id}'") for record in other]
+    whole = tally([*one, *later], SLOTS, paired=True)
+    assert whole.flat().tolist() == flat.sum(axis=0).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mtrl_judge.harness_plugin.runs import load_runs
+from mtrl_judge.harness_plugin.runs import load_runs, short_names
 from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.metrics import Record
 
@@ -55,14 +55,17 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
     """Line separators within a text are no ends of lines."""
     file = write_run(tmp_path / "logs" / "a__judge")
     (run,) = load_runs([tmp_path / "logs", file])
-    assert (run.name, run.file, list(run.tasks)) == ("a/judge", file, [TASK])
+    assert (run.name, run.model, run.file) == ("judge", "a/judge", file)
+    assert list(run.tasks) == [TASK]
     judged = run.tasks[TASK]
     assert judged.about == ABOUT
     assert list(judged.item_ids) == [f"item {n}" for n in range(6)]
     assert list(judged.texts) == [f"{ODD} {n}" for n in range(6)]
     assert judged.records[0] == Record("No", None, True, "pair 0", swapped=False)
     assert judged.records[3] == Record("Yes", "Yes", True, "pair 1", swapped=True)
-    assert judged.probabilities is None
+    assert judged.probabilities is judged.votes is None
+    assert judged.clusters == [f"pair {n // 2}" for n in range(6)]
+    assert judged.n == 6
 
 
 def test_probabilities_are_kept_where_all_samples_have_them(tmp_path: Path) -> None:
@@ -80,7 +83,27 @@ def test_runs_of_one_model_are_told_apart_and_in_order(tmp_path: Path) -> None:
         write_run(tmp_path, date=date)
     write_run(tmp_path / "b", name="b", date="20260202_000000")
     names = [run.name for run in load_runs([tmp_path])]
-    assert names == ["a/judge (20260101_000000)", "b", "a/judge (20260303_000000)"]
+    assert names == ["judge (20260101_000000)", "b", "judge (20260303_000000)"]
+
+
+def test_repeats_are_votes_and_clusters_are_what_the_samples_say(tmp_path: Path) -> None:
+    """lmms-eval judges the first answer and keeps the others as `resps`."""
+    answers = [["<answer>Yes</answer>", "<answer>No</answer>", "well"]]
+    write_run(tmp_path, rows=[sample(1, resps=answers, cluster="c"), sample(2, resps=[["one"]])])
+    judged = load_runs([tmp_path])[0].tasks[TASK]
+    assert judged.votes == [["Yes", "No", None], []]
+    assert judged.clusters == ["c", "pair 1"]
+
+
+def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, rows=[sample(1), sample(1)])
+    with pytest.raises(JudgeError, match="item 'item 1' is there twice"):
+        load_runs([tmp_path])
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    models = ["/a/x/judge", "/a/y/judge", "owner/model", "judge", "/"]
+    assert list(short_names(models).values()) == ["x/judge", "y/judge", "model", "judge", "/"]
 
 
 def cut(file: Path) -> None:

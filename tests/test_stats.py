@@ -13,10 +13,11 @@ from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from mtrl_judge.judge_tasks.metrics import Record, confusion, macro_f1, macro_f1s
+from mtrl_judge.judge_tasks.metrics import Record, confusion
+from mtrl_judge.judge_tasks.rates import macro_f1
 from mtrl_judge.judge_tasks.stats import (
     Interval,
-    cluster_counts,
+    cluster_tallies,
     difference_p_value,
     holm,
     interval,
@@ -42,24 +43,13 @@ def labels_of(n: int, draw: Random, share: float = 0.3) -> list[str]:
     return [CLASSES[draw.random() > share] for _ in range(n)]
 
 
-COUNTS = st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=2, max_size=2)
-
-
-@given(st.lists(COUNTS, min_size=1, max_size=4))
-def test_macro_f1_of_many_counts_is_that_of_each(counts: list[list[list[int]]]) -> None:
-    array = np.array(counts)
-    each = [macro_f1(one) for one in array]
-    expected = [np.nan if score is None else score for score in each]
-    np.testing.assert_allclose(macro_f1s(array), expected)
-
-
 def test_resamples_are_those_of_items_within_classes() -> None:
     """Mean, spread and quantiles of a loop over scikit-learn."""
     draw = Random(0)
     labels = labels_of(120, draw)
     records = judge(labels, 0.8, draw)
-    counts = cluster_counts([records], range(120), CLASSES)
-    ours = resampled(counts, resamples=4000)[:, 0]
+    counts = cluster_tallies([records], range(120), CLASSES)
+    ours = resampled(counts, resamples=4000)["macro_f1"][:, 0]
     of_class = [[n for n, label in enumerate(labels) if label == name] for name in CLASSES]
     rng, theirs = np.random.default_rng(1), []
     verdicts = [record.verdict or NONE for record in records]
@@ -76,18 +66,20 @@ def test_the_same_seed_draws_the_same_and_judges_share_their_resamples() -> None
     draw = Random(0)
     labels = labels_of(50, draw)
     first, second = judge(labels, 0.7, draw), judge(labels, 0.9, draw)
-    counts = cluster_counts([first, second, first], range(50), CLASSES)
-    scores = resampled(counts, resamples=300, seed=3)
-    assert np.array_equal(scores, resampled(counts, resamples=300, seed=3))
-    assert not np.array_equal(scores, resampled(counts, resamples=300, seed=4))
+    counts = cluster_tallies([first, second, first], range(50), CLASSES)
+    scores, again, others = (
+        resampled(counts, resamples=300, seed=seed)["macro_f1"] for seed in (3, 3, 4)
+    )
+    assert np.array_equal(scores, again)
+    assert not np.array_equal(scores, others)
     assert np.array_equal(scores[:, 0], scores[:, 2])
 
 
 def test_many_clusters_are_drawn_in_parts_and_all_resamples_come() -> None:
     draw = Random(0)
     labels = labels_of(9000, draw)
-    counts = cluster_counts([judge(labels, 0.8, draw)], range(9000), CLASSES)
-    scores = resampled(counts, resamples=1000)
+    counts = cluster_tallies([judge(labels, 0.8, draw)], range(9000), CLASSES)
+    scores = resampled(counts, resamples=1000)["macro_f1"]
     assert scores.shape == (1000, 1)
     assert np.isfinite(scores).all()
 
@@ -99,11 +91,11 @@ def test_what_items_share_widens_the_interval() -> None:
     copied = [record for record in records for _ in range(10)]
     clusters = [number for number in range(60) for _ in range(10)]
     once, apart, together = (
-        interval(resampled(counts)[:, 0])
+        interval(resampled(counts)["macro_f1"][:, 0])
         for counts in (
-            cluster_counts([records], range(60), CLASSES),
-            cluster_counts([copied], range(600), CLASSES),
-            cluster_counts([copied], clusters, CLASSES),
+            cluster_tallies([records], range(60), CLASSES),
+            cluster_tallies([copied], range(600), CLASSES),
+            cluster_tallies([copied], clusters, CLASSES),
         )
     )
     assert together == pytest.approx(once, abs=0.01)
@@ -121,8 +113,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say(sizes: list[int]) -> None
     for seed in range(500):
         labels, verdicts, clusters = cluster_sample(sizes, 250, draw)
         records = [Record(*pair) for pair in zip(labels, verdicts, strict=True)]
-        scores = resampled(cluster_counts([records], clusters, CLASSES), resamples=800, seed=seed)
-        low, high = interval(scores[:, 0])
+        tallies = cluster_tallies([records], clusters, CLASSES)
+        scores = resampled(tallies, resamples=800, seed=seed)["macro_f1"]
+        low, high = interval(scores[:, 0]) or (1, 0)
         held += low <= target <= high
     assert 0.93 <= held / 500 <= 0.97
 
@@ -163,14 +156,14 @@ def test_the_paired_test_tells_judges_apart_and_no_more() -> None:
     draw = Random(0)
     labels = labels_of(300, draw)
     good, bad = judge(labels, 0.9, draw), judge(labels, 0.75, draw)
-    scores = resampled(cluster_counts([good, bad, good], range(300), CLASSES))
+    scores = resampled(cluster_tallies([good, bad, good], range(300), CLASSES))["macro_f1"]
     assert difference_p_value(scores[:, 0], scores[:, 1]) < 0.001
     assert difference_p_value(scores[:, 0], scores[:, 2]) == 1.0
 
 
 def test_judges_of_other_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="same rows"):
-        cluster_counts([[Record("Yes", "Yes")], [Record("No", "No")]], [0], CLASSES)
+        cluster_tallies([[Record("Yes", "Yes")], [Record("No", "No")]], [0], CLASSES)
 
 
 def test_an_interval_has_two_ends() -> None:

@@ -1,0 +1,169 @@
+"""The rates of a judge from counts: of one judge, of many at once, or of every resample of them.
+
+Axis suffixes: `X` any leading axes or none (clusters, judges, resamples), `C` the task's verdicts
+in their order, `C1` the same and then "no verdict", `P` as :class:`PairCount`. A rate is nan where
+it has no meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Rates = NDArray[np.float64]
+
+
+class ClassScores(NamedTuple):
+    """Arrays of shape … × C in [0, 1], 0 where nothing was predicted or labelled so."""
+
+    precision: Rates
+    recall: Rates
+    f1: Rates
+
+
+class PairCount(IntEnum):
+    """What is counted of pairs judged in both orders."""
+
+    JUDGED = 0  # two verdicts
+    FLIPPED = 1  # of these, verdicts that do not name the same image
+    LABELLED = 2  # two labels
+    BOTH_RIGHT = 3  # of these, both verdicts right
+    SLOTS = 4  # verdicts (not pairs) that name a slot
+    FIRST_SLOT = 5  # of these, the first slot
+
+
+class Tally(NamedTuple):
+    """All that the rates are computed from; tallies of parts add up to that of the whole."""
+
+    confusion_X_C_C1: Counts
+    """Labelled rows by label and verdict."""
+    well_formed_X: Counts
+    """Labelled rows in the required form."""
+    pairs_X_P: Counts
+
+    def flat(self) -> Counts:
+        """X × F, for sums of many tallies; :meth:`of` is the way back."""
+        *leading, _, _ = self.confusion_X_C_C1.shape
+        confusion_X_F = self.confusion_X_C_C1.reshape(*leading, -1)
+        parts = (confusion_X_F, self.well_formed_X[..., None], self.pairs_X_P)
+        return np.concatenate(parts, axis=-1)
+
+    @classmethod
+    def of(cls, flat_X_F: Counts, classes: int) -> Tally:
+        cells = classes * (classes + 1)
+        shape = (*flat_X_F.shape[:-1], classes, classes + 1)
+        return cls(
+            flat_X_F[..., :cells].reshape(shape), flat_X_F[..., cells], flat_X_F[..., cells + 1 :]
+        )
+
+
+def class_scores(counts_X_C_C1: Counts) -> ClassScores:
+    """Precision, recall and F1 of each class, as scikit-learn's with `zero_division=0`."""
+    hits_X_C = np.diagonal(counts_X_C_C1, axis1=-2, axis2=-1)
+    predicted_X_C = counts_X_C_C1[..., :-1].sum(axis=-2)
+    labelled_X_C = counts_X_C_C1.sum(axis=-1)
+    return ClassScores(
+        _ratio(hits_X_C, predicted_X_C, 0.0),
+        _ratio(hits_X_C, labelled_X_C, 0.0),
+        _ratio(2 * hits_X_C, predicted_X_C + labelled_X_C, 0.0),
+    )
+
+
+def macro_f1(counts_X_C_C1: Counts) -> Rates:
+    """Mean F1 over all classes of the task, those absent from the sample included (as 0)."""
+    f1_X = class_scores(counts_X_C_C1).f1.mean(axis=-1)
+    return np.where(_total(counts_X_C_C1) > 0, f1_X, np.nan)
+
+
+def accuracy(counts_X_C_C1: Counts) -> Rates:
+    """Share of records whose verdict is the label; no verdict is wrong."""
+    hits_X = np.trace(counts_X_C_C1, axis1=-2, axis2=-1)
+    return _ratio(hits_X, _total(counts_X_C_C1))
+
+
+def null_rate(counts_X_C_C1: Counts) -> Rates:
+    """Share of records without a verdict."""
+    return _ratio(counts_X_C_C1[..., -1].sum(axis=-1), _total(counts_X_C_C1))
+
+
+def cohen_kappa(counts_X_C_C1: Counts) -> Rates:
+    """Cohen's κ with "no verdict" as one more category; nan where chance agreement is total."""
+    agreed_X, by_chance_X, _, _ = _agreement(counts_X_C_C1)
+    n_X = _total(counts_X_C_C1)
+    return _ratio(n_X * agreed_X - by_chance_X, n_X * n_X - by_chance_X)
+
+
+def matthews(counts_X_C_C1: Counts) -> Rates:
+    """Multi-class Matthews correlation with "no verdict" as one more category.
+
+    0.0 where all labels or all verdicts are the same, as in scikit-learn; Gorodkin (2004),
+    doi:10.1016/j.compbiolchem.2004.09.006, has the formula.
+    """
+    agreed_X, by_chance_X, predicted_X_C1, labelled_X_C = _agreement(counts_X_C_C1)
+    n_X = _total(counts_X_C_C1)
+    # Of integers up to the root of what int64 holds; their product is not.
+    spread_X = np.sqrt((n_X * n_X - (predicted_X_C1**2).sum(axis=-1)).astype(float)) * np.sqrt(
+        (n_X * n_X - (labelled_X_C**2).sum(axis=-1)).astype(float)
+    )
+    correlation_X = _ratio(n_X * agreed_X - by_chance_X, spread_X, 0.0)
+    return np.where(n_X > 0, correlation_X, np.nan)
+
+
+def _agreement(counts_X_C_C1: Counts) -> tuple[Counts, Counts, Counts, Counts]:
+    """Rows agreed on; the same by chance, times n; rows by verdict and by label."""
+    predicted_X_C1 = counts_X_C_C1.sum(axis=-2)
+    labelled_X_C = counts_X_C_C1.sum(axis=-1)
+    by_chance_X = (predicted_X_C1[..., :-1] * labelled_X_C).sum(axis=-1)
+    agreed_X = np.trace(counts_X_C_C1, axis1=-2, axis2=-1)
+    return agreed_X, by_chance_X, predicted_X_C1, labelled_X_C
+
+
+def both_orders_correct(pairs_X_P: Counts) -> Rates:
+    """Share of the pairs labelled in both orders whose two verdicts are both right."""
+    return _ratio(pairs_X_P[..., PairCount.BOTH_RIGHT], pairs_X_P[..., PairCount.LABELLED])
+
+
+def flip_rate(pairs_X_P: Counts) -> Rates:
+    """Share of the pairs with two verdicts whose verdicts do not name the same image."""
+    return _ratio(pairs_X_P[..., PairCount.FLIPPED], pairs_X_P[..., PairCount.JUDGED])
+
+
+def first_slot_rate(pairs_X_P: Counts) -> Rates:
+    """Share of the verdicts naming a slot that name the first; 0.5 is no preference by place."""
+    return _ratio(pairs_X_P[..., PairCount.FIRST_SLOT], pairs_X_P[..., PairCount.SLOTS])
+
+
+def well_formed_rate(tally: Tally) -> Rates:
+    """Share of labelled rows in exactly the required form."""
+    return _ratio(tally.well_formed_X, _total(tally.confusion_X_C_C1))
+
+
+RATES: Mapping[str, Callable[[Tally], Rates]] = {
+    "macro_f1": lambda tally: macro_f1(tally.confusion_X_C_C1),
+    "accuracy": lambda tally: accuracy(tally.confusion_X_C_C1),
+    "cohen_kappa": lambda tally: cohen_kappa(tally.confusion_X_C_C1),
+    "matthews": lambda tally: matthews(tally.confusion_X_C_C1),
+    "null_rate": lambda tally: null_rate(tally.confusion_X_C_C1),
+    "well_formed_rate": well_formed_rate,
+    "both_orders_correct": lambda tally: both_orders_correct(tally.pairs_X_P),
+    "flip_rate": lambda tally: flip_rate(tally.pairs_X_P),
+    "first_slot_rate": lambda tally: first_slot_rate(tally.pairs_X_P),
+}
+"""Every rate that is one number of a judge and a task; those of pairs are nan without pairs."""
+PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
+
+
+def _total(counts_X_C_C1: Counts) -> Counts:
+    total_X: Counts = counts_X_C_C1.sum(axis=(-2, -1))
+    return total_X
+
+
+def _ratio(part_X: Counts, whole_X: Counts | Rates, without: float = np.nan) -> Rates:
+    ratio_X: Rates = np.full(part_X.shape, without)
+    np.divide(part_X, whole_X, out=ratio_X, where=whole_X > 0)
+    return ratio_X
