@@ -13,6 +13,10 @@ import typer
 
 from mtrl_judge.judge_tasks.errors import JudgeError
 
+from .gate import app as baseline
+from .gate import gate
+from .leaderboard import app as leaderboard
+
 app = typer.Typer(
     name="mtrl-judge",
     help="Evaluate and train multimodal judges. A judge task is one YAML; see `mtrl-judge tasks`.",
@@ -23,6 +27,9 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Get data to judge, and see what there is.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(leaderboard, name="leaderboard")
+app.command()(gate)
+app.add_typer(baseline, name="baseline")
 
 Force = Annotated[bool, typer.Option("--force", help="Write over what is there.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
@@ -36,21 +43,25 @@ StyleOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one message and exit code 1."""
+    """Run the command line.
+
+    A user's mistake ends in one message and exit code 2, as the command line's own do; 1 is for
+    what was done and did not come out well: a YAML unsound, a judge worse, a run failed.
+    """
     try:
         app()
     except JudgeError as error:
-        fail(str(error))
+        fail(str(error), 2)
     except BrokenPipeError:
         sys.stderr.close()
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str, code: int = 1) -> NoReturn:
     """Print one message and stop."""
     typer.echo(message, err=True)
-    sys.exit(1)
+    sys.exit(code)
 
 
 @app.command()
@@ -100,7 +111,7 @@ def validate(
     from mtrl_judge.judge_tasks.loading import shipped_paths
     from mtrl_judge.judge_tasks.validate import validate as faults_of
 
-    _use_data_root(data_root)
+    use_data_root(data_root)
     shipped = {path.stem: path for path in shipped_paths()}
     unsound = 0
     for name in paths:
@@ -130,7 +141,7 @@ def preview(
     """Show items as a judge sees them: prompt, label, and the pictures as PNG files."""
     from .preview import preview as show
 
-    _use_data_root(data_root)
+    use_data_root(data_root)
     show(task, n=n, split=split, style=style, out=out)
 
 
@@ -154,7 +165,7 @@ def data_status(data_root: DataRoot = None) -> None:
     """Show where each shipped task's rows would come from."""
     from .status import status_table
 
-    _use_data_root(data_root)
+    use_data_root(data_root)
     typer.echo(status_table())
 
 
@@ -193,8 +204,40 @@ def evaluate(
     """
     from mtrl_judge.harness_plugin.evaluate import run_lmms_eval
 
-    _use_data_root(data_root)
+    use_data_root(data_root)
     sys.exit(run_lmms_eval(model, tasks, output_path=output_path, style=style, extra=context.args))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def probe(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="An lmms-eval backend.")] = "mtrl_judge",
+    tasks: Annotated[str, typer.Option(help="Names or patterns, with commas.")] = "mtrl_judge_*",
+    probes: Annotated[
+        str | None,
+        typer.Option(
+            help="With commas: swap, blank_image, shuffled_image, paraphrase, rerun, length, "
+            "verdict_names (default: all)."
+        ),
+    ] = None,
+    style: StyleOption = None,
+    data_root: DataRoot = None,
+    output_path: Annotated[
+        Path,
+        typer.Option(
+            "--output-path", "--output_path", help="A folder for this alone; it is gone on with."
+        ),
+    ] = Path("probes"),
+) -> None:
+    """Is it the judge or the format? The same tasks with one thing changed, again and again.
+
+    Further options go to lmms-eval. What is done is not done again. For example:
+    mtrl-judge probe --probes swap,blank_image --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct
+    """
+    from .probe import probe as run_probe
+
+    use_data_root(data_root)
+    run_probe(model, tasks, probes, output_path, style=style, extra=context.args)
 
 
 @app.command(
@@ -281,7 +324,7 @@ def tiny(
     from mtrl_judge.judge_tasks.sources import data_root as configured_root
     from mtrl_judge.rl.tiny import teach_tiny_model
 
-    _use_data_root(data_root)
+    use_data_root(data_root)
     root = configured_root()
     if root is None:
         raise DataError("--data-root: the tiny model is taught on a folder; see data sample")
@@ -315,7 +358,7 @@ def new(
     typer.echo(f"{path}: written; edit it, then: mtrl-judge validate {path}")
 
 
-def _use_data_root(root: Path | None) -> None:
+def use_data_root(root: Path | None) -> None:
     """--data-root is MTRL_JUDGE_DATA for this run and for what it starts."""
     import os
 

@@ -38,6 +38,8 @@ class Judged(NamedTuple):
     stated: Mapping[str, Estimate] = {}
     n: int | None = None
     """Labelled rows."""
+    inputs: Sequence[str] = ()
+    """What the judge was asked, as text."""
 
     @property
     def rows(self) -> tuple[tuple[str, bool, str | None], ...]:

@@ -234,32 +234,27 @@ def _compared(
 ) -> list[Comparison]:
     """Each pair of judges that have the metric; with no rows in the panel, of means."""
     known = [name for name in panel if estimates[name][metric].value is not None]
+    right = {name: _right(panel[name]) for name in known}
     found = []
     for first, second in combinations(known, 2):
         drawn_B = draws[first][metric], draws[second][metric]
         values = [estimates[name][metric].value or 0.0 for name in (first, second)]
         difference = _estimate(values[0] - values[1], drawn_B[0] - drawn_B[1])
         p_value = difference_p_value(*drawn_B)
-        tested = _tested(panel[first], panel[second])
+        tested = mcnemar(right[first], right[second]) if panel[first].records else None
         found.append(Comparison(column, first, second, difference, p_value, p_value, tested))
     return _corrected(found)
-
-
-def _tested(first: Judged, second: Judged) -> McNemar | None:
-    if not first.records:
-        return None
-    return mcnemar(_right(first), _right(second))
 
 
 def _right(judged: Judged) -> list[bool]:
     if judged.about.get("paired"):
         pairs = complete_pairs(judged.records)
-        return [all(row.verdict == row.label for row in pair) for pair in pairs if _labelled(*pair)]
-    return [record.verdict == record.label for record in judged.records if _labelled(record)]
-
-
-def _labelled(*records: Record) -> bool:
-    return all(record.label is not None for record in records)
+        return [
+            all(row.verdict == row.label for row in pair)
+            for pair in pairs
+            if all(row.label is not None for row in pair)
+        ]
+    return [row.verdict == row.label for row in judged.records if row.label is not None]
 
 
 def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -85,11 +85,45 @@ class Entry(Frozen):
         return digest(part.encode() for part in (self.model, self.date, *sorted(judged)))
 
 
+class Difference(Frozen):
+    """Two judges on the same rows of a task, or on the mean over a role's tasks."""
+
+    column: str = Field(description="the task, or train or ood for the mean")
+    first: str
+    second: str
+    difference: Rate = Field(description="the first's less the second's")
+    p_value: float = Field(description="by the paired bootstrap")
+    adjusted: float = Field(description="the same after Holm over the column's pairs")
+    mcnemar_p_value: float | None = Field(None, description="likewise after Holm")
+
+
+class Means(Frozen):
+    """Of one judge, by role."""
+
+    rates: dict[Literal["train", "ood"], dict[str, Rate]] = Field(
+        description="plain means over tasks; overall_accuracy is of all rows together"
+    )
+    drop: Rate | None = Field(None, description="in distribution less out of distribution")
+    ranks: dict[str, int] = Field({}, description="by task and role; ties cannot be told apart")
+
+
+class Derived(Frozen):
+    """What follows from the entries; a file that entries are added to has none."""
+
+    metric: str
+    resamples: int
+    seed: int
+    judges: dict[str, Means]
+    differences: tuple[Difference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class LeaderboardFile(Frozen):
     """The whole file."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     entries: tuple[Entry, ...]
+    derived: Derived | None = None
 
 
 def entry_of(run: Run, rates: Mapping[str, Mapping[str, Estimate]], *, rows: bool) -> Entry:
@@ -99,7 +133,7 @@ def entry_of(run: Run, rates: Mapping[str, Mapping[str, Estimate]], *, rows: boo
         rates: for each task its rates by name.
         rows: keep the rows, for comparisons item by item.
     """
-    versions: dict[str, str] = Field({})
+    versions: dict[str, str] = {}
     tasks = {}
     for name, judged in run.tasks.items():
         about = judged.about
@@ -107,12 +141,16 @@ def entry_of(run: Run, rates: Mapping[str, Mapping[str, Estimate]], *, rows: boo
         tasks[name] = TaskEntry(
             **{key: about[key] for key in _ABOUT if key in about},
             n=judged.n,
-            rates={key: Rate(**rate._asdict()) for key, rate in rates[name].items()},
+            rates={key: rate_of(rate) for key, rate in rates[name].items()},
             rows=_rows(judged) if rows and judged.records else None,
         )
     return Entry(
         model=run.model, date=run.date, backend=run.backend, versions=versions, tasks=tasks
     )
+
+
+def rate_of(estimate: Estimate) -> Rate:
+    return Rate(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 _ABOUT = (
@@ -218,3 +256,54 @@ def write_entries(entries: Sequence[Entry], file: Path, *, force: bool) -> None:
     text = f'{{"schema_version": {SCHEMA_VERSION}, "entries": [\n{lines}\n]}}\n'
     with whole_file(file, force) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def add_entries(file: Path, new: Sequence[Entry]) -> Sequence[Entry]:
+    """Add entries to a leaderboard file, which is made where there is none; gives the new ones.
+
+    Raises:
+        JudgeError: an entry is in the file already, or the file is not readable as one.
+    """
+    old = read_file(file).entries if file.exists() else ()
+    known = {entry.key: entry for entry in old}
+    for entry in new:
+        if entry.key in known:
+            raise JudgeError(
+                f"{file}: {entry.model} of {entry.date} is in it already; nothing was added"
+            )
+    write_entries([*old, *new], file, force=True)
+    return new
+
+
+def merge_files(files: Sequence[Path], out: Path, *, base: Path | None, force: bool) -> int:
+    """Unite files into one and say how many entries it has; order and repetition do not matter.
+
+    Of one run that several files have, the entry that keeps its rows stays.
+
+    Args:
+        base: the files' common ancestor. What it has and one of the files has no more was taken
+            out on purpose and stays out.
+
+    Raises:
+        JudgeError: a file is not readable as one, or `out` is there and `force` is not set.
+    """
+    sides = [{entry.key: entry for entry in read_file(file).entries} for file in files]
+    ancestor = {entry.key for entry in read_file(base).entries} if base is not None else set()
+    gone = {key for key in ancestor if any(key not in side for side in sides)}
+    united: dict[str, Entry] = {}
+    for side in sides:
+        for key, entry in side.items():
+            if key not in gone:
+                united[key] = max(united.get(key, entry), entry, key=_kept)
+    write_entries(list(united.values()), out, force=force)
+    return len(united)
+
+
+def _kept(entry: Entry) -> tuple[int, str]:
+    text = entry.model_dump_json()
+    return len(text), text
+
+
+def json_schema() -> str:
+    """The published schema of a leaderboard file."""
+    return json.dumps(LeaderboardFile.model_json_schema(), indent=2, ensure_ascii=False)

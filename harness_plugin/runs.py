@@ -156,6 +156,7 @@ def _judged(results: Path, task: str, about: Mapping[str, Any], rows: int) -> Ju
         probabilities=probabilities if samples and len(probabilities) == len(samples) else None,
         votes=votes if any(len(each) > 1 for each in votes) else None,
         n=sum(sample.record.label is not None for sample in samples),
+        inputs=[sample.input for sample in samples],
     )
 
 
@@ -183,6 +184,7 @@ class _Sample:
             if row[name] is not None and row[name] not in about["verdicts"]:
                 raise DataError(f"{where}: {name} {row[name]!r} is none of {about['verdicts']}")
         self.item_id, self.text = str(row["item_id"]), str(row["text"])
+        self.input = str(row.get("input") or "")
         self.record = Record(
             label=row["label"],
             verdict=row["verdict"],

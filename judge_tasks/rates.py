@@ -48,8 +48,8 @@ class Tally(NamedTuple):
 
     def flat(self) -> Counts:
         """X × F, for sums of many tallies; :meth:`of` is the way back."""
-        *leading, _, _ = self.confusion_X_C_C1.shape
-        confusion_X_F = self.confusion_X_C_C1.reshape(*leading, -1)
+        *leading, classes, columns = self.confusion_X_C_C1.shape
+        confusion_X_F = self.confusion_X_C_C1.reshape(*leading, classes * columns)
         parts = (confusion_X_F, self.well_formed_X[..., None], self.pairs_X_P)
         return np.concatenate(parts, axis=-1)
 

@@ -119,15 +119,19 @@ def resampled(
         labels_K_C = np.zeros_like(labels_K_C)
     _, strata_K = np.unique(labels_K_C, axis=0, return_inverse=True)
     # Clusters of which all judges made the same are one: there are few kinds of them.
-    kinds_U_X, kind_K = np.unique(flat_K_M_F.reshape(clusters, -1), axis=0, return_inverse=True)
+    flat_K_X = flat_K_M_F.reshape(clusters, judges * counts)
+    kinds_U_X, kind_K = np.unique(flat_K_X, axis=0, return_inverse=True)
     draw = np.random.default_rng(stable_hash("bootstrap", seed) % 2**63)
     found: dict[str, list[Rates]] = {name: [] for name in rates}
     for size in _chunks(resamples, clusters):
-        drawn_B_U = np.zeros((size, len(kinds_U_X)), dtype=np.int64)
+        drawn_B_U = np.zeros((size, len(kinds_U_X)))
         for stratum in range(strata_K.max(initial=-1) + 1):
             own = kind_K[strata_K == stratum]
-            drawn_B_U += _drawn(own[draw.integers(len(own), size=(size, len(own)))], len(kinds_U_X))
-        drawn = Tally.of((drawn_B_U @ kinds_U_X).reshape(size, judges, counts), classes)
+            places_B_K = draw.integers(len(own), size=(size, len(own)), dtype=np.int32)
+            drawn_B_U += _drawn(own[places_B_K], len(kinds_U_X))
+        # In float64, whose products are BLAS's and exact up to 2^53.
+        counted_B_X = (drawn_B_U @ kinds_U_X.astype(np.float64)).astype(np.int64)
+        drawn = Tally.of(counted_B_X.reshape(size, judges, counts), classes)
         for name, parts in found.items():
             parts.append(RATES[name](drawn))
     return {name: np.concatenate(parts) for name, parts in found.items()}
