@@ -15,11 +15,11 @@ from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.metrics import Record, rate_names, summarise
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow
-from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
 from .logprob import calibration_rows, load_calibration, read
+from .probes import Probe, running_probe
 from .style import evaluation_scoring, evaluation_style
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class JudgeHooks:
         self._better = better
         self._loaded: tuple[Path | None, LoadedSplit] | None = None
         self.calibration_rows: Dataset | None = None
+        self.probe = Probe(None, task)
 
     def config(self) -> dict[str, Any]:
         """The task as native lmms-eval configuration."""
@@ -115,14 +116,16 @@ class JudgeHooks:
         return Hook(metric, self, aggregate)
 
     def prepare(self) -> LoadedSplit:
-        """The rows to judge, loaded once for a data root.
+        """The rows to judge, loaded once for a data root, and the probe that changes them.
 
         Raises:
-            DataError: as :func:`~mtrl_judge.judge_tasks.sources.load_rows`.
+            JudgeError: as :func:`~mtrl_judge.judge_tasks.sources.load_rows` and
+                :func:`~.probes.running_probe`.
         """
         root = data_root()
         if self._loaded is None or self._loaded[0] != root:
             self._loaded = (root, load_rows(self.task, self.task.evaluation_split, root))
+        self.probe = running_probe(self.task, self._loaded[1].rows)
         return self._loaded[1]
 
     def attach(self, host_task: Any) -> None:
@@ -142,6 +145,8 @@ class JudgeHooks:
             "dimension": self.task.judge.dimension,
             "verdicts": list(self.task.judge.verdicts),
             "paired": self.task.paired,
+            "paraphrases": len(self.task.judge.paraphrases),
+            "probe": self.probe.name,  # here, as it is part of lmms-eval's cache key
             "card": self.task.judge.card.model_dump(mode="json"),
             "versions": {name: version(name) for name in _VERSIONS},
         }
@@ -170,9 +175,13 @@ class JudgeHooks:
             "calibration": {**calibration, "labelled_rows": len(self.calibration_rows)},
         }
 
+    def asked(self, doc: Mapping[str, Any]) -> JudgeRow:
+        """The row as it is put to the judge."""
+        return self.probe.changed(JudgeRow.from_doc(doc))
+
     def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Messages with the pictures in their places, for chat models."""
-        row = JudgeRow.from_doc(doc)
+        row = self.asked(doc)
         messages = render_messages(row, evaluation_style(self.task))
         pictures = iter(row.images)
         for message in messages:
@@ -183,11 +192,11 @@ class JudgeHooks:
 
     def doc_to_visual(self, doc: Mapping[str, Any]) -> list[Any]:
         """The pictures in order, for simple models."""
-        return list(JudgeRow.from_doc(doc).images)
+        return list(self.asked(doc).images)
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
         """The prompt as text, for simple models, and for every model's cache key."""
-        return render_text(JudgeRow.from_doc(doc), evaluation_style(self.task))
+        return render_text(self.asked(doc), evaluation_style(self.task))
 
     def doc_to_target(self, doc: Mapping[str, Any]) -> str:
         return doc["label"] or ""
@@ -195,7 +204,7 @@ class JudgeHooks:
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """One sample row: what was judged and how, and under each metric what it is made from."""
         row, text = JudgeRow.from_doc(doc), results[0]
-        scored = score(row, text)
+        scored = self.probe.scored(row, text)
         record = Record(
             label=row.label,
             verdict=scored.verdict.value,
@@ -206,6 +215,7 @@ class JudgeHooks:
         return {
             "item_id": row.item_id,
             "pair_id": row.pair_id,
+            "cluster": row.cluster,
             "order": None if row.pair_id is None else "BA" if row.swapped else "AB",
             "label": row.label,
             "verdict": scored.verdict.value,
@@ -214,7 +224,7 @@ class JudgeHooks:
             "well_formed": scored.verdict.well_formed,
             "correct": scored.correct,
             "text": text,
-            **(read(text, row.verdicts) if evaluation_scoring() == "logprob" else {}),
+            **(read(text, self.probe.meant) if evaluation_scoring() == "logprob" else {}),
             **dict.fromkeys(self.metrics, tuple(record) if row.pair_id else record[:3]),
         }
 

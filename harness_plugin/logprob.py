@@ -112,6 +112,7 @@ class LogprobScorer:
 
     Args:
         rows: labelled rows to calibrate on; None leaves the temperature at 1.
+        asked: the verdicts that the judged prompts ask for, which a probe may have renamed.
         batch_size: prompts of the calibration computed together.
 
     Raises:
@@ -119,14 +120,19 @@ class LogprobScorer:
     """
 
     def __init__(
-        self, judge: Judge, task: JudgeTask, rows: Dataset | None, *, batch_size: int
+        self,
+        judge: Judge,
+        task: JudgeTask,
+        rows: Dataset | None,
+        *,
+        asked: Sequence[str],
+        batch_size: int,
     ) -> None:
         self._judge, self._task, self._rows = judge, task, rows
-        self._batch_size = batch_size
-        self._verdicts = task.judge.verdicts
-        even = Judgement((1 / len(self._verdicts),) * len(self._verdicts), 1.0, 1.0, False)
-        for verdict in self._verdicts:
-            if parse_verdict(write(verdict, even), self._verdicts).value != verdict:
+        self._asked, self._batch_size = asked, batch_size
+        even = Judgement((1 / len(asked),) * len(asked), 1.0, 1.0, False)
+        for verdict in asked:
+            if parse_verdict(write(verdict, even), asked).value != verdict:
                 raise JudgeError(
                     f"{task.path}: judge.verdicts: {verdict!r} cannot be read back from an answer; "
                     "write it without tags"
@@ -137,14 +143,14 @@ class LogprobScorer:
         from mtrl_judge.models.calibration import probabilities
 
         calibration = self.calibration
-        logps_B_V = self._logps(batch)
+        logps_B_V = self._logps(batch, self._asked)
         probabilities_B_V = probabilities(logps_B_V, calibration.temperature)
         # The end of an answer counted or not, verdicts exclude one another.
         mass_B = np.exp(logps_B_V).sum(axis=1)
         best_B = logps_B_V.argmax(axis=1)
         return [
             write(
-                self._verdicts[best],
+                self._asked[best],
                 Judgement(tuple(own), mass, calibration.temperature, calibration.rows > 0),
             )
             for best, own, mass in zip(
@@ -154,7 +160,10 @@ class LogprobScorer:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Fitted to the validation rows by the same forward passes that judge."""
+        """Fitted to the validation rows by the same forward passes that judge.
+
+        No probe changes these rows: a judge keeps its temperature, and one thing is changed.
+        """
         from loguru import logger
 
         from mtrl_judge.models.calibration import fit_temperature
@@ -165,14 +174,15 @@ class LogprobScorer:
                 "calibrated"
             )
             return Calibration()
-        labels = [self._verdicts.index(label) for label in self._rows.with_format(None)["label"]]
+        verdicts = self._task.judge.verdicts
+        labels = [verdicts.index(label) for label in self._rows.with_format(None)["label"]]
         prompts = (
             self._judge.prompt(render_messages(row, "direct"), row.images)
             for row in map(JudgeRow.from_doc, self._rows)
         )
-        logps_N_V = np.empty((len(labels), len(self._verdicts)))
+        logps_N_V = np.empty((len(labels), len(verdicts)))
         for batch in self._judge.batches(prompts, self._batch_size):
-            logps_N_V[list(batch.places)] = self._logps(batch)
+            logps_N_V[list(batch.places)] = self._logps(batch, verdicts)
         fitted = Calibration(fit_temperature(logps_N_V, labels), len(labels))
         logger.info(
             f"{self._task.task}: temperature {fitted.temperature:.3f}, fitted to {fitted.rows} "
@@ -180,6 +190,6 @@ class LogprobScorer:
         )
         return fitted
 
-    def _logps(self, batch: Batch) -> Floats:
-        logps_B_V: Floats = self._judge.verdict_logps(batch, self._verdicts).double().cpu().numpy()
+    def _logps(self, batch: Batch, verdicts: Sequence[str]) -> Floats:
+        logps_B_V: Floats = self._judge.verdict_logps(batch, verdicts).double().cpu().numpy()
         return logps_B_V

@@ -264,7 +264,11 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
             )
         if task not in self._scorers:
             self._scorers[task] = LogprobScorer(
-                self.judge, hooks.task, hooks.calibration_rows, batch_size=self.batch_size
+                self.judge,
+                hooks.task,
+                hooks.calibration_rows,
+                asked=hooks.probe.asked,
+                batch_size=self.batch_size,
             )
         return self._scorers[task]
 

@@ -121,7 +121,8 @@ def _prepare(manager: Any, names: Iterable[str]) -> None:
         except JudgeError as error:
             faults.append(str(error))
     if faults:
-        raise SystemExit("\n".join(["mtrl-judge: cannot run the chosen tasks", *faults]))
+        told = dict.fromkeys(faults)  # a wrong variable is wrong for every task
+        raise SystemExit("\n".join(["mtrl-judge: cannot run the chosen tasks", *told]))
 
 
 def _judge_paths(manager: Any, names: Iterable[str]) -> list[Path]:

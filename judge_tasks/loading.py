@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,20 +291,37 @@ def _check_metadata(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterato
 
 def _check_question(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:
     question, images = judge.get("question"), _strings(judge.get("images"))
-    if not isinstance(question, str) or not question:
-        return
+    if isinstance(question, str) and question:
+        yield from _template_problems("judge.question", question, images)
+
+
+def _check_paraphrases(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:
+    listed = judge.get("paraphrases")
+    texts = listed if isinstance(listed, list) else [listed]
+    seen = [judge.get("question")]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not text:
+            continue
+        field = f"judge.paraphrases.{number}"
+        yield from _template_problems(field, text, _strings(judge.get("images")))
+        if text in seen:
+            yield _Problem(field, "is there already", "ask the same in other words, or drop it")
+        seen.append(text)
+
+
+def _template_problems(field: str, template: str, images: Sequence[str]) -> Iterator[_Problem]:
     try:
-        question_columns(question)
+        question_columns(template)
     except TemplateSyntaxError as error:
         wrong = f"line {error.lineno} of the template: {error.message}"
-        yield _Problem("judge.question", wrong, "a column is written {{ column }}")
+        yield _Problem(field, wrong, "a column is written {{ column }}")
     except ValueError as error:
-        yield _Problem("judge.question", str(error), "write the text in the YAML itself")
-    marks = question.count(IMAGE_MARK)
+        yield _Problem(field, str(error), "write the text in the YAML itself")
+    marks = template.count(IMAGE_MARK)
     if images and marks not in (0, len(images)):
         wrong = f"has {marks} {IMAGE_MARK} for {len(images)} image columns"
         right = f"place each image once, or write no {IMAGE_MARK} to put all before the text"
-        yield _Problem("judge.question", wrong, right)
+        yield _Problem(field, wrong, right)
 
 
 def _check_verdicts(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:
@@ -415,6 +432,7 @@ _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[_P
     _check_name,
     _check_metadata,
     _check_question,
+    _check_paraphrases,
     _check_verdicts,
     _check_map,
     _check_pointwise,

@@ -95,8 +95,13 @@ def _template(question: str) -> Template:
     return _ENVIRONMENT.from_string(question)
 
 
-def render_question(question: str, values: Mapping[str, Any], n_images: int) -> str:
+def render_question(
+    question: str, values: Mapping[str, Any], n_images: int, field: str = "judge.question"
+) -> str:
     """The question for one row; each :data:`IMAGE_MARK` in the result places one image.
+
+    Args:
+        field: where the YAML has the template, for a message.
 
     Raises:
         DataError: a name is not defined, the template fails, or the marks do not fit the images.
@@ -104,12 +109,12 @@ def render_question(question: str, values: Mapping[str, Any], n_images: int) -> 
     try:
         text = _template(question).render(values).strip()
     except UndefinedError as error:
-        raise DataError(f"judge.question: {error.message}") from None
+        raise DataError(f"{field}: {error.message}") from None
     except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
-        raise DataError(f"judge.question: {error}") from None
+        raise DataError(f"{field}: {error}") from None
     marks = text.count(IMAGE_MARK)
     if marks not in (0, n_images):
-        raise DataError(f"judge.question: {marks} {IMAGE_MARK} placed for {n_images} images")
+        raise DataError(f"{field}: {marks} {IMAGE_MARK} placed for {n_images} images")
     return text
 
 

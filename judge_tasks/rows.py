@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.progress import track
@@ -46,6 +46,7 @@ class JudgeRow:
     pair_id: str | None = None
     swapped: bool = False
     reasoning: str | None = None  # a good answer's, where the data has one: to learn from
+    cluster: str | None = None  # what the item shares with others, which are not independent of it
     images: tuple[Image.Image, ...] = ()
 
     @classmethod
@@ -61,6 +62,7 @@ class JudgeRow:
             pair_id=doc["pair_id"],
             swapped=doc["swapped"],
             reasoning=doc["reasoning"],
+            cluster=doc["cluster"],
             images=tuple(doc.get("images", ())),
         )
 
@@ -75,6 +77,10 @@ class Rows(NamedTuple):
     """item id -> why it was left out"""
     fingerprint: str
     """Over ids, questions, labels, verdicts, reasoning and image bytes, in whatever order."""
+    raw: Dataset
+    """The raw split; a row's ``source_index`` counts in it."""
+    pictures: Sequence[str]
+    """For each raw row a digest of its image bytes."""
 
 
 def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) -> Rows:
@@ -95,6 +101,7 @@ def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) 
     ids_N = _item_ids(task, texts, images_N)
     labels_N = labels_of(task, split, threshold=threshold)
     reasoning_N = _reasoning(task, split)
+    clusters_N = _clusters(task, split, ids_N)
     _refuse_many(task, {ids_N[i]: why for i, why in undecodable.items()}, len(split))
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     for index, item_id in enumerate(ids_N):
@@ -103,6 +110,7 @@ def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) 
         values = {name: column[index] for name, column in texts.items()}
         for swapped in orders(task, item_id):
             row = _row(task, item_id, values, labels_N[index], reasoning_N[index], swapped)
+            row = replace(row, cluster=clusters_N[index])
             for name in _COLUMNS[:-1]:
                 columns[name].append(getattr(row, name))
             columns["source_index"].append(index)
@@ -111,6 +119,8 @@ def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) 
         n_items=len(split) - len(undecodable),
         undecodable={ids_N[i]: why for i, why in undecodable.items()},
         fingerprint=_fingerprint(columns, images_N),
+        raw=split,
+        pictures=images_N,
     )
 
 
@@ -124,6 +134,7 @@ _COLUMNS = (
     "pair_id",
     "swapped",
     "reasoning",
+    "cluster",
     "source_index",
 )
 
@@ -169,6 +180,31 @@ def _row(
     )
 
 
+def asked_otherwise(task: JudgeTask, rows: Rows, field: str, *, exchanged: bool) -> list[str]:
+    """The question of each row with one thing changed; the rows themselves stay.
+
+    Args:
+        field: whose template is rendered, one of the task's ``questions``.
+        exchanged: show each row's candidates in each other's place.
+
+    Raises:
+        DataError: the template does not render.
+    """
+    template, n_images = task.questions[field], len(task.judge.images)
+    texts = _texts(task, rows.raw, template)
+    about = rows.dataset.with_format(None)
+    columns = (about[name][:] for name in ("item_id", "source_index", "swapped"))
+    questions = []
+    for item_id, index, swapped in zip(*columns, strict=True):
+        values = {name: column[index] for name, column in texts.items()}
+        placed = _placed(task, values, swapped != exchanged)
+        try:
+            questions.append(render_question(template, placed, n_images, field))
+        except DataError as error:
+            raise DataError(f"{task.task}: item {item_id}: {error}") from None
+    return questions
+
+
 def _placed(task: JudgeTask, values: Mapping[str, Any], swapped: bool) -> Mapping[str, Any]:
     """The values a row shows: in a swapped row each candidate stands in the other's column."""
     if not swapped or task.candidates is None:
@@ -195,11 +231,12 @@ def check_columns(task: JudgeTask, split: Dataset) -> None:
     there = split.column_names
     wanted = {
         "judge.images": task.judge.images,
-        "judge.question": sorted(question_columns(task.judge.question)),
+        **{field: sorted(question_columns(text)) for field, text in task.questions.items()},
         "judge.label.column": (task.judge.label.column,),
         "judge.id": task.judge.id or (),
         "judge.candidates": task.candidates or (),
         "judge.reasoning": (task.judge.reasoning,) if task.judge.reasoning else (),
+        "judge.cluster_by": (task.judge.cluster_by,) if task.judge.cluster_by else (),
     }
     faults = [
         f"{task.path}: {field}: no column {name!r} in the data; {did_you_mean(name, there)}"
@@ -217,9 +254,9 @@ def column_of(split: Dataset, name: str) -> list[Any]:
     return values
 
 
-def _texts(task: JudgeTask, split: Dataset) -> dict[str, list[Any]]:
+def _texts(task: JudgeTask, split: Dataset, template: str | None = None) -> dict[str, list[Any]]:
     """The columns that the question reads or that name an item, each N values."""
-    names = question_columns(task.judge.question) | set(task.judge.id or ())
+    names = question_columns(template or task.judge.question) | set(task.judge.id or ())
     names |= set(task.candidates or ())
     return {name: column_of(split, name) for name in sorted(names - set(task.judge.images))}
 
@@ -228,6 +265,17 @@ def _reasoning(task: JudgeTask, split: Dataset) -> list[str | None]:
     if task.judge.reasoning is None:
         return [None] * len(split)
     return [None if v is None else str(v) for v in column_of(split, task.judge.reasoning)]
+
+
+def _clusters(task: JudgeTask, split: Dataset, ids_N: Sequence[str]) -> Sequence[str]:
+    """A name for what each item shares with others, N; an item that shares nothing is its own."""
+    column = task.judge.cluster_by
+    if column is None:
+        return ids_N
+    if column in task.judge.images:
+        place = task.judge.images.index(column)
+        return [_digests([cells[place]])[:16] for cells in _cells(task, split)]
+    return [digest([str(value).encode()])[:16] for value in column_of(split, column)]
 
 
 def item_ids(task: JudgeTask, split: Dataset) -> list[str]:

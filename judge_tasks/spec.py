@@ -195,6 +195,9 @@ class JudgeSpec(Frozen):
     dimension: str = Field(min_length=1, description="what is judged, such as safety")
     images: Columns = Field(description="the image columns, such as [image]")
     question: str = Field(min_length=1, description="the text put to the judge")
+    paraphrases: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="a list of texts that ask the same as the question in other words"
+    )
     label: Label = Field(
         description='a mapping such as {column: safety_label, map: {Unsafe: "Yes", Safe: "No"}}'
     )
@@ -212,6 +215,9 @@ class JudgeSpec(Frozen):
     )
     reasoning: Column | None = Field(
         None, description="the column that holds the reasoning of a good answer, to learn from"
+    )
+    cluster_by: Column | None = Field(
+        None, description="the column of what items share, such as prompt or image"
     )
     splits: dict[SplitName, MadeSplit] = Field(
         {}, description="such as {validation: {from: train, fraction: 0.1}}"
@@ -257,6 +263,12 @@ class JudgeTask(Frozen):
     def evaluation_split(self) -> SplitName:
         """The split lmms-eval judges: test, or validation where there is no test."""
         return "test" if "test" in self.splits else "validation"
+
+    @property
+    def questions(self) -> dict[str, str]:
+        """The question's template and those of its paraphrases, by their fields."""
+        others = {f"judge.paraphrases.{n}": text for n, text in enumerate(self.judge.paraphrases)}
+        return {"judge.question": self.judge.question, **others}
 
     @property
     def paired(self) -> bool:

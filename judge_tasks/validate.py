@@ -14,7 +14,7 @@ from typing import Any
 from .errors import DataError
 from .loading import load_judge_task
 from .prompts import gold_answer, question_columns, render_messages, render_question, render_text
-from .rows import JudgeRow, to_rows, train_median
+from .rows import JudgeRow, asked_otherwise, to_rows, train_median
 from .scoring import score
 from .sources import Source, find_source, load_raw
 from .spec import STYLES, TRAIN_MEDIAN, JudgeTask, SplitName
@@ -34,7 +34,9 @@ def validate(path: Path | str, rows: int = 0) -> list[str]:
         DataError: the data is not to be had (only where ``rows`` asks for it).
     """
     task = load_judge_task(path)
-    faults = list(_gold_faults(task, _stand_in_row(task)))
+    row, faults = _stand_in_row(task)
+    if row is not None:
+        faults += _gold_faults(task, row)
     if rows:
         source = find_source(task)
         for split in task.splits:
@@ -42,16 +44,30 @@ def validate(path: Path | str, rows: int = 0) -> list[str]:
     return [f"{task.path}: {fault}" for fault in faults]
 
 
-def _stand_in_row(task: JudgeTask) -> JudgeRow:
+def _stand_in_row(task: JudgeTask) -> tuple[JudgeRow | None, list[str]]:
+    """A row, None where its question does not render; and what of all questions does not."""
     n_images = len(task.judge.images)
-    row = JudgeRow("stand-in", task.task, "", task.judge.verdicts, None, n_images)
-    for value in _STAND_INS:
-        values: Mapping[str, Any] = dict.fromkeys(question_columns(task.judge.question), value)
+    rendered, faults = {}, []
+    for field, template in task.questions.items():
         try:
-            return replace(row, question=render_question(task.judge.question, values, n_images))
+            rendered[field] = _stand_in_question(field, template, n_images)
+        except DataError as error:
+            faults.append(str(error))
+    question = rendered.get("judge.question")
+    if question is None:
+        return None, faults
+    row = JudgeRow("stand-in", task.task, question, task.judge.verdicts, None, n_images)
+    return row, faults
+
+
+def _stand_in_question(field: str, template: str, n_images: int) -> str:
+    for value in _STAND_INS:
+        values: Mapping[str, Any] = dict.fromkeys(question_columns(template), value)
+        try:
+            return render_question(template, values, n_images, field)
         except DataError as error:
             fault = error
-    raise DataError(f"{task.path}: {fault}")
+    raise fault
 
 
 def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
@@ -86,6 +102,8 @@ def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) ->
         threshold = train_median(task, load_raw(task, "train", source))
     raw = load_raw(task, split, source)
     taken = to_rows(task, raw.select(range(min(rows, len(raw)))), threshold=threshold)
+    for field in task.questions:
+        asked_otherwise(task, taken, field, exchanged=False)
     for doc in taken.dataset:
         row = JudgeRow.from_doc(doc)
         if len(row.images) != row.n_images:
