@@ -61,9 +61,13 @@ def _line(each: Compared) -> dict[str, str]:
         "Macro-F1": _number(each.macro_f1),
         "with probe": _number(each.macro_f1_probe),
         "change": _estimate(each.difference, "+.3f"),
-        "p (Holm)": _number(each.p_value_holm),
+        "p (Holm)": _p_value(each.p_value_holm),
         "changed": _estimate(each.changed, ".1%"),
     }
+
+
+def _p_value(value: float | None) -> str:
+    return "<0.001" if value is not None and value < 0.001 else _number(value)
 
 
 def _number(value: float | None) -> str:

@@ -20,12 +20,14 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def fails(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: object) -> str:
+def fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: object, code: int = 2
+) -> str:
     """The one message that the command prints as it stops."""
     monkeypatch.setattr(sys, "argv", ["mtrl-judge", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()
-    assert stopped.value.code == 1
+    assert stopped.value.code == code
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return captured.err
@@ -70,7 +72,7 @@ def test_validate_reports_all_faults_and_exits_1(
     sound = write_yaml(tmp_path, "sound")
     assert call("validate", sound, "mtrl_judge_agin_nat").exit_code == 0
     faulty = write_yaml(tmp_path, "faulty", kind="pontwise", label="{column: label}")
-    error = fails(capsys, monkeypatch, "validate", sound, faulty, tmp_path / "none.yaml")
+    error = fails(capsys, monkeypatch, "validate", sound, faulty, tmp_path / "none.yaml", code=1)
     assert "judge.kind: is 'pontwise'; did you mean 'pointwise'?" in error
     assert "none.yaml: file: does not exist" in error
     assert "2 of 3 not sound" in error
