@@ -69,7 +69,8 @@ def test_the_pattern_runs_every_shipped_task_once(run: Run) -> None:
 
 
 def test_samples_hold_all_that_is_needed_to_compute_the_results_again(run: Run) -> None:
-    keys = {"item_id", "pair_id", "order", "label", "verdict", "null", "well_formed", "text"}
+    keys = {"item_id", "pair_id", "cluster", "order", "label", "verdict", "null", "well_formed"}
+    keys |= {"text"}
     for name in SHIPPED:
         rows = run.samples(name)
         assert len(rows) == 6

@@ -198,3 +198,16 @@ def test_pictures_are_turned_and_laid_on_white(tmp_path: Path) -> None:
     rows = to_rows(write_task(tmp_path), raw(image=cells, text="ab", label=[1, 1])).dataset
     assert rows[0]["images"][0].size == (8, 4)
     assert colour_of(rows[1]["images"][0]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("column", "shared"), [("text", [0, 1]), ("image", [1, 2])])
+def test_items_that_share_a_column_are_a_cluster(
+    tmp_path: Path, column: str, shared: list[int]
+) -> None:
+    task = write_task(tmp_path, cluster_by=column)
+    split = raw(image=pictures(RED, GREEN, GREEN), text=["a", "a", "b"], label=[1, 1, 1])
+    clusters = to_rows(task, split).dataset["cluster"][:]
+    (alone,) = {0, 1, 2} - set(shared)
+    assert clusters[shared[0]] == clusters[shared[1]] != clusters[alone]
+    own = to_rows(write_task(tmp_path), split).dataset
+    assert own["cluster"][:] == own["item_id"][:]
