@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ import torch
 from corpus import image_cell, write_split, write_task
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
-from tiny_models import tiny_llava, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
+from judging import picture, row, tiny_judge
 
 from mtrl_judge.harness_plugin.logprob import (
     CALIBRATION_ITEMS,
@@ -49,27 +48,10 @@ from mtrl_judge.models.loading import load_model, load_processor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FAMILIES: dict[str, Callable[[Path], Path]] = {
-    "qwen3_vl": tiny_qwen3_vl,
-    "qwen2_5_vl": tiny_qwen2_5_vl,
-    "llava": tiny_llava,
-    "llava_onevision": tiny_llava_onevision,
-}
 
-
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl", "llava", "llava_onevision"])
 def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    folder = FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
-    return Judge(load_model(str(folder)), load_processor(str(folder)))
-
-
-def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
-    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
-
-
-def row(question: str, *images: Image.Image) -> JudgeRow:
-    return JudgeRow("id", "task", question, ("Yes", "No"), "Yes", len(images), images=images)
+    return tiny_judge(request.param, tmp_path_factory.mktemp(request.param))
 
 
 ONE = [

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny_models import (
-    tiny_llava,
-    tiny_llava_onevision,
-    tiny_qwen2_5_vl,
-    tiny_qwen3_vl,
-    tiny_qwen3_vl_moe,
-)
+from judging import FAMILIES, picture, row, tiny_judge
 
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.judge import Judge
@@ -27,29 +19,10 @@ from mtrl_judge.models.vision import images_once
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FAMILIES: dict[str, Callable[[Path], Path]] = {
-    "qwen3_vl": tiny_qwen3_vl,
-    "qwen3_vl_moe": tiny_qwen3_vl_moe,
-    "qwen2_5_vl": tiny_qwen2_5_vl,
-    "llava": tiny_llava,
-    "llava_onevision": tiny_llava_onevision,
-}
-
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    folder = FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
-    return Judge(load_model(str(folder)), load_processor(str(folder)))
-
-
-def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
-    """Coarse random blocks; each call a copy of its own."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
-
-
-def row(question: str, *images: Image.Image) -> JudgeRow:
-    return JudgeRow("id", "task", question, ("Yes", "No"), "Yes", len(images), images=images)
+    return tiny_judge(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def pairs(*couples: tuple[int, int]) -> list[JudgeRow]:
