@@ -110,6 +110,17 @@ def tiny_qwen3_vl_moe(folder: Path, seed: int = 0) -> Path:
     return write_checkpoint(folder, config, processor, seed)
 
 
+# A vision transformer's, of 16 patches an image.
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "image_size": 32,
+}
+
+
 def tiny_llava(folder: Path, seed: int = 0) -> Path:
     """Write a random LLaVA: CLIP and Llama, 16 tokens an image of any size."""
     from transformers import LlavaConfig, LlavaProcessor
@@ -128,15 +139,7 @@ def tiny_llava(folder: Path, seed: int = 0) -> Path:
     )
     config = LlavaConfig(
         text_config={"model_type": "llama", **text_config(tokenizer)},
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "patch_size": 8,
-            "image_size": 32,
-        },
+        vision_config={"model_type": "clip_vision_model", **VISION},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     return write_checkpoint(folder, config, processor, seed)
@@ -167,12 +170,7 @@ def tiny_llava_onevision(folder: Path, seed: int = 0) -> Path:
         text_config={"model_type": "qwen2", **text_config(tokenizer)},
         vision_config={
             "model_type": "siglip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "patch_size": 8,
-            "image_size": 32,
+            **VISION,
             "vision_use_head": False,
         },
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
