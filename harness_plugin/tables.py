@@ -225,7 +225,10 @@ def markdown(sections: Sequence[Section]) -> str:
     for section in sections:
         if section.table.empty:
             continue
-        parts += [f"## {markdown_text(section.title)}", _tabulated(section.table, markdown_text)]
+        parts += [
+            f"## {markdown_text(section.title)}",
+            _tabulated(section.table, markdown_text, "pipe"),
+        ]
         parts += [markdown_text(section.note)] if section.note else []
     return "\n\n".join(parts)
 
@@ -234,28 +237,25 @@ def markdown_text(text: object) -> str:
     """Text that stands in a cell of a markdown table and is no markup there.
 
     >>> markdown_text("a|b <script> `c` [d](e)")
-    'a\\\\|b &lt;script&gt; \\\\`c\\\\` [d]\\\\(e)'
+    'a\\\\|b &lt;script> \\\\`c\\\\` [d]\\\\(e)'
     """
     line = _TAG.sub("&lt;", " ".join(str(text).split()))
     return line.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("](", "]\\(")
 
 
-def _tabulated(table: pd.DataFrame, text: Callable[[object], str]) -> str:
+def _tabulated(table: pd.DataFrame, text: Callable[[object], str], form: str) -> str:
     from tabulate import tabulate
 
     head = [text(table.index.name or ""), *map(text, table.columns)]
     rows: Iterable[tuple[object, ...]] = table.itertuples(name=None)
     lines = [[text(cell) for cell in row] for row in rows]
-    return tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True)
+    return tabulate(lines, headers=head, tablefmt=form, disable_numparse=True)
 
 
 def latex(sections: Sequence[Section]) -> str:
     """A booktabs table a section."""
-    from tabulate import tabulate
-
     return "\n\n".join(
-        f"% {' '.join(section.title.split())}\n"
-        + tabulate(section.table, headers="keys", tablefmt="latex_booktabs", disable_numparse=True)
+        f"% {' '.join(section.title.split())}\n" + _tabulated(section.table, str, "latex_booktabs")
         for section in sections
         if not section.table.empty
     )
