@@ -226,7 +226,7 @@ def _chosen(task: str, items: Sequence[Item]) -> list[Item]:
     """The items in the order in which they are to be read."""
     turns: Counter[object] = Counter()
     keyed = []
-    for item in sorted(items, key=lambda item: stable_hash("read", task, item.item_id)):
+    for item in sorted(items, key=lambda item: stable_hash("read", task, ascii(item.item_id))):
         kind = frozenset(flag for judge in item.judges for flag in item.flags(judge))
         tier = 0 if item.disagreed else 1 if kind else 2
         keyed.append((tier, turns[tier, kind], sorted(kind), item))

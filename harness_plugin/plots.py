@@ -221,9 +221,13 @@ def _scores(board: Leaderboard, tasks: Sequence[Column], *, told: bool) -> Plot 
     low, high = _limits(board)
     for axes, task in zip(panels, tasks, strict=False):
         _scores_panel(axes, task, names, board.metric)
-        axes.set_title(label(labels[task.name]), loc="left", fontsize=9, fontweight="bold")
-        if task.role == "ood":
-            axes.set_title("OOD", loc="right", fontsize=7, color=MUTED)
+        name = label(labels[task.name])
+        if told:
+            axes.set_title(name, loc="left", fontsize=9, fontweight="bold")
+            axes.set_title("OOD" if task.role == "ood" else "", loc="right", fontsize=7)
+        else:
+            name += " (OOD)" if task.role == "ood" else ""
+            figure.suptitle(name, x=0.02, ha="left", fontsize=9, fontweight="bold")
     panels[0].set_yticks(range(len(names)), [label(name) for name in names])
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     panels[0].set_xlim(low, high)
@@ -455,14 +459,10 @@ def _places(counts: Counts) -> Iterator[tuple[int, int]]:
     return ((row, column) for row in range(rows) for column in range(columns))
 
 
-def reliability(board: Leaderboard, chosen: Sequence[Confidence] | None = None) -> Plot | None:
-    """Share that is right against confidence; None without probabilities and votes.
-
-    Args:
-        chosen: of :func:`~.analyses.confidences`; all of them by default.
-    """
-    known = confidences(board.runs) if chosen is None else chosen
-    found = {(sure_judge(c), c.task): curve for c in known if (curve := reliability_curve(c.found))}
+def reliability(board: Leaderboard) -> Plot | None:
+    """Share that is right against confidence; None without probabilities and votes."""
+    known = {(sure_judge(each), each.task): each for each in confidences(board.runs)}
+    found = {key: curve for key, each in known.items() if (curve := reliability_curve(each.found))}
     if not found:
         return None
     with _drawing():
@@ -470,12 +470,25 @@ def reliability(board: Leaderboard, chosen: Sequence[Confidence] | None = None) 
         for key, axes in panels.items():
             _reliability_panel(axes, found[key])
         _foot(figure, "share right against confidence; dots by their rows; on the line: calibrated")
-    alt = "; ".join(
-        f"{label(name)}, {label(where)}: "
-        + ", ".join(f"{100 * b.accuracy:.0f} % right at {100 * b.confidence:.0f} %" for b in bins)
-        for (name, where), bins in found.items()
-    )
-    return Plot("reliability", f"Reliability of confidence. {alt}", figure)
+    told = (_reliability_told(*key, curve) for key, curve in found.items())
+    return Plot("reliability", f"Reliability of confidence. {'; '.join(told)}", figure)
+
+
+def reliability_of(confidence: Confidence) -> Plot | None:
+    """The same of one judge on one task, who are not named in it; None without labelled rows."""
+    curve = reliability_curve(confidence.found)
+    if not curve:
+        return None
+    with _drawing():
+        figure = _figure(2.1, 2.0)
+        _reliability_panel(figure.subplots(), curve)
+    told = _reliability_told(sure_judge(confidence), confidence.task, curve)
+    return Plot("reliability", f"Reliability of confidence. {told}", figure)
+
+
+def _reliability_told(judge: str, task: str, bins: Sequence[ReliabilityBin]) -> str:
+    curve = (f"{b.accuracy:.0%} right at {b.confidence:.0%}" for b in bins)
+    return f"{label(judge)}, {label(task)}: {', '.join(curve)}"
 
 
 def sure_judge(confidence: Confidence) -> str:

@@ -4,7 +4,7 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
   // What is long is folded here and not in the page, so that without a script all can be read.
-  // On paper is what the reader has opened, and what says where all comes from.
+  // On paper, long tables of pairs stay folded unless the reader has opened them.
   const folded = all("details[data-fold]");
   for (const each of folded) each.open = false;
   let reopened = [];
@@ -100,7 +100,7 @@
     }
     shown.textContent = `${count} of ${items.length} items`;
   };
-  form.addEventListener("input", filter);
+  form.addEventListener("change", filter);
   form.addEventListener("reset", () => setTimeout(filter));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ from .plots import (
     in_against_out,
     inline_svg,
     metric_name,
-    reliability,
+    reliability_of,
     scores,
     scores_legend,
     sure_judge,
@@ -47,6 +46,8 @@ _IMAGE_MARKUP = 160  # bytes of a picture's element beside its address
 # Characters of a text that are shown, and items a task: the first that leave room for the rest.
 _LENGTHS = ((6_000, 20), (2_000, 20), (600, 20), (300, 10), (200, 3), (0, 0))
 _SIDE_BY_SIDE = 3  # judges up to which the table has a line a task, as in tables
+# Control characters but tabs and ends of lines, and halves of surrogate pairs.
+_UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _DATE = re.compile(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)\d\d")
 
 
@@ -175,10 +176,7 @@ def readable(text: str) -> str:
     >>> readable("a\\r\\nb\\x00\\ud800")
     'a\\nb\\ufffd\\ufffd'
     """
-    return "".join(
-        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c
-        for c in text.replace("\r\n", "\n")
-    )
+    return _UNREADABLE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def cut(text: str, length: int) -> Cut:
@@ -229,8 +227,8 @@ def _values(
         "headlines": list(_headlines(board)),
         "sample": any(each.about.get("source") == "sample" for each in _all_judged(board)),
         "dates": [_date(run.date) for run in board.runs],
-        "judges": _text_table(pd.DataFrame(_judges(board)).set_index("judge")),
-        "data": _text_table(pd.DataFrame(_data(board)).set_index("task")),
+        "judges": _lines_of(_judges(board)),
+        "data": _lines_of(_data(board)),
         "versions": _versions(board),
         "score_head": head,
         "score_lines": lines,
@@ -245,7 +243,7 @@ def _values(
         "confusions": [_confusions(board, task) for task in board.tasks],
         "disagreements": _disagreements(board),
         "reliabilities": [
-            (sure_judge(each), labels[each.task], _inline(reliability(board, [each]), f"r{n}-"))
+            (sure_judge(each), labels[each.task], _inline(reliability_of(each), f"r{n}-"))
             for n, each in enumerate(confidences(board.runs))
         ],
         "sections": [(title, note, _text_table(table)) for title, note, table in sections],
@@ -294,6 +292,11 @@ def _judges(board: Leaderboard) -> list[dict[str, str]]:
         }
         for run in board.runs
     ]
+
+
+def _lines_of(table: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """As :func:`_text_table`; pandas takes no half of a surrogate pair, which results can have."""
+    return {"head": list(table[0]), "lines": [list(line.values()) for line in table]}
 
 
 def _date(date: str) -> str:
