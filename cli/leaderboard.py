@@ -74,7 +74,11 @@ def show(
     ] = None,
     include_path: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder with YAMLs of tasks of your own, for the report's items."),
+        typer.Option(
+            "--include-path",
+            "--include_path",
+            help="A folder with YAMLs of tasks of your own, for the report's items.",
+        ),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Where the report finds the pictures it shows.")
