@@ -503,10 +503,17 @@ def _reliability_panel(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
     confidence = [each.confidence for each in bins]
     accuracy = [each.accuracy for each in bins]
     most = max(each.n for each in bins)
-    sizes = [6 + 60 * each.n / most for each in bins]
+    sizes = [5 + 35 * each.n / most for each in bins]
     axes.plot(confidence, accuracy, color=BLUE, linewidth=1, alpha=0.6)
     axes.scatter(
-        confidence, accuracy, s=sizes, color=BLUE, linewidth=0.5, edgecolor="white", zorder=3
+        confidence,
+        accuracy,
+        s=sizes,
+        color=BLUE,
+        linewidth=0.5,
+        edgecolor="white",
+        zorder=3,
+        clip_on=False,
     )
     axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=6.5)
@@ -523,7 +530,7 @@ def _grid(
     """A panel for each (judge, task) that was found: a row a judge, a column a task."""
     judges = list(dict.fromkeys(judge for judge, _ in found))
     tasks = [column.name for column in board.tasks if any(column.name == t for _, t in found)]
-    figure = _figure(1.35 * len(tasks) + 1.1, 1.3 * len(judges) + 0.5)
+    figure = _figure(max(3.8, 1.35 * len(tasks) + 1.1), 1.3 * len(judges) + 0.5)
     grid = figure.subplots(len(judges), len(tasks), squeeze=False, sharex=shared, sharey=shared)
     labels = task_labels([column.name for column in board.tasks])
     panels = {}

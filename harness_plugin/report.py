@@ -260,8 +260,9 @@ def _all_judged(board: Leaderboard) -> list[Judged]:
     return [judged for run in board.runs for judged in run.tasks.values()]
 
 
-def _headlines(board: Leaderboard) -> Iterable[tuple[str, str, str, list[str]]]:
-    """For each role: what it is, the judge with the best mean, that mean, and who ties with it."""
+def _headlines(board: Leaderboard) -> Iterable[tuple[str, str, str, list[str], bool]]:
+    """For each role: what it is, the judge with the best mean, that mean, who ties with it, and
+    whether that was tested."""
     more_is_better = rate_names(("a", "b"), paired=True)[board.metric]
     if more_is_better is None:
         return
@@ -276,7 +277,7 @@ def _headlines(board: Leaderboard) -> Iterable[tuple[str, str, str, list[str]]]:
         sign = 1 if more_is_better else -1
         best = max(known, key=lambda name: sign * (known[name].value or 0.0))
         ties = [name for name, rank in mean.ranks.items() if rank == 1 and name != best]
-        yield ROLE_NAMES[mean.role], best, shown(known[best]), ties
+        yield ROLE_NAMES[mean.role], best, shown(known[best]), ties, bool(mean.ranks)
 
 
 def _judges(board: Leaderboard) -> list[dict[str, str]]:
