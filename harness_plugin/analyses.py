@@ -26,6 +26,7 @@ from mtrl_judge.judge_tasks.reliability import (
     ece_interval,
     expected_calibration_error,
     predictions,
+    reliability_curve,
     risk_coverage,
 )
 from mtrl_judge.judge_tasks.votes import consistency, vote_curve, vote_shares
@@ -72,6 +73,7 @@ def analyses(board: Leaderboard, digits: int = 3) -> list[Section]:
         matrix_of_judges(board, digits),
         by_votes(board, digits),
         calibration(board, digits),
+        reliability(board, digits),
     )
     return [section for section in sections if not section.table.empty]
 
@@ -195,6 +197,26 @@ def calibration(board: Leaderboard, digits: int = 3) -> Section:
         "so the value may lie above it. Brier is over all verdicts, from 0 to 2."
     )
     return _section("Calibration", note, lines)
+
+
+def reliability(board: Leaderboard, digits: int = 3) -> Section:
+    """The reliability curves, a line a bin that has rows."""
+    lines = [
+        {
+            "task": each.task,
+            "judge": each.judge,
+            "confidence": each.kind,
+            "above": f"{own.low:.{digits}f}",
+            "to": f"{own.high:.{digits}f}",
+            "mean confidence": _number(own.confidence, digits),
+            "right": _number(own.accuracy, digits),
+            "rows": own.n,
+        }
+        for each in confidences(board.runs)
+        for own in reliability_curve(each.found)
+    ]
+    note = "A calibrated judge is right as often as its mean confidence says."
+    return _section("Reliability", note, lines)
 
 
 def votes_of(runs: Sequence[Run]) -> list[Votes]:

@@ -98,7 +98,7 @@ class Leaderboard(NamedTuple):
     drops: Mapping[str, Estimate]
     """For each judge how much lower its mean is out of distribution than in distribution."""
     notes: Sequence[str]
-    """What was allowed to differ, a line each."""
+    """What to know before reading it, a sentence each."""
     resamples: int
     seed: int
 
@@ -128,7 +128,7 @@ def build_leaderboard(
     if metric not in RATES:
         raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, list(RATES))}")
     runs = chosen(runs, tasks)
-    notes = differences(runs, allow)
+    notes = [f"Not all judged the same: {line.strip()}." for line in differences(runs, allow)]
     columns, draws = [], {}
     for task in tasks_of(runs):
         judged = {run.name: run.tasks[task] for run in runs if task in run.tasks}
@@ -142,8 +142,20 @@ def build_leaderboard(
             mean, mean_draws[role] = _mean_column(role, own, draws, metric)
             means.append(mean)
     drops = _drops(means, mean_draws, metric)
+    notes += _too_few_resamples([*columns, *means], resamples)
     board = Leaderboard(metric, runs, columns, means, drops, notes, resamples, seed)
     return board._replace(runs=_sorted(board, sort))
+
+
+def _too_few_resamples(columns: Sequence[Column], resamples: int) -> list[str]:
+    """2 / (B + 1) is the least p-value, which Holm takes times the tests."""
+    tests = max((len(column.comparisons) for column in columns), default=0)
+    if 2 * tests / (resamples + 1) < ALPHA:
+        return []
+    return [
+        f"{resamples:,} resamples cannot tell {tests} pairs of judges apart, however they differ; "
+        f"give --resamples {round(2 * tests / ALPHA):,d} or more."
+    ]
 
 
 def rates_of(records: Sequence[Record], about: Mapping[str, object]) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from mtrl_judge.judge_tasks.errors import JudgeError
-from mtrl_judge.judge_tasks.files import whole_file
+from mtrl_judge.judge_tasks.files import read_json, whole_file
 from mtrl_judge.judge_tasks.hashing import digest
 from mtrl_judge.judge_tasks.metrics import Record
 from mtrl_judge.judge_tasks.spec import Frozen
@@ -187,7 +187,7 @@ def read_file(file: Path) -> LeaderboardFile:
         JudgeError: it cannot be read, is no leaderboard file, or is of a version unknown here.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = read_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeError(f"{file}: cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:

@@ -6,14 +6,13 @@ sample rows hold all that is computed from.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.judge_tasks.errors import DataError, JudgeError
-from mtrl_judge.judge_tasks.files import json_lines
+from mtrl_judge.judge_tasks.files import json_lines, read_json
 from mtrl_judge.judge_tasks.metrics import Record
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 
@@ -125,7 +124,7 @@ def load_run(file: Path) -> Run:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeError(f"{file}: cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:

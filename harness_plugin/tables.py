@@ -129,8 +129,7 @@ def _main_note(board: Leaderboard) -> str:
             "#: 1 and how many judges are better beyond doubt (paired bootstrap, Holm over the "
             "pairs of a column, level 0.05), so judges of one rank cannot be told apart."
         )
-    if any(line for line in board.notes):
-        parts += ["Not all judges judged the same:", *(line.strip() for line in board.notes)]
+    parts += board.notes
     return " ".join(parts)
 
 
@@ -291,7 +290,7 @@ def leaderboard_file(board: Leaderboard, *, rows: bool = False) -> LeaderboardFi
         seed=board.seed,
         judges={run.name: _means(board, run.name) for run in board.runs},
         differences=tuple(differences),
-        notes=tuple(line.strip() for line in board.notes),
+        notes=tuple(board.notes),
     )
     return LeaderboardFile(entries=tuple(entries), derived=derived)
 

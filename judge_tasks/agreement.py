@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .metrics import Record
-from .rates import Rates, accuracy, cohen_kappa
+from .rates import Rates, accuracy, cohen_kappa, places
 
 
 class Correlations(NamedTuple):
@@ -160,10 +160,6 @@ def _codes(
     sizes = [len(verdicts_N) for verdicts_N in verdicts_J_N]
     if len(set(sizes)) > 1:
         raise ValueError(f"the judges have {sizes} verdicts; give one of each judge for each row")
-    code: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
-    code[None] = len(classes)
-    strange = {verdict for verdicts_N in verdicts_J_N for verdict in verdicts_N} - code.keys()
-    if strange:
-        raise ValueError(f"verdict {min(map(str, strange))!r} is none of {list(classes)}")
-    codes = [[code[verdict] for verdict in verdicts_N] for verdicts_N in verdicts_J_N]
-    return np.array(codes, dtype=np.int64).reshape(len(sizes), sizes[0] if sizes else 0)
+    return np.array(places(verdicts_J_N, classes), dtype=np.int64).reshape(
+        len(sizes), sizes[0] if sizes else 0
+    )

@@ -76,9 +76,25 @@ def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{file}: cannot be read: {error}") from None
 
 
+def read_json(text: str) -> Any:
+    r"""The value of a JSON text; half a surrogate pair, which no file or page can hold, is "?".
+
+    >>> read_json(r'{"model": "a\ud800", "face": "\ud83d\ude00"}')
+    {'model': 'a?', 'face': '😀'}
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    value = json.loads(text)
+    if "\\ud" in text.casefold():
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
+
+
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = read_json(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON ({error}); is it cut?") from None
     if not isinstance(row, dict):

@@ -7,7 +7,7 @@ it has no meaning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -16,6 +16,20 @@ from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
 Rates = NDArray[np.float64]
+
+
+def places(verdicts_X_N: Sequence[Sequence[str | None]], classes: Sequence[str]) -> list[list[int]]:
+    """The place of each verdict in `classes`, X rows of N; C is no verdict.
+
+    Raises:
+        ValueError: A verdict is none of `classes`.
+    """
+    place: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    place[None] = len(classes)
+    strange = {verdict for verdicts_N in verdicts_X_N for verdict in verdicts_N} - place.keys()
+    if strange:
+        raise ValueError(f"verdict {min(map(str, strange))!r} is none of {list(classes)}")
+    return [[place[verdict] for verdict in verdicts_N] for verdicts_N in verdicts_X_N]
 
 
 class ClassScores(NamedTuple):

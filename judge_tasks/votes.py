@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .hashing import stable_hash
-from .rates import Counts, macro_f1
+from .rates import Counts, macro_f1, places
 
 
 class Consistency(NamedTuple):
@@ -134,12 +134,6 @@ def _confusion(votes_N_C: Counts, labels_N: NDArray[np.int64]) -> Counts:
 
 def _named(votes_N: Sequence[Sequence[str | None]], classes: Sequence[str]) -> Counts:
     """1 where a vote names a verdict, N × V × C; all rows have as many votes."""
-    place: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
-    place[None] = len(classes)
-    strange = {vote for votes in votes_N for vote in votes} - place.keys()
-    if strange:
-        raise ValueError(f"verdict {min(map(str, strange))!r} is none of {list(classes)}")
-    places = [[place[vote] for vote in votes] for votes in votes_N]
-    places_N_V = np.array(places, dtype=np.int64).reshape(len(votes_N), -1)
+    places_N_V = np.array(places(votes_N, classes), dtype=np.int64).reshape(len(votes_N), -1)
     named_N_V_C: Counts = (places_N_V[:, :, None] == np.arange(len(classes))).astype(np.int64)
     return named_N_V_C

@@ -122,7 +122,7 @@ def test_the_workflow_asks_for_little_and_pins_what_it_uses() -> None:
 
 @pytest.mark.parametrize("step", [each for each in STEPS if "run" in each], ids=lambda s: s["name"])
 def test_steps_are_plain_shell(step: dict[str, Any]) -> None:
-    """An expression would be pasted into the script, and with it what whoever names a branch wrote."""
+    """An expression would be pasted into the script, and with it whatever a branch is named."""
     assert "${{" not in step["run"]
     assert set(step.get("env", {}).values()) <= VALUES.keys()
     assert subprocess.run(["bash", "-n", "-c", step["run"]], check=False).returncode == 0

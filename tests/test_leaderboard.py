@@ -135,6 +135,22 @@ def test_every_format_has_every_judge_and_task(results: Path) -> None:
     assert {line["judge"] for line in lines} == set(SKILLS)
 
 
+def test_too_few_resamples_are_told(results: Path) -> None:
+    """Else judges would share a rank however they differ."""
+    said = "100 resamples cannot tell 3 pairs of judges apart, however they differ"
+    assert (
+        f"{said}; give --resamples 120" in call("leaderboard", results, "--resamples", 100).stdout
+    )
+    assert "cannot tell" not in call("leaderboard", results, "--resamples", 120).stdout
+
+
+def test_half_a_surrogate_pair_is_shown_as_a_question_mark(tmp_path: Path) -> None:
+    write_results(tmp_path, {"mtrl_judge_a": judged_rows(9, 1.0, 0)}, model="half \ud800")
+    for kind in ("md", "csv", "json", "latex"):
+        done = call("leaderboard", tmp_path, "--format", kind, "--resamples", 100)
+        assert "half ?" in done.stdout, done.output
+
+
 def call_csv(results: Path) -> str:
     return call("leaderboard", results, "--format", "csv", "--resamples", FEW).stdout
 
@@ -267,6 +283,9 @@ def test_votes_of_repeats_and_of_runs_and_calibration(tmp_path: Path) -> None:
     assert "(2 runs)" in votes
     assert "probability" in calibration
     assert "share of votes" in calibration
+    _, curve = calibration.split("## Reliability")
+    right = sum(row["label"] == "Yes" for row in rows) / len(rows)
+    assert f"0.700 | {right:.3f}" in " ".join(curve.split())
 
 
 # The file
