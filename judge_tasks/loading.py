@@ -20,7 +20,10 @@ from .spec import (
     Frozen,
     JudgeSpec,
     JudgeTask,
+    KnownBad,
     MadeSplit,
+    Pictures,
+    Raw,
     label_kind,
 )
 from .verdicts import parse_verdict
@@ -179,12 +182,14 @@ def _parse(path: Path) -> tuple[dict[str, Any] | None, list[_Problem]]:
     return raw, loader.problems
 
 
-def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(
+    base: Mapping[str, Any], own: Mapping[str, Any], keys: Sequence[str] = _MERGED_KEYS
+) -> dict[str, Any]:
     """The own keys over the included ones; the named mappings are merged key by key."""
     merged = {**base, **own}
-    for key in _MERGED_KEYS:
+    for key in keys:
         if isinstance(base.get(key), Mapping) and isinstance(own.get(key), Mapping):
-            merged[key] = {**base[key], **own[key]}
+            merged[key] = _merge(base[key], own[key], ("card",))
     return merged
 
 
@@ -242,6 +247,12 @@ def _model_at(location: tuple[str | int, ...]) -> tuple[type[Frozen], str]:
             return Card, name
         case ("judge", "splits", _, str(name), *_):
             return MadeSplit, name
+        case ("judge", "known_bad", int(), str(name), *_):
+            return KnownBad, name
+        case ("judge", "raw", "pictures", str(name), *_):
+            return Pictures, name
+        case ("judge", "raw", str(name), *_):
+            return Raw, name
         case ("judge", str(name), *_):
             return JudgeSpec, name
         case (str(name), *_):
@@ -427,6 +438,27 @@ def _check_shared_source(made: Mapping[str, Any]) -> Iterator[_Problem]:
             yield _Problem("judge.splits", wrong, f"leave something for {source} itself")
 
 
+def _check_raw(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:
+    own = [s for s in SPLITS if raw.get(_SPLIT_KEYS[s])]
+    files = _mapping(judge.get("raw"))
+    pictures = _mapping(files.get("pictures"))
+    named = {"raw.tables": files.get("tables"), "raw.pictures.archives": pictures.get("archives")}
+    for field, by_split in named.items():
+        for split in _mapping(by_split):
+            if split in SPLITS and split not in own:
+                right = f"set {_SPLIT_KEYS[split]}, or name one of: {', '.join(own) or 'none'}"
+                wrong = f"the dataset has no {split} split"
+                yield _Problem(f"judge.{field}.{split}", wrong, right)
+    if pictures.get("subset") is True and not pictures.get("archives"):
+        right = "name the archives, or remove it"
+        yield _Problem("judge.raw.pictures.subset", "there are no archives", right)
+    there = {*own, *_mapping(judge.get("splits"))}
+    for split in _mapping(_mapping(judge.get("card")).get("expects")):
+        if split in SPLITS and split not in there:
+            right = f"name one of: {', '.join(sorted(there)) or 'none'}"
+            yield _Problem(f"judge.card.expects.{split}", "there is no such split", right)
+
+
 _SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[_Problem]], ...] = (
     _check_name,
@@ -438,4 +470,5 @@ _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[_P
     _check_pointwise,
     _check_pairwise,
     _check_splits,
+    _check_raw,
 )

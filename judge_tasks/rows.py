@@ -75,8 +75,11 @@ class Rows(NamedTuple):
     n_items: int
     undecodable: dict[str, str]
     """item id -> why it was left out"""
+    known_bad: dict[str, str]
+    """The same of those that the YAML leaves out."""
     fingerprint: str
-    """Over ids, questions, labels, verdicts, reasoning and image bytes, in whatever order."""
+    """Over the label rule, and ids, questions, labels, verdicts, reasoning and image bytes of
+    the rows, in whatever order."""
     raw: Dataset
     """The raw split; a row's ``source_index`` counts in it."""
     pictures: Sequence[str]
@@ -99,13 +102,15 @@ def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) 
     texts = _texts(task, split)
     images_N, undecodable = _check_images(task, split)
     ids_N = _item_ids(task, texts, images_N)
+    known_bad = _known_bad(task, ids_N)
+    undecodable = {i: why for i, why in undecodable.items() if i not in known_bad}
     labels_N = labels_of(task, split, threshold=threshold)
     reasoning_N = _reasoning(task, split)
     clusters_N = _clusters(task, split, ids_N)
     _refuse_many(task, {ids_N[i]: why for i, why in undecodable.items()}, len(split))
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     for index, item_id in enumerate(ids_N):
-        if index in undecodable:
+        if index in undecodable or index in known_bad:
             continue
         values = {name: column[index] for name, column in texts.items()}
         for swapped in orders(task, item_id):
@@ -116,9 +121,10 @@ def to_rows(task: JudgeTask, split: Dataset, *, threshold: float | None = None) 
             columns["source_index"].append(index)
     return Rows(
         dataset=_with_images(task, columns, split),
-        n_items=len(split) - len(undecodable),
+        n_items=len(split) - len(undecodable) - len(known_bad),
         undecodable={ids_N[i]: why for i, why in undecodable.items()},
-        fingerprint=_fingerprint(columns, images_N),
+        known_bad={ids_N[i]: why for i, why in known_bad.items()},
+        fingerprint=_fingerprint(task, columns, images_N),
         raw=split,
         pictures=images_N,
     )
@@ -498,7 +504,16 @@ def _with_images(task: JudgeTask, columns: dict[str, list[Any]], split: Dataset)
     return rows
 
 
-def _fingerprint(columns: Mapping[str, Sequence[Any]], images_N: Sequence[str]) -> str:
+def _known_bad(task: JudgeTask, ids_N: Sequence[str]) -> dict[int, str]:
+    """The raw rows that the YAML leaves out, with its reason."""
+    reasons = {bad.item: bad.reason for bad in task.judge.known_bad}
+    return {index: reasons[name] for index, name in enumerate(ids_N) if name in reasons}
+
+
+def _fingerprint(
+    task: JudgeTask, columns: Mapping[str, Sequence[Any]], images_N: Sequence[str]
+) -> str:
+    """The rule counts beside its labels: another rule is another task, even where none differs."""
     rows = sorted(
         "\x1f".join(
             [
@@ -510,4 +525,5 @@ def _fingerprint(columns: Mapping[str, Sequence[Any]], images_N: Sequence[str]) 
         )
         for i in range(len(columns["item_id"]))
     )
-    return digest(row.encode() for row in rows)[:16]
+    rule = task.judge.label.model_dump_json()
+    return digest(part.encode() for part in (rule, *rows))[:16]

@@ -83,7 +83,7 @@ def find_source(task: JudgeTask, root: Path | None = None) -> Source:
 
 
 def _folder_source(task: JudgeTask, folder: Path) -> Source:
-    own = tuple(s for s in SPLITS if (folder / f"{s}.parquet").is_file())
+    own = tuple(s for s in SPLITS if split_files(folder, s))
     if not own:
         there = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         raise DataError(
@@ -94,6 +94,12 @@ def _folder_source(task: JudgeTask, folder: Path) -> Source:
     kind = str(card.get("source", "folder"))
     revision = card.get("revision")
     return Source(kind, str(folder), None if revision is None else str(revision), own, folder, card)
+
+
+def split_files(folder: Path, split: SplitName) -> list[Path]:
+    """The parquet files of a split in a task's folder: one, or several that follow each other."""
+    whole = folder / f"{split}.parquet"
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{split}-*.parquet"))
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -133,6 +139,7 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
         "labels": {verdict: counts[verdict] for verdict in task.judge.verdicts},
         "unlabelled": counts[None],
         "undecodable": rows.undecodable,
+        "known_bad": rows.known_bad,
         "threshold": threshold,
     }
     return LoadedSplit(rows, record)
@@ -208,7 +215,7 @@ def _values(task: JudgeTask, raw: Dataset, column: str | None) -> list[Any] | No
 
 def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
     if source.folder is not None:
-        return _read_parquet(task, source.folder / f"{split}.parquet")
+        return _read_parquet(task, split, split_files(source.folder, split))
     from datasets import load_dataset
 
     try:
@@ -222,18 +229,21 @@ def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
         raise explain_hub_error(task, error) from error
 
 
-def _read_parquet(task: JudgeTask, path: Path) -> Dataset:
+def _read_parquet(task: JudgeTask, split: SplitName, files: list[Path]) -> Dataset:
     import pyarrow.parquet as pq
     from datasets import load_dataset
 
+    rows, size, place = 0, 0, files[0]
     try:
-        empty = pq.read_metadata(path).num_rows == 0  # which load_dataset takes for an error
-        if not empty:
-            with _quiet(path.stat().st_size < _BAR_FROM_BYTES):
-                return load_dataset("parquet", data_files=str(path), split="train")
+        for place in files:
+            rows += pq.read_metadata(place).num_rows
+            size += place.stat().st_size
+        if rows:  # load_dataset takes none for an error
+            with _quiet(size < _BAR_FROM_BYTES):
+                return load_dataset("parquet", data_files=[*map(str, files)], split="train")
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as parquet: {_first_line(error)}") from error
-    raise DataError(f"{task.task}: the {path.stem} split is empty ({path})")
+        raise DataError(f"{place}: cannot be read as parquet: {_first_line(error)}") from error
+    raise DataError(f"{task.task}: the {split} split is empty ({files[0]})")
 
 
 @contextmanager

@@ -175,6 +175,40 @@ class MadeSplit(Frozen):
     )
 
 
+class Pictures(Frozen):
+    """Pictures that are files of their own; a column of the tables names them."""
+
+    named_by: Column = Field(description="the column that names each picture's file")
+    image: Column = Field(description="the column to put the picture in, such as image")
+    archives: dict[SplitName, Columns] = Field(
+        {},
+        description="zip files with the pictures of each split, such as {train: images.zip}; "
+        "{1-4} in a name stands for four files; without, the pictures lie beside the tables",
+    )
+    subset: bool = Field(
+        False, description="true where the dataset is the rows whose picture is in the archives"
+    )
+
+
+class Raw(Frozen):
+    """The files a dataset is published as, for ``mtrl-judge data prepare``."""
+
+    tables: dict[SplitName, Columns] = Field(
+        min_length=1,
+        description="CSV or parquet files of each split, such as {train: data/train-*.parquet}",
+    )
+    pictures: Pictures | None = Field(
+        None, description="{named_by, image, archives, subset} where pictures are files"
+    )
+
+
+class KnownBad(Frozen):
+    """An item that is left out."""
+
+    item: Text = Field(description="the item's id, as in results")
+    reason: str = Field(min_length=1, description="why it is left out")
+
+
 class Card(Frozen):
     """What a user must know before using the data."""
 
@@ -184,6 +218,12 @@ class Card(Frozen):
     citation: str = Field(min_length=1, description="the paper or page to cite")
     known_problems: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         (), description="a list of sentences"
+    )
+    forbids_training: str | None = Field(
+        None, min_length=1, description="what its authors say against training on it"
+    )
+    expects: dict[SplitName, Annotated[int, Field(gt=0)]] = Field(
+        {}, description="the number of items of each split, such as {train: 6194}"
     )
 
 
@@ -222,8 +262,14 @@ class JudgeSpec(Frozen):
     splits: dict[SplitName, MadeSplit] = Field(
         {}, description="such as {validation: {from: train, fraction: 0.1}}"
     )
+    known_bad: tuple[KnownBad, ...] = Field(
+        (), description="a list of items to leave out, each {item: its id, reason: why}"
+    )
     style: Style = Field("reasoned", description="reasoned or direct")
-    card: Card = Field(description="licence, gated, url, citation, known_problems")
+    raw: Raw | None = Field(None, description="a mapping: tables, pictures")
+    card: Card = Field(
+        description="licence, gated, url, citation, known_problems, forbids_training, expects"
+    )
 
 
 class JudgeTask(Frozen):
