@@ -284,6 +284,13 @@ def experiment(
             metavar="ARM", help="off-the-shelf, sft-single, sft-unified, rl-single, mt-rl-judge."
         ),
     ] = None,
+    accept_license: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Train on it although its card forbids it: seetrue."),
+    ] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Train although evaluation has the same items.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the steps and what is done.")
     ] = False,
@@ -304,7 +311,9 @@ def experiment(
         model=model,
         data_root=data_root,
         eval_args=shlex.split(eval_args),
-        only=[name for names in only or [] for name in names.split(",") if name],
+        only=_separate(only),
+        accept_license=_separate(accept_license),
+        allow_leaks=allow_leaks,
         dry_run=dry_run,
     )
 
@@ -356,6 +365,10 @@ def new(
 
     path = write_new_task(task, kind=kind, dataset=dataset, out=out, force=force)
     typer.echo(f"{path}: written; edit it, then: mtrl-judge validate {path}")
+
+
+def _separate(words: list[str] | None) -> list[str]:
+    return [name for names in words or [] for name in names.split(",") if name]
 
 
 def use_data_root(root: Path | None) -> None:

@@ -243,6 +243,8 @@ def _report(task: JudgeTask, record: Mapping[str, Any]) -> None:
         f"{task.task}: {record['items']} items, {record['rows']} rows of the {record['split']} "
         f"split from {record['source']} ({record['place']}), fingerprint {record['fingerprint']}"
     )
+    for item, why in record["known_bad"].items():
+        logger.warning(f"{task.task}: item {item} left out by its YAML: {why}")
     for item, why in record["undecodable"].items():
         logger.warning(f"{task.task}: item {item} left out, its image does not decode: {why}")
     if record["undecodable"]:

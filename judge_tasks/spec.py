@@ -292,6 +292,11 @@ class JudgeTask(Frozen):
     judge: JudgeSpec = Field(description="a mapping: kind, role, dimension, images, question, …")
     path: Path = Field(exclude=True)
 
+    @property
+    def short_name(self) -> str:
+        """The task's name as one types it: seetrue for mtrl_judge_seetrue."""
+        return self.task.removeprefix("mtrl_judge_")
+
     def source_split(self, split: SplitName) -> str | None:
         """The dataset's own name for a split, None where the dataset has no such split."""
         return {

@@ -14,6 +14,7 @@ from mtrl_judge.judge_tasks.sources import load_rows
 from . import memory
 from .dataset import build_dataset, labelled
 from .settings import Settings, launch_command, resolve_tasks
+from .terms import accepted_licences
 
 
 class Schedule(NamedTuple):
@@ -90,6 +91,8 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
     root = Path(judge.data_root).expanduser() if judge.data_root else None
     tasks = resolve_tasks(judge.tasks)
     loaded = [load_rows(task, "train", root) for task in tasks]
+    data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
+    accepted_licences(tasks, data, judge.accept_license)
     dataset = build_dataset(
         tasks,
         style=settings.style,

@@ -18,7 +18,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +105,8 @@ class Experiment:
     arms: Sequence[Arm]
     seeds: Sequence[int]
     eval_args: Sequence[str] = ()
+    accept_license: Sequence[str] = ()
+    allow_leaks: bool = False
 
     def contestants(self, arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[Contestant]:
         """Seed by seed, so that the first seed's tables are whole early."""
@@ -139,6 +141,8 @@ def run_experiment(
     data_root: Path | None = None,
     eval_args: Sequence[str] = (),
     only: Sequence[str] = (),
+    accept_license: Sequence[str] = (),
+    allow_leaks: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Do the steps that are not done, and print and write the tables of all that is done.
@@ -150,6 +154,8 @@ def run_experiment(
         model: the base model; by default the recipe's, and for ``tiny_cpu`` a tiny one is made.
         eval_args: further flags of lmms-eval; ``--model_args`` are added to ours.
         only: names of arms; by default all.
+        accept_license: as in training.
+        allow_leaks: as in training.
         dry_run: list the steps and what is done, and do nothing.
 
     Raises:
@@ -158,6 +164,7 @@ def run_experiment(
     experiment = set_up(
         recipe, out, seeds=seeds, model=model, data_root=data_root, eval_args=eval_args, only=only
     )
+    experiment = replace(experiment, accept_license=tuple(accept_license), allow_leaks=allow_leaks)
     steps = plan(experiment)
     if dry_run:
         print(listed(steps))
@@ -505,6 +512,10 @@ def _training(
     flags += ["--seed", str(contestant.seed)]
     if experiment.data_root is not None:
         flags += ["--data_root", str(experiment.data_root)]
+    if experiment.accept_license:
+        flags += ["--accept_license", *experiment.accept_license]
+    if experiment.allow_leaks:
+        flags += ["--allow_leaks", "true"]
     if contestant.task is not None:
         flags += single_run_flags(settings, contestant.task)
     extent = "single" if contestant.arm.single else "unified"

@@ -58,6 +58,8 @@ PACKAGES = (
 FREE_FIELDS = frozenset(
     {
         "accelerate",
+        "accept_license",
+        "allow_leaks",
         "attn_implementation",
         "data_root",
         "dataloader_num_workers",
@@ -107,7 +109,12 @@ _SECRETS = ("hub_token",)
 _SUMMARY = "train_runtime"  # transformers' last log of a call of train()
 
 
-def start_record(folder: Path, settings: Settings, data: Mapping[str, Mapping[str, Any]]) -> None:
+def start_record(
+    folder: Path,
+    settings: Settings,
+    data: Mapping[str, Mapping[str, Any]],
+    accepted: Mapping[str, str] = {},
+) -> None:
     """Claim a run's folder, or check that a resumed run is the one that was started there.
 
     For the main process, before the other ones go on.
@@ -126,7 +133,7 @@ def start_record(folder: Path, settings: Settings, data: Mapping[str, Mapping[st
     else:
         _refuse_taken(folder)
         run = {"method": settings.method, "data": data, "starts": [], "finished": None}
-    run["starts"].append(_start(folder, settings))
+    run["starts"].append({**_start(folder, settings), "accepted_licences": dict(accepted)})
     _write_json(path, run)
     with whole_file(folder / RECIPE_FILE, force=True) as part:
         part.write_text(_recipe(settings), encoding="utf-8")
@@ -144,12 +151,14 @@ def write_model_card(
     settings: Settings,
     data: Mapping[str, Mapping[str, Any]],
     scores: Mapping[str, float],
+    accepted: Mapping[str, str] = {},
 ) -> None:
     """Write ``README.md`` for a folder of weights that has its judge card.
 
     Args:
         scores: what :meth:`.evaluate.Validation.run` returned for these weights; empty where
             nothing was validated.
+        accepted: as :func:`.terms.accepted_licences` gives.
 
     Raises:
         JudgeError: the folder has no judge card.
@@ -181,6 +190,7 @@ def write_model_card(
         warm_up=settings.judge.warm_up and Path(settings.judge.warm_up).stem,
         tasks=tasks,
         data=data,
+        accepted=accepted,
         scores=scores,
         settings=_yaml(shown),
         versions=_versions(),

@@ -161,6 +161,16 @@ class JudgeArguments:
     accelerate: str | None = field(
         default=None, metadata=_help("A shipped accelerate configuration, or the path of one.")
     )
+    accept_license: list[str] = field(
+        default_factory=list,
+        metadata=_help("Tasks, such as seetrue, to train on although their card forbids it."),
+    )
+    allow_leaks: bool = field(
+        default=False,
+        metadata=_help(
+            "Train although test or out-of-distribution items are among the training's."
+        ),
+    )
     resume: bool = field(
         default=False, metadata=_help("Go on from the newest whole checkpoint in output_dir.")
     )
@@ -169,7 +179,8 @@ class JudgeArguments:
     )
 
     def __post_init__(self) -> None:
-        self.tasks = [name for names in self.tasks for name in names.split(",") if name]
+        self.tasks = _separate(self.tasks)
+        self.accept_license = _separate(self.accept_license)
         self.balance = _from_text(self.balance)
         self.user_rewards = _from_text(self.user_rewards)
         faults = list(self._faults())
@@ -384,6 +395,10 @@ def _members(name: str) -> list[str]:
         return [name]
     group = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"))
     return [str(member) for member in group["task"]]
+
+
+def _separate(names: Sequence[str]) -> list[str]:
+    return [name for several in names for name in several.split(",") if name]
 
 
 def _from_text(value: Any) -> Any:

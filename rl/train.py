@@ -28,6 +28,7 @@ from .settings import (
     parse_settings,
     resolve_tasks,
 )
+from .terms import accepted_licences
 from .weights import (
     JUDGE,
     adapter_config,
@@ -98,8 +99,9 @@ def train(settings: Settings) -> Path:
     with PartialState().main_process_first():
         loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
+    accepted = accepted_licences(tasks, data, settings.judge.accept_license)
     if PartialState().is_main_process:
-        start_record(folder, settings, data)
+        start_record(folder, settings, data, accepted)
     PartialState().wait_for_everyone()
     settings = _warmed_up(settings, folder)
     stop = StopOnSignal()
@@ -112,7 +114,7 @@ def train(settings: Settings) -> Path:
     save_judge(trainer, settings, folder)
     if trainer.is_world_process_zero():
         scores = _best_scores(trainer)
-        write_model_card(folder / JUDGE, settings, data, scores)
+        write_model_card(folder / JUDGE, settings, data, scores, accepted)
         finish_record(folder, trainer.state.global_step, scores)
     # A warm-up's judge is read next, by every process.
     PartialState().wait_for_everyone()
@@ -171,9 +173,12 @@ def _warm_up_settings(settings: Settings, folder: Path) -> Settings:
         "data_root": judge.data_root,
         "processes": judge.processes,
         "seed": settings.trainer.seed,
+        "allow_leaks": judge.allow_leaks,
     }
     words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
     words += ["--tasks", *judge.tasks]
+    if judge.accept_license:
+        words += ["--accept_license", *judge.accept_license]
     if folder.exists():
         words.append("--resume")
     return parse_settings("sft", words)

@@ -211,3 +211,22 @@ def test_items_that_share_a_column_are_a_cluster(
     assert clusters[shared[0]] == clusters[shared[1]] != clusters[alone]
     own = to_rows(write_task(tmp_path), split).dataset
     assert own["cluster"][:] == own["item_id"][:]
+
+
+def test_another_label_rule_is_another_task_even_where_no_label_differs(tmp_path: Path) -> None:
+    split = raw(image=pictures(RED, GREEN), text="ab", mos=[1.0, 9.0])
+    prints = {
+        to_rows(task, split, threshold=5.0).fingerprint
+        for rule in ("4", "5", "train_median")
+        for task in [write_task(tmp_path, label=f"{{column: mos, threshold: {rule}}}")]
+    }
+    assert len(prints) == 3
+
+
+def test_known_bad_items_are_left_out_and_told_with_their_reason(tmp_path: Path) -> None:
+    bad = '[{item: a, reason: "two labels"}, {item: z, reason: "of another split"}]'
+    task = write_task(tmp_path, known_bad=bad, id="[text]")
+    cells = [{"bytes": b"not a picture", "path": None}, *pictures(GREEN, BLUE)]
+    rows = to_rows(task, raw(image=cells, text=["a", "b", "c"], label=[1, 0, 1]))
+    assert rows.dataset["item_id"][:] == ["b", "c"]
+    assert (rows.n_items, rows.known_bad, rows.undecodable) == (2, {"a": "two labels"}, {})

@@ -183,3 +183,28 @@ def test_verdicts_that_cannot_be_told_apart_are_not_sound(tmp_path: Path) -> Non
     text = SOUND.replace('["Yes", "No"]', '["Yes", "<b>"]').replace('0: "No"', '0: "<b>"')
     text = text.replace("<b>", "</answer>")
     assert any("gold answer" in fault for fault in validate(write(tmp_path, text)))
+
+
+def test_raw_files_and_counts_are_of_splits_that_there_are(tmp_path: Path) -> None:
+    text = SOUND.replace("url: x,", "url: x, expects: {validation: 3, test: 0},").replace(
+        "metadata:",
+        """  raw:
+    tables: {validation: a.csv, train: []}
+    pictures: {named_by: file, imag: image, subset: true, archives: {}}
+  known_bad: [{item: 7, reason: odd}, {item: a}]
+metadata:""",
+    )
+    found = faults(write(tmp_path, text))
+    wanted = {
+        "judge.raw.tables.validation": "set validation_split, or name one of: train, test",
+        "judge.raw.tables.train": "at least 1 item",
+        "judge.raw.pictures.imag": "did you mean 'image'?",
+        "judge.raw.pictures.image": "is missing; the column to put the picture in",
+        "judge.raw.pictures.subset": "there are no archives",
+        "judge.known_bad.0.item": 'write it in quotes: "7"',
+        "judge.known_bad.1.reason": "is missing; why it is left out",
+        "judge.card.expects.validation": "there is no such split; name one of: test, train",
+        "judge.card.expects.test": "greater than 0",
+    }
+    assert {field: part for field, part in wanted.items() if part not in found.get(field, "")} == {}
+    assert len(found) == len(wanted)
