@@ -11,7 +11,8 @@ import typer
 
 from mtrl_judge.judge_tasks.errors import JudgeError
 
-from .leaderboard import Allow, Force, Metric, Results, Seed, Tasks
+from .leaderboard import Allow, Metric, Results, Seed, Tasks
+from .options import Force
 
 if TYPE_CHECKING:
     from mtrl_judge.harness_plugin.gate import Gate

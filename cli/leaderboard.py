@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 from typer.core import TyperGroup
 
+from .options import Force, use_data_root
+
 if TYPE_CHECKING:
     from mtrl_judge.harness_plugin.leaderboard import Leaderboard
 
@@ -45,7 +47,6 @@ Allow = Annotated[
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same intervals.")]
-Force = Annotated[bool, typer.Option("--force", help="Write over what is there.")]
 RESAMPLES = 10_000
 
 
@@ -196,6 +197,4 @@ def schema() -> None:
 
 
 def _use_data_root(root: Path | None) -> None:
-    from .main import use_data_root
-
     use_data_root(root)

@@ -7,15 +7,17 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from mtrl_judge.judge_tasks.errors import JudgeError
 
+from .data import app as data
 from .gate import app as baseline
 from .gate import gate
 from .leaderboard import app as leaderboard
+from .options import AsJson, DataRoot, Force, Seed, use_data_root
 
 app = typer.Typer(
     name="mtrl-judge",
@@ -25,18 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data = typer.Typer(help="Get data to judge, and see what there is.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
 app.command()(gate)
 app.add_typer(baseline, name="baseline")
 
-Force = Annotated[bool, typer.Option("--force", help="Write over what is there.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(help="Folder with <task>/test.parquet; otherwise MTRL_JUDGE_DATA, else the hub."),
-]
 StyleOption = Annotated[
     str | None, typer.Option(help="reasoned or direct, over the YAML's and the checkpoint's.")
 ]
@@ -66,39 +61,18 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 @app.command()
 def tasks(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of objects.")] = False,
+    as_json: AsJson = False,
+    cards: Annotated[
+        bool, typer.Option("--cards", help="Licence, terms and known problems of each.")
+    ] = False,
 ) -> None:
     """List the shipped judge tasks."""
-    from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+    from . import tasks as listing
 
-    rows: list[dict[str, Any]] = [
-        {
-            "task": task.task,
-            "kind": task.judge.kind,
-            "role": task.judge.role,
-            "dimension": task.judge.dimension,
-            "verdicts": list(task.judge.verdicts),
-            "dataset": task.dataset_path,
-            "splits": list(task.splits),
-            "card": task.judge.card.model_dump(mode="json"),
-        }
-        for task in load_shipped_tasks()
-    ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    from tabulate import tabulate
-
-    shown = [
-        {
-            **{key: row[key] for key in ("task", "kind", "role", "dimension")},
-            "verdicts": " / ".join(row["verdicts"]),
-            "dataset": row["dataset"] or "bring your own",
-            "gated": "yes" if row["card"]["gated"] else "no",
-        }
-        for row in rows
-    ]
-    typer.echo(tabulate(shown, headers="keys"))
+        typer.echo(json.dumps(listing.as_objects(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(listing.as_cards() if cards else listing.as_table())
 
 
 @app.command()
@@ -143,30 +117,6 @@ def preview(
 
     use_data_root(data_root)
     show(task, n=n, split=split, style=style, out=out)
-
-
-@data.command("sample")
-def data_sample(
-    data_root: Annotated[
-        Path, typer.Option(help="The folder to write.", envvar="MTRL_JUDGE_DATA")
-    ] = Path("mtrl-data"),
-    seed: Seed = 0,
-    force: Force = False,
-) -> None:
-    """Write a small corpus for every shipped task, from real pictures that a package brings."""
-    from mtrl_judge.judge_tasks.sample import write_sample
-
-    write_sample(data_root, seed=seed, force=force)
-    typer.echo(f"use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
-
-
-@data.command("status")
-def data_status(data_root: DataRoot = None) -> None:
-    """Show where each shipped task's rows would come from."""
-    from .status import status_table
-
-    use_data_root(data_root)
-    typer.echo(status_table())
 
 
 @app.command()
@@ -369,16 +319,6 @@ def new(
 
 def _separate(words: list[str] | None) -> list[str]:
     return [name for names in words or [] for name in names.split(",") if name]
-
-
-def use_data_root(root: Path | None) -> None:
-    """--data-root is MTRL_JUDGE_DATA for this run and for what it starts."""
-    import os
-
-    from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
-
-    if root is not None:
-        os.environ[DATA_ROOT_VARIABLE] = str(root.resolve())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from .errors import Fault, JudgeTaskError, did_you_mean
 from .prompts import IMAGE_MARK, question_columns
 from .spec import (
     LABEL_KINDS,
+    SPLIT_KEYS,
     SPLITS,
     Card,
     Frozen,
@@ -83,6 +85,21 @@ def find_task(name_or_path: str) -> JudgeTask:
             [Fault(Path(name_or_path), "task", "no shipped task and no .yaml file", hint)]
         )
     return load_judge_task(names[name_or_path])
+
+
+def find_tasks(words: Sequence[str]) -> list[JudgeTask]:
+    """Tasks by names, patterns of shipped names and paths of YAMLs, each once; all where empty.
+
+    Raises:
+        JudgeTaskError: as :func:`find_task`; a pattern that matches none is no task's name.
+    """
+    names = [path.stem for path in shipped_paths()]
+    found: dict[str, JudgeTask] = {}
+    for word in words or ["*"]:
+        for name in fnmatch.filter(names, word) or [word]:
+            task = find_task(name)
+            found.setdefault(task.task, task)
+    return list(found.values())
 
 
 def peek(path: Path) -> dict[str, Any] | None:
@@ -404,15 +421,15 @@ def _check_pair_label(judge: Mapping[str, Any]) -> Iterator[_Problem]:
 
 def _check_splits(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:
     made: dict[str, Any] = {k: v for k, v in _mapping(judge.get("splits")).items() if k in SPLITS}
-    own = [s for s in SPLITS if raw.get(_SPLIT_KEYS[s])]
+    own = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
     for name, rule in made.items():
         source = _mapping(rule).get("from")
         if name in own:
-            wrong = f"{_SPLIT_KEYS[name]} is given too"
+            wrong = f"{SPLIT_KEYS[name]} is given too"
             yield _Problem(f"judge.splits.{name}", wrong, "keep one of the two")
         if source in SPLITS and source not in own:
             wrong = f"the dataset has no {source} split"
-            right = f"set {_SPLIT_KEYS[source]}, or cut it from one of: {', '.join(own) or 'none'}"
+            right = f"set {SPLIT_KEYS[source]}, or cut it from one of: {', '.join(own) or 'none'}"
             yield _Problem(f"judge.splits.{name}.from", wrong, right)
     yield from _check_shared_source(made)
     available = {*own, *made}
@@ -439,14 +456,14 @@ def _check_shared_source(made: Mapping[str, Any]) -> Iterator[_Problem]:
 
 
 def _check_raw(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Problem]:
-    own = [s for s in SPLITS if raw.get(_SPLIT_KEYS[s])]
+    own = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
     files = _mapping(judge.get("raw"))
     pictures = _mapping(files.get("pictures"))
     named = {"raw.tables": files.get("tables"), "raw.pictures.archives": pictures.get("archives")}
     for field, by_split in named.items():
         for split in _mapping(by_split):
             if split in SPLITS and split not in own:
-                right = f"set {_SPLIT_KEYS[split]}, or name one of: {', '.join(own) or 'none'}"
+                right = f"set {SPLIT_KEYS[split]}, or name one of: {', '.join(own) or 'none'}"
                 wrong = f"the dataset has no {split} split"
                 yield _Problem(f"judge.{field}.{split}", wrong, right)
     if pictures.get("subset") is True and not pictures.get("archives"):
@@ -459,7 +476,6 @@ def _check_raw(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[_Pr
             yield _Problem(f"judge.card.expects.{split}", "there is no such split", right)
 
 
-_SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[_Problem]], ...] = (
     _check_name,
     _check_metadata,

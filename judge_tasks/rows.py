@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rich.console import Console
 from rich.progress import track
 
 from .errors import DataError, did_you_mean
@@ -433,6 +434,7 @@ def _check_images(task: JudgeTask, split: Dataset) -> tuple[list[str], dict[int,
             total=len(split),
             disable=few,
             transient=True,
+            console=Console(stderr=True),
         )
         results = list(checked)
     return [d for d, _ in results], {i: why for i, (_, why) in enumerate(results) if why}

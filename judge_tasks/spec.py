@@ -28,6 +28,11 @@ Role: TypeAlias = Literal["train", "ood"]
 SplitName: TypeAlias = Literal["train", "validation", "test"]
 STYLES: tuple[Style, ...] = ("reasoned", "direct")
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+SPLIT_KEYS: Mapping[SplitName, str] = {
+    "train": "training_split",
+    "validation": "validation_split",
+    "test": "test_split",
+}
 TRAIN_MEDIAN = "train_median"
 DATA_CARD = "card.json"  # beside a task's parquet files: what they are
 CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
@@ -299,11 +304,8 @@ class JudgeTask(Frozen):
 
     def source_split(self, split: SplitName) -> str | None:
         """The dataset's own name for a split, None where the dataset has no such split."""
-        return {
-            "train": self.training_split,
-            "validation": self.validation_split,
-            "test": self.test_split,
-        }[split]
+        name: str | None = getattr(self, SPLIT_KEYS[split])
+        return name
 
     @property
     def splits(self) -> tuple[SplitName, ...]:

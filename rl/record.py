@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from transformers import TrainerCallback
 
+from mtrl_judge.judge_tasks.cards import as_yaml, render_card
 from mtrl_judge.judge_tasks.errors import JudgeError
 from mtrl_judge.judge_tasks.files import whole_file
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
@@ -166,22 +165,13 @@ def write_model_card(
     card_path = folder / CHECKPOINT_CARD
     if not card_path.is_file():
         raise JudgeError(f"{card_path}: is missing; it is written with the weights (save_model)")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.filters["inline"] = _inline
-    environment.filters["link"] = _link
     base = base_model(settings)
     tasks = resolve_tasks(settings.judge.tasks)
     shown = {name: value for name, value in settings.given.items() if name not in FREE_FIELDS}
     shown |= {"model_name_or_path": base.name, "tasks": [task.task for task in tasks]}
-    text = environment.get_template("model_card.md.jinja").render(
-        front_matter=_yaml(_front_matter(folder, settings, base)),
+    text = render_card(
+        Path(__file__).with_name("model_card.md.jinja"),
+        front_matter=as_yaml(_front_matter(folder, settings, base)),
         name=folder.resolve().name,
         base=base,
         card=json.loads(card_path.read_text(encoding="utf-8")),
@@ -192,7 +182,7 @@ def write_model_card(
         data=data,
         accepted=accepted,
         scores=scores,
-        settings=_yaml(shown),
+        settings=as_yaml(shown),
         versions=_versions(),
     )
     with whole_file(folder / MODEL_CARD, force=True) as part:
@@ -353,7 +343,7 @@ def _start(folder: Path, settings: Settings) -> dict[str, Any]:
 
 def _recipe(settings: Settings) -> str:
     head = f"# The settings of a run: mtrl-judge train {settings.method} --recipe {RECIPE_FILE}\n"
-    return head + _yaml(_without_secrets(settings))
+    return head + as_yaml(_without_secrets(settings))
 
 
 def _without_secrets(settings: Settings) -> dict[str, Any]:
@@ -422,28 +412,6 @@ def _front_matter(folder: Path, settings: Settings, base: Base) -> dict[str, Any
         **({} if base.local else {"base_model": base.name}),
         "tags": ["mtrl-judge", "llm-as-a-judge", "trl", settings.method],
     }
-
-
-def _yaml(value: Any) -> str:
-    text: str = yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=100)
-    return text
-
-
-def _inline(value: object) -> str:
-    r"""Text as it reads, on one line of Markdown: none of it is markup, a table cell holds it.
-
-    >>> _inline("a | b\n<b>*c*</b>")
-    'a \\| b &lt;b&gt;\\*c\\*&lt;/b&gt;'
-    """
-    text = " ".join(str(value).split())
-    text = re.sub(r"([\\`*_{}\[\]|~$#])", r"\\\1", text)
-    return text.replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _link(value: object) -> str:
-    """An address as a link, anything else as text."""
-    text = str(value).strip()
-    return f"<{text}>" if re.fullmatch(r"https?://[^\s<>|]+", text) else _inline(text)
 
 
 def _read_run(path: Path) -> dict[str, Any]:

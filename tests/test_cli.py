@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from corpus import image_cell, write_split, write_yaml
 from typer.testing import CliRunner, Result
 
@@ -160,9 +161,51 @@ def test_new_writes_a_yaml_that_validates(
     assert "did you mean" in fails(capsys, monkeypatch, "new", "x", "--kind", "pairwize")
 
 
-def test_status_shows_source_and_rows(tmp_path: Path, data_root: Path) -> None:
-    lines = call("data", "status", "--data-root", data_root).stdout.splitlines()
-    assert any("mtrl_judge_agin_nat" in line and "train 9, test 6" in line for line in lines)
+def test_status_tells_rows_terms_and_what_is_wrong(tmp_path: Path, data_root: Path) -> None:
+    arguments = ("data", "status", "*_agin_nat", "*_seetrue", "*_unsafebench")
+    found = json.loads(call(*arguments, "--data-root", data_root, "--json").stdout)
+    agin, seetrue, _ = found
+    assert (agin["source"], agin["expected"]["train"]) == ("folder", 4839)
+    assert {name: split["items"] for name, split in agin["splits"].items()} == {
+        "train": 8,
+        "validation": 1,
+        "test": 6,
+    }
+    assert agin["bytes"] > 0
+    assert (agin["training"], agin["problems"]) == ("yes", [])
+    assert seetrue["training"] == "only with --accept-license seetrue"
+    assert seetrue["splits"]["test"]["labels"] == {"Yes": 3, "No": 2}
+    assert "no validation split" in seetrue["problems"][0]
+    table = call(*arguments, "--data-root", data_root).stdout
+    for part in ("to accept", "CC-BY-4.0", "Yes 3, No 2", agin["splits"]["test"]["fingerprint"]):
+        assert part in table
+    (missing,) = json.loads(call("data", "status", "*_agin_nat", "--json").stdout)
+    assert missing["source"] is None
+    assert "MTRL_JUDGE_DATA is not set" in missing["problems"][0]
+
+
+def test_cards_are_shown() -> None:
+    cards = " ".join(call("tasks", "--cards").stdout.split())
+    assert "against training: its card calls it a test set that should not" in cards
+    assert "items: train 6,194, validation 2,584, test 2,720" in cards
+
+
+def test_a_push_that_is_not_sent_shows_card_and_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, data_root: Path
+) -> None:
+    arguments = ("data", "push", "mtrl_judge_agin_nat", "--data-root", data_root)
+    shown = call(*arguments, "--repo", "me/agin", "--dry-run").stdout
+    front = yaml.safe_load(shown.split("---")[1])
+    files = front["configs"][0]["data_files"]
+    assert [each["split"] for each in files] == ["train", "test"]
+    assert "all rights reserved; ask the authors" in shown
+    assert "| train | 8 | Yes" in shown
+    assert "dataset_path: me/agin" in shown
+    assert "data/train.parquet" in shown
+    assert "nothing was sent" in shown
+    public = fails(capsys, monkeypatch, *arguments, "--repo", "me/agin", "--public")
+    assert "--accept-license agin_nat" in public
+    assert "owner/name" in fails(capsys, monkeypatch, *arguments, "--repo", "agin")
 
 
 def test_a_wrong_style_is_named_with_the_nearest(
