@@ -179,9 +179,10 @@ def test_status_tells_rows_terms_and_what_is_wrong(tmp_path: Path, data_root: Pa
     table = call(*arguments, "--data-root", data_root).stdout
     for part in ("to accept", "CC-BY-4.0", "Yes 3, No 2", agin["splits"]["test"]["fingerprint"]):
         assert part in table
-    (missing,) = json.loads(call("data", "status", "*_agin_nat", "--json").stdout)
+    nothing = call("data", "status", "*_agin_nat", "--data-root", tmp_path, "--json").stdout
+    (missing,) = json.loads(nothing)
     assert missing["source"] is None
-    assert "MTRL_JUDGE_DATA is not set" in missing["problems"][0]
+    assert "the dataset is not on the hub" in missing["problems"][0]
 
 
 def test_cards_are_shown() -> None:
