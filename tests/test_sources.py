@@ -12,12 +12,14 @@ from datasets import ClassLabel, Dataset
 from datasets import Image as ImageFeature
 
 from mtrl_judge.judge_tasks.errors import DataError
-from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
+from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.rows import column_of
 from mtrl_judge.judge_tasks.sources import (
     DATA_ROOT_VARIABLE,
     data_root,
     explain_hub_error,
     find_source,
+    load_raw,
     load_rows,
 )
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -182,3 +184,59 @@ def test_a_replica_of_unsafebench_gives_the_stratified_tenth(
         "validation": {"Yes": 2, "No": 4},
         "test": {"Yes": 4, "No": 6},
     }
+
+
+def paper_sized(task: JudgeTask) -> dict[str, int]:
+    """Rows of each split that the dataset itself has."""
+    made = task.judge.splits
+    sizes = {split: n for split, n in task.judge.card.expects.items() if split not in made}
+    for split, rule in made.items():
+        sizes[rule.source] += task.judge.card.expects[split]
+    return {str(split): n for split, n in sizes.items()}
+
+
+def test_splits_come_out_in_the_papers_sizes(tmp_path: Path) -> None:
+    """Section 4.1 of the paper; of AGIN's images the three tasks have the same in each split."""
+    red = image_cell("red", (1, 1))
+    names: dict[str, dict[str, set[str]]] = {}
+    for task in load_shipped_tasks():
+        if task.judge.role != "train" or not task.judge.splits:
+            continue
+        for split, n in paper_sized(task).items():
+            more = {
+                "filename": [f"{split} {i}.png" for i in range(n)],
+                "text": [f"{split} text {i % 602}" for i in range(n)],
+                task.judge.label.column: [
+                    ("Unsafe", "Safe")[i % 3 > 0] if "unsafe" in task.task else i % 2
+                    for i in range(n)
+                ],
+            }
+            write_split(tmp_path, task.task, split, {"image": [red] * n, **more})
+        source = find_source(task, tmp_path)
+        rows = {split: load_raw(task, split, source) for split in task.splits}
+        sizes = {split: len(own) for split, own in rows.items()}
+        assert sizes == task.judge.card.expects, task.task
+        names[task.task] = {split: set(column_of(own, "filename")) for split, own in rows.items()}
+    agin = [own for task, own in names.items() if "agin" in task]
+    assert len(names) == 5
+    assert agin[0] == agin[1] == agin[2]
+
+
+def test_seetrue_split_by_text_keeps_texts_apart(tmp_path: Path) -> None:
+    shipped = find_task("mtrl_judge_seetrue")
+    text = shipped.path.read_text().replace("seed: 0}", "seed: 0, group_by: text}")
+    (tmp_path / shipped.path.name).write_text(text)
+    n = 1000
+    texts = [f"text {i % 90}" for i in range(n)]
+    red = image_cell("red", (1, 1))
+    columns = {"image": [red] * n, "text": texts, "label": [i % 2 for i in range(n)]}
+    write_split(tmp_path, shipped.task, "train", columns)
+    shared = {}
+    for path in (shipped.path, tmp_path / shipped.path.name):
+        task = load_judge_task(path)
+        source = find_source(task, tmp_path)
+        rows = {split: load_raw(task, split, source) for split in task.splits}
+        kinds = [set(column_of(own, "text")) for own in rows.values()]
+        shared[path] = bool(kinds[0] & kinds[1] or kinds[0] & kinds[2])
+        assert abs(len(rows["test"]) - 100) <= 12
+    assert list(shared.values()) == [True, False]
