@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	mkdir -p build/mypy/mtrl_judge
 	ln -sfn $(CURDIR)/cli $(CURDIR)/harness_plugin $(CURDIR)/judge_tasks \
-	  $(CURDIR)/models $(CURDIR)/rl $(CURDIR)/task_yamls build/mypy/mtrl_judge/
+	  $(CURDIR)/models $(CURDIR)/prepare $(CURDIR)/rl $(CURDIR)/task_yamls build/mypy/mtrl_judge/
 	touch $@
 
 demo: venv

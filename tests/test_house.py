@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The two guests never meet, but where the paper's comparison trains judges and then evaluates them.
 ONE_DOOR = {"rl": {("experiment.py", "harness_plugin")}}
-PACKAGES = ("judge_tasks", "models", "harness_plugin", "rl", "cli")
+PACKAGES = ("judge_tasks", "models", "prepare", "harness_plugin", "rl", "cli")
 
 
 def imports(path: Path) -> set[str]:
@@ -32,6 +32,10 @@ def imports(path: Path) -> set[str]:
     [
         (
             "judge_tasks",
+            {"torch", "lmms_eval", "trl", "transformers", "models", "harness_plugin", "rl", "cli"},
+        ),
+        (
+            "prepare",
             {"torch", "lmms_eval", "trl", "transformers", "models", "harness_plugin", "rl", "cli"},
         ),
         ("models", {"lmms_eval", "trl", "harness_plugin", "rl", "cli"}),

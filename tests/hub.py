@@ -1,0 +1,82 @@
+"""A hub of one's own: as much of its HTTP interface as reading a dataset's files takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from replicas import files_of
+
+COMMIT = "c" * 40
+
+
+@contextmanager
+def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Serve folders as datasets of a revision each; its address, and the list of files fetched."""
+    fetched: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _answer(self, *, body: bool) -> None:
+            path = unquote(urlsplit(self.path).path)
+            for name, folder in repositories.items():
+                if path.startswith(f"/api/datasets/{name}"):
+                    siblings = [
+                        {"rfilename": file, "size": place.stat().st_size}
+                        for file, place in files_of(folder)
+                    ]
+                    about = {"id": name, "sha": COMMIT, "siblings": siblings, "tags": []}
+                    return self._send(json.dumps(about).encode(), body, "application/json")
+                prefix = f"/datasets/{name}/resolve/"
+                if path.startswith(prefix):
+                    if name in gated:
+                        headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it"}
+                        return self._send(b"{}", body, "application/json", 403, headers)
+                    file = path.removeprefix(prefix).split("/", 1)[1]
+                    data = (folder / file).read_bytes()
+                    if body:
+                        fetched.append(file)
+                    return self._send(data, body, "application/octet-stream")
+            return self._send(b"{}", body, "application/json", 404)
+
+        def _send(
+            self,
+            data: bytes,
+            body: bool,
+            kind: str,
+            status: int = 200,
+            headers: dict[str, str] = {},
+        ) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", fetched
+    finally:
+        server.shutdown()
+        thread.join()
