@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 
@@ -27,14 +28,27 @@ def encoded(cell: Any) -> bytes:
 
 
 def decode(data: bytes) -> Image.Image:
-    """An RGB picture, turned as its EXIF says, transparency laid on white."""
+    """An RGB picture, turned as its EXIF says, transparency laid on white, an animation's first."""
     picture: Image.Image = Image.open(io.BytesIO(data))
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         picture = Image.new("RGBA", layer.size, "white")
         picture.alpha_composite(layer)
-    return picture.convert("RGB")
+    return _eight_bits(picture).convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of more bits scaled to 8; Pillow's own conversion clips it to white."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture, dtype=np.float32)
+    most = float(values.max(initial=0))
+    top = next((top for top in _RANGES[picture.mode[0]] if most <= top), most)
+    return Image.fromarray(np.clip(values * (255 / top) + 0.5, 0, 255).astype(np.uint8))
+
+
+_RANGES = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}
 
 
 def fault_of(data: bytes) -> str | None:

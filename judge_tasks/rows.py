@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
@@ -363,14 +364,17 @@ def _is_null(value: object) -> bool:
 def _above(task: JudgeTask, value: object, limit: float) -> str | None:
     if _is_null(value):
         return None
+    return task.judge.verdicts[0] if _number(task, value) >= limit else task.judge.verdicts[1]
+
+
+def _number(task: JudgeTask, value: object) -> float:
     try:
-        number = float(value)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         column = task.judge.label.column
         raise DataError(
             f"{task.path}: judge.label: {value!r} in column {column!r} is no number"
         ) from None
-    return task.judge.verdicts[0] if number >= limit else task.judge.verdicts[1]
 
 
 def train_median(task: JudgeTask, train: Dataset) -> float | None:
@@ -378,10 +382,9 @@ def train_median(task: JudgeTask, train: Dataset) -> float | None:
     rule = task.judge.label
     if not isinstance(rule, ThresholdLabel) or rule.threshold != TRAIN_MEDIAN:
         return None
-    import numpy as np
-
-    values = np.array(column_of(train, rule.column), dtype=float)
-    return float(np.nanmedian(values))
+    return median(
+        _number(task, value) for value in column_of(train, rule.column) if not _is_null(value)
+    )
 
 
 # Images

@@ -75,8 +75,8 @@ def find_source(task: JudgeTask, root: Path | None = None) -> Source:
     if task.dataset_path is None:
         where = f"no folder {folder}" if folder else f"{DATA_ROOT_VARIABLE} is not set"
         raise DataError(
-            f"{task.task}: {where}, and the dataset is not on the hub; see {task.judge.card.url} "
-            f"and put {{train,validation,test}}.parquet into <data root>/{task.task}/"
+            f"{task.task}: {where}, and the dataset is not on the hub; get it "
+            f"({task.judge.card.url}), then: mtrl-judge data prepare {task.task} --from FOLDER"
         )
     own = tuple(s for s in SPLITS if task.source_split(s))
     return Source("hub", task.dataset_path, task.revision, own)
@@ -267,21 +267,30 @@ def _first_line(error: BaseException) -> str:
 def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
     """What went wrong at the hub, and what the user can do about it."""
     text = f"{error} {error.__cause__ or ''}".casefold()
+    name = type(error).__name__
     folder = f"{DATA_ROOT_VARIABLE}=<data root> with <data root>/{task.task}/test.parquet"
+    files = (
+        f"bring files of yours: mtrl-judge data prepare {task.task} --from FOLDER"
+        if task.judge.raw
+        else f"use a local folder: {folder}"
+    )
     head = f"{task.task}: {task.dataset_path}"
     if "gated" in text or (task.judge.card.gated and ("401" in text or "authenticat" in text)):
         return DataError(
             f"{head} is gated: accept its terms at {task.judge.card.url} and log in "
-            f"(`hf auth login`, or HF_TOKEN), or use a local folder: {folder}"
+            f"(`hf auth login`, or HF_TOKEN), or {files}"
         )
     if "script" in text and "support" in text:
         return DataError(
             f"{head} is a script dataset, which `datasets` no longer loads; "
-            f"fetch its files ({task.judge.card.url}) and use a local folder: {folder}"
+            + (f"mtrl-judge data prepare {task.task} reads its files" if task.judge.raw else files)
         )
+    if "NotFound" in name or "404" in text:
+        at = f" at revision {task.revision}" if task.revision else ""
+        return DataError(f"{head}: there is no such dataset on the hub{at} ({name}), or {files}")
     if isinstance(error, ConnectionError | TimeoutError | OSError) or "offline" in text:
         return DataError(
-            f"{head}: the hub cannot be reached ({_first_line(error)}); "
-            f"use a local folder: {folder} (`mtrl-judge data sample` makes one to try)"
+            f"{head}: the hub cannot be reached ({_first_line(error)}); {files} "
+            "(`mtrl-judge data sample` makes a small corpus to try)"
         )
-    return DataError(f"{head}: {_first_line(error)}; or use a local folder: {folder}")
+    return DataError(f"{head}: {_first_line(error)}; or {files}")

@@ -207,7 +207,7 @@ def find_place(path: Path, spool: Path) -> Place:
         return Folder(path)
     if not path.is_file():
         raise JudgeError(f"--from: no folder or archive {path}")
-    if zipfile.is_zipfile(path) or path.suffix == ".zip":
+    if path.suffix == ".zip":
         return ZipArchive(path, spool)
     if path.suffix == ".tar":
         return TarArchive(path, spool)

@@ -257,10 +257,11 @@ class _Preparation:
         return _Split(name, table, index, schema, [pictures.image])
 
     def _check_columns(self, there: Sequence[str], tables: Sequence[FileThere]) -> None:
-        missing = sorted({column for task in self.tasks for column in _needed(task)} - {*there})
+        needed = {column for task in self.tasks for column in _needed(task)}
+        missing, free = sorted(needed - {*there}), [name for name in there if name not in needed]
         if not missing:
             return
-        guesses = ",".join(f"{nearest(name, there) or 'THEIRS'}={name}" for name in missing)
+        guesses = ",".join(f"{nearest(name, free) or 'THEIRS'}={name}" for name in missing)
         raise DataError(
             f"{tables[0].name}: no column {', '.join(map(repr, missing))}; columns there: "
             f"{', '.join(there)}\nif they only have other names: --columns {guesses}"
@@ -324,7 +325,7 @@ class _Preparation:
             for name in split.images:
                 pictures, paths = _pictures(split, batch, name, self.raw.pictures, pool)
                 cells = [
-                    {"bytes": picture.data, "path": path}
+                    {"bytes": picture.data, "path": path if picture.data else None}
                     for picture, path in zip(pictures, paths, strict=True)
                 ]
                 columns[name] = pa.array(cells, type=split.schema.field(name).type)

@@ -57,14 +57,14 @@ def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[
             body: bool,
             kind: str,
             status: int = 200,
-            headers: dict[str, str] = {},
+            headers: dict[str, str] | None = None,
         ) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
-            for name, value in headers.items():
+            for name, value in (headers or {}).items():
                 self.send_header(name, value)
             self.end_headers()
             if body:

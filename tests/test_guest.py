@@ -382,7 +382,7 @@ def test_data_that_is_not_there_is_told_before_the_model_loads(tmp_path: Path) -
     assert done.returncode == 1
     assert "mtrl_judge_agin_nat: no folder" in done.stderr
     assert "mtrl_judge_unsafebench: yiting/UnsafeBench" in done.stderr
-    assert "use a local folder" in done.stderr
+    assert "mtrl-judge data prepare" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
