@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from .leaks import leaks
 from .options import AsJson, DataRoot, Force, Seed, TaskNames, use_data_root
 from .prepare import prepare
 from .push import push
 
 app = typer.Typer(help="Get data to judge, and see what there is.", no_args_is_help=True)
 app.command()(prepare)
+app.command()(leaks)
 app.command()(push)
 
 

@@ -27,9 +27,15 @@ def encoded(cell: Any) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Image.Image:
-    """An RGB picture, turned as its EXIF says, transparency laid on white, an animation's first."""
+def decode(data: bytes, enough: tuple[int, int] | None = None) -> Image.Image:
+    """An RGB picture, turned as its EXIF says, transparency laid on white, an animation's first.
+
+    Args:
+        enough: width and height that will do; a larger JPEG is then read at a fraction of its size.
+    """
     picture: Image.Image = Image.open(io.BytesIO(data))
+    if enough is not None:
+        picture.draft("RGB", enough)
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")

@@ -1,0 +1,268 @@
+"""Near copies of pictures: resized, recompressed, a little cropped or brightened.
+
+A picture's descriptor is its lowest cosine frequencies, of light and of colour, as in MPEG-7's
+Colour Layout Descriptor. A crop moves everything in it, so one of the two pictures has a
+descriptor for each of a few crops of it as well; a k-d tree finds what lies near, and each find is
+then compared in detail, aligned. Pictures of one colour have nothing to compare and are left to
+their bytes.
+
+Axis suffixes: `N` pictures, `W` crops of each (the first is the whole), `F` frequencies, `Y`, `X`
+rows and columns of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .images import decode
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Cut: TypeAlias = tuple[float, float]
+"""Shares of a side that are cut off before and after."""
+
+# 99 of 100 copies lie nearer to one crop of the original (benchmarks/data.py); of distinct pictures
+# of the sample, which are much alike, 2 in 100 have another one as near.
+RADIUS = 0.28
+# Of an aligned copy's light and that of the original; and how far the lightest or darkest of
+# _BLOCKS × _BLOCKS parts may differ, in standard deviations of the picture.
+LEAST_CORRELATION, MOST_DIFFERENCE = 0.95, 0.35
+_ALIKE_AT_ALL = 0.8
+_SIDE, _GRID = 64, 16  # pixels of what is kept of a picture, and of what frequencies are taken of
+_DETAIL, _ALIGNED, _BLOCKS = 96, 48, 8
+_CUTS = (0.025, 0.075)  # off each side, so that a cut of up to a tenth is at most 0.025 from one
+_NEIGHBOURS = 64
+_FLAT = 2.0  # standard deviation of light, of 255
+
+
+class NearCopy(NamedTuple):
+    """Places of the two pictures, and how alike they are once aligned, up to 1."""
+
+    first: int
+    second: int
+    correlation: float
+
+
+class Descriptors(NamedTuple):
+    """What is searched; a flat or undecodable picture has none."""
+
+    values_N_W_F: Floats
+    known_N: NDArray[np.bool_]
+
+
+def near_copies(
+    first: Sequence[bytes],
+    second: Sequence[bytes],
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[NearCopy]:
+    """The pictures of `second` that are near copies of one of `first`, or the other way round.
+
+    Args:
+        first: encoded pictures, read one by one and more than once; need not fit in memory.
+        progress: called with how many more have been read.
+    """
+    candidates = near_descriptors(descriptors(first, progress), descriptors(second, progress))
+
+    @lru_cache(256)
+    def detail(which: int, place: int) -> Floats:
+        return _light((first, second)[which][place], _DETAIL)
+
+    found = (
+        NearCopy(one, other, correlation_of(detail(0, one), detail(1, other)))
+        for one, other in candidates
+    )
+    return [each for each in found if each.correlation >= LEAST_CORRELATION]
+
+
+def descriptors(
+    pictures: Sequence[bytes], progress: Callable[[int], None] = lambda _: None
+) -> Descriptors:
+    """The descriptors of encoded pictures, each of unit contrast."""
+    values = np.zeros((len(pictures), 1 + len(_CUTS) ** 4, len(_frequencies())), dtype=np.float32)
+    known_N = np.zeros(len(pictures), dtype=bool)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(pictures), 256):
+            stop = min(start + 256, len(pictures))
+            looks = list(pool.map(_look, (pictures[place] for place in range(start, stop))))
+            usable = [place for place, look in enumerate(looks) if look is not None]
+            if usable:
+                stacked = np.stack([look for look in looks if look is not None])
+                places_N = start + np.array(usable)
+                values[places_N], known_N[places_N] = _described(stacked), True
+            progress(stop - start)
+    return Descriptors(values, known_N)
+
+
+def near_descriptors(first: Descriptors, second: Descriptors) -> list[tuple[int, int]]:
+    """Pairs of pictures of which one lies near a crop of the other."""
+    crops, whole = first.values_N_W_F.shape[1], slice(0, 1)
+    pairs = set(_within_radius(first, slice(0, crops), second, whole))
+    pairs |= set(_within_radius(first, whole, second, slice(1, crops)))
+    return sorted(pairs)
+
+
+def _within_radius(
+    first: Descriptors, indexed: slice, second: Descriptors, asked: slice
+) -> Iterator[tuple[int, int]]:
+    from scipy.spatial import cKDTree
+
+    firsts, seconds = np.flatnonzero(first.known_N), np.flatnonzero(second.known_N)
+    if not len(firsts) or not len(seconds):
+        return
+    there = first.values_N_W_F[firsts, indexed]
+    here = second.values_N_W_F[seconds, asked]
+    each, every = there.shape[1], here.shape[1]
+    tree = cKDTree(there.reshape(-1, there.shape[2]))
+    neighbours = min(_NEIGHBOURS, tree.n)
+    _, found = tree.query(
+        here.reshape(-1, here.shape[2]),
+        k=range(1, neighbours + 1),
+        distance_upper_bound=RADIUS,
+        workers=-1,
+    )
+    found = np.asarray(found)
+    queries, places = np.nonzero(found < tree.n)
+    pairs = np.stack([found[queries, places] // each, queries // every], axis=1)
+    for one, other in np.unique(pairs, axis=0):
+        yield int(firsts[one]), int(seconds[other])
+
+
+def correlation_of(one_Y_X: Floats, other_Y_X: Floats) -> float:
+    """How alike the light of two pictures is, one of them cropped so that they fit best.
+
+    Returns:
+        A correlation; 0 where a part of one is not that of the other however alike the rest is.
+    """
+    best, cropped, whole = max(
+        (_fitted(one_Y_X, other_Y_X), _fitted(other_Y_X, one_Y_X)), key=lambda fit: fit.correlation
+    )
+    parts = (cropped - whole).reshape(_BLOCKS, len(whole) // _BLOCKS, _BLOCKS, -1)
+    return best if np.abs(parts.mean(axis=(1, 3))).max() <= MOST_DIFFERENCE else 0.0
+
+
+class _Fit(NamedTuple):
+    correlation: float
+    cropped_Y_X: Floats
+    whole_Y_X: Floats
+
+
+def _fitted(one_Y_X: Floats, other_Y_X: Floats) -> _Fit:
+    """The crop of the first that is most like the second, both standardised.
+
+    First at half the detail, where what is not alike at all is left.
+    """
+    half = _window(0, 0, _DETAIL, _DETAIL // 2)
+    coarse = [half @ picture @ half.T for picture in (one_Y_X, other_Y_X)]
+    sides = (0.0, 0.04, 0.08, 0.12)
+    rows: list[Cut] = list(product(sides, sides))
+    columns = rows
+    one: Floats = coarse[0]
+    other: Floats = coarse[1]
+    pixels = _ALIGNED // 2
+    for step in (0.02, 0.01, 0.005, 0.0):
+        fit, row, column = _best_crop(one, other, rows, columns, pixels)
+        if step == 0.0 or fit.correlation < _ALIKE_AT_ALL:
+            return fit
+        rows, columns = _around(row, step), _around(column, step)
+        if step < 0.02:
+            one, other, pixels = one_Y_X, other_Y_X, _ALIGNED
+    raise AssertionError("the last step returns")
+
+
+def _best_crop(
+    one_Y_X: Floats,
+    other_Y_X: Floats,
+    rows: Sequence[Cut],
+    columns: Sequence[Cut],
+    pixels: int,
+) -> tuple[_Fit, Cut, Cut]:
+    side = len(one_Y_X)
+    whole = _window(0, 0, side, pixels)
+    target = _standardised(whole @ other_Y_X @ whole.T)
+    down = np.stack([_window(*cut, side, pixels) for cut in rows]) @ one_Y_X
+    across = np.stack([_window(*cut, side, pixels) for cut in columns]).transpose(0, 2, 1)
+    crops = _standardised(down[:, None] @ across[None])
+    fits = crops.reshape(len(rows), len(columns), -1) @ target.reshape(-1) / target.size
+    row, column = divmod(int(fits.argmax()), len(columns))
+    fit = _Fit(float(fits[row, column]), crops[row, column], target)
+    return fit, rows[row], columns[column]
+
+
+def _around(cut: Cut, step: float) -> list[Cut]:
+    return [
+        (max(0.0, round(cut[0] + a * step, 4)), max(0.0, round(cut[1] + b * step, 4)))
+        for a, b in product((-1, 0, 1), repeat=2)
+    ]
+
+
+def _standardised(pictures: Floats) -> Floats:
+    """Mean 0 and standard deviation 1 over the last two axes."""
+    centred = pictures - pictures.mean(axis=(-2, -1), keepdims=True)
+    scale = np.sqrt(np.square(centred).mean(axis=(-2, -1), keepdims=True))
+    standard: Floats = centred / np.maximum(scale, 1e-3)
+    return standard
+
+
+def _look(data: bytes) -> Floats | None:
+    """Light and colour, 3 × Y × X; None where there is nothing to see."""
+    try:
+        picture = decode(data, (2 * _SIDE, 2 * _SIDE)).convert("YCbCr")
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        return None
+    look = np.asarray(_resized(picture, _SIDE), dtype=np.float32).transpose(2, 0, 1)
+    return look if look[0].std() >= _FLAT else None
+
+
+def _light(data: bytes, side: int) -> Floats:
+    picture = decode(data, (2 * side, 2 * side)).convert("L")
+    return np.asarray(_resized(picture, side), dtype=np.float32)
+
+
+def _resized(picture: Image.Image, side: int) -> Image.Image:
+    way = Image.Resampling.BOX if min(picture.size) >= side else Image.Resampling.BICUBIC
+    return picture.resize((side, side), way)
+
+
+def _described(looks_N_C_Y_X: Floats) -> Floats:
+    """N × W × F."""
+    from scipy.fft import dctn
+
+    cuts = list(product(_CUTS, _CUTS))
+    windows = [((0.0, 0.0), (0.0, 0.0)), *product(cuts, cuts)]
+    parts = []
+    for down, across in windows:
+        rows, columns = (_window(*cut, _SIDE, _GRID) for cut in (down, across))
+        grid = np.matmul(rows, np.matmul(looks_N_C_Y_X, columns.T))
+        # The mean is no frequency here: of light it is brightness, of colour it counts from grey.
+        grid -= np.array([0.0, 128.0, 128.0], dtype=np.float32)[:, None, None]
+        spectrum = dctn(grid, axes=(2, 3), norm="ortho")
+        chosen = np.stack([spectrum[:, c, i, j] for c, i, j in _frequencies()], axis=1)
+        contrast = grid[:, 0].std(axis=(1, 2)) * _GRID
+        parts.append(chosen / np.maximum(contrast, 1e-3)[:, None])
+    return np.stack(parts, axis=1).astype(np.float32)
+
+
+@cache
+def _frequencies() -> list[tuple[int, int, int]]:
+    """(channel, down, across): 14 of light without its mean, 3 of each colour."""
+    light = [(0, i, j) for i, j in product(range(5), repeat=2) if 0 < i + j < 5]
+    colour = [(c, i, j) for c in (1, 2) for i, j in ((0, 0), (0, 1), (1, 0))]
+    return light + colour
+
+
+@lru_cache(1024)
+def _window(before: float, after: float, side: int, pixels: int) -> Floats:
+    """The matrix that scales a side, cut by shares before and after, to a number of pixels."""
+    edges = np.linspace(before * side, (1 - after) * side, pixels + 1)
+    places = np.arange(side)
+    covered = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
+    weights = np.clip(covered, 0, None)
+    scaled: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return scaled
