@@ -12,6 +12,7 @@ rows and columns of a picture.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -31,11 +32,14 @@ Cut: TypeAlias = tuple[float, float]
 # 99 of 100 copies lie nearer to one crop of the original (benchmarks/data.py); of distinct pictures
 # of the sample, which are much alike, 2 in 100 have another one as near.
 RADIUS = 0.28
-# Of an aligned copy's light and that of the original; and how far the lightest or darkest of
-# _BLOCKS × _BLOCKS parts may differ, in standard deviations of the picture.
-LEAST_CORRELATION, MOST_DIFFERENCE = 0.95, 0.35
+# Of the light of aligned pictures: their correlation; its mean within parts, as a sky or dark edge
+# makes any two pictures alike that have one; and how much lighter or darker a small part may be, in
+# standard deviations, as two pictures may differ in one thing only.
+LEAST_CORRELATION, LEAST_WITHIN_PARTS, MOST_DIFFERENCE = 0.95, 0.8, 0.45
+_PARTS, _PART_CONTRAST = 4, 0.1
 _ALIKE_AT_ALL = 0.8
 _SIDE, _GRID = 64, 16  # pixels of what is kept of a picture, and of what frequencies are taken of
+_WAVES = 5  # lowest cosines of a side
 _DETAIL, _ALIGNED, _BLOCKS = 96, 48, 8
 _CUTS = (0.025, 0.075)  # off each side, so that a cut of up to a tenth is at most 0.025 from one
 _NEIGHBOURS = 64
@@ -87,7 +91,7 @@ def descriptors(
     """The descriptors of encoded pictures, each of unit contrast."""
     values = np.zeros((len(pictures), 1 + len(_CUTS) ** 4, len(_frequencies())), dtype=np.float32)
     known_N = np.zeros(len(pictures), dtype=bool)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(pictures), 256):
             stop = min(start + 256, len(pictures))
             looks = list(pool.map(_look, (pictures[place] for place in range(start, stop))))
@@ -143,8 +147,29 @@ def correlation_of(one_Y_X: Floats, other_Y_X: Floats) -> float:
     best, cropped, whole = max(
         (_fitted(one_Y_X, other_Y_X), _fitted(other_Y_X, one_Y_X)), key=lambda fit: fit.correlation
     )
-    parts = (cropped - whole).reshape(_BLOCKS, len(whole) // _BLOCKS, _BLOCKS, -1)
-    return best if np.abs(parts.mean(axis=(1, 3))).max() <= MOST_DIFFERENCE else 0.0
+    if best < LEAST_CORRELATION:
+        return best
+    difference = _parts(cropped - whole, _BLOCKS).mean(axis=1)
+    if np.abs(difference).max() > MOST_DIFFERENCE:
+        return 0.0
+    return best if _within_parts(cropped, whole) >= LEAST_WITHIN_PARTS else 0.0
+
+
+def _within_parts(one_Y_X: Floats, other_Y_X: Floats) -> float:
+    """The mean correlation within the parts in which there is something to see."""
+    one, other = _parts(one_Y_X, _PARTS), _parts(other_Y_X, _PARTS)
+    contrast = np.maximum(one.std(axis=1), other.std(axis=1)) >= _PART_CONTRAST
+    one, other = (part - part.mean(axis=1, keepdims=True) for part in (one, other))
+    products = (one * other).mean(axis=1)
+    scale = np.maximum(one.std(axis=1) * other.std(axis=1), 1e-6)
+    return float((products / scale)[contrast].mean()) if contrast.any() else 0.0
+
+
+def _parts(picture_Y_X: Floats, parts: int) -> Floats:
+    """parts² × pixels."""
+    side = len(picture_Y_X) // parts
+    tiles = picture_Y_X.reshape(parts, side, parts, side).transpose(0, 2, 1, 3)
+    return tiles.reshape(parts * parts, side * side)
 
 
 class _Fit(NamedTuple):
@@ -232,27 +257,40 @@ def _resized(picture: Image.Image, side: int) -> Image.Image:
 
 def _described(looks_N_C_Y_X: Floats) -> Floats:
     """N × W × F."""
-    from scipy.fft import dctn
+    waves, means = _waves()
+    crops = len(means)
+    # The mean is no frequency here: of light it is brightness, of colour it counts from grey.
+    centred = looks_N_C_Y_X - np.array([0.0, 128.0, 128.0], dtype=np.float32)[:, None, None]
+    spectrum = (waves @ centred @ waves.T).reshape(len(centred), 3, crops, -1, crops, _WAVES)
+    light = centred[:, 0]
+    variance = means @ np.square(light) @ means.T - np.square(means @ light @ means.T)
+    contrast = np.sqrt(np.maximum(variance, 1e-6)) * _GRID
+    windows = [(0, 0), *product(range(1, crops), repeat=2)]
+    channels, down, across = np.array(_frequencies()).T
+    parts = [
+        spectrum[:, channels, row, down, column, across] / contrast[:, row, column, None]
+        for row, column in windows
+    ]
+    described: Floats = np.stack(parts, axis=1).astype(np.float32)
+    return described
 
-    cuts = list(product(_CUTS, _CUTS))
-    windows = [((0.0, 0.0), (0.0, 0.0)), *product(cuts, cuts)]
-    parts = []
-    for down, across in windows:
-        rows, columns = (_window(*cut, _SIDE, _GRID) for cut in (down, across))
-        grid = np.matmul(rows, np.matmul(looks_N_C_Y_X, columns.T))
-        # The mean is no frequency here: of light it is brightness, of colour it counts from grey.
-        grid -= np.array([0.0, 128.0, 128.0], dtype=np.float32)[:, None, None]
-        spectrum = dctn(grid, axes=(2, 3), norm="ortho")
-        chosen = np.stack([spectrum[:, c, i, j] for c, i, j in _frequencies()], axis=1)
-        contrast = grid[:, 0].std(axis=(1, 2)) * _GRID
-        parts.append(chosen / np.maximum(contrast, 1e-3)[:, None])
-    return np.stack(parts, axis=1).astype(np.float32)
+
+@cache
+def _waves() -> tuple[Floats, Floats]:
+    """For a side uncut and with each two cuts: its lowest cosines, one a row; and its mean."""
+    places, numbers = np.arange(_GRID), np.arange(_WAVES)[:, None]
+    cosines = np.cos(np.pi * (2 * places + 1) * numbers / (2 * _GRID))
+    cosines *= np.sqrt((1 + (numbers > 0)) / _GRID)  # orthonormal
+    windows = [_window(*cut, _SIDE, _GRID) for cut in ((0.0, 0.0), *product(_CUTS, repeat=2))]
+    waves = np.concatenate([cosines @ window for window in windows])
+    means = np.stack([window.mean(axis=0) for window in windows])
+    return waves.astype(np.float32), means.astype(np.float32)
 
 
 @cache
 def _frequencies() -> list[tuple[int, int, int]]:
     """(channel, down, across): 14 of light without its mean, 3 of each colour."""
-    light = [(0, i, j) for i, j in product(range(5), repeat=2) if 0 < i + j < 5]
+    light = [(0, i, j) for i, j in product(range(_WAVES), repeat=2) if 0 < i + j < _WAVES]
     colour = [(c, i, j) for c in (1, 2) for i, j in ((0, 0), (0, 1), (1, 0))]
     return light + colour
 

@@ -112,7 +112,7 @@ def start_record(
     folder: Path,
     settings: Settings,
     data: Mapping[str, Mapping[str, Any]],
-    accepted: Mapping[str, str] = {},
+    checks: Mapping[str, Any] = {},
 ) -> None:
     """Claim a run's folder, or check that a resumed run is the one that was started there.
 
@@ -121,6 +121,7 @@ def start_record(
     Args:
         data: by task, the record of the training rows that
             :func:`mtrl_judge.judge_tasks.sources.load_rows` gives.
+        checks: what else the start records: accepted licences, leaks (:mod:`.terms`).
 
     Raises:
         JudgeError: a new run and the folder is not empty; or ``resume`` and there is no run, one
@@ -132,7 +133,7 @@ def start_record(
     else:
         _refuse_taken(folder)
         run = {"method": settings.method, "data": data, "starts": [], "finished": None}
-    run["starts"].append({**_start(folder, settings), "accepted_licences": dict(accepted)})
+    run["starts"].append({**_start(folder, settings), **checks})
     _write_json(path, run)
     with whole_file(folder / RECIPE_FILE, force=True) as part:
         part.write_text(_recipe(settings), encoding="utf-8")

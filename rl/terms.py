@@ -1,8 +1,12 @@
-"""What training does not start with unasked: data whose card speaks against training on it."""
+"""What training does not start with unasked: data whose card speaks against training on it, and
+items that evaluation has too.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
@@ -42,3 +46,31 @@ def accepted_licences(
             + f"\nleave it out (--tasks), or train on it all the same: --accept-license {flags}"
         )
     return {task.task: str(task.judge.card.forbids_training) for task in forbidden.values()}
+
+
+def checked_leaks(
+    tasks: Sequence[JudgeTask], root: Path | None, *, allowed: bool
+) -> dict[str, Any]:
+    """What a run records of the items that its training data shares with evaluation data.
+
+    Raises:
+        JudgeError: a test split or data out of distribution has items of the training data, and
+            that is not allowed.
+    """
+    from mtrl_judge.judge_tasks.leaks import find_leaks, leak_table, refused
+
+    report = find_leaks(tasks, load_shipped_tasks(), root)
+    bad = refused(report)
+    if bad and not allowed:
+        raise JudgeError(
+            f"evaluation has items of the training data:\n{leak_table(bad)}\n"
+            "leave tasks out (--tasks), mend the data (known_bad in a YAML leaves items out), or "
+            "train all the same: --allow_leaks"
+        )
+    return {
+        "found": dict(Counter(leak.kind for leak in report.leaks)),
+        "refused": len(bad),
+        "allowed": allowed,
+        "checked": report.checked,
+        "left_out": report.left_out,
+    }

@@ -28,7 +28,7 @@ from .settings import (
     parse_settings,
     resolve_tasks,
 )
-from .terms import accepted_licences
+from .terms import accepted_licences, checked_leaks
 from .weights import (
     JUDGE,
     adapter_config,
@@ -74,10 +74,13 @@ def _method(words: Sequence[str]) -> Method:
     raise JudgeError(f"train: {given!r} is no method; {did_you_mean(given, METHODS)}")
 
 
-def train(settings: Settings) -> Path:
+def train(settings: Settings, *, checks: bool = True) -> Path:
     """Train, and write the best checkpoint as a judge of its own; its folder.
 
     A signal ends the process with 128 + its number, after a checkpoint.
+
+    Args:
+        checks: look first for items that evaluation has too.
 
     Raises:
         JudgeError: a mistake in settings, data or model, or the run's folder is taken.
@@ -101,7 +104,9 @@ def train(settings: Settings) -> Path:
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
     accepted = accepted_licences(tasks, data, settings.judge.accept_license)
     if PartialState().is_main_process:
-        start_record(folder, settings, data, accepted)
+        # A warm-up has the data that its run has checked.
+        leaks = checked_leaks(tasks, root, allowed=settings.judge.allow_leaks) if checks else None
+        start_record(folder, settings, data, {"accepted_licences": accepted, "leaks": leaks})
     PartialState().wait_for_everyone()
     settings = _warmed_up(settings, folder)
     stop = StopOnSignal()
@@ -158,7 +163,7 @@ def _warmed_up(settings: Settings, folder: Path) -> Settings:
         return settings
     warm = folder / WARM_UP
     if not (warm / JUDGE / CHECKPOINT_CARD).is_file():
-        train(_warm_up_settings(settings, warm))
+        train(_warm_up_settings(settings, warm), checks=False)
         gc.collect()
     return settings._replace(model=replace(settings.model, model_name_or_path=str(warm / JUDGE)))
 
@@ -173,7 +178,6 @@ def _warm_up_settings(settings: Settings, folder: Path) -> Settings:
         "data_root": judge.data_root,
         "processes": judge.processes,
         "seed": settings.trainer.seed,
-        "allow_leaks": judge.allow_leaks,
     }
     words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
     words += ["--tasks", *judge.tasks]
