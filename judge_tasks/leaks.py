@@ -125,8 +125,8 @@ def normalised(text: str) -> str:
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", folded))
     joined = " ".join(words)
     # Some languages write no spaces.
-    enough = len(words) >= _LEAST_WORDS or (len(words) == 1 and len(joined) >= _LEAST_CHARACTERS)
-    return joined if enough else ""
+    unspaced = not joined.isascii() and len(joined) >= _LEAST_CHARACTERS
+    return joined if len(words) >= _LEAST_WORDS or unspaced else ""
 
 
 def find_leaks(
