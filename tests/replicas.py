@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-Sizes = dict[str, int]
+Size = tuple[int, int]
+SMALL: Size = (48, 32)
 
 
-def picture(seed: int, size: tuple[int, int] = (48, 32), kind: str = "PNG", **save: Any) -> bytes:
+def picture(seed: int, size: Size = SMALL, kind: str = "PNG", **save: Any) -> bytes:
     """A picture of smooth colours that no other seed gives."""
     draw = np.random.default_rng(seed)
     coarse = draw.integers(0, 256, (4, 6, 3), dtype=np.uint8)
@@ -26,13 +27,13 @@ def picture(seed: int, size: tuple[int, int] = (48, 32), kind: str = "PNG", **sa
     return buffer.getvalue()
 
 
-def agin(folder: Path, n: int) -> None:
+def agin(folder: Path, n: int, size: Size = SMALL) -> None:
     """A CSV and a folder of pictures."""
     (folder / "images").mkdir(parents=True)
     lines = []
     for i in range(n):
         name = f"sd_{i:05d}.png"
-        (folder / "images" / name).write_bytes(picture(i))
+        (folder / "images" / name).write_bytes(picture(i, size))
         lines.append({"filename": name, **{f"MOS_{d}": 1 + i * 7 % 40 / 10 for d in DIMENSIONS}})
     write_csv(folder / "AGIN_MOS.csv", lines)
 
@@ -40,14 +41,14 @@ def agin(folder: Path, n: int) -> None:
 DIMENSIONS = ("nat", "tech", "rat")
 
 
-def seetrue(folder: Path, n: int) -> None:
+def seetrue(folder: Path, n: int, size: Size = SMALL) -> None:
     """A CSV and one zip, whose members lie in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for i in range(n):
             name = f"id_{i}_Positional_sd_1_4_0.png"
-            archive.writestr(f"images/{name}", picture(i))
+            archive.writestr(f"images/{name}", picture(i, size))
             lines.append(
                 {
                     "image": name,
@@ -60,7 +61,7 @@ def seetrue(folder: Path, n: int) -> None:
     write_csv(folder / "SeeTRUE.csv", lines)
 
 
-def imagereward(folder: Path, n: int) -> None:
+def imagereward(folder: Path, n: int, size: Size = SMALL) -> None:
     """Metadata of more pictures than the archives hold; numbered zips; some that do not decode."""
     parts = {"train": 4, "validation": 2, "test": 2}
     for number, (split, count) in enumerate(parts.items()):
@@ -73,7 +74,7 @@ def imagereward(folder: Path, n: int) -> None:
             if held:
                 with zipfile.ZipFile(archives / f"{split}_{part}.zip", "w") as archive:
                     for i, name in enumerate(names):
-                        data = picture(10_000 * number + 1_000 * part + i, kind="WEBP")
+                        data = picture(50_000 * number + 2_000 * part + i, size, "WEBP")
                         broken = split == "train" and part == 1 and i == 3
                         archive.writestr(name, data[:40] if broken else data)
             for i, name in enumerate(names):
@@ -93,7 +94,7 @@ def imagereward(folder: Path, n: int) -> None:
         pq.write_table(pa.Table.from_pylist(rows), folder / f"metadata-{split}.parquet")
 
 
-def unsafebench(folder: Path, n: int) -> None:
+def unsafebench(folder: Path, n: int, size: Size = SMALL) -> None:
     """Pictures in the cells, as `datasets` writes them; several files of a split."""
     from datasets import Features, Value
     from datasets import Image as ImageFeature
@@ -105,7 +106,7 @@ def unsafebench(folder: Path, n: int) -> None:
         for number in range(files):
             rows = [
                 {
-                    "image": {"bytes": picture(i, kind="JPEG"), "path": None},
+                    "image": {"bytes": picture(i, size, "JPEG"), "path": None},
                     "safety_label": ("Unsafe", "Safe", "Safe")[i % 3],
                     "category": "Violence",
                     "source": ("Laion5B", "Lexica")[i % 2],
@@ -117,7 +118,9 @@ def unsafebench(folder: Path, n: int) -> None:
             pq.write_table(table, folder / "data" / f"{split}-{number:05d}-of-{files:05d}.parquet")
 
 
-def mjbench(folder: Path, n: int, subset: str = "alignment", *, cells: str = "struct") -> None:
+def mjbench(
+    folder: Path, n: int, size: Size = SMALL, *, subset: str = "alignment", cells: str = "struct"
+) -> None:
     """One parquet of one row group; cells of `{bytes, path}`, or plain bytes."""
     from datasets import ClassLabel, Features, Value
 
@@ -136,7 +139,7 @@ def mjbench(folder: Path, n: int, subset: str = "alignment", *, cells: str = "st
     )
 
     def cell(seed: int) -> Any:
-        data = picture(seed)
+        data = picture(seed, size)
         return {"bytes": data, "path": f"/home/somebody/{seed}.png"} if cells == "struct" else data
 
     rows = [
@@ -160,7 +163,7 @@ def write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
         writer.writerows(lines)
 
 
-REPLICAS: dict[str, Callable[[Path, int], None]] = {
+REPLICAS: dict[str, Callable[..., None]] = {
     "mtrl_judge_agin_nat": agin,
     "mtrl_judge_seetrue": seetrue,
     "mtrl_judge_imagereward": imagereward,
