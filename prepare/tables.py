@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from mtrl_judge.judge_tasks.errors import DataError
 
-# Rows that are in memory at once: pictures of several MB each stay under 100 MB.
-BATCH = 16
+# Rows that are in memory at once, several times over: as they are read, checked and written.
+BATCH, _BATCH_BYTES = 16, 8 * 2**20
 _BUFFER = 2**20
 _MEMORY_OF_A_GROUP = 1.6  # measured: 0.98 GB for one of 0.64 GB in a single page a column
 
@@ -93,7 +93,7 @@ class ParquetFiles:
     def _batches_of(self, file: Path) -> Iterator[pa.RecordBatch]:
         opened = _parquet(file)
         try:
-            yield from opened.iter_batches(BATCH, use_threads=False)
+            yield from opened.iter_batches(_batch_of(opened.metadata), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: is broken ({_line(error)}); fetch it again") from None
 
@@ -133,6 +133,13 @@ def _parquet(file: Path) -> pq.ParquetFile:
         raise DataError(told) from None
 
 
+def _batch_of(metadata: Any) -> int:
+    """Rows of a batch, from the mean size of a row."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    size = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)
+    return max(1, min(BATCH, _BATCH_BYTES // max(1, size)))
+
+
 def _check_memory(file: Path) -> None:
     import psutil
 
@@ -143,8 +150,8 @@ def _check_memory(file: Path) -> None:
     if needed > free:
         raise DataError(
             f"{file}: has a row group of {largest / 1e9:.1f} GB, which takes about "
-            f"{needed / 1e9:.1f} GB of memory to read, and {free / 1e9:.1f} GB are free; prepare it "
-            "on a larger machine, or write the file again with smaller row groups"
+            f"{needed / 1e9:.1f} GB of memory to read, and {free / 1e9:.1f} GB are free; prepare "
+            "it on a larger machine, or write the file again with smaller row groups"
         )
 
 
