@@ -136,7 +136,7 @@ def _parquet(file: Path) -> pq.ParquetFile:
 def _batch_of(metadata: Any) -> int:
     """Rows of a batch, from the mean size of a row."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    size = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)
+    size = sum(int(group.total_byte_size) for group in groups) // max(1, int(metadata.num_rows))
     return max(1, min(BATCH, _BATCH_BYTES // max(1, size)))
 
 
