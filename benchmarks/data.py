@@ -4,7 +4,8 @@
 dataset's raw form, without making them; ``peak_mib`` of the processes that prepare. ``leaks_s``:
 from parquet files to the report, 20,000 pictures of clouds, half of them to train on, of which 900
 near copies (nine ways, see tests/pictures.py) and 100 exact ones stand in the other half;
-``near_copy_recall`` and ``false_hits`` of it.
+``near_copy_recall`` and ``false_hits`` of it. ``sample_false_hits``: of 2,500 of the sample's
+drawings among 2,500 others, which is the hard case, as they are much alike.
 
 Run from the repository's root: ``python -m benchmarks.data [--pictures 20000]``; the last line is
 one JSON object.
@@ -33,6 +34,8 @@ from PIL import Image
 
 from mtrl_judge.judge_tasks.leaks import find_leaks
 from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.judge_tasks.near import near_copies
+from mtrl_judge.judge_tasks.sample import Sizes, write_sample
 from mtrl_judge.prepare.prepare import Choices, prepare
 
 # What the tests make datasets and copies with; in tests/, whose name other packages have too.
@@ -50,16 +53,17 @@ SIDE = 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--leaks-only", action="store_true")
     parser.add_argument("--prepare", nargs=3, metavar=("TASK", "FROM", "ROOT"))
     arguments = parser.parse_args()
     if arguments.prepare:
         print(json.dumps(prepared(*arguments.prepare)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        figures = {
-            **measured_preparation(Path(folder)),
-            **measured_leaks(Path(folder) / "leaks", arguments.pictures),
-        }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        figures = {} if arguments.leaks_only else measured_preparation(folder)
+        figures |= measured_leaks(folder / "leaks", arguments.pictures)
+        figures["sample_false_hits"] = false_hits_of_sample(folder / "sample")
     print(json.dumps(figures))
 
 
@@ -126,6 +130,16 @@ def measured_leaks(root: Path, pictures: int) -> dict[str, Any]:
         "false_hits": len(hits - right),
         "leaks_peak_mib": peak_mib(),
     }
+
+
+def false_hits_of_sample(root: Path, drawings: int = 5_000) -> int:
+    """Near copies among drawings that are all different."""
+    tasks = ("agin_nat", "seetrue", "imagereward", "unsafebench")
+    few = Sizes(train=drawings // len(tasks), validation=2, test=2, test_pairs=2)
+    write_sample(root, seed=11, sizes=few)
+    tables = [pq.read_table(root / f"mtrl_judge_{task}" / "train.parquet") for task in tasks]
+    drawn = [cell["bytes"] for table in tables for cell in table["image"].to_pylist()]
+    return len(near_copies(drawn[::2], drawn[1::2]))
 
 
 def clouds(n: int, seed: int) -> Iterator[bytes]:

@@ -266,14 +266,14 @@ def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path)
         "orders": "both",
         "splits": "{validation: {from: train, fraction: 0.25, seed: 0}}",
     }
-    seen = [image_cell(colour, (32, 32)) for colour, _ in colours("train", 24)]
-    columns = {
-        "image0": seen[:12],
-        "image1": seen[12:],
-        "text": [f"pair {i}" for i in range(12)],
-        "label": [i % 2 for i in range(12)],
-    }
     for split in ("train", "test"):
+        seen = [image_cell(colour, (32, 32)) for colour, _ in colours(split, 24)]
+        columns = {
+            "image0": seen[:12],
+            "image1": seen[12:],
+            "text": [f"{split} pair {i}" for i in range(12)],
+            "label": [i % 2 for i in range(12)],
+        }
         write_split(tmp_path / "data", "pair", split, columns)
     write_yaml(tmp_path, "pair", **pairs)
     fields = {**GRPO, **ONE_STEP, "consistency_weight": 0.5, "per_device_train_batch_size": 16}
