@@ -6,8 +6,8 @@ descriptor for each of a few crops of it as well; a k-d tree finds what lies nea
 then compared in detail, aligned. Pictures of one colour have nothing to compare and are left to
 their bytes.
 
-Axis suffixes: `N` pictures, `W` crops of each (the first is the whole), `F` frequencies, `Y`, `X`
-rows and columns of a picture.
+Axis suffixes: `N` pictures, `W` crops of each (the first is the whole), `F` frequencies, `C` light
+and the two of colour, `Y`, `X` rows and columns of a picture.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ Cut: TypeAlias = tuple[float, float]
 RADIUS = 0.28
 # Of the light of aligned pictures: their correlation; its mean within parts, as a sky or dark edge
 # makes any two pictures alike that have one; and how much lighter or darker a small part may be, in
-# standard deviations, as two pictures may differ in one thing only.
+# standard deviations, as two pictures may differ in one thing only. Of their colour, which JPEG
+# keeps to few levels: how many of 255 its parts are off in the mean.
 LEAST_CORRELATION, LEAST_WITHIN_PARTS, MOST_DIFFERENCE = 0.95, 0.8, 0.45
+MOST_OF_COLOUR = 3.0
 _PARTS, _PART_CONTRAST = 4, 0.1
 _ALIKE_AT_ALL = 0.8
 _SIDE, _GRID = 64, 16  # pixels of what is kept of a picture, and of what frequencies are taken of
@@ -76,7 +78,7 @@ def near_copies(
 
     @lru_cache(256)
     def detail(which: int, place: int) -> Floats:
-        return _light((first, second)[which][place], _DETAIL)
+        return _channels((first, second)[which][place], _DETAIL)
 
     found = (
         NearCopy(one, other, correlation_of(detail(0, one), detail(1, other)))
@@ -138,21 +140,43 @@ def _within_radius(
         yield int(firsts[one]), int(seconds[other])
 
 
-def correlation_of(one_Y_X: Floats, other_Y_X: Floats) -> float:
+def correlation_of(one_C_Y_X: Floats, other_C_Y_X: Floats) -> float:
     """How alike the light of two pictures is, one of them cropped so that they fit best.
 
     Returns:
-        A correlation; 0 where a part of one is not that of the other however alike the rest is.
+        A correlation; 0 where a part of one is not that of the other however alike the rest is, or
+        the colours are others.
     """
-    best, cropped, whole = max(
-        (_fitted(one_Y_X, other_Y_X), _fitted(other_Y_X, one_Y_X)), key=lambda fit: fit.correlation
+    fit, cropped, whole = max(
+        (
+            (_fitted(cropped[0], whole[0]), cropped, whole)
+            for cropped, whole in ((one_C_Y_X, other_C_Y_X), (other_C_Y_X, one_C_Y_X))
+        ),
+        key=lambda each: each[0].correlation,
     )
-    if best < LEAST_CORRELATION:
-        return best
-    difference = _parts(cropped - whole, _BLOCKS).mean(axis=1)
-    if np.abs(difference).max() > MOST_DIFFERENCE:
-        return 0.0
-    return best if _within_parts(cropped, whole) >= LEAST_WITHIN_PARTS else 0.0
+    if fit.correlation < LEAST_CORRELATION:
+        return fit.correlation
+    difference = _parts(fit.cropped_Y_X - fit.whole_Y_X, _BLOCKS).mean(axis=1)
+    alike = (
+        np.abs(difference).max() <= MOST_DIFFERENCE
+        and _within_parts(fit.cropped_Y_X, fit.whole_Y_X) >= LEAST_WITHIN_PARTS
+        and _off_in_colour(cropped, whole, fit) <= MOST_OF_COLOUR
+    )
+    return fit.correlation if alike else 0.0
+
+
+def _off_in_colour(cropped_C_Y_X: Floats, whole_C_Y_X: Floats, fit: _Fit) -> float:
+    """The mean difference of the parts' colours, of 255, the one brightened as the other is."""
+    cropped = _cut(cropped_C_Y_X, fit.rows, fit.columns, _BLOCKS)
+    whole = _cut(whole_C_Y_X, (0, 0), (0, 0), _BLOCKS)
+    brighter = whole[0].std() / max(cropped[0].std(), 1e-3)
+    return float(np.abs((cropped[1:] - 128) * brighter - (whole[1:] - 128)).mean())
+
+
+def _cut(pictures_C_Y_X: Floats, rows: Cut, columns: Cut, pixels: int) -> Floats:
+    side = pictures_C_Y_X.shape[-1]
+    cut: Floats = _window(*rows, side, pixels) @ pictures_C_Y_X @ _window(*columns, side, pixels).T
+    return cut
 
 
 def _within_parts(one_Y_X: Floats, other_Y_X: Floats) -> float:
@@ -176,6 +200,8 @@ class _Fit(NamedTuple):
     correlation: float
     cropped_Y_X: Floats
     whole_Y_X: Floats
+    rows: Cut
+    columns: Cut
 
 
 def _fitted(one_Y_X: Floats, other_Y_X: Floats) -> _Fit:
@@ -192,10 +218,10 @@ def _fitted(one_Y_X: Floats, other_Y_X: Floats) -> _Fit:
     other: Floats = coarse[1]
     pixels = _ALIGNED // 2
     for step in (0.02, 0.01, 0.005, 0.0):
-        fit, row, column = _best_crop(one, other, rows, columns, pixels)
+        fit = _best_crop(one, other, rows, columns, pixels)
         if step == 0.0 or fit.correlation < _ALIKE_AT_ALL:
             return fit
-        rows, columns = _around(row, step), _around(column, step)
+        rows, columns = _around(fit.rows, step), _around(fit.columns, step)
         if step < 0.02:
             one, other, pixels = one_Y_X, other_Y_X, _ALIGNED
     raise AssertionError("the last step returns")
@@ -207,7 +233,7 @@ def _best_crop(
     rows: Sequence[Cut],
     columns: Sequence[Cut],
     pixels: int,
-) -> tuple[_Fit, Cut, Cut]:
+) -> _Fit:
     side = len(one_Y_X)
     whole = _window(0, 0, side, pixels)
     target = _standardised(whole @ other_Y_X @ whole.T)
@@ -216,8 +242,8 @@ def _best_crop(
     crops = _standardised(down[:, None] @ across[None])
     fits = crops.reshape(len(rows), len(columns), -1) @ target.reshape(-1) / target.size
     row, column = divmod(int(fits.argmax()), len(columns))
-    fit = _Fit(float(fits[row, column]), crops[row, column], target)
-    return fit, rows[row], columns[column]
+    best = float(fits[row, column])
+    return _Fit(best, crops[row, column], target, rows[row], columns[column])
 
 
 def _around(cut: Cut, step: float) -> list[Cut]:
@@ -238,21 +264,17 @@ def _standardised(pictures: Floats) -> Floats:
 def _look(data: bytes) -> Floats | None:
     """Light and colour, 3 × Y × X; None where there is nothing to see."""
     try:
-        picture = decode(data, (2 * _SIDE, 2 * _SIDE)).convert("YCbCr")
+        look = _channels(data, _SIDE)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
-    look = np.asarray(_resized(picture, _SIDE), dtype=np.float32).transpose(2, 0, 1)
     return look if look[0].std() >= _FLAT else None
 
 
-def _light(data: bytes, side: int) -> Floats:
-    picture = decode(data, (2 * side, 2 * side)).convert("L")
-    return np.asarray(_resized(picture, side), dtype=np.float32)
-
-
-def _resized(picture: Image.Image, side: int) -> Image.Image:
+def _channels(data: bytes, side: int) -> Floats:
+    """Light and colour, 3 × side × side."""
+    picture = decode(data, (2 * side, 2 * side)).convert("YCbCr")
     way = Image.Resampling.BOX if min(picture.size) >= side else Image.Resampling.BICUBIC
-    return picture.resize((side, side), way)
+    return np.asarray(picture.resize((side, side), way), dtype=np.float32).transpose(2, 0, 1)
 
 
 def _described(looks_N_C_Y_X: Floats) -> Floats:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from pictures import CHANGES, encoded, textured
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from mtrl_judge.judge_tasks.near import near_copies
 from mtrl_judge.judge_tasks.sample import Sizes, write_sample
@@ -50,6 +50,13 @@ def test_near_copies_are_found(pictures: list[bytes], name: str, copies_first: b
 def test_drawings_that_are_only_alike_are_no_copies(drawings: list[bytes]) -> None:
     """The hard case: few pictures of things, on plain grounds, in few places."""
     assert near_copies(drawings[::2], drawings[1::2]) == []
+
+
+def test_the_same_in_another_colour_is_no_copy() -> None:
+    light, blue, red = textured(3).convert("YCbCr").split()
+    tinted = Image.merge("YCbCr", (light, blue.point(lambda v: v - 8), red.point(lambda v: v + 8)))
+    pictures = [encoded(tinted), encoded(ImageEnhance.Brightness(textured(3)).enhance(0.9))]
+    assert [each[:2] for each in near_copies([encoded(textured(3))], pictures)] == [(0, 1)]
 
 
 def test_pictures_of_one_colour_and_broken_ones_are_left_to_their_bytes() -> None:
