@@ -37,7 +37,7 @@ RADIUS = 0.28
 # standard deviations, as two pictures may differ in one thing only. Of their colour, which JPEG
 # keeps to few levels: how many of 255 its parts are off in the mean.
 LEAST_CORRELATION, LEAST_WITHIN_PARTS, MOST_DIFFERENCE = 0.95, 0.8, 0.45
-MOST_OF_COLOUR = 3.0
+MOST_OF_COLOUR = 2.75
 _PARTS, _PART_CONTRAST = 4, 0.1
 _ALIKE_AT_ALL = 0.8
 _SIDE, _GRID = 64, 16  # pixels of what is kept of a picture, and of what frequencies are taken of
