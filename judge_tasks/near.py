@@ -44,7 +44,7 @@ _SIDE, _GRID = 64, 16  # pixels of what is kept of a picture, and of what freque
 _WAVES = 5  # lowest cosines of a side
 _DETAIL, _ALIGNED, _BLOCKS = 96, 48, 8
 _CUTS = (0.025, 0.075)  # off each side, so that a cut of up to a tenth is at most 0.025 from one
-_NEIGHBOURS = 64
+_NEIGHBOURS, _ASKED = 64, 4096  # the nearest of a query; pictures asked for at once
 _FLAT = 2.0  # standard deviation of light, of 255
 
 
@@ -126,18 +126,15 @@ def _within_radius(
     here = second.values_N_W_F[seconds, asked]
     each, every = there.shape[1], here.shape[1]
     tree = cKDTree(there.reshape(-1, there.shape[2]))
-    neighbours = min(_NEIGHBOURS, tree.n)
-    _, found = tree.query(
-        here.reshape(-1, here.shape[2]),
-        k=range(1, neighbours + 1),
-        distance_upper_bound=RADIUS,
-        workers=-1,
-    )
-    found = np.asarray(found)
-    queries, places = np.nonzero(found < tree.n)
-    pairs = np.stack([found[queries, places] // each, queries // every], axis=1)
-    for one, other in np.unique(pairs, axis=0):
-        yield int(firsts[one]), int(seconds[other])
+    nearest = range(1, min(_NEIGHBOURS, tree.n) + 1)
+    for start in range(0, len(here), _ASKED):
+        queries = here[start : start + _ASKED].reshape(-1, here.shape[2])
+        _, found = tree.query(queries, k=nearest, distance_upper_bound=RADIUS, workers=-1)
+        found = np.asarray(found)
+        query, place = np.nonzero(found < tree.n)
+        pairs = np.stack([found[query, place] // each, start + query // every], axis=1)
+        for one, other in np.unique(pairs, axis=0):
+            yield int(firsts[one]), int(seconds[other])
 
 
 def correlation_of(one_C_Y_X: Floats, other_C_Y_X: Floats) -> float:
