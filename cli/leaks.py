@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -21,9 +21,7 @@ def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot 
 
     Exit code: 0 none that training would refuse, 1 some. Only data in the data root is looked at.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from mtrl_judge.judge_tasks.bars import Bars
     from mtrl_judge.judge_tasks.leaks import find_leaks, leak_table, refused
     from mtrl_judge.judge_tasks.loading import find_tasks
 
@@ -32,15 +30,8 @@ def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot 
     trained = [task for task in found if _has_training(task)]
     if not trained:
         raise DataError("no task here has a training split; see: mtrl-judge data status")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bars: dict[str, Any] = {}
-
-        def tell(label: str, done: int, total: int) -> None:
-            if label not in bars:
-                bars[label] = progress.add_task(label)
-            progress.update(bars[label], completed=done, total=total)
-
-        report = find_leaks(trained, found, progress=tell)
+    with Bars(transient=True) as bars:
+        report = find_leaks(trained, found, progress=bars.tell)
     bad = refused(report)
     if as_json:
         about = {

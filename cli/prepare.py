@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,36 +43,19 @@ def prepare(
 
     A run that was killed goes on where it was; what is there already is left as it is.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
+    from mtrl_judge.judge_tasks.bars import Bars
     from mtrl_judge.judge_tasks.loading import find_tasks
     from mtrl_judge.prepare.prepare import Choices
     from mtrl_judge.prepare.prepare import prepare as run
 
     found = find_tasks(tasks)
     choices = Choices(source, _columns(columns), any_count, force)
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*shown, TimeRemainingColumn(), console=console) as progress:
-        bars: dict[str, Any] = {}
-
-        def tell(label: str, done: int, total: int) -> None:
-            if label not in bars:
-                bars[label] = progress.add_task(label, total=total)
-            progress.update(bars[label], completed=done)
-
+    with Bars() as bars:
         try:
-            for outcome in run(found, data_root, choices, tell):
-                console.print(_told(outcome), markup=False, highlight=False)
+            for outcome in run(found, data_root, choices, bars.tell):
+                bars.console.print(_told(outcome), markup=False, highlight=False)
         except KeyboardInterrupt:
-            progress.stop()
+            bars.stop()
             typer.echo("stopped; the same command goes on", err=True)
             sys.exit(130)
     typer.echo(f"use it: export MTRL_JUDGE_DATA={data_root.resolve()}")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from .errors import DataError, JudgeError
 from .hashing import digest
 from .images import encoded
-from .near import near_copies
+from .near import Progress, near_copies
 from .prompts import question_columns
 from .rows import column_of, encoded_images, item_ids
 from .sources import find_source, load_raw
@@ -133,7 +133,7 @@ def find_leaks(
     trained: Sequence[JudgeTask],
     others: Sequence[JudgeTask],
     root: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> LeakReport:
     """Compare the training splits of tasks with every other split of theirs and of other tasks.
 
@@ -190,21 +190,11 @@ def _added(
         yield split, side.add(task, split, load_raw(task, split, source))
 
 
-def _shared(
-    train: _Side, evaluation: _Side, progress: Callable[[str, int, int], None]
-) -> Iterator[Leak]:
+def _shared(train: _Side, evaluation: _Side, progress: Progress) -> Iterator[Leak]:
     for name, items in evaluation.by_bytes.items():
         yield from _between("bytes", train.by_bytes.get(name, ()), items)
     known = _without(train, evaluation), _without(evaluation, train)
-    total, done = len(known[0][1]) + len(known[1][1]), 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress("comparing pictures", done, total)
-
-    copies = near_copies(known[0][1], known[1][1], count)
-    for one, other, _ in copies:
+    for one, other in near_copies(known[0][1], known[1][1], progress):
         first = train.by_bytes[known[0][0][one]]
         yield from _between("picture", first, evaluation.by_bytes[known[1][0][other]])
     for text, items in evaluation.by_text.items():

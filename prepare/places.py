@@ -6,10 +6,12 @@ Archives are never unpacked: members are read by name, and what would leave the 
 from __future__ import annotations
 
 import fnmatch
+import lzma
 import re
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -23,6 +25,15 @@ from mtrl_judge.judge_tasks.spec import JudgeTask
 # people judge are a hundredth of that.
 MAX_PICTURE_BYTES = 256 * 2**20
 ARCHIVES = (".zip", ".tar")
+# Wrong checksums, cut or garbled data of each kind of compression, another kind, a password.
+_BROKEN_MEMBER = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 class FileThere(NamedTuple):
@@ -75,8 +86,11 @@ class Folder:
         return self.root / name
 
     def picture(self, name: str) -> bytes:
-        with (self.root / name).open("rb") as file:
-            return _bounded(file)
+        try:
+            with (self.root / name).open("rb") as file:
+                return _bounded(file)
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from None
 
     def close(self) -> None: ...
 
@@ -103,18 +117,14 @@ class ZipArchive:
         try:
             with self.archive.open(name) as file:
                 return _spooled(file, name, self.spool)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except _BROKEN_MEMBER as error:
             raise DataError(f"{self.label}: {name} is broken ({error}); fetch it again") from None
 
     def picture(self, name: str) -> bytes:
         try:
             with self.archive.open(name) as file:
                 return _bounded(file)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"broken in its archive: {error}") from None
-        except Exception as error:  # zlib's and lzma's own
-            if type(error).__module__ not in ("zlib", "lzma", "_lzma", "bz2"):
-                raise
+        except (*_BROKEN_MEMBER, OSError) as error:  # bz2 has no error of its own
             raise ValueError(f"broken in its archive: {error}") from None
 
     def close(self) -> None:
@@ -168,8 +178,10 @@ class HubRepository:
 
         self.task, self.label = task, str(task.dataset_path)
         try:
-            info = HfApi().repo_info(
-                self.label, repo_type="dataset", revision=task.revision, files_metadata=True
+            hub = HfApi()
+            revision = _whole_commit(hub, self.label, task.revision)
+            info = hub.repo_info(
+                self.label, repo_type="dataset", revision=revision, files_metadata=True
             )
         except Exception as error:
             raise explain_hub_error(task, error) from error
@@ -195,6 +207,17 @@ class HubRepository:
             return _bounded(file)
 
     def close(self) -> None: ...
+
+
+def _whole_commit(hub: Any, repo: str, revision: str | None) -> str | None:
+    """The commit that a shortened one means; the hub itself does not take one (its download guide).
+
+    What looks like none, or is none of the main branch's, stays as it is.
+    """
+    if revision is None or not re.fullmatch("[0-9a-f]{7,39}", revision):
+        return revision
+    commits = (each.commit_id for each in hub.list_repo_commits(repo, repo_type="dataset"))
+    return next((commit for commit in commits if commit.startswith(revision)), revision)
 
 
 def find_place(path: Path, spool: Path) -> Place:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow as pa
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 
+from mtrl_judge.judge_tasks.bars import Tell
 from mtrl_judge.judge_tasks.errors import DataError, JudgeError, nearest
 from mtrl_judge.judge_tasks.hashing import digest
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
@@ -44,16 +45,12 @@ class Choices:
 
     source: Path | None = None
     """A folder or archive; None is the hub."""
-    columns: Mapping[str, str] = None  # type: ignore[assignment]
+    columns: Mapping[str, str] = field(default_factory=dict)
     """The YAML's name of a column by the table's."""
     any_count: bool = False
     """Take other numbers of rows than the card expects."""
     force: bool = False
     """Replace what is there."""
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        return self.columns or {}
 
 
 class Outcome(NamedTuple):
@@ -65,12 +62,8 @@ class Outcome(NamedTuple):
     was_there: bool
 
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is read, rows done and rows in all."""
-
-
 def prepare(
-    tasks: Sequence[JudgeTask], root: Path, choices: Choices, progress: Progress
+    tasks: Sequence[JudgeTask], root: Path, choices: Choices, progress: Tell
 ) -> Iterator[Outcome]:
     """Bring tasks' data into a data root, one dataset after the other.
 
@@ -126,7 +119,7 @@ class _Preparation:
         root: Path,
         part: Path,
         choices: Choices,
-        progress: Progress,
+        progress: Tell,
     ) -> None:
         self.tasks, self.root, self.part = tasks, root, part
         self.choices, self.progress = choices, progress
@@ -191,7 +184,7 @@ class _Preparation:
             _VERSION,
             self.raw.model_dump(mode="json"),
             place.revision,
-            sorted(self.choices.names.items()),
+            sorted(self.choices.columns.items()),
             files,
         ]
         return digest([json.dumps(parts).encode()])
@@ -241,7 +234,7 @@ class _Preparation:
     ) -> _Split:
         pictures = self.raw.pictures
         local = [place.local(file.name) for file in tables]
-        table = read_table(local, self.choices.names, whole=pictures is not None)
+        table = read_table(local, self.choices.columns, whole=pictures is not None)
         self._check_columns(table.schema.names, tables)
         if pictures is None:
             images = [c for c in self.first.judge.images if c in table.schema.names]
@@ -364,7 +357,7 @@ class _Preparation:
                 kind: {split: own.get(kind, {}) for split, own in notes.items()}
                 for kind in ("undecodable", "changed")
             },
-            "columns": dict(self.choices.names),
+            "columns": dict(self.choices.columns),
             "plan": plan,
             "version": version("mtrl-judge"),
         }

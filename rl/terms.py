@@ -57,9 +57,11 @@ def checked_leaks(
         JudgeError: a test split or data out of distribution has items of the training data, and
             that is not allowed.
     """
+    from mtrl_judge.judge_tasks.bars import Bars
     from mtrl_judge.judge_tasks.leaks import find_leaks, leak_table, refused
 
-    report = find_leaks(tasks, load_shipped_tasks(), root)
+    with Bars(transient=True) as bars:
+        report = find_leaks(tasks, load_shipped_tasks(), root, bars.tell)
     bad = refused(report)
     if bad and not allowed:
         raise JudgeError(
