@@ -264,6 +264,9 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
 
 
+_UNREACHABLE = ("Connect", "Timeout")  # in the names of httpx's errors, which are no OSError
+
+
 def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
     """What went wrong at the hub, and what the user can do about it."""
     text = f"{error} {error.__cause__ or ''}".casefold()
@@ -288,7 +291,8 @@ def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
     if "NotFound" in name or "404" in text:
         at = f" at revision {task.revision}" if task.revision else ""
         return DataError(f"{head}: there is no such dataset on the hub{at} ({name}), or {files}")
-    if isinstance(error, ConnectionError | TimeoutError | OSError) or "offline" in text:
+    unreachable = isinstance(error, OSError) or any(part in name for part in _UNREACHABLE)
+    if unreachable or "offline" in text:
         return DataError(
             f"{head}: the hub cannot be reached ({_first_line(error)}); {files} "
             "(`mtrl-judge data sample` makes a small corpus to try)"

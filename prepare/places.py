@@ -216,6 +216,9 @@ def _whole_commit(hub: Any, repo: str, revision: str | None) -> str | None:
     """
     if revision is None or not re.fullmatch("[0-9a-f]{7,39}", revision):
         return revision
+    newest = str(hub.repo_info(repo, repo_type="dataset").sha)
+    if newest.startswith(revision):
+        return newest
     commits = (each.commit_id for each in hub.list_repo_commits(repo, repo_type="dataset"))
     return next((commit for commit in commits if commit.startswith(revision)), revision)
 

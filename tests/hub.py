@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 from replicas import files_of
 
 COMMIT = f"c493721{'0' * 33}"  # as pinned for ImageReward
+NEWER = "0" * 40
+JSON = "application/json"
 
 
 @contextmanager
@@ -36,26 +38,28 @@ def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[
                 if path == f"{about_it}/commits/main":
                     date = "2024-01-01T00:00:00.000Z"
                     more = {"authors": [], "date": date, "title": "", "message": ""}
-                    commits = [{"id": commit, **more} for commit in ("0" * 40, COMMIT)]
-                    return self._send(json.dumps(commits).encode(), body, "application/json")
-                if path in (about_it, f"{about_it}/revision/{COMMIT}"):
+                    commits = [{"id": commit, **more} for commit in (NEWER, COMMIT)]
+                    return self._send(json.dumps(commits).encode(), body, JSON)
+                commit = {about_it: NEWER, f"{about_it}/revision/{COMMIT}": COMMIT}.get(path)
+                if commit:
                     siblings = [
                         {"rfilename": file, "size": place.stat().st_size}
                         for file, place in files_of(folder)
                     ]
-                    about = {"id": name, "sha": COMMIT, "siblings": siblings, "tags": []}
-                    return self._send(json.dumps(about).encode(), body, "application/json")
+                    about = {"id": name, "sha": commit, "siblings": siblings, "tags": []}
+                    return self._send(json.dumps(about).encode(), body, JSON)
                 prefix = f"/datasets/{name}/resolve/"
                 if path.startswith(prefix):
                     if name in gated:
                         headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it"}
-                        return self._send(b"{}", body, "application/json", 403, headers)
-                    file = path.removeprefix(prefix).split("/", 1)[1]
+                        return self._send(b"{}", body, JSON, 403, headers)
+                    commit, file = path.removeprefix(prefix).split("/", 1)
                     data = (folder / file).read_bytes()
                     if body:
                         fetched.append(file)
-                    return self._send(data, body, "application/octet-stream")
-            return self._send(b"{}", body, "application/json", 404)
+                    kind = "application/octet-stream"
+                    return self._send(data, body, kind, headers={"X-Repo-Commit": commit})
+            return self._send(b"{}", body, JSON, 404)
 
         def _send(
             self,
@@ -69,7 +73,6 @@ def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
             self.end_headers()
