@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from .bars import Tell
 from .errors import DataError, JudgeError
 from .hashing import digest
 from .images import encoded
-from .near import Progress, near_copies
+from .near import near_copies
 from .prompts import question_columns
 from .rows import column_of, encoded_images, item_ids
 from .sources import find_source, load_raw
@@ -133,7 +134,7 @@ def find_leaks(
     trained: Sequence[JudgeTask],
     others: Sequence[JudgeTask],
     root: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Tell = lambda *_: None,
 ) -> LeakReport:
     """Compare the training splits of tasks with every other split of theirs and of other tasks.
 
@@ -190,7 +191,7 @@ def _added(
         yield split, side.add(task, split, load_raw(task, split, source))
 
 
-def _shared(train: _Side, evaluation: _Side, progress: Progress) -> Iterator[Leak]:
+def _shared(train: _Side, evaluation: _Side, progress: Tell) -> Iterator[Leak]:
     for name, items in evaluation.by_bytes.items():
         yield from _between("bytes", train.by_bytes.get(name, ()), items)
     known = _without(train, evaluation), _without(evaluation, train)

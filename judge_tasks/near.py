@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .aligned import Floats, channels, same_picture
+from .bars import Tell
 from .hamming import Codes, within
 from .images import decode
 
@@ -34,9 +35,6 @@ _SIDE, _CROP = 64, 32  # pixels of what is kept of a picture, and of a crop of i
 _NEAREST = 32  # that are compared in detail with one picture
 _MANY = 1_000  # pictures that more processes than one are begun for
 _FLAT = 2.0  # standard deviation of light, of 255
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and of how much."""
 
 
 class NearCopy(NamedTuple):
@@ -54,7 +52,7 @@ class Hashes(NamedTuple):
 
 
 def near_copies(
-    first: Sequence[bytes], second: Sequence[bytes], progress: Progress = lambda *_: None
+    first: Sequence[bytes], second: Sequence[bytes], progress: Tell = lambda *_: None
 ) -> list[NearCopy]:
     """The pictures of `second` that are near copies of one of `first`, or the other way round.
 

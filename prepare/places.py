@@ -78,8 +78,8 @@ class Folder:
 
     def files(self) -> list[FileThere]:
         found = (path for path in self.root.rglob("*") if path.is_file())
-        return sorted(
-            FileThere(path.relative_to(self.root).as_posix(), path.stat().st_size) for path in found
+        return _listed(
+            (path.relative_to(self.root).as_posix(), path.stat().st_size) for path in found
         )
 
     def local(self, name: str) -> Path:
@@ -111,7 +111,7 @@ class ZipArchive:
 
     def files(self) -> list[FileThere]:
         infos = (info for info in self.archive.infolist() if not info.is_dir())
-        return sorted(FileThere(info.filename, info.file_size) for info in infos)
+        return _listed((info.filename, info.file_size) for info in infos)
 
     def local(self, name: str) -> Path:
         try:
@@ -148,7 +148,7 @@ class TarArchive:
         self.members = {member.name: member for member in members if member.isfile()}
 
     def files(self) -> list[FileThere]:
-        return sorted(FileThere(name, member.size) for name, member in self.members.items())
+        return _listed((name, member.size) for name, member in self.members.items())
 
     def _open(self, name: str) -> IO[bytes]:
         file = self.archive.extractfile(self.members[name])
@@ -189,7 +189,7 @@ class HubRepository:
         self.siblings: Sequence[Any] = getattr(info, "siblings", None) or ()
 
     def files(self) -> list[FileThere]:
-        return sorted(FileThere(each.rfilename, each.size or 0) for each in self.siblings)
+        return _listed((each.rfilename, each.size or 0) for each in self.siblings)
 
     def local(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download
@@ -276,6 +276,12 @@ def matching(place: Place, patterns: Iterable[str]) -> list[FileThere]:
     return list(found.values())
 
 
+def _listed(files: Iterable[tuple[str, int]]) -> list[FileThere]:
+    """In order, without what systems and editors put beside a user's files."""
+    own = (FileThere(*file) for file in files)
+    return sorted(file for file in own if not re.search(r"(^|/)(\.[^/]|__MACOSX/)", file.name))
+
+
 def _refuse_escape(archive: Path, name: str, *, linked: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     outside = path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name)
@@ -292,8 +298,8 @@ def _bounded(file: IO[bytes]) -> bytes:
 
 
 def _spooled(file: IO[bytes], name: str, spool: Path) -> Path:
-    spool.mkdir(parents=True, exist_ok=True)
-    path = spool / PurePosixPath(name).name
+    path = spool / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as copy:
         shutil.copyfileobj(file, copy, 2**20)
     return path

@@ -116,6 +116,17 @@ def test_an_archive_is_as_good_as_its_folder(tmp_path: Path, kind: str) -> None:
     }
 
 
+def test_what_a_system_puts_beside_the_files_is_not_read(tmp_path: Path) -> None:
+    agin(tmp_path / "raw" / "AGIN", N)
+    for name in (f"__MACOSX/AGIN/._{AGIN_CSV}", f"AGIN/.ipynb_checkpoints/{AGIN_CSV}"):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True)
+        (tmp_path / "raw" / name).write_bytes(bytes(range(256)))
+    archive = Path(shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "raw"))
+    for source in (tmp_path / "raw", archive):
+        (outcome,) = brought(source, tmp_path / f"to {source.name}", AGIN[0])
+        assert list(outcome.card["files"]) == [f"AGIN/{AGIN_CSV}"]
+
+
 def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("mtrl-judge")
     return subprocess.run(
