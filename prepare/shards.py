@@ -40,10 +40,6 @@ class Shards:
                 found.setdefault(kind, {}).update(notes)
         return found
 
-    def drop_notes(self) -> None:
-        for file in split_files(self.folder, self.split):
-            _notes_of(file).unlink()
-
 
 class Shard:
     """One file while it is written."""
