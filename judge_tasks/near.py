@@ -27,6 +27,7 @@ from .images import decode
 if TYPE_CHECKING:
     import pandas as pd
 
+_BYTES = 16  # of a hash: 8 × 8 bits of rows and as many of columns
 # Of 128 bits. 99 of 100 copies lie nearer to one crop of the original (tests/pictures.py); of pairs
 # of distinct drawings of the sample, which are much alike, 2 in 10,000 do.
 RADIUS = 18
@@ -84,7 +85,7 @@ def picture_hashes(
     """The hashes of encoded pictures; `progress` is called with how many are done."""
     from joblib import Parallel, delayed
 
-    codes_N_W_B = np.zeros((len(pictures), len(_BOXES), 16), dtype=np.uint8)
+    codes_N_W_B = np.zeros((len(pictures), len(_BOXES), _BYTES), dtype=np.uint8)
     known_N = np.zeros(len(pictures), dtype=bool)
     # Processes, as most of it holds Python's lock; few pictures are done before those have begun.
     hashed = Parallel(n_jobs=-1 if len(pictures) >= _MANY else 1, return_as="generator")
@@ -105,7 +106,7 @@ def near_hashes(first: Hashes, second: Hashes) -> list[tuple[int, int]]:
         (second, first, ("second", "first")),
     ):
         owners, wholes = np.flatnonzero(among.known_N), np.flatnonzero(whole.known_N)
-        codes_M_B = among.codes_N_W_B[owners].reshape(-1, 16)
+        codes_M_B = among.codes_N_W_B[owners].reshape(-1, _BYTES)
         for near in within(codes_M_B, whole.codes_N_W_B[wholes, 0], RADIUS):
             places = (owners[near.known // len(_BOXES)], wholes[near.asked], near.distances)
             more = pd.DataFrame(dict(zip((*names, "distance"), places, strict=True)))
