@@ -19,6 +19,8 @@ from .images import decode
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Cut: TypeAlias = tuple[float, float]
 """Shares of a side that are cut off before and after."""
+_Pair: TypeAlias = tuple[Floats, Floats, int]
+"""The light of two pictures, and the pixels of a side that they are compared in."""
 
 # Of the light of aligned pictures: their correlation; its mean within parts, as a sky or dark edge
 # makes any two pictures alike that have one; and how much lighter or darker a small part may be, in
@@ -101,29 +103,24 @@ def _fitted(one_Y_X: Floats, other_Y_X: Floats) -> _Fit:
     First at half the detail, where what is not alike at all is left.
     """
     half = _window(0, 0, _DETAIL, _DETAIL // 2)
-    coarse = [half @ picture @ half.T for picture in (one_Y_X, other_Y_X)]
+    coarse: _Pair = (half @ one_Y_X @ half.T, half @ other_Y_X @ half.T, _ALIGNED // 2)
     sides = (0.0, 0.04, 0.08, 0.12)
-    rows: list[Cut] = list(product(sides, sides))
-    columns = rows
-    one: Floats = coarse[0]
-    other: Floats = coarse[1]
-    pixels = _ALIGNED // 2
-    for step in (0.02, 0.01, 0.005, 0.0):
-        fit = _best_crop(one, other, rows, columns, pixels)
-        if step == 0.0 or fit.correlation < _ALIKE_AT_ALL:
-            return fit
-        rows, columns = _around(fit.rows, step), _around(fit.columns, step)
-        if step < 0.02:
-            one, other, pixels = one_Y_X, other_Y_X, _ALIGNED
-    raise AssertionError("the last step returns")
+    cuts = list(product(sides, sides))
+    fit = _best_crop(*coarse, cuts, cuts)
+    if fit.correlation < _ALIKE_AT_ALL:
+        return fit
+    fine: _Pair = (one_Y_X, other_Y_X, _ALIGNED)
+    for pictures, step in ((coarse, 0.02), (fine, 0.01), (fine, 0.005)):
+        fit = _best_crop(*pictures, _around(fit.rows, step), _around(fit.columns, step))
+    return fit
 
 
 def _best_crop(
     one_Y_X: Floats,
     other_Y_X: Floats,
+    pixels: int,
     rows: Sequence[Cut],
     columns: Sequence[Cut],
-    pixels: int,
 ) -> _Fit:
     side = len(one_Y_X)
     whole = _window(0, 0, side, pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,8 +41,9 @@ def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[
                     more = {"authors": [], "date": date, "title": "", "message": ""}
                     commits = [{"id": commit, **more} for commit in (NEWER, COMMIT)]
                     return self._send(json.dumps(commits).encode(), body, JSON)
-                commit = {about_it: NEWER, f"{about_it}/revision/{COMMIT}": COMMIT}.get(path)
-                if commit:
+                asked = re.fullmatch(f"{about_it}(?:/revision/([0-9a-f]{{40}}))?", path)
+                if asked:
+                    commit = asked[1] or NEWER
                     siblings = [
                         {"rfilename": file, "size": place.stat().st_size}
                         for file, place in files_of(folder)

@@ -140,30 +140,38 @@ def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess
 
 def test_from_the_hub_only_what_is_needed_comes_at_one_revision(tmp_path: Path) -> None:
     imagereward(tmp_path / "raw", N)
+    seetrue(tmp_path / "texts", N)
     for more in ("train_5.zip", "train_11.zip"):  # of the larger configurations
         shutil.copy(tmp_path / "raw/images/train/train_1.zip", tmp_path / "raw/images/train" / more)
     unsafebench(tmp_path / "gated", 30)
-    names = {"zai-org/ImageRewardDB": tmp_path / "raw", "yiting/UnsafeBench": tmp_path / "gated"}
+    names = {
+        "zai-org/ImageRewardDB": tmp_path / "raw",
+        "yonatanbitton/SeeTRUE": tmp_path / "texts",
+        "yiting/UnsafeBench": tmp_path / "gated",
+    }
     with hub(names, gated=("yiting/UnsafeBench",)) as (address, fetched):
         away = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
         root = ("--root", tmp_path / "root")
-        done = command("mtrl_judge_imagereward", *root, "--any-count", **away)
+        free = ("mtrl_judge_imagereward", "mtrl_judge_seetrue")
+        done = command(*free, *root, "--any-count", **away)
         assert done.returncode == 0, done.stderr
         gated = command("mtrl_judge_unsafebench", *root, **away)
-        unknown = command("mtrl_judge_seetrue", *root, **away)
+        unknown = command("mtrl_judge_mjbench_safety", *root, **away)
     parts = {"train": 4, "validation": 2, "test": 2}
     assert sorted(fetched) == sorted(
         [
+            *("SeeTRUE.csv", "images.zip"),
             *(f"metadata-{split}.parquet" for split in parts),
             *(f"images/{s}/{s}_{i}.zip" for s, n in parts.items() for i in range(1, n + 1)),
         ]
     )
     assert "1 pictures do not decode" in done.stderr
-    record = load_rows(find_task("mtrl_judge_imagereward"), "test", tmp_path / "root").record
+    record, other = (load_rows(find_task(name), "test", tmp_path / "root").record for name in free)
     assert (record["revision"], record["items"]) == (COMMIT, N)
+    assert (other["revision"], other["items"]) == (find_task(free[1]).revision, N // 10)
     assert (gated.returncode, unknown.returncode) == (2, 2)
     assert "accept its terms at https" in gated.stderr
-    assert "there is no such dataset on the hub at revision 6cc46a6" in unknown.stderr
+    assert "there is no such dataset on the hub at revision 4b96673" in unknown.stderr
     assert "Traceback" not in gated.stderr + unknown.stderr
 
 
