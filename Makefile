@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PACKAGES := cli common data demo experiments harness_plugin judge_tasks leaderboard metrics \
+  models rl task_yamls
 
 .PHONY: venv demo test check format clean
 .DEFAULT_GOAL := venv
@@ -14,9 +16,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	mkdir -p build/mypy/mtrl_judge
-	ln -sfn $(CURDIR)/cli $(CURDIR)/harness_plugin $(CURDIR)/judge_tasks \
-	  $(CURDIR)/models $(CURDIR)/prepare $(CURDIR)/rl $(CURDIR)/task_yamls build/mypy/mtrl_judge/
+	rm -rf build/mypy && mkdir -p build/mypy/mtrl_judge
+	ln -sfn $(CURDIR)/package/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/mypy/mtrl_judge/
 	touch $@
 
 demo: venv

@@ -32,11 +32,11 @@ from datasets import Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from mtrl_judge.judge_tasks.leaks import find_leaks
+from mtrl_judge.data.leaks import find_leaks
+from mtrl_judge.data.near_duplicates import near_copies
+from mtrl_judge.data.prepare import Choices, prepare
+from mtrl_judge.demo.corpus import Sizes, write_sample
 from mtrl_judge.judge_tasks.loading import find_task
-from mtrl_judge.judge_tasks.near import near_copies
-from mtrl_judge.judge_tasks.sample import Sizes, write_sample
-from mtrl_judge.prepare.prepare import Choices, prepare
 
 # What the tests make datasets and copies with; in tests/, whose name other packages have too.
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

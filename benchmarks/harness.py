@@ -26,13 +26,13 @@ from pathlib import Path
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
+from mtrl_judge.demo.corpus import SMALL, write_sample
+from mtrl_judge.demo.pretrain import BRIEF, teach_tiny_model
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
-from mtrl_judge.judge_tasks.sample import SMALL, write_sample
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
-from mtrl_judge.rl.tiny import BRIEF, teach_tiny_model
 
 from .backend import Item, backend_ratio, shared_work_ratios
 

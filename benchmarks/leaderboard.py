@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import f1_score
 
-from mtrl_judge.harness_plugin.judged import Judged
-from mtrl_judge.harness_plugin.leaderboard import build_leaderboard
-from mtrl_judge.harness_plugin.runs import load_runs
-from mtrl_judge.harness_plugin.tables import main_table, markdown, summary_table
-from mtrl_judge.judge_tasks.stats import RESAMPLES, cluster_tallies, resampled
+from mtrl_judge.leaderboard.board import build_leaderboard
+from mtrl_judge.leaderboard.formats import markdown
+from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.runs import Judged
+from mtrl_judge.leaderboard.tables import main_table, summary_table
+from mtrl_judge.metrics.bootstrap import RESAMPLES, cluster_tallies, resampled
 
 MODELS, TASKS, ITEMS, OOD = 8, 9, 2_700, 3
 LOOP = 200  # resamples of the loop

@@ -38,8 +38,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen3VLForConditionalGeneration, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from mtrl_judge.rl.shared_prompt import SharedPromptGRPOTrainer
-from mtrl_judge.rl.tiny_model import PATCH, build_model, build_processor, build_tokenizer
+from mtrl_judge.demo.tiny_model import PATCH, build_model, build_processor, build_tokenizer
+from mtrl_judge.rl.shared_prompt_trainer import SharedPromptGRPOTrainer
 
 from .timing import Spans, timed, within
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from mtrl_judge.judge_tasks.sample import SMALL, write_sample
+from mtrl_judge.demo.corpus import SMALL, write_sample
+from mtrl_judge.demo.pretrain import BRIEF, teach_tiny_model
 from mtrl_judge.rl import rewards
 from mtrl_judge.rl.settings import parse_settings
-from mtrl_judge.rl.tiny import BRIEF, teach_tiny_model
 from mtrl_judge.rl.train import train
 from mtrl_judge.rl.trainer import JudgeGRPOTrainer
 

@@ -28,7 +28,7 @@ def sample(
     force: Force = False,
 ) -> None:
     """Write a small corpus for every shipped task, from real pictures that a package brings."""
-    from mtrl_judge.judge_tasks.sample import write_sample
+    from mtrl_judge.demo.corpus import write_sample
 
     write_sample(data_root, seed=seed, force=force)
     typer.echo(f"use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
@@ -37,9 +37,8 @@ def sample(
 @app.command()
 def status(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
     """Show each task's data: source, rows by split and class, licence, fingerprints, size."""
+    from mtrl_judge.data.status import status_of, status_table
     from mtrl_judge.judge_tasks.loading import find_tasks
-
-    from .status import status_of, status_table
 
     use_data_root(data_root)
     found = status_of(find_tasks(tasks or []))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError
 
 from .leaderboard import Allow, Metric, Results, Seed, Tasks
 from .options import Force
 
 if TYPE_CHECKING:
-    from mtrl_judge.harness_plugin.gate import Gate
-    from mtrl_judge.harness_plugin.judged import Run
+    from mtrl_judge.leaderboard.gate import Gate
+    from mtrl_judge.leaderboard.runs import Run
 
 SAVE = "mtrl-judge baseline save"
 
@@ -55,8 +55,8 @@ def gate(
     Worse is: significantly (paired bootstrap, Holm over the tasks), beyond --max-drop, or beyond a
     task's --min. Where a task is worse and another cannot be judged the exit code is 1.
     """
-    from mtrl_judge.harness_plugin import gate_report
-    from mtrl_judge.judge_tasks.files import refuse_existing
+    from mtrl_judge.common.files import refuse_existing
+    from mtrl_judge.leaderboard import gate_report
 
     if not force:
         for place in (summary, junit):
@@ -94,11 +94,11 @@ def save(
     force: Force = False,
 ) -> None:
     """Keep one run of one model, with its rows, for `mtrl-judge gate --baseline`."""
-    from mtrl_judge.harness_plugin.comparable import DIFFERENCES
-    from mtrl_judge.harness_plugin.gate import one_run
-    from mtrl_judge.harness_plugin.leaderboard import build_leaderboard
-    from mtrl_judge.harness_plugin.leaderboard_file import entry_of, write_entries
-    from mtrl_judge.harness_plugin.runs import load_runs
+    from mtrl_judge.leaderboard.board import build_leaderboard
+    from mtrl_judge.leaderboard.compatibility import DIFFERENCES
+    from mtrl_judge.leaderboard.file import entry_of, write_entries
+    from mtrl_judge.leaderboard.gate import one_run
+    from mtrl_judge.leaderboard.reading import load_runs
 
     run = one_run(load_runs(results), "RESULTS")
     without = [task for task, judged in run.tasks.items() if not judged.records]
@@ -119,8 +119,8 @@ def save(
 
 
 def _judged(results: Sequence[Path], baseline: Path, tasks: Sequence[str], **settings: Any) -> Gate:
-    from mtrl_judge.harness_plugin.gate import judge_gate, one_run
-    from mtrl_judge.harness_plugin.runs import load_runs
+    from mtrl_judge.leaderboard.gate import judge_gate, one_run
+    from mtrl_judge.leaderboard.reading import load_runs
 
     if not baseline.exists():
         raise JudgeError(f"--baseline: no {baseline}; save one: {SAVE} RESULTS --out {baseline}")
@@ -131,7 +131,7 @@ def _judged(results: Sequence[Path], baseline: Path, tasks: Sequence[str], **set
 
 def _only(patterns: Sequence[str], *runs: Run) -> list[Run]:
     """The runs with the tasks that a pattern matches in either of them."""
-    from mtrl_judge.harness_plugin.comparable import chosen, tasks_of
+    from mtrl_judge.leaderboard.compatibility import chosen, tasks_of
 
     names = tasks_of(chosen(runs, patterns))
     return [
@@ -158,7 +158,7 @@ def _words(text: str) -> list[str]:
 
 
 def _write(place: Path | None, text: str, force: bool) -> None:
-    from mtrl_judge.judge_tasks.files import whole_file
+    from mtrl_judge.common.files import whole_file
 
     if place is not None:
         with _writing(place), whole_file(place, force) as part:

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from .options import Force, use_data_root
 
 if TYPE_CHECKING:
-    from mtrl_judge.harness_plugin.leaderboard import Leaderboard
+    from mtrl_judge.leaderboard.board import Leaderboard
 
 Format: TypeAlias = Literal["md", "csv", "json", "html", "latex"]
 
@@ -89,7 +89,7 @@ def show(
     force: Force = False,
 ) -> None:
     """One table of all judges, with 95 % intervals, ranks and what cannot be told apart."""
-    from mtrl_judge.judge_tasks.files import refuse_existing, whole_file
+    from mtrl_judge.common.files import refuse_existing, whole_file
 
     if form == "html" and out is None:
         out = Path("leaderboard.html")
@@ -101,13 +101,13 @@ def show(
         results, metric=metric, tasks=tasks, allow=allow, sort=sort, resamples=resamples, seed=seed
     )
     if plots is not None:
-        from mtrl_judge.harness_plugin.plots import write_plots
+        from mtrl_judge.leaderboard.plots import write_plots
 
         for path in write_plots(board, plots, force=force):
             typer.echo(f"{path}: written", err=True)
     if form == "html":
-        from mtrl_judge.harness_plugin.analyses import analyses
-        from mtrl_judge.harness_plugin.report import write_report
+        from mtrl_judge.leaderboard.analyses import analyses
+        from mtrl_judge.leaderboard.report import write_report
 
         assert out is not None
         _use_data_root(data_root)
@@ -125,8 +125,8 @@ def show(
 def _board(
     results: list[Path], *, tasks: str = "", allow: str = "", **settings: Any
 ) -> Leaderboard:
-    from mtrl_judge.harness_plugin.leaderboard import build_leaderboard
-    from mtrl_judge.harness_plugin.runs import load_runs
+    from mtrl_judge.leaderboard.board import build_leaderboard
+    from mtrl_judge.leaderboard.reading import load_runs
 
     runs = load_runs(results)
     return build_leaderboard(runs, tasks=_words(tasks), allow=_words(allow), **settings)
@@ -137,18 +137,19 @@ def _words(text: str) -> list[str]:
 
 
 def _text(board: Leaderboard, form: Format, *, full: bool, digits: int) -> str:
-    from mtrl_judge.harness_plugin import tables
-    from mtrl_judge.harness_plugin.analyses import analyses
+    from mtrl_judge.leaderboard import formats, tables
+    from mtrl_judge.leaderboard.analyses import analyses
+    from mtrl_judge.leaderboard.file import leaderboard_file
 
     if form == "json":
-        return tables.leaderboard_file(board).model_dump_json(indent=2, exclude_defaults=True)
+        return leaderboard_file(board).model_dump_json(indent=2, exclude_defaults=True)
     if form == "csv":
         return tables.tidy_table(board).to_csv(index=False).rstrip("\n")
     bold = (lambda text: f"**{text}**") if form == "md" else (lambda text: text)
     sections = [tables.main_table(board, digits, bold), tables.summary_table(board, digits)]
     if full:
         sections += [tables.comparison_table(board, digits), *analyses(board, digits)]
-    return tables.markdown(sections) if form == "md" else tables.latex(sections)
+    return formats.markdown(sections) if form == "md" else formats.latex(sections)
 
 
 @app.command()
@@ -162,8 +163,7 @@ def add(
     seed: Seed = 0,
 ) -> None:
     """Add runs to a leaderboard file; one that is in it already is refused."""
-    from mtrl_judge.harness_plugin.leaderboard_file import add_entries
-    from mtrl_judge.harness_plugin.tables import leaderboard_file
+    from mtrl_judge.leaderboard.file import add_entries, leaderboard_file
 
     board = _board(results, allow="rows,source,style,probe", resamples=resamples, seed=seed)
     added = add_entries(file, leaderboard_file(board, rows=rows).entries)
@@ -182,7 +182,7 @@ def merge(
     force: Force = False,
 ) -> None:
     """Unite leaderboard files; also git's merge driver for them (see docs/leaderboard.md)."""
-    from mtrl_judge.harness_plugin.leaderboard_file import merge_files
+    from mtrl_judge.leaderboard.file import merge_files
 
     count = merge_files(files, out, base=base, force=force)
     typer.echo(f"{out}: {count} entries")
@@ -191,7 +191,7 @@ def merge(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a leaderboard file."""
-    from mtrl_judge.harness_plugin.leaderboard_file import json_schema
+    from mtrl_judge.leaderboard.file import json_schema
 
     typer.echo(json_schema())
 

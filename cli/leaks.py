@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mtrl_judge.judge_tasks.errors import DataError, JudgeError
+from mtrl_judge.common.errors import DataError, JudgeError
 
 from .options import AsJson, DataRoot, TaskNames, use_data_root
 
@@ -21,8 +21,8 @@ def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot 
 
     Exit code: 0 none that training would refuse, 1 some. Only data in the data root is looked at.
     """
-    from mtrl_judge.judge_tasks.bars import Bars
-    from mtrl_judge.judge_tasks.leaks import find_leaks, leak_table, refused
+    from mtrl_judge.common.progress import Bars
+    from mtrl_judge.data.leaks import find_leaks, leak_table, refused
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     use_data_root(data_root)

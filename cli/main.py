@@ -11,7 +11,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.rl.arguments import METHODS
+from mtrl_judge.rl.recipes import shipped_recipes
 
 from .data import app as data
 from .gate import app as baseline
@@ -132,7 +134,7 @@ def score(
     force: Force = False,
 ) -> None:
     """Score saved outputs again; prints the metrics as one JSON object."""
-    from .rescore import rescore
+    from mtrl_judge.judge_tasks.rescore import rescore
 
     typer.echo(json.dumps(rescore(task, file, out=out, force=force), indent=2, ensure_ascii=False))
 
@@ -152,7 +154,7 @@ def evaluate(
 
     For example: mtrl-judge eval --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct --batch_size 8
     """
-    from mtrl_judge.harness_plugin.evaluate import run_lmms_eval
+    from mtrl_judge.experiments.launch import run_lmms_eval
 
     use_data_root(data_root)
     sys.exit(run_lmms_eval(model, tasks, output_path=output_path, style=style, extra=context.args))
@@ -201,8 +203,6 @@ def train(context: typer.Context) -> None:
     """Train a judge over many tasks: `train grpo|sft --recipe NAME|FILE [--key value …]`."""
     words = context.args
     if not words or words[0] in ("--help", "-h"):
-        from .training import training_help
-
         typer.echo(training_help())
         return
     from mtrl_judge.rl.train import main as train_main
@@ -250,9 +250,7 @@ def experiment(
     Each arm is trained and then judged by lmms-eval, in and out of distribution. What is done is
     not done again, and a training that was broken off goes on.
     """
-    from mtrl_judge.rl.experiment import run_experiment
-
-    from .training import read_seeds
+    from mtrl_judge.experiments.paper import run_experiment
 
     run_experiment(
         recipe,
@@ -279,9 +277,9 @@ def tiny(
 
     Four minutes on two CPU cores. It is nobody's judge yet: see `mtrl-judge train`.
     """
-    from mtrl_judge.judge_tasks.errors import DataError
+    from mtrl_judge.common.errors import DataError
+    from mtrl_judge.demo.pretrain import teach_tiny_model
     from mtrl_judge.judge_tasks.sources import data_root as configured_root
-    from mtrl_judge.rl.tiny import teach_tiny_model
 
     use_data_root(data_root)
     root = configured_root()
@@ -293,11 +291,13 @@ def tiny(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, judges and results.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for data, judges and results.")] = Path(
+        "demo-run"
+    ),
     seed: Seed = 0,
 ) -> None:
     """The whole job on this machine: sample, tiny model, GRPO, lmms-eval before and after."""
-    from .demo import run_demo
+    from mtrl_judge.experiments.demo import run_demo
 
     run_demo(out, seed=seed)
 
@@ -323,3 +323,46 @@ def _separate(words: list[str] | None) -> list[str]:
 
 if __name__ == "__main__":
     main()
+
+
+def training_help() -> str:
+    """How to train: the methods, the shipped recipes, where the fields are listed."""
+    recipes = [
+        f"  {method:4}  {', '.join(path.stem for path in shipped_recipes(method))}"
+        for method in METHODS
+    ]
+    return "\n".join(
+        [
+            "Usage: mtrl-judge train grpo|sft --recipe NAME|FILE [--key value …]",
+            "",
+            "Train one judge over many tasks. A flag goes over the recipe's field of that name.",
+            "",
+            "Recipes that are shipped:",
+            *recipes,
+            "",
+            "  mtrl-judge train grpo --help                   every field, as a flag",
+            "  mtrl-judge train grpo --recipe NAME --dry_run  what would be trained, and how",
+            "  mtrl-judge train … --resume                    go on with a run that was broken off",
+        ]
+    )
+
+
+def read_seeds(text: str) -> list[int]:
+    """A number of seeds from 0 up, or the seeds themselves, with commas.
+
+    >>> read_seeds("3"), read_seeds("3,"), read_seeds("0,7")
+    ([0, 1, 2], [3], [0, 7])
+
+    Raises:
+        JudgeError: it is neither.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    right = "would be right: 3 (for 0, 1, 2) or 0,4,7"
+    if not words or not all(word.isdecimal() for word in words):
+        raise JudgeError(f"--seeds: is {text!r}; {right}")
+    seeds = list(map(int, words))
+    if "," not in text:
+        seeds = list(range(seeds[0]))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise JudgeError(f"--seeds: {text!r} gives no seed, or one twice; {right}")
+    return seeds

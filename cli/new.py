@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
-from mtrl_judge.judge_tasks.files import whole_file
+from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.files import whole_file
 from mtrl_judge.judge_tasks.loading import load_judge_task
 
 KINDS = ("pointwise", "pairwise")

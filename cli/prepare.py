@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError
 
 from .options import Force
 
 if TYPE_CHECKING:
-    from mtrl_judge.prepare.prepare import Outcome
+    from mtrl_judge.data.prepare import Outcome
 
 _SHOWN = 10
 
@@ -43,10 +43,10 @@ def prepare(
 
     A run that was killed goes on where it was; what is there already is left as it is.
     """
-    from mtrl_judge.judge_tasks.bars import Bars
+    from mtrl_judge.common.progress import Bars
+    from mtrl_judge.data.prepare import Choices
+    from mtrl_judge.data.prepare import prepare as run
     from mtrl_judge.judge_tasks.loading import find_tasks
-    from mtrl_judge.prepare.prepare import Choices
-    from mtrl_judge.prepare.prepare import prepare as run
 
     found = find_tasks(tasks)
     choices = Choices(source, _columns(columns), any_count, force)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
-from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
-from mtrl_judge.judge_tasks.files import refuse_existing, whole_folder
+from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.files import refuse_existing, whole_folder
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow

@@ -8,9 +8,10 @@ from pathlib import Path
 import typer
 from tabulate import tabulate
 
-from mtrl_judge.harness_plugin.judged import Estimate
-from mtrl_judge.harness_plugin.probe import Compared, HarnessError, Probed, run_probes
-from mtrl_judge.harness_plugin.probes import PROBES
+from mtrl_judge.experiments.robustness import HarnessError, Probed, run_probes
+from mtrl_judge.harness_plugin.perturbations import PROBES
+from mtrl_judge.leaderboard.compare import Compared
+from mtrl_judge.leaderboard.runs import Estimate
 
 
 def probe(
@@ -29,7 +30,7 @@ def probe(
 
     Raises:
         SystemExit: lmms-eval fails; with its exit code.
-        JudgeError: as :func:`~mtrl_judge.harness_plugin.probe.run_probes`.
+        JudgeError: as :func:`~mtrl_judge.experiments.robustness.run_probes`.
     """
     chosen = list(PROBES) if probes is None else [n.strip() for n in probes.split(",") if n.strip()]
     try:

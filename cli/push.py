@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError
 
 from .options import DataRoot, Force, use_data_root
 
@@ -27,7 +27,7 @@ def push(
     force: Force = False,
 ) -> None:
     """Publish a task's prepared data as a dataset with a card."""
-    from mtrl_judge.judge_tasks import push as hub
+    from mtrl_judge.data import publish as hub
     from mtrl_judge.judge_tasks.loading import find_task
 
     use_data_root(data_root)

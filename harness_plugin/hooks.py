@@ -11,16 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtrl_judge.judge_tasks.errors import JudgeError
-from mtrl_judge.judge_tasks.metrics import Record, rate_names, summarise
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.summary import rate_names, summarise
 
 from .logprob import calibration_rows, load_calibration, read
-from .probes import Probe, running_probe
-from .style import evaluation_scoring, evaluation_style
+from .perturbations import Probe, running_probe
+from .prompt_style import evaluation_scoring, evaluation_style
 
 if TYPE_CHECKING:
     from datasets import Dataset

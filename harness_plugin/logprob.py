@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mtrl_judge.judge_tasks.errors import JudgeError
-from mtrl_judge.judge_tasks.hashing import stable_hash
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
@@ -30,8 +30,8 @@ from mtrl_judge.judge_tasks.verdicts import parse_verdict
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from mtrl_judge.models.calibration import Floats
     from mtrl_judge.models.judge import Batch, Judge
+    from mtrl_judge.models.temperature import Floats
 
 CALIBRATION_ITEMS = 256  # one number is fitted to them
 
@@ -140,7 +140,7 @@ class LogprobScorer:
 
     def answer(self, batch: Batch) -> list[str]:
         """What is answered to each of B prompts; the first call calibrates."""
-        from mtrl_judge.models.calibration import probabilities
+        from mtrl_judge.models.temperature import probabilities
 
         calibration = self.calibration
         logps_B_V = self._logps(batch, self._asked)
@@ -166,7 +166,7 @@ class LogprobScorer:
         """
         from loguru import logger
 
-        from mtrl_judge.models.calibration import fit_temperature
+        from mtrl_judge.models.temperature import fit_temperature
 
         if self._rows is None or len(self._rows) == 0:
             logger.warning(

@@ -32,18 +32,18 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
-from mtrl_judge.models.judge import Batch, Judge, Prompt
-from mtrl_judge.models.loading import (
+from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.models.checkpoint import (
     check_config,
     load_model,
     load_processor,
     read_checkpoint_card,
 )
+from mtrl_judge.models.judge import Batch, Judge, Prompt
 
 from .hooks import hooks_behind
 from .logprob import LogprobScorer
-from .style import checked_scoring, set_checkpoint_style
+from .prompt_style import checked_scoring, set_checkpoint_style
 
 NO_MODEL_ARGS = ("max_batch_size", "unknown")
 DEFAULT_MAX_NEW_TOKENS = 1024

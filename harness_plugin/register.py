@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
 
 from .hooks import Hook, JudgeHooks
-from .style import evaluation_style, set_checkpoint_style
+from .prompt_style import evaluation_style, set_checkpoint_style
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 

@@ -1,10 +1,4 @@
-"""What a judge task is, from YAML to metrics. Imports no torch, lmms_eval or trl.
-
-The names below are the way in; they load when they are first used.
-"""
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+"""What a judge task is, from YAML to score. Imports no torch, lmms_eval or trl."""
 
 if __name__ != "mtrl_judge.judge_tasks":
     raise ImportError(
@@ -12,56 +6,19 @@ if __name__ != "mtrl_judge.judge_tasks":
         "install the project (pip install -e .) and import it under that name"
     )
 
-if TYPE_CHECKING:
-    from .errors import DataError, JudgeError, JudgeTaskError
-    from .loading import find_task, load_judge_task, load_shipped_tasks
-    from .metrics import summarise
-    from .prompts import render_messages
-    from .rows import JudgeRow, to_rows
-    from .scoring import Score, score
-    from .sources import load_rows
-    from .spec import JudgeTask
-    from .verdicts import Verdict, parse_verdict
+from mtrl_judge.common.errors import DataError as DataError
+from mtrl_judge.common.errors import JudgeError as JudgeError
+from mtrl_judge.common.errors import JudgeTaskError as JudgeTaskError
 
-_HOME = {
-    "DataError": "errors",
-    "JudgeError": "errors",
-    "JudgeRow": "rows",
-    "JudgeTask": "spec",
-    "JudgeTaskError": "errors",
-    "Score": "scoring",
-    "Verdict": "verdicts",
-    "find_task": "loading",
-    "load_judge_task": "loading",
-    "load_rows": "sources",
-    "load_shipped_tasks": "loading",
-    "parse_verdict": "verdicts",
-    "render_messages": "prompts",
-    "score": "scoring",
-    "summarise": "metrics",
-    "to_rows": "rows",
-}
-__all__ = [
-    "DataError",
-    "JudgeError",
-    "JudgeRow",
-    "JudgeTask",
-    "JudgeTaskError",
-    "Score",
-    "Verdict",
-    "find_task",
-    "load_judge_task",
-    "load_rows",
-    "load_shipped_tasks",
-    "parse_verdict",
-    "render_messages",
-    "score",
-    "summarise",
-    "to_rows",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+from .loading import find_task as find_task
+from .loading import load_judge_task as load_judge_task
+from .loading import load_shipped_tasks as load_shipped_tasks
+from .prompts import render_messages as render_messages
+from .rows import JudgeRow as JudgeRow
+from .rows import to_rows as to_rows
+from .scoring import Score as Score
+from .scoring import score as score
+from .sources import load_rows as load_rows
+from .spec import JudgeTask as JudgeTask
+from .verdicts import Verdict as Verdict
+from .verdicts import parse_verdict as parse_verdict

@@ -6,7 +6,6 @@ arXiv 2603.11665, section on training); its prompt texts are not published, thes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -15,19 +14,12 @@ from jinja2 import StrictUndefined, Template, Undefined, UndefinedError, meta, n
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .errors import DataError
+from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.markup import neutralise
+
 from .spec import Style
 
 IMAGE_MARK = "<image>"
-_ZERO_WIDTH_SPACE = "\u200b"
-# What chat templates, image placeholders and our own answer form are written with. In text that
-# comes from data these are broken by a zero-width space, which no tokenizer takes for markup.
-_MARKUP = re.compile(
-    r"<(?=\||｜|/?(?:image|img|video|audio|s|bos|eos|pad|unk"
-    r"|start_of_turn|end_of_turn|start_of_image|end_of_image|think|answer)\b)"
-    r"|\[(?=/?(?:INST|IMG)\])",
-    re.IGNORECASE,
-)
 
 REASONED_INSTRUCTION = (
     "Think first, then judge. Write your reasoning between <think> and </think>: "
@@ -50,17 +42,6 @@ class Judgeable(Protocol):
     def verdicts(self) -> Sequence[str]: ...
     @property
     def n_images(self) -> int: ...
-
-
-def neutralise(text: str) -> str:
-    """Text of the data, unable to act as markup of a prompt.
-
-    >>> neutralise("a <image> and <|im_end|>").count(IMAGE_MARK)
-    0
-    >>> neutralise("1 < 2 and <b>bold</b>")
-    '1 < 2 and <b>bold</b>'
-    """
-    return _MARKUP.sub(lambda match: match.group() + _ZERO_WIDTH_SPACE, text)
 
 
 def _finalize(value: Any) -> Any:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from .errors import DataError, did_you_mean
-from .hashing import digest, stable_hash
+from mtrl_judge.common.errors import DataError, did_you_mean
+from mtrl_judge.common.hashing import digest, stable_hash
+
 from .images import decode, encoded, fault_of, truncation_refused
 from .prompts import question_columns, render_question
 from .spec import (

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import DataError, JudgeError
-from .folds import cut_folds
+from mtrl_judge.common.errors import DataError, JudgeError
+
 from .rows import Rows, check_columns, column_of, item_ids, labels_of, to_rows, train_median
 from .spec import DATA_CARD, SPLITS, JudgeTask, MadeSplit, SplitName
+from .splits import cut_folds
 
 if TYPE_CHECKING:
     from datasets import Dataset

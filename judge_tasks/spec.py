@@ -339,3 +339,6 @@ class JudgeTask(Frozen):
     def revision(self) -> str | None:
         revision = self.dataset_kwargs.get("revision")
         return None if revision is None else str(revision)
+
+
+GROUPS = ("mtrl_id", "mtrl_ood", "mtrl_all")

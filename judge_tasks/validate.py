@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from mtrl_judge.common.errors import DataError
+
 from .loading import load_judge_task
 from .prompts import gold_answer, question_columns, render_messages, render_question, render_text
 from .rows import JudgeRow, asked_otherwise, to_rows, train_median

@@ -20,17 +20,49 @@ a part longer than `PART_LIMIT` only the beginning and the end are read.
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
+from .phrases import (
+    AFTER,
+    BECAUSE,
+    BETTER,
+    BOXED,
+    BRACKETED,
+    CLAUSE_BREAK,
+    CONDITION,
+    CUE,
+    CUE_START,
+    DENIAL,
+    DOUBT,
+    EDGE,
+    HEADER,
+    HEADER_START,
+    JSON_FIELD,
+    JSON_KEY,
+    LEAD,
+    LIMITED,
+    LOOSE_START,
+    NEGATED,
+    PREAMBLE_ONLY,
+    REVERSED,
+    RIGHT_STRIP,
+    SENTENCE_BREAK,
+    SENTENCE_START,
+    SLOT_FORM,
+    SLOT_NOUNS,
+    SLOTS,
+    STATEMENT,
+    TOKEN,
+    TRAILING_SYMBOLS,
+    UNDECIDED,
+)
+
 __all__ = ["PART_LIMIT", "Verdict", "parse_verdict"]
 
-PART_LIMIT = 32_768
-"""Characters of an answer part that are read: about 8,000 tokens, more than an answer needs."""
-_HEAD = 1_024
 _MAX_BLOCKS = 32
 _LINE_LIMIT = 240
 _LOOK_BACK = 160
@@ -67,140 +99,18 @@ def parse_verdict(text: str, verdicts: Sequence[str]) -> Verdict:
     table = _table(tuple(verdicts))
     if not isinstance(text, str) or not text.strip():
         return Verdict(None, False, "empty text")
-    layout = _layout(text)
+    layout = read_layout(text)
     value, reason = _answer(layout, table)
     return Verdict(value, layout.well_formed, reason)
 
 
 # --- layout: where the reasoning ends and the answer begins ------------------------------------
 
-_TAG_FORM = r"{}\s{{0,4}}(/?)\s{{0,4}}(think|answer)\s{{0,4}}[>＞]"
-# A pattern that begins with one plain character is searched for several times faster.
-_TAG = re.compile(_TAG_FORM.format("<"), re.IGNORECASE)
-_WIDE_TAG = re.compile(_TAG_FORM.format("[<＜]"), re.IGNORECASE)
-_WELL_FORMED_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
-
-
-class _Layout(NamedTuple):
-    blocks: list[str]  # contents of the answer blocks outside the reasoning
-    rest: str  # what follows the first block; without blocks, the answer part itself
-    well_formed: bool
-
-
-def _layout(text: str) -> _Layout:
-    blocks: list[str] = []
-    rest: list[str] = []
-    state, begin, reasoned = "outside", 0, False
-    tags = list((_WIDE_TAG if "＜" in text else _TAG).finditer(text))
-    for tag in tags:
-        closing, name = bool(tag[1]), tag[2].lower()
-        if state == "think" and not (closing and name == "think"):
-            continue
-        if state == "answer" or (closing and name == "answer"):
-            if not blocks:
-                rest.clear()
-            blocks.append(text[begin : tag.start()])
-        elif state == "outside":
-            rest.append(text[begin : tag.start()])
-        if closing and name == "think":
-            if not reasoned:  # the chat template had opened the reasoning
-                blocks.clear()
-            if not blocks:
-                rest.clear()
-        reasoned = reasoned or name == "think"
-        state, begin = "outside" if closing else name, tag.end()
-    if state == "answer":
-        if not blocks:
-            rest.clear()
-        blocks.append(text[begin:])
-    elif state == "outside":
-        rest.append(text[begin:])
-    return _Layout(blocks, "\n".join(rest), _is_well_formed(text, tags))
-
-
-def _is_well_formed(text: str, tags: Sequence[re.Match[str]]) -> bool:
-    if len(tags) != len(_WELL_FORMED_TAGS) or [tag[0] for tag in tags] != _WELL_FORMED_TAGS:
-        return False
-    edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
-    before, reasoning, between, answer, after = (
-        text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)
-    )
-    if (before + between + after).strip():
-        return False
-    return not (_is_blank(reasoning) or _is_blank(answer))
-
-
-def _is_blank(text: str) -> bool:
-    return all(char.isspace() or ord(char) in _INVISIBLE for char in text.strip())
-
 
 # --- normal form -------------------------------------------------------------------------------
 
-_INVISIBLE: dict[int, str | None] = dict.fromkeys(
-    [
-        *(0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF),
-        *range(0x200B, 0x2010),
-        *range(0x202A, 0x202F),
-        *range(0x2060, 0x2070),
-        *range(0xFE00, 0xFE10),
-    ]
-)
-_PLAIN: dict[int, str | None] = _INVISIBLE | {
-    ord(char): plain
-    for chars, plain in [
-        ("‘’‚‛ʼ′´", "'"),
-        ("“”„‟«»‹›「」『』″", '"'),
-        ("‐‑‒–—―−﹣", "-"),
-        ("。｡", "."),
-        ("、，", ","),
-        ("【〔", "["),
-        ("】〕", "]"),
-        ("\u2028\u2029\x85", "\n"),
-    ]
-    for char in chars
-}
-# ASCII never composes with what stands before it, so cutting before an ASCII character is exact.
-_NON_ASCII_RUN = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]{1,256}")
-_UNDERLINE = re.compile(r"_++(?![^\W_])|(?<![^\W_])_++")
-_MARKUP = re.compile(
-    r"<\|\w{1,40}\|>|</?(?:b|i|u|s|em|strong|p|br|span|div|code|pre|bos|eos|end_of_turn)\s?/?>"
-)
-_ANGLED = re.compile(r"<([^<>\n]{1,40})>")
-_LATEX_FONT = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf|mathit|emph)\s?\{")
-
-
-def _fold(text: str) -> str:
-    """Compatibility form, case-folded, without invisible characters and without markup."""
-    if not text.isascii():
-        text = _NON_ASCII_RUN.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
-        text = text.translate(_PLAIN)
-    text = text.casefold().replace("\r", "\n")
-    text = text.replace("*", "").replace("`", "").replace("~~", "")
-    if "_" in text:
-        text = _UNDERLINE.sub("", text)
-    if "<" in text:
-        text = _ANGLED.sub(r"\1", _MARKUP.sub(" ", text))
-    if "\\" in text:
-        text = _LATEX_FONT.sub("{", text)
-    return "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
-
-
-def _window(part: str) -> str:
-    """The part, or the beginning and the end of a long one, cut where a sentence ends."""
-    if len(part) <= PART_LIMIT:
-        return part
-    head = part[:_HEAD].rpartition(" ")[0]
-    tail = part[_HEAD - PART_LIMIT :]
-    cut = re.search(r"\n|[.!?]\s", tail)
-    return f"{head}\n{tail[cut.end() :] if cut else ''}"
-
 
 # --- the verdicts of a task --------------------------------------------------------------------
-
-_SLOTS = ((("1", "first"), ("2", "second")), (("a", "first"), ("b", "second")))
-_SLOT_NOUNS = ["image", "picture", "photo", "option", "choice", "response", "answer", "output"]
-_SLOT_FORM = re.compile(rf"(?:(?:{'|'.join(_SLOT_NOUNS)}) )?(\d+|[a-z])")
-_TOKEN = re.compile(r"[a-z]|\d+|(?:the )?(?:first|second|left|right)")
 
 
 class _Table(NamedTuple):
@@ -214,7 +124,7 @@ class _Table(NamedTuple):
 def _table(verdicts: tuple[str, ...]) -> _Table:
     spelled: dict[str, str] = {}
     for verdict in verdicts:
-        form = _fold(verdict)
+        form = fold(verdict)
         if not form or form in spelled:
             other = f"the same text as {spelled[form]!r}" if form else "empty"
             raise ValueError(
@@ -233,15 +143,15 @@ def _table(verdicts: tuple[str, ...]) -> _Table:
 
 def _slot_aliases(spelled: dict[str, str]) -> dict[str, str]:
     """Other names of the verdicts, where exactly two of them name the two images of a pair."""
-    named = {match[1]: v for form, v in spelled.items() if (match := _SLOT_FORM.fullmatch(form))}
+    named = {match[1]: v for form, v in spelled.items() if (match := SLOT_FORM.fullmatch(form))}
     aliases: dict[str, str] = {}
-    for slots in _SLOTS:
+    for slots in SLOTS:
         if sorted(named) != [token for token, _ in slots]:
             continue
         for token, ordinal in slots:
-            nouned = [f"{noun} {mark}" for noun in _SLOT_NOUNS for mark in (token, f"#{token}")]
-            nouned += [f"{noun} ({token})" for noun in _SLOT_NOUNS]
-            nouned += [f"{ordinal} {noun}" for noun in [*_SLOT_NOUNS, "one"]]
+            nouned = [f"{noun} {mark}" for noun in SLOT_NOUNS for mark in (token, f"#{token}")]
+            nouned += [f"{noun} ({token})" for noun in SLOT_NOUNS]
+            nouned += [f"{ordinal} {noun}" for noun in [*SLOT_NOUNS, "one"]]
             names = [*nouned, *(f"the {name}" for name in nouned), f"the {ordinal}", token]
             aliases |= dict.fromkeys(names, named[token])
     return aliases
@@ -282,7 +192,7 @@ def _mention_at(text: str, start: int, table: _Table) -> _Mention | None:
 
 
 def _as_mention(match: re.Match[str], table: _Table) -> _Mention:
-    value, token = table.spelled[match[0]], _TOKEN.fullmatch(match[0]) is not None
+    value, token = table.spelled[match[0]], TOKEN.fullmatch(match[0]) is not None
     return _Mention(value, *match.span(), token, token or value in table.slots)
 
 
@@ -294,35 +204,6 @@ class _Claim(NamedTuple):
     denied: str | None = None  # the phrase that denies the value
 
 
-_LEFT = r"[\s\"'()\[\]{}#|$\\:=•·▪]|-{1,8}>?\s|→"
-_SYMBOLS = "\u2190-\u2bff\ufe0f\U0001f000-\U0001faff"
-_EDGE = re.compile(rf"(?:{_LEFT})*+")
-_RIGHT_STRIP = " \n\"'()[]{}|$\\.,;:!"
-_TRAILING_SYMBOLS = re.compile(rf"\s?[{_SYMBOLS}]{{1,4}}$")
-_OPENER = (
-    r"(?:so|thus|hence|therefore|overall|then|well|ok|okay|sure|certainly|actually|finally|"
-    r"ultimately|conclusion|in (?:conclusion|summary|short)|to conclude|"
-    r"clearly|definitely|simply|probably|likely|a (?:clear|definite|firm|resounding)|option|choice|"
-    r"i(?:'d| would)? (?:say|answer))[\s,:]+"
-)
-_LEAD = re.compile(rf"(?:{_LEFT}|[{_SYMBOLS}])*+(?:{_OPENER}){{0,2}}(?:{_LEFT}|[{_SYMBOLS}])*+")
-_SENTENCE_START = re.compile(rf"(?:^|[\n.!])(?:{_LEFT})*+(?:{_OPENER}){{0,2}}(?:{_LEFT})*+$")
-_LOOSE_START = re.compile(
-    r"(?:^|[\n.!?,;:(-]|\b(?:but|so|and|or|actually|rather|maybe|then|wait))[\s\"'(\[{]{0,4}$"
-)
-_DENIAL = re.compile(
-    r"(?:not|never|isn't|aren't|is not|are not|hardly|neither|no|non|cannot be|can't be|far from)"
-    r"[\s-](?:(?:a|an|the|really|quite|entirely|very|completely|clearly|exactly) ){0,2}"
-)
-_AFTER = re.compile(rf"(?:[ \"')\]}}|$\\]|[{_SYMBOLS}])*+")
-_BECAUSE = re.compile(
-    r"(?:because|since|as|due to|over|rather than|instead of|"
-    r"to (?:the )?(?:image|picture|photo|option|response|other|first|second))\b"
-)
-_DOUBT = re.compile(r"[\s\"'(-]{0,4}(?:or|and/or|if|unless|maybe|perhaps|either|depending)\b")
-_REVERSED = re.compile(r"[\s\"'(-]{0,4}(?:no|not|false|none|n/a)[\s\"')]{0,4}(?:$|[.,;:!\n])")
-
-
 def _whole(text: str, table: _Table) -> str | None:
     """The verdict that the text is, but for punctuation around it."""
     text = text.strip()
@@ -332,44 +213,44 @@ def _whole(text: str, table: _Table) -> str | None:
         return table.spelled[text]
     bare = _without_edges(text)
     if bare not in table.spelled:
-        bare = _without_edges(_TRAILING_SYMBOLS.sub("", bare))
+        bare = _without_edges(TRAILING_SYMBOLS.sub("", bare))
     return table.spelled.get(bare)
 
 
 def _without_edges(text: str) -> str:
-    edge = _EDGE.match(text)
-    return text[edge.end() if edge else 0 :].rstrip(_RIGHT_STRIP)
+    edge = EDGE.match(text)
+    return text[edge.end() if edge else 0 :].rstrip(RIGHT_STRIP)
 
 
 def _closes(text: str, mention: _Mention, marked: bool) -> bool:
     """Whether the statement ends, or is only explained, after a verdict that begins it."""
     lax = marked or not mention.topical
-    after = _AFTER.match(text, mention.end)
+    after = AFTER.match(text, mention.end)
     pos = after.end() if after else mention.end
     sign, following = text[pos : pos + 1], text[pos + 1 : pos + 2]
     if sign in ("", "\n"):
         return True
     if marked and mention.topical and ")" in text[mention.end : pos]:
         return True
-    if _BECAUSE.match(text, pos):
+    if BECAUSE.match(text, pos):
         return pos > mention.end
     if sign == "," and mention.topical and not marked:
-        return _BECAUSE.match(text, pos + 2) is not None
+        return BECAUSE.match(text, pos + 2) is not None
     if sign in ".!;":
-        line_ends = text[pos : pos + 8].partition("\n")[0].strip(_RIGHT_STRIP) == ""
+        line_ends = text[pos : pos + 8].partition("\n")[0].strip(RIGHT_STRIP) == ""
         return not following.isalnum() and (lax or line_ends)
-    if sign not in (",(-:" if marked else ",(-") or not lax or _DOUBT.match(text, pos + 1):
+    if sign not in (",(-:" if marked else ",(-") or not lax or DOUBT.match(text, pos + 1):
         return False
     if sign == ",":
         return True
     if sign == "-" and not (text[pos - 1].isspace() or following.isspace()):
         return False
-    return text[mention.start : mention.end] == "no" or not _REVERSED.match(text, pos + 1)
+    return text[mention.start : mention.end] == "no" or not REVERSED.match(text, pos + 1)
 
 
 def _leading(text: str, table: _Table, marked: bool = False) -> list[_Claim]:
     """The verdict with which the text begins, and any other that stands alone in its line."""
-    for opening in (_EDGE, _LEAD):
+    for opening in (EDGE, LEAD):
         lead = opening.match(text)
         start = lead.end() if lead else 0
         mention = _mention_at(text, start, table)
@@ -386,13 +267,13 @@ def _set_apart(line: str, table: _Table) -> list[_Claim]:
     return [
         _Claim(mention.value)
         for mention in _mentions(line, table)
-        if _LOOSE_START.search(line, max(0, mention.start - 16), mention.start)
+        if LOOSE_START.search(line, max(0, mention.start - 16), mention.start)
         and _closes(line, mention, marked=mention.token)
     ]
 
 
 def _denied_at(text: str, start: int, table: _Table) -> _Claim | None:
-    denial = _DENIAL.match(text, start)
+    denial = DENIAL.match(text, start)
     mention = _mention_at(text, denial.end(), table) if denial else None
     if not mention or mention.topical:
         return None
@@ -407,57 +288,14 @@ def _clip(text: str, start: int, limit: int = _LINE_LIMIT) -> str:
 
 # --- explicit markers --------------------------------------------------------------------------
 
-_STATING = (
-    r"verdict|answer|judge?ment|decision|choice|conclusion|preference|classification|prediction|"
-    r"winner|ruling|antwort|réponse|respuesta|resposta|risposta|ответ|"
-    r"(?:better|best|preferred|winning|chosen|selected) (?:image|picture|option|choice|one)"
-)
-_FIELD = rf"{_STATING}|label|rating|score|grade|result|assessment"
-_ASIDE = r"(?: ?\([^()\n]{1,40}\))?(?: (?:to|for|of|on|about) [^\n.,:;]{1,60}?)?"
-_CUE = re.compile(
-    rf"(?:(?:{_FIELD}){_ASIDE}(?: ?(?:[:=→]|-+>)| -+ )"
-    rf"|(?:{_STATING}){_ASIDE} (?:is|was|would be|should be|must be|will be|remains)(?: ?:| )"
-    rf"|i(?:'d| would|'ll| will)? (?:prefer|choose|pick|select|go with|opt for|vote for|say) "
-    rf"|(?:答案|结论|判断)(?:是:?|:))\s{{0,8}}"
-)
-_HEADER = re.compile(rf"(?:{_FIELD})\s{{0,2}}\n\s{{0,8}}")
-_HEADER_START = re.compile(r"(?:^|\n)[#\s]{0,6}(?:(?:my|the|final|overall) ){0,2}$")
-# Where a cue may begin: plain characters first, so that most text is passed over fast.
-_CUE_START = re.compile(
-    r"verdict|answer|judg|decision|choice|conclusion|preferred|preference|classification|"
-    r"prediction|winn|ruling|antwort|réponse|resp|risposta|ответ|best|better|chosen|selected|"
-    r"label|rating|score|grade|result|assessment|答案|结论|判断|"
-    r"i(?='d |'ll | would | will | prefer| choose| pick| select| go with| opt for| vote for| say)"
-)
-_BRACKETED = re.compile(r"\[\[([^\[\]\n]{1,80})\]\]")
-_BOXED = re.compile(r"\\f?box(?:ed)?\s?\{([^}\n]{1,80})\}")
-_KEY = (
-    r"(?:final|overall|my)?[ _-]?(?:verdict|answer|label|choice|judge?ment|decision|prediction|"
-    r"preference|preferred|winner|classification|rating|score|result|better|preferred|best)"
-    r"(?:[ _-](?:image|option|answer|verdict|choice))?"
-)
-_JSON_KEY = re.compile(_KEY)
-_JSON_FIELD = re.compile(
-    rf"[\"']{_KEY}\\?[\"']\s{{0,8}}:\s{{0,8}}"
-    r"(?:\\?\"([^\"\\\n]{0,240})|\\?'([^'\\\n]{0,240})|([\w.+-]{1,40}))"
-)
-_CONDITION = re.compile(r"\b(?:if|unless|otherwise|suppose|supposing|assuming)\b")
-_NEGATED = re.compile(
-    r"\b(?:not|never|no way|cannot|neither|nor|whether|doubt|unlikely|hardly|might|may|could|"
-    r"nobody|no one|wrong to)\b|n't\b|"
-    r"\b(?:wrong|incorrect|false|worse|worst|other|alternative|possible|previous|initial|first) $"
-)
-_SENTENCE_BREAK = re.compile(r"[.!?\n](?:(?<=\n)|\s)")
-_CLAUSE_BREAK = re.compile(r"[,;:(]|\b(?:so|thus|therefore|hence|and|because|but)\b")
-
 
 def _marked(text: str, table: _Table) -> tuple[str, list[_Claim]]:
     """The claims of explicit markers, and the text without the JSON that was read."""
     text, fields = _json_fields(text)
     contents = [(content, True) for content in fields]
-    contents += [(match[1], True) for match in _BRACKETED.finditer(text)]
-    contents += [(match[1], True) for match in _BOXED.finditer(text)]
-    for start in _CUE_START.finditer(text):
+    contents += [(match[1], True) for match in BRACKETED.finditer(text)]
+    contents += [(match[1], True) for match in BOXED.finditer(text)]
+    for start in CUE_START.finditer(text):
         cue = _cue_at(text, start.start())
         if cue and not _is_doubted(text, cue.start()):
             contents.append((_clip(text, cue.end()), "\n" not in cue[0]))
@@ -473,10 +311,10 @@ def _cue_at(text: str, start: int) -> re.Match[str] | None:
     before = text[start - 1 : start] if start else ""
     if before.isalnum() and before.isascii():
         return None
-    if cue := _CUE.match(text, start):
+    if cue := CUE.match(text, start):
         return cue
-    header = _HEADER.match(text, start)
-    return header if header and _HEADER_START.search(text, max(0, start - 24), start) else None
+    header = HEADER.match(text, start)
+    return header if header and HEADER_START.search(text, max(0, start - 24), start) else None
 
 
 def _content_claims(content: str, table: _Table, same_line: bool) -> list[_Claim]:
@@ -488,14 +326,14 @@ def _content_claims(content: str, table: _Table, same_line: bool) -> list[_Claim
 
 def _is_doubted(text: str, end: int) -> bool:
     """Whether the words before a cue deny it or make it conditional ("if so, the answer is")."""
-    sentence = _SENTENCE_BREAK.split(text[max(0, end - _LOOK_BACK) : end])[-1]
-    if _CONDITION.search(sentence):
+    sentence = SENTENCE_BREAK.split(text[max(0, end - _LOOK_BACK) : end])[-1]
+    if CONDITION.search(sentence):
         return True
-    return _NEGATED.search(_CLAUSE_BREAK.split(sentence)[-1]) is not None
+    return NEGATED.search(CLAUSE_BREAK.split(sentence)[-1]) is not None
 
 
 def _json_fields(text: str) -> tuple[str, list[str]]:
-    loose = list(_JSON_FIELD.finditer(text))
+    loose = list(JSON_FIELD.finditer(text))
     if not loose:
         return text, []
     start, end = text.find("{"), text.rfind("}") + 1
@@ -503,7 +341,7 @@ def _json_fields(text: str) -> tuple[str, list[str]]:
 
     def collect(pairs: list[tuple[str, Any]]) -> None:
         for key, value in pairs:  # a repeated key must not hide the one before it
-            if _JSON_KEY.fullmatch(key.strip()):
+            if JSON_KEY.fullmatch(key.strip()):
                 fields.extend(value if isinstance(value, list) else [value])
 
     try:
@@ -522,35 +360,6 @@ def _json_fields(text: str) -> tuple[str, list[str]]:
 
 # --- first and last words, and statements in prose ---------------------------------------------
 
-_SUBJECT = (
-    r"(?:(?:this|the|that) )?(?:(?:given|generated|provided|displayed|ai-generated) )?"
-    r"(?:image|picture|photo|photograph|content|scene|illustration|artwork|caption|pair|it|this)"
-)
-_COPULA = (
-    r"(?:'s| is| are| looks| appears| seems| should be| must be| can be)"
-    r"(?: (?:to be|considered|classified as|rated|rated as|judged|deemed|labell?ed|labell?ed as))?"
-)
-_DEGREE = r"(?: (?:a|an|clearly|definitely|completely|fully|overall|therefore|thus|quite|very))"
-_PREAMBLE = (
-    r"(?:(?:so|thus|hence|therefore|overall|finally|ultimately|clearly|yes|no|and|because|"
-    r"in (?:conclusion|summary|short)|which means|that|"
-    r"(?:i|we)(?:'d| would)? (?:think|believe|conclude|say|judge|find|feel|prefer)),? )*+"
-)
-_STATEMENT = re.compile(rf"{_PREAMBLE}{_SUBJECT}{_COPULA}{_DEGREE}{{0,2}} ")
-_PREAMBLE_ONLY = re.compile(rf"[\s\"'(]*+{_PREAMBLE}(?:that )?")
-_BETTER = re.compile(
-    r" (?:(?:is|was|looks|appears|seems|would be) )?"
-    r"(?:(?:the|clearly|much|far|slightly|definitely|significantly|generally|overall|a) ){0,3}"
-    r"(?:wins\b|winner\b|superior\b|preferred\b|preferable\b|"
-    r"better (?:match|reflect|follow|fit|align|represent|satisf|captur|adher|depict|illustrat)\w*|"
-    r"(?:better|best)\b(?=$|[.!,;\n]| (?:overall|than|because|since|choice|image|option|picture|"
-    r"one|of)\b))"
-)
-_LIMITED = re.compile(r"\b(?:but|however|though|although|except|while|if|unless|only|or)\b|\?")
-_UNDECIDED = re.compile(
-    r"\b(?:if|unless|whether|suppose|assuming|would|could|might|may|some|although|though|while)\b"
-)
-
 
 def _last_line(text: str, table: _Table) -> list[_Claim]:
     line = text.rpartition("\n")[2]
@@ -561,7 +370,7 @@ def _last_line(text: str, table: _Table) -> list[_Claim]:
     if last is None or last.topical or _whole(line[start + last.start :], table) != last.value:
         return []
     begin = start + last.start
-    if not _SENTENCE_START.search(line, max(0, begin - 48), begin):
+    if not SENTENCE_START.search(line, max(0, begin - 48), begin):
         return []
     return [_Claim(last.value)]
 
@@ -580,7 +389,7 @@ def _stated(text: str, table: _Table) -> list[_Claim]:
 
 
 def _sentences(text: str) -> list[str]:
-    ends = [0, *(match.end() for match in _SENTENCE_BREAK.finditer(text)), len(text)]
+    ends = [0, *(match.end() for match in SENTENCE_BREAK.finditer(text)), len(text)]
     sentences = (text[start:end].strip() for start, end in pairwise(ends))
     return [sentence for sentence in sentences if sentence]
 
@@ -593,12 +402,12 @@ def _sentence_claims(sentence: str, table: _Table) -> list[_Claim]:
         for mention in _mentions(sentence, table)
         if mention.value in table.slots and _is_preferred(sentence, mention)
     ]
-    begin = _EDGE.match(sentence)
+    begin = EDGE.match(sentence)
     starts = [begin.end() if begin else 0]
     starts += [match.end() for match in re.finditer(r"[,;] (?:so |thus |hence )?", sentence)]
     for start in starts:
-        statement = _STATEMENT.match(sentence, start)
-        if not statement or _UNDECIDED.search(sentence[:start]):
+        statement = STATEMENT.match(sentence, start)
+        if not statement or UNDECIDED.search(sentence[:start]):
             continue
         mention = _mention_at(sentence, statement.end(), table)
         if mention and not mention.topical:
@@ -611,31 +420,31 @@ def _sentence_claims(sentence: str, table: _Table) -> list[_Claim]:
 
 
 def _is_preferred(sentence: str, mention: _Mention) -> bool:
-    better = _BETTER.match(sentence, mention.end)
+    better = BETTER.match(sentence, mention.end)
     before = sentence[: mention.start]
-    if not better or _LIMITED.search(sentence, better.end()) or _CONDITION.search(before):
+    if not better or LIMITED.search(sentence, better.end()) or CONDITION.search(before):
         return False
-    return _PREAMBLE_ONLY.fullmatch(re.split(r"[,;:] |\bso ", before)[-1]) is not None
+    return PREAMBLE_ONLY.fullmatch(re.split(r"[,;:] |\bso ", before)[-1]) is not None
 
 
 # --- from claims to a verdict ------------------------------------------------------------------
 
 
-def _answer(layout: _Layout, table: _Table) -> tuple[str | None, str | None]:
+def _answer(layout: Layout, table: _Table) -> tuple[str | None, str | None]:
     if not layout.blocks:
         if not layout.rest.strip():
             return None, "no answer after the reasoning"
-        part = _fold(_window(layout.rest))
+        part = fold(window(layout.rest))
         return _resolve(_part_claims(part, table), part, table)
     blocks = [block for block in dict.fromkeys(layout.blocks) if block.strip()]
     if len(blocks) > _MAX_BLOCKS:
         return None, f"{len(blocks)} different answer blocks"
     claims: list[_Claim] = []
-    folded = [_fold(_window(block)) for block in blocks]
+    folded = [fold(window(block)) for block in blocks]
     for block in folded:
         claims += _part_claims(block, table) or _echoed(block, table)
     if any(not claim.denied for claim in claims) and layout.rest.strip():
-        claims += _part_claims(_fold(_window(layout.rest)), table)
+        claims += _part_claims(fold(window(layout.rest)), table)
     return _resolve(claims, "\n".join(folded), table)
 
 

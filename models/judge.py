@@ -5,9 +5,6 @@ An answer is handed on whole, reasoning included, because the task's scorer read
 
 from __future__ import annotations
 
-import copy
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,19 +15,18 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
-from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.markup import JUDGE_TAGS, defuse, markup_pattern
 from mtrl_judge.judge_tasks.prompts import render_messages
 
+from .image_dedup import images_once
+from .pixels import counts_pixels, fit_pixels, with_pixel_limits
 from .verdict_logps import verdict_logps, verdict_tokens
-from .vision import images_once
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rows import JudgeRow
     from mtrl_judge.judge_tasks.spec import Style
 
-# A judge's own tags: the scorer reads them, so they stay in an answer even where a tokenizer calls
-# them special, and in a prompt, where they say what form the answer is to have.
-JUDGE_TAGS = frozenset({"<think>", "</think>", "<answer>", "</answer>"})
 
 # Prompts whose pictures are held in memory at a time: enough to sort by length, while 512 pictures
 # of a million pixels stay under 2 GB.
@@ -41,7 +37,6 @@ WINDOW = 512
 CHARACTERS_PER_TOKEN = 4
 PIXELS_PER_TOKEN = 28 * 28
 
-ZERO_WIDTH_SPACE = "\u200b"
 
 T = TypeVar("T")
 
@@ -259,7 +254,7 @@ class Judge:
 
     def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = [
-            {"type": "text", "text": _defuse(part["text"], self._markup)}
+            {"type": "text", "text": defuse(part["text"], self._markup)}
             if part["type"] == "text"
             else {"type": part["type"]}
             for part in message["content"]
@@ -271,60 +266,6 @@ class Judge:
         if self._counts_pixels:
             return image
         return fit_pixels(image, self._min_pixels, self._max_pixels)
-
-
-def fit_pixels(image: Image.Image, least: int | None, most: int | None) -> Image.Image:
-    """Resize, keeping the aspect, so that least <= width × height <= most (None: no bound).
-
-    Where whole numbers of pixels cannot meet both bounds, `most` holds.
-    """
-    width, height = image.size
-    if least is not None and width * height < least:
-        scale = math.sqrt(least / (width * height))
-        width, height = math.ceil(width * scale), math.ceil(height * scale)
-    if most is not None and width * height > most:
-        scale = math.sqrt(most / (width * height))
-        # The outer bounds are for a strip, which cannot shrink in both directions.
-        width = max(1, min(math.floor(width * scale), most))
-        height = max(1, min(math.floor(height * scale), most // width))
-    if (width, height) == image.size:
-        return image
-    return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def counts_pixels(image_processor: Any) -> bool:
-    """Whether an image processor, as Qwen2-VL's, bounds width × height itself.
-
-    There `size` holds pixel counts under the names of edges.
-    """
-    return "min_pixels" in getattr(image_processor.valid_kwargs, "__annotations__", {})
-
-
-def with_pixel_limits(processor: Any, least: int | None, most: int | None) -> Any:
-    """A copy of a processor that counts pixels, with these limits.
-
-    Args:
-        least: width × height of each picture as the model sees it; None is the processor's own.
-        most: the same; it wins over ``least``.
-    """
-    processor = copy.copy(processor)
-    processor.image_processor = copy.copy(processor.image_processor)
-    size = processor.image_processor.size
-    low, high = size["shortest_edge"], size["longest_edge"]
-    high = most or max(high, least or high)
-    low = min(least or low, high)
-    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
-    return processor
-
-
-def markup_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
-    """Match the first character of each chat markup string in a text.
-
-    `<|` begins the markup of most chat formats, also of placeholders that a processor knows and a
-    tokenizer does not. Judge tags are left alone.
-    """
-    markup = {token for token in special_tokens if len(token) > 1} - JUDGE_TAGS | {"<|"}
-    return re.compile(f"(?=({'|'.join(map(re.escape, sorted(markup)))})).", re.DOTALL)
 
 
 @contextmanager
@@ -375,11 +316,6 @@ def _same_pictures(one: Prompt, other: Prompt) -> bool:
         sorted((image.size, image.tobytes()) for image in prompt.images) for prompt in (one, other)
     )
     return own == theirs
-
-
-def _defuse(text: str, markup: re.Pattern[str]) -> str:
-    """Break up chat markup in judged text, so that it is read as text and not as markup."""
-    return markup.sub(lambda match: match.group() + ZERO_WIDTH_SPACE, text)
 
 
 def _special_tokens(tokenizer: Any) -> dict[int, str]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtrl_judge.judge_tasks.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError
 
-from .shared_prompt import Prefix, pack, same_prompts, split_images, why_not
+from .packing import Prefix, pack, same_prompts, split_images, why_not
 
 logger = logging.getLogger(__name__)
 _told: set[str] = set()

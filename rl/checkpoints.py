@@ -13,28 +13,24 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainerCallback
-from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import rotate_checkpoints
 
-from mtrl_judge.judge_tasks.files import whole_file
+from mtrl_judge.common.files import whole_file
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer
 else:
     Trainer = object
 
 MANIFEST = "complete.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _TRAINING_ARGUMENTS = "training_args.bin"
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def is_whole(folder: Path) -> bool:
@@ -201,87 +197,3 @@ def _load_generation_state(trainer: Any, folder: Path) -> None:
     path = _generation_file(trainer, folder)
     state = torch.load(path, map_location=trainer.args.device, weights_only=True)
     trainer._step, trainer._buffered_inputs = state["step"], state["buffer"]
-
-
-class StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """SIGTERM or Ctrl-C: finish the step, write a checkpoint, stop.
-
-    A context manager and a callback; the old handlers come back when the block ends. All processes
-    stop at the same step, whichever got the signal. A run that reaches its end at that very step
-    is finished, not stopped. A second Ctrl-C interrupts at once, unless there are several
-    processes: their launcher passes a Ctrl-C on, and each gets it twice.
-
-    >>> stop = StopOnSignal()
-    >>> with stop:
-    ...     pass  # trainer.train(), with the callback in it
-    >>> stop.signalled is None  # else exit with 128 + stop.signalled
-    True
-    """
-
-    def __init__(self) -> None:
-        self.signalled: signal.Signals | None = None
-        """The signal that stopped the run before its end."""
-        self._received = 0
-        self._handlers: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopOnSignal:
-        for number in _SIGNALS:
-            self._handlers[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if not self._agreed(args) or control.should_training_stop:
-            return
-        # The last step of an epoch: the checkpoint is due after the epoch's evaluation.
-        at_epoch_end = float(state.epoch).is_integer()
-        if not (at_epoch_end and args.save_strategy == SaveStrategy.EPOCH):
-            control.should_save = True
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Stop only now: the checkpoint has to say that training was not over."""
-        agreed = self._agreed(args)
-        if not agreed or control.should_training_stop:
-            return
-        self.signalled = signal.Signals(agreed)
-        control.should_training_stop = True
-        # In memory only. Else transformers spends the notice given on loading the best model, and
-        # with save_total_limit=1 removes the checkpoint just written (Trainer._finalize_training).
-        state.best_model_checkpoint = None
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Breaking off is no end of an epoch."""
-        if self.signalled is not None:
-            control.should_save = control.should_evaluate = control.should_log = False
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if self._received and number == signal.SIGINT and not several:
-            raise KeyboardInterrupt
-        if not self._received and os.environ.get("RANK", "0") == "0":
-            name = signal.Signals(number).name
-            # Not print: the signal may have come in the middle of one.
-            os.write(2, f"\n{name}: stopping after this step and its checkpoint\n".encode())
-        self._received = number
-
-    def _agreed(self, args: TrainingArguments) -> int:
-        """The signal that any process got, 0 for none; the same in all of them."""
-        if args.world_size == 1:
-            return self._received
-        number = torch.tensor(self._received, device=args.device)
-        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
-        return int(number)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
-from mtrl_judge.judge_tasks.hashing import stable_hash
+from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.prompts import gold_answer, render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows

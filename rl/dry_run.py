@@ -13,8 +13,9 @@ from mtrl_judge.judge_tasks.sources import load_rows
 
 from . import memory
 from .dataset import build_dataset, labelled
-from .settings import Settings, launch_command, resolve_tasks
-from .terms import accepted_licences
+from .preflight import accepted_licences
+from .recipes import launch_command, resolve_tasks
+from .settings import Settings
 
 
 class Schedule(NamedTuple):
@@ -122,7 +123,7 @@ def _prompt(settings: Settings, row: dict[str, Any]) -> _Prompt:
     name = settings.model.model_name_or_path
     if name is None or not Path(name).expanduser().is_dir():
         return _Prompt(_plain(row["prompt"]), answer, None)
-    from mtrl_judge.models.loading import load_processor
+    from mtrl_judge.models.checkpoint import load_processor
 
     processor = load_processor(name)
     text = processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)

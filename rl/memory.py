@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from .settings import RECIPES, Settings, find_accelerate_config
+from .recipes import RECIPES, find_accelerate_config
+from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +136,7 @@ def _as_trained(model: Any, settings: Settings) -> Any:
     """The model with the adapters and the frozen parameters that training gives it."""
     from trl import get_peft_config
 
-    from .weights import freeze_vision
+    from .model import freeze_vision
 
     adapter = get_peft_config(settings.model)
     if settings.judge.freeze_vision:

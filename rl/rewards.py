@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
+from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.scoring import Score, score
 
 RewardFunction: TypeAlias = Callable[..., list[float | None]]

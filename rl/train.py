@@ -14,29 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from mtrl_judge.judge_tasks.errors import JudgeError, did_you_mean
+from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from . import rewards
+from .arguments import METHODS, JudgeArguments, Method
 from .dataset import build_dataset
-from .settings import (
-    METHODS,
-    JudgeArguments,
-    Method,
-    Settings,
-    parse_settings,
-    resolve_tasks,
-)
-from .terms import accepted_licences, checked_leaks
-from .weights import (
-    JUDGE,
-    adapter_config,
-    check_model,
-    freeze_vision,
-    load_trainable,
-    save_judge,
-)
+from .model import JUDGE, adapter_config, check_model, freeze_vision, load_trainable, save_judge
+from .preflight import accepted_licences, checked_leaks
+from .recipes import resolve_tasks
+from .settings import Settings, parse_settings
 
 WARM_UP = "warm_up"
 
@@ -88,8 +76,8 @@ def train(settings: Settings, *, checks: bool = True) -> Path:
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from .checkpoints import StopOnSignal
-    from .record import finish_record, start_record, write_model_card
+    from .callbacks import StopOnSignal
+    from .run_record import finish_record, start_record, write_model_card
 
     logging.disable_progress_bar()  # of weights read and written; training's own stays
     folder = Path(str(settings.trainer.output_dir))
@@ -198,10 +186,10 @@ def _trainer(
     """TRL's trainer with model, data, rewards and callbacks in place."""
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
-    from .evaluate import Validation
-    from .progress import Progress
-    from .record import JsonLog, base_model
+    from .callbacks import JsonLog, Progress
+    from .run_record import base_model
     from .trainer import JudgeGRPOTrainer, JudgeSFTTrainer
+    from .validation import Validation
 
     judge, arguments = settings.judge, settings.trainer
     tasks = resolve_tasks(judge.tasks)

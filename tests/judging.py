@@ -16,8 +16,8 @@ from tiny_models import (
 )
 
 from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.models.checkpoint import load_model, load_processor
 from mtrl_judge.models.judge import Judge
-from mtrl_judge.models.loading import load_model, load_processor
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen3_vl": tiny_qwen3_vl,

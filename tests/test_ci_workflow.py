@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mtrl_judge.harness_plugin.gate_report import MARK
+from mtrl_judge.leaderboard.gate_report import MARK
 
 FILE = Path(__file__).parent.parent / "docs" / "mtrl-judge-gate.yml"
 WORKFLOW = yaml.safe_load(FILE.read_text(encoding="utf-8"))

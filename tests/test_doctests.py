@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
-    f"mtrl_judge.{package}.{path.stem}"
-    for package in ("cli", "harness_plugin", "judge_tasks", "models", "rl")
-    for path in (ROOT / package).glob("*.py")
+    ".".join(["mtrl_judge", *path.relative_to(ROOT).with_suffix("").parts])
+    for path in ROOT.glob("[!.]*/**/*.py")
+    if path.parts[len(ROOT.parts)] not in ("benchmarks", "build", "package", "tests")
     if ">>>" in path.read_text(encoding="utf-8")
 )
 

@@ -16,8 +16,9 @@ from typing import Any
 from corpus import image_cell, write_split, write_yaml
 from tiny_models import tiny_qwen3_vl
 
-from mtrl_judge.judge_tasks.hashing import stable_hash
-from mtrl_judge.rl.settings import Method, parse_settings
+from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.rl.arguments import Method
+from mtrl_judge.rl.settings import parse_settings
 from mtrl_judge.rl.train import train
 
 TASKS = ("red", "warm")

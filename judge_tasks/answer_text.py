@@ -1,0 +1,151 @@
+"""A judge's text to its answer part and to a normal form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+PART_LIMIT = 32_768
+"""Characters of an answer part that are read: about 8,000 tokens, more than an answer needs."""
+
+
+_HEAD = 1_024
+
+
+_TAG_FORM = r"{}\s{{0,4}}(/?)\s{{0,4}}(think|answer)\s{{0,4}}[>＞]"
+
+
+# A pattern that begins with one plain character is searched for several times faster.
+_TAG = re.compile(_TAG_FORM.format("<"), re.IGNORECASE)
+
+
+_WIDE_TAG = re.compile(_TAG_FORM.format("[<＜]"), re.IGNORECASE)
+
+
+_WELL_FORMED_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
+
+
+class Layout(NamedTuple):
+    blocks: list[str]  # contents of the answer blocks outside the reasoning
+    rest: str  # what follows the first block; without blocks, the answer part itself
+    well_formed: bool
+
+
+def read_layout(text: str) -> Layout:
+    blocks: list[str] = []
+    rest: list[str] = []
+    state, begin, reasoned = "outside", 0, False
+    tags = list((_WIDE_TAG if "＜" in text else _TAG).finditer(text))
+    for tag in tags:
+        closing, name = bool(tag[1]), tag[2].lower()
+        if state == "think" and not (closing and name == "think"):
+            continue
+        if state == "answer" or (closing and name == "answer"):
+            if not blocks:
+                rest.clear()
+            blocks.append(text[begin : tag.start()])
+        elif state == "outside":
+            rest.append(text[begin : tag.start()])
+        if closing and name == "think":
+            if not reasoned:  # the chat template had opened the reasoning
+                blocks.clear()
+            if not blocks:
+                rest.clear()
+        reasoned = reasoned or name == "think"
+        state, begin = "outside" if closing else name, tag.end()
+    if state == "answer":
+        if not blocks:
+            rest.clear()
+        blocks.append(text[begin:])
+    elif state == "outside":
+        rest.append(text[begin:])
+    return Layout(blocks, "\n".join(rest), _is_well_formed(text, tags))
+
+
+def _is_well_formed(text: str, tags: Sequence[re.Match[str]]) -> bool:
+    if len(tags) != len(_WELL_FORMED_TAGS) or [tag[0] for tag in tags] != _WELL_FORMED_TAGS:
+        return False
+    edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
+    before, reasoning, between, answer, after = (
+        text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)
+    )
+    if (before + between + after).strip():
+        return False
+    return not (_is_blank(reasoning) or _is_blank(answer))
+
+
+def _is_blank(text: str) -> bool:
+    return all(char.isspace() or ord(char) in _INVISIBLE for char in text.strip())
+
+
+_INVISIBLE: dict[int, str | None] = dict.fromkeys(
+    [
+        *(0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF),
+        *range(0x200B, 0x2010),
+        *range(0x202A, 0x202F),
+        *range(0x2060, 0x2070),
+        *range(0xFE00, 0xFE10),
+    ]
+)
+
+
+_PLAIN: dict[int, str | None] = _INVISIBLE | {
+    ord(char): plain
+    for chars, plain in [
+        ("‘’‚‛ʼ′´", "'"),
+        ("“”„‟«»‹›「」『』″", '"'),
+        ("‐‑‒–—―−﹣", "-"),
+        ("。｡", "."),
+        ("、，", ","),
+        ("【〔", "["),
+        ("】〕", "]"),
+        ("\u2028\u2029\x85", "\n"),
+    ]
+    for char in chars
+}
+
+
+# ASCII never composes with what stands before it, so cutting before an ASCII character is exact.
+_NON_ASCII_RUN = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]{1,256}")
+
+
+_UNDERLINE = re.compile(r"_++(?![^\W_])|(?<![^\W_])_++")
+
+
+_MARKUP = re.compile(
+    r"<\|\w{1,40}\|>|</?(?:b|i|u|s|em|strong|p|br|span|div|code|pre|bos|eos|end_of_turn)\s?/?>"
+)
+
+
+_ANGLED = re.compile(r"<([^<>\n]{1,40})>")
+
+
+_LATEX_FONT = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf|mathit|emph)\s?\{")
+
+
+def fold(text: str) -> str:
+    """Compatibility form, case-folded, without invisible characters and without markup."""
+    if not text.isascii():
+        text = _NON_ASCII_RUN.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
+        text = text.translate(_PLAIN)
+    text = text.casefold().replace("\r", "\n")
+    text = text.replace("*", "").replace("`", "").replace("~~", "")
+    if "_" in text:
+        text = _UNDERLINE.sub("", text)
+    if "<" in text:
+        text = _ANGLED.sub(r"\1", _MARKUP.sub(" ", text))
+    if "\\" in text:
+        text = _LATEX_FONT.sub("{", text)
+    return "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
+
+
+def window(part: str) -> str:
+    """The part, or the beginning and the end of a long one, cut where a sentence ends."""
+    if len(part) <= PART_LIMIT:
+        return part
+    head = part[:_HEAD].rpartition(" ")[0]
+    tail = part[_HEAD - PART_LIMIT :]
+    cut = re.search(r"\n|[.!?]\s", tail)
+    return f"{head}\n{tail[cut.end() :] if cut else ''}"

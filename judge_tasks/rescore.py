@@ -1,0 +1,98 @@
+"""``mtrl-judge score``: saved outputs through the one scorer again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mtrl_judge.common.errors import DataError, did_you_mean
+from mtrl_judge.common.files import json_lines, whole_file
+from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.summary import summarise
+
+from .loading import find_task
+from .scoring import Score, score
+from .spec import JudgeTask
+
+
+class SavedOutput(NamedTuple):
+    """One line of a file of outputs; has what the scorer asks of a row."""
+
+    item_id: str
+    label: str | None
+    verdicts: tuple[str, ...]
+    text: str
+    pair_id: str | None
+    swapped: bool
+
+
+def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> dict[str, Any]:
+    """The metrics of a file of outputs; with ``out`` each item's verdict and score as JSONL.
+
+    Raises:
+        DataError: naming the line that is not what it should be.
+    """
+    task = find_task(name)
+    outputs = list(read_outputs(file, task))
+    scores = [score(output, output.text) for output in outputs]
+    if out is not None:
+        with whole_file(out, force) as part:
+            part.write_text("".join(map(_line, outputs, scores)), encoding="utf-8")
+    records = [
+        Record(
+            label=output.label,
+            verdict=scored.verdict.value,
+            well_formed=scored.verdict.well_formed,
+            pair_id=output.pair_id,
+            swapped=output.swapped,
+        )
+        for output, scored in zip(outputs, scores, strict=True)
+    ]
+    try:
+        return {"task": task.task, **summarise(records, task.judge.verdicts, paired=task.paired)}
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+def _line(output: SavedOutput, scored: Score) -> str:
+    row = {
+        "item_id": output.item_id,
+        "label": output.label,
+        "verdict": scored.verdict.value,
+        "score": scored.correct,
+        "well_formed": scored.verdict.well_formed,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def read_outputs(file: Path, task: JudgeTask) -> Iterator[SavedOutput]:
+    """The outputs in a JSONL file, ours or lmms-eval's samples of a judge task.
+
+    Raises:
+        DataError: naming the line that is not what it should be.
+    """
+    for where, row in json_lines(file):
+        yield _output(row, task, where)
+
+
+def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
+    missing = [key for key in ("item_id", "label", "text") if key not in row]
+    if missing:
+        raise DataError(f"{where} has no {missing[0]!r}; there: {', '.join(map(str, row))}")
+    label, text = row["label"], row["text"]
+    if label is not None and label not in task.judge.verdicts:
+        hint = did_you_mean(label, task.judge.verdicts)
+        raise DataError(f"{where}: label {label!r} is no verdict of {task.task}; {hint}")
+    if not isinstance(text, str | None):
+        raise DataError(f"{where}: text is {text!r}; write what the judge answered, as a string")
+    pair_id = row.get("pair_id")
+    return SavedOutput(
+        item_id=str(row["item_id"]),
+        label=label,
+        verdicts=task.judge.verdicts,
+        text=text or "",
+        pair_id=None if pair_id is None else str(pair_id),
+        swapped=row.get("order") == "BA" or row.get("swapped") is True,
+    )

@@ -1,0 +1,105 @@
+"""Judged rows and what is counted of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .rates import Counts, PairCount, Tally
+
+
+class Record(NamedTuple):
+    """One judged row: `label` None is unlabelled, `verdict` None is no verdict.
+
+    The rows of a pair share `pair_id`; `swapped` is True for the row with its images exchanged.
+    """
+
+    label: str | None
+    verdict: str | None
+    well_formed: bool = False
+    pair_id: str | None = None
+    swapped: bool = False
+
+
+class Pair(NamedTuple):
+    """The same two images judged in both orders."""
+
+    straight: Record
+    swapped: Record
+
+
+def confusion(
+    labels: Sequence[str], verdicts: Sequence[str | None], classes: Sequence[str]
+) -> Counts:
+    """Counts of (label, verdict), shape C×C1; the last column is "no verdict".
+
+    Raises:
+        ValueError: Lengths differ, or a label or verdict is none of `classes`.
+    """
+    if len(labels) != len(verdicts):
+        raise ValueError(f"{len(labels)} labels but {len(verdicts)} verdicts; give one of each")
+    column: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
+    column[None] = len(classes)
+    counts_C_C1 = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
+    for label, verdict in zip(labels, verdicts, strict=True):
+        if label is None or label not in column:
+            raise ValueError(f"label {label!r} is none of the verdicts {list(classes)}")
+        if verdict not in column:
+            raise ValueError(f"verdict {verdict!r} is none of the verdicts {list(classes)}")
+        counts_C_C1[column[label], column[verdict]] += 1
+    return counts_C_C1
+
+
+def complete_pairs(records: Iterable[Record]) -> list[Pair]:
+    """Pairs judged in both orders; a pair of which `--limit` cut one row off is left out.
+
+    Raises:
+        ValueError: A pair has the same order twice.
+    """
+    orders: defaultdict[str, dict[bool, Record]] = defaultdict(dict)
+    for record in records:
+        if record.pair_id is None:
+            continue
+        if record.swapped in orders[record.pair_id]:
+            order = "swapped" if record.swapped else "unswapped"
+            raise ValueError(f"pair {record.pair_id!r} has two {order} rows; one of each is right")
+        orders[record.pair_id][record.swapped] = record
+    return [Pair(rows[False], rows[True]) for rows in orders.values() if len(rows) == 2]
+
+
+def pair_counts(pair: Pair, classes: Sequence[str]) -> list[int]:
+    """What one pair adds to each :class:`~.rates.PairCount`.
+
+    `classes[0]` and `classes[1]` are the slots, which change places with the images; any other
+    verdict (a tie) must stay as it is and names no slot.
+    """
+    first, second = classes[:2]
+    mirrored: dict[str | None, str] = {first: second, second: first}
+    verdicts = [row.verdict for row in pair]
+    straight, swapped = verdicts
+    judged = straight is not None and swapped is not None
+    labelled = all(row.label is not None for row in pair)
+    counts = {
+        PairCount.JUDGED: judged,
+        PairCount.FLIPPED: judged and mirrored.get(straight, straight) != swapped,
+        PairCount.LABELLED: labelled,
+        PairCount.BOTH_RIGHT: labelled and all(row.verdict == row.label for row in pair),
+        PairCount.SLOTS: verdicts.count(first) + verdicts.count(second),
+        PairCount.FIRST_SLOT: verdicts.count(first),
+    }
+    return [int(counts[each]) for each in PairCount]
+
+
+def tally(records: Sequence[Record], classes: Sequence[str], paired: bool) -> Tally:
+    """The counts of one judge, without leading axes; pairs are counted where `paired`."""
+    labelled = [record for record in records if record.label is not None]
+    labels = [record.label for record in labelled if record.label is not None]
+    pairs = [pair_counts(pair, classes) for pair in complete_pairs(records)] if paired else []
+    return Tally(
+        confusion(labels, [record.verdict for record in labelled], classes),
+        np.array(sum(record.well_formed for record in labelled), dtype=np.int64),
+        np.array(pairs, dtype=np.int64).reshape(-1, len(PairCount)).sum(axis=0),
+    )

@@ -1,0 +1,59 @@
+"""Tests of differences, and their correction for how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .rates import Rates
+
+# Discordant items up to which McNemar's test is the exact binomial one (Fagerland et al. 2013,
+# doi:10.1186/1471-2288-13-91, find the asymptotic one wanting below).
+EXACT = 25
+
+
+class McNemar(NamedTuple):
+    """Two judges on the same items; McNemar (1947), doi:10.1007/BF02295996."""
+
+    only_first: int
+    """Items that the first alone has right."""
+    only_second: int
+    p_value: float
+
+
+def difference_p_value(first_B: Rates, second_B: Rates) -> float:
+    """Two-sided p-value that two judges have the same score, from the same resamples of both.
+
+    How often the difference is on the other side of 0, with the sample itself as one resample
+    (Davison and Hinkley 1997, section 4.2), so never 0.
+    """
+    difference_B = first_B - second_B
+    tail = min((difference_B <= 0).sum(), (difference_B >= 0).sum())
+    return min(1.0, 2 * (int(tail) + 1) / (len(difference_B) + 1))
+
+
+def mcnemar(right_first_N: Sequence[bool], right_second_N: Sequence[bool]) -> McNemar:
+    """Whether two judges are right equally often on the same N items.
+
+    Exact for up to EXACT discordant items, else χ² with the continuity correction.
+    """
+    from scipy import stats
+
+    pairs = list(zip(right_first_N, right_second_N, strict=True))
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    n = only_first + only_second
+    if n <= EXACT:
+        p_value = float(stats.binomtest(only_first, n).pvalue) if n else 1.0
+    else:
+        p_value = float(stats.chi2.sf((abs(only_first - only_second) - 1) ** 2 / n, df=1))
+    return McNemar(only_first, only_second, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for all of a family being tested; Holm (1979), jstor.org/stable/4615733."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted

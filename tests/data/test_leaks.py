@@ -1,0 +1,214 @@
+"""What training shares with evaluation is found, told, and stops training."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import write_split, write_yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from replicas import agin, picture
+from training import FLAGS, TASKS, guessing_judge, run, small_world
+from typer.testing import CliRunner
+
+from mtrl_judge.cli.main import app
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.data.leaks import Leak, find_leaks, normalised, refused
+from mtrl_judge.data.prepare import Choices, prepare
+from mtrl_judge.demo.corpus import Sizes, write_sample
+from mtrl_judge.judge_tasks.loading import find_tasks, load_judge_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.rl.run_record import RUN_FILE
+
+
+def cell(seed: int, kind: str = "PNG", crop: float = 0.0) -> dict[str, Any]:
+    data = picture(seed, (96, 72))
+    shown = Image.open(io.BytesIO(data))
+    width, height = shown.size
+    shown = shown.crop((round(crop * width), 0, width, round((1 - crop) * height)))
+    buffer = io.BytesIO()
+    shown.save(buffer, kind)
+    return {"bytes": buffer.getvalue() if kind != "PNG" or crop else data, "path": None}
+
+
+def write_world(root: Path) -> tuple[JudgeTask, JudgeTask]:
+    """A task to train on and one out of distribution, with a copy of each kind planted."""
+    made = "{validation: {from: train, fraction: 0.2}}"
+    trained = load_judge_task(write_yaml(root, "mine", splits=made, id="[text]"))
+    text = write_yaml(root, "theirs", id="[text]").read_text().replace("role: train", "role: ood")
+    (root / "theirs.yaml").write_text(text)
+    theirs = load_judge_task(root / "theirs.yaml")
+    names = [f"number {i} of mine" for i in range(20)]
+    mine = {
+        "image": [cell(i) for i in range(20)],
+        "text": names,
+        "label": [i % 2 for i in range(20)],
+    }
+    write_split(root, "mine", "train", mine)
+    test = {
+        "image": [cell(100), cell(101), cell(102)],
+        "text": ["a test", "another test of mine", "a third test of mine"],
+        "label": [0, 1, 0],
+    }
+    write_split(root, "mine", "test", test)
+    write_split(
+        root,
+        "theirs",
+        "test",
+        {
+            # Bytes, a near copy and a text of training, and one of none; all of mine's train split.
+            "image": [cell(TRAIN[0]), cell(TRAIN[1], "JPEG", crop=0.06), cell(200), cell(201)],
+            "text": ["one of theirs", "two of theirs", f"Number {TRAIN[2]}, of MINE!", "free"],
+            "label": [0, 1, 0, 1],
+        },
+    )
+    return trained, theirs
+
+
+TRAIN = (3, 5, 8)
+"""Rows of mine that the fold leaves to training."""
+
+
+def test_each_kind_is_found_across_tasks(tmp_path: Path) -> None:
+    mine, theirs = write_world(tmp_path)
+    report = find_leaks([mine], [mine, theirs], tmp_path)
+    found = {(leak.kind, leak.train_item, leak.task, leak.item) for leak in report.leaks}
+    assert found == {
+        ("bytes", "number 3 of mine", "theirs", "one of theirs"),
+        ("picture", "number 5 of mine", "theirs", "two of theirs"),
+        ("text", "number 8 of mine", "theirs", "Number 8, of MINE!"),
+    }
+    assert len(refused(report)) == 3
+    assert report.checked == {
+        "mine": {"train": 16, "validation": 4, "test": 3},
+        "theirs": {"test": 4},
+    }
+
+
+def test_validation_is_told_and_not_refused(tmp_path: Path) -> None:
+    mine, _ = write_world(tmp_path)
+    columns = {"image": [cell(3), cell(300)], "text": ["mine to validate", "x"], "label": [0, 1]}
+    write_split(tmp_path, "mine", "validation", columns)
+    report = find_leaks([mine], [mine], tmp_path)
+    assert [(leak.kind, leak.split) for leak in report.leaks] == [("bytes", "validation")]
+    assert refused(report) == []
+
+
+def test_known_bad_items_are_no_leak(tmp_path: Path) -> None:
+    mine, _ = write_world(tmp_path)
+    text = (tmp_path / "theirs.yaml").read_text()
+    bad = '  known_bad: [{item: "one of theirs", reason: "in training"}]\n  card:'
+    (tmp_path / "theirs.yaml").write_text(text.replace("  card:", bad))
+    report = find_leaks([mine], [load_judge_task(tmp_path / "theirs.yaml")], tmp_path)
+    assert {leak.kind for leak in report.leaks} == {"picture", "text"}
+
+
+def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
+    for group, count in (("", True), (", group_by: text", False)):
+        made = f"{{test: {{from: train, fraction: 0.3{group}}}}}"
+        path = write_yaml(tmp_path, "mine", splits=made)
+        path.write_text(path.read_text().replace("test_split: test\n", ""))
+        texts = [f"a text that is number {i // 4}" for i in range(40)]
+        columns = {"image": [cell(i) for i in range(40)], "text": texts, "label": [0, 1] * 20}
+        write_split(tmp_path, "mine", "train", columns)
+        report = find_leaks([load_judge_task(path)], [], tmp_path)
+        assert bool(report.leaks) is count
+        assert all(leak.expected and leak.kind == "text" for leak in report.leaks)
+        assert refused(report) == []
+
+
+def test_agins_tasks_share_one_split_and_another_one_is_seen(tmp_path: Path) -> None:
+    agin(tmp_path / "raw", 60)
+    tasks = find_tasks(["mtrl_judge_agin_*"])
+    choices = Choices(source=tmp_path / "raw", any_count=True)
+    list(prepare(tasks, tmp_path / "root", choices, lambda *_: None))
+    assert find_leaks(tasks, tasks, tmp_path / "root").leaks == []
+    base = tasks[0].path.with_name("_agin.yaml").read_text()
+    (tmp_path / "_agin.yaml").write_text(base.replace("seed: 0", "seed: 1"))
+    (tmp_path / tasks[1].path.name).write_text(tasks[1].path.read_text())
+    other = load_judge_task(tmp_path / tasks[1].path.name)
+    bad = refused(find_leaks(tasks[:1], [other], tmp_path / "root"))
+    assert bad
+    assert {(leak.kind, leak.split) for leak in bad} == {("bytes", "test")}
+
+
+@pytest.mark.slow
+def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) -> None:
+    root = tmp_path / "sample"
+    write_sample(root, seed=3, sizes=Sizes(train=60, validation=8, test=24, test_pairs=12))
+    arguments = ["data", "leaks", "--data-root", str(root)]
+    clean = CliRunner().invoke(app, arguments)
+    assert clean.exit_code == 0, clean.output
+    assert "0 leaks that training refuses" in clean.stdout
+    for task in ("seetrue", "unsafebench"):
+        folder = root / f"mtrl_judge_{task}"
+        folder.joinpath("test.parquet").write_bytes(folder.joinpath("train.parquet").read_bytes())
+    planted = CliRunner().invoke(app, [*arguments, "--json"])
+    assert planted.exit_code == 1
+    leaks = [Leak(**leak) for leak in json.loads(planted.stdout)["leaks"]]
+    same = {(each.task, each.item) for each in leaks if each.kind == "bytes"}
+    assert len(same) == 120, "all of them"
+    shown = CliRunner().invoke(app, [*arguments, "mtrl_judge_unsafebench"])
+    assert "same picture" in shown.stdout
+    assert "60" in shown.stdout
+
+
+def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Path) -> None:
+    world = small_world(base)
+    root = tmp_path / "data"
+    for task in TASKS:
+        (root / task).mkdir(parents=True)
+        for split in ("train", "test"):
+            data = (world / "data" / task / f"{split}.parquet").read_bytes()
+            (root / task / f"{split}.parquet").write_bytes(data)
+    shown = (root / "red" / "train.parquet").read_bytes()
+    (root / "warm" / "test.parquet").write_bytes(shown)
+    given = {
+        **FLAGS,
+        "model_name_or_path": guessing_judge(base),
+        "output_dir": tmp_path / "run",
+        "data_root": root,
+        "max_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+    }
+    words = [*(f"--{name}={value}" for name, value in given.items())]
+    words += ["--tasks", str(world / "red.yaml"), str(world / "warm.yaml")]
+    with pytest.raises(JudgeError, match=r"(?s)same picture.*--allow_leaks"):
+        run("sft", words)
+    assert not (tmp_path / "run").exists()
+    run("sft", [*words, "--allow_leaks", "true"])
+    (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
+    assert start["leaks"]["refused"] > 0
+    assert start["leaks"]["allowed"] is True
+    assert start["leaks"]["left_out"].keys() == {task.task for task in load_shipped_tasks()}
+
+
+def test_without_training_data_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["data", "leaks", "--data-root", str(tmp_path)])
+    assert "no task here has a training split" in str(done.exception)
+
+
+@given(st.text(max_size=40))
+def test_normalised_text_stays_as_it_is(text: str) -> None:
+    once = normalised(text)
+    assert normalised(once) == once
+    assert normalised(f"  {text.upper().lower()} !") == normalised(text.upper().lower())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("A zebra, to the right.", "a ZEBRA to the\nright"),
+        ("ﬁne ｗｉｄｅ letters", "fine wide letters"),
+        ("“Straße” und Weg", "STRASSE und weg"),
+        ("一只斑马在消防栓的右边，很近。", "一只斑马在消防栓的右边，很近"),
+    ],
+)
+def test_texts_that_say_the_same_are_one(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other) != ""

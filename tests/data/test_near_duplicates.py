@@ -1,0 +1,87 @@
+"""Near copies are found, and what is only alike is not."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from pictures import CHANGES, encoded, textured
+from PIL import Image, ImageEnhance
+
+from mtrl_judge.data import near_duplicates as near
+from mtrl_judge.data.near_duplicates import near_copies, picture_hashes
+from mtrl_judge.demo.corpus import Sizes, write_sample
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Pictures of the sample, each another drawing."""
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("near") / "sample"
+    write_sample(folder, seed=5, sizes=Sizes(train=90, validation=2, test=2, test_pairs=2))
+    tasks = ("agin_nat", "seetrue", "imagereward", "unsafebench")
+    files = [folder / f"mtrl_judge_{task}" / "train.parquet" for task in tasks]
+    cells = [cell for file in files for cell in pq.read_table(file)["image"].to_pylist()]
+    return [cell["bytes"] for cell in cells]
+
+
+@pytest.fixture(scope="module")
+def pictures(drawings: list[bytes]) -> list[bytes]:
+    return [*drawings[::4], *(encoded(textured(seed)) for seed in range(30))]
+
+
+@pytest.mark.parametrize(
+    ("name", "copies_first"),
+    [*((name, False) for name in CHANGES), ("cropped by up to 10 %", True), ("half", True)],
+)
+def test_near_copies_are_found(pictures: list[bytes], name: str, copies_first: bool) -> None:
+    draw = np.random.default_rng(7)
+    copies = [
+        encoded(CHANGES[name](Image.open(io.BytesIO(data)).convert("RGB"), draw), "PNG")
+        for data in pictures
+    ]
+    sides = (copies, pictures) if copies_first else (pictures, copies)
+    found = {(each.first, each.second) for each in near_copies(*sides)}
+    assert {pair for pair in found if pair[0] != pair[1]} == set()
+    assert len(found) >= 0.95 * len(pictures), f"{len(found)} of {len(pictures)}"
+
+
+def test_drawings_that_are_only_alike_are_no_copies(drawings: list[bytes]) -> None:
+    """The hard case: few pictures of things, on plain grounds, in few places."""
+    assert near_copies(drawings[::2], drawings[1::2]) == []
+
+
+def test_the_same_in_another_colour_is_no_copy() -> None:
+    light, blue, red = textured(3).convert("YCbCr").split()
+    tinted = Image.merge("YCbCr", (light, blue.point(lambda v: v - 8), red.point(lambda v: v + 8)))
+    pictures = [encoded(tinted), encoded(ImageEnhance.Brightness(textured(3)).enhance(0.9))]
+    assert near_copies([encoded(textured(3))], pictures) == [(0, 1)]
+
+
+def test_pictures_of_one_colour_and_broken_ones_are_left_to_their_bytes() -> None:
+    flat = [encoded(Image.new("RGB", (32, 32), colour)) for colour in ("red", "#fe0000")]
+    assert near_copies(flat, [*flat, b"", b"no picture"]) == []
+    assert near_copies([], flat) == near_copies(flat, []) == []
+
+
+def test_many_pictures_are_hashed_by_several_processes_and_alike(
+    pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed, done = [*pictures[-20:], b"no picture"], []
+    alone = picture_hashes(mixed)
+    monkeypatch.setattr(near, "_MANY", 1)
+    together = picture_hashes(mixed, done.append)
+    assert (alone.codes_N_W_B == together.codes_N_W_B).all()
+    assert list(alone.known_N) == list(together.known_N) == [True] * 20 + [False]
+    assert done == list(range(1, 22))
+
+
+def test_turned_and_clear_pictures_are_seen_as_they_are_shown() -> None:
+    picture = textured(3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.rotate(90, expand=True).save(buffer, "JPEG", quality=90, exif=exif)
+    assert near_copies([encoded(picture)], [buffer.getvalue()]) == [(0, 0)]

@@ -1,0 +1,442 @@
+"""A guest in the stock lmms-eval: its own command, its own Python interface, no patch on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import image_cell, write_split, write_yaml
+
+from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
+from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.rescore import rescore
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
+from mtrl_judge.metrics.summary import rate_names
+
+SHIPPED = [task.task for task in load_shipped_tasks()]
+pytestmark = pytest.mark.slow
+
+
+def lmms_eval(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The stock command, as a user calls it."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("lmms-eval"), *arguments],
+        env={**os.environ, DATA_ROOT_VARIABLE: str(root), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class Run:
+    """The files of a finished run."""
+
+    def __init__(self, folder: Path) -> None:
+        (self.file,) = folder.glob("**/*_results.json")
+        self.results = json.loads(self.file.read_text())
+
+    def samples_file(self, task: str) -> Path:
+        date = self.file.name.removesuffix("_results.json")
+        return self.file.with_name(f"{date}_samples_{task}.jsonl")
+
+    def samples(self, task: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.samples_file(task).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(data_root: Path, random_judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run of the stock command over all shipped tasks."""
+    out = tmp_path_factory.mktemp("run")
+    done = lmms_eval(
+        data_root,
+        *("--model", "mtrl_judge", "--model_args", f"pretrained={random_judge}"),
+        *("--tasks", "mtrl_judge_*", "--batch_size", "8", "--gen_kwargs", "max_new_tokens=6"),
+        *("--output_path", str(out), "--log_samples"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Run(out)
+
+
+def test_the_pattern_runs_every_shipped_task_once(run: Run) -> None:
+    assert sorted(run.results["configs"]) == SHIPPED
+    assert {n["effective"] for n in run.results["n-samples"].values()} == {6}
+
+
+def test_samples_hold_all_that_is_needed_to_compute_the_results_again(run: Run) -> None:
+    keys = {"item_id", "pair_id", "cluster", "order", "label", "verdict", "null", "well_formed"}
+    keys |= {"text"}
+    for name in SHIPPED:
+        rows = run.samples(name)
+        assert len(rows) == 6
+        assert all(keys <= row.keys() and row["null"] == (row["verdict"] is None) for row in rows)
+        again = rescore(name, run.samples_file(name), out=None, force=False)
+        reported = run.results["results"][name]
+        rates = rate_names(find_task(name).judge.verdicts, paired=find_task(name).paired)
+        for metric in rates:
+            assert reported[f"{metric},none"] == pytest.approx(again[metric]), (name, metric)
+
+
+def test_results_say_from_what_they_came(run: Run, data_root: Path) -> None:
+    for name in SHIPPED:
+        judge = run.results["configs"][name]["metadata"]["judge"]
+        record = load_rows(find_task(name), "test", data_root).record
+        assert {key: judge[key] for key in record} == json.loads(json.dumps(record))
+        assert judge["style"] == "reasoned"
+        assert judge["card"]["licence"]
+    assert run.results["configs"]["mtrl_judge_agin_nat"]["metadata"]["judge"]["threshold"] == 2.0
+    assert run.results["configs"]["mtrl_judge_seetrue"]["metadata"]["judge"]["unlabelled"] == 1
+
+
+def test_a_pair_stands_side_by_side_in_both_orders(run: Run) -> None:
+    rows = run.samples("mtrl_judge_mjbench_safety")
+    assert [row["order"] for row in rows] == ["AB", "BA"] * 3
+    assert [row["pair_id"] for row in rows[::2]] == [row["pair_id"] for row in rows[1::2]]
+    assert all(a["label"] != b["label"] for a, b in zip(rows[::2], rows[1::2], strict=True))
+
+
+@pytest.fixture
+def in_process(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """lmms-eval's Python interface, on the shipped tasks."""
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
+    from lmms_eval.evaluator import simple_evaluate
+
+    def evaluate(model: str, tasks: list[str], **keys: Any) -> dict[str, Any]:
+        keys = {"gen_kwargs": "max_new_tokens=6", "bootstrap_iters": 0, **keys}
+        results: dict[str, Any] = simple_evaluate(model=model, tasks=tasks, **keys)
+        return results
+
+    return evaluate
+
+
+def texts(results: dict[str, Any], task: str) -> list[str]:
+    return [row["text"] for row in results["samples"][task]]
+
+
+def test_groups_are_the_plain_mean_of_their_tasks(in_process: Any, random_judge: Path) -> None:
+    results = in_process(
+        "mtrl_judge", ["mtrl_all"], model_args=f"pretrained={random_judge}", limit=2
+    )
+    scores = [results["results"][name]["macro_f1,none"] for name in SHIPPED]
+    assert results["groups"]["mtrl_all"]["macro_f1,none"] == pytest.approx(sum(scores) / 9)
+
+
+def test_a_simple_backend_gets_pictures_and_text(in_process: Any) -> None:
+    """``dummy`` is lmms-eval's own simple backend; it answers the same to everything."""
+    results = in_process("dummy", ["mtrl_judge_mjbench_safety"], model_args="response=1")
+    assert results["config"]["model_backend"].endswith("(simple)")
+    scores = results["results"]["mtrl_judge_mjbench_safety"]
+    assert scores["accuracy,none"] == 0.5
+    assert scores["first_slot_rate,none"] == 1.0
+    assert scores["flip_rate,none"] == 1.0
+    assert scores["both_orders_correct,none"] == 0.0
+
+
+def test_limit_and_batch_size_do_not_change_the_answers(
+    in_process: Any, random_judge: Path, run: Run
+) -> None:
+    tasks = ["mtrl_judge_seetrue", "mtrl_judge_mjbench_safety"]
+    results = in_process(
+        "mtrl_judge",
+        tasks,
+        model_args=f"pretrained={random_judge}",
+        batch_size=1,
+        limit=4,
+        num_fewshot=0,
+    )
+    for task in tasks:
+        assert texts(results, task) == [row["text"] for row in run.samples(task)][:4]
+
+
+def test_the_response_cache_gives_the_same_scores(
+    in_process: Any, random_judge: Path, tmp_path: Path
+) -> None:
+    keys = {"model_args": f"pretrained={random_judge}", "use_cache": str(tmp_path), "limit": 3}
+    first = in_process("mtrl_judge", ["mtrl_judge_seetrue"], **keys)
+    second = in_process("mtrl_judge", ["mtrl_judge_seetrue"], **keys)
+    assert texts(first, "mtrl_judge_seetrue") == texts(second, "mtrl_judge_seetrue")
+    assert list(tmp_path.rglob("*.db"))
+
+
+def test_the_style_is_overridden_recorded_and_taken_from_the_checkpoint(
+    in_process: Any, random_judge: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import shutil
+
+    taught = tmp_path / "taught"
+    shutil.copytree(random_judge, taught)
+    (taught / "mtrl_judge.json").write_text('{"style": "direct"}')
+
+    def style(folder: Path) -> tuple[str, bool]:
+        results = in_process(
+            "mtrl_judge", ["mtrl_judge_seetrue"], model_args=f"pretrained={folder}", limit=1
+        )
+        judge = results["configs"]["mtrl_judge_seetrue"]["metadata"]["judge"]
+        prompt = results["samples"]["mtrl_judge_seetrue"][0]["arguments"][0]
+        return judge["style"], "<think>" in prompt
+
+    assert style(taught) == ("direct", False)
+    assert style(random_judge) == ("reasoned", True)
+    monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
+    assert style(taught) == ("reasoned", True)
+
+
+PROBABILITIES = {"probabilities", "temperature", "verdict_mass", "calibrated"}
+
+
+@pytest.fixture(scope="module")
+def logprob_root(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped tasks' data, one task with labelled validation rows, one with unlabelled ones."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("logprob") / "data"
+    shutil.copytree(data_root, root)
+    images = [image_cell(f"#{n:02x}8040", (32, 32)) for n in range(0, 200, 10)]
+    texts = [f"a thing of kind {n}" for n in range(20)]
+    columns = {"image": images, "text": texts, "label": [n % 2 for n in range(20)]}
+    write_split(root, "mtrl_judge_seetrue", "validation", columns)
+    columns = {"image": images, "prompt": texts, "overall_rating": [None] * 19 + [None]}
+    write_split(root, "mtrl_judge_imagereward", "validation", columns)
+    return root
+
+
+@pytest.fixture
+def logprob(in_process: Any, logprob_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """lmms-eval's Python interface, judging by probabilities."""
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(logprob_root))
+
+    def evaluate(folder: Path, tasks: list[str], **keys: Any) -> dict[str, Any]:
+        results: dict[str, Any] = in_process(
+            "mtrl_judge", tasks, model_args=f"pretrained={folder},scoring=logprob", **keys
+        )
+        return results
+
+    yield evaluate
+    set_checkpoint_style(None)
+
+
+def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) -> None:
+    results = logprob(random_judge, ["mtrl_all"], batch_size=4)
+    for name in SHIPPED:
+        judge = results["configs"][name]["metadata"]["judge"]
+        assert (judge["scoring"], judge["style"]) == ("logprob", "direct")
+        rows = results["samples"][name]
+        assert len(rows) == 6
+        assert results["results"][name]["null_rate,none"] == 0.0
+        for row in rows:
+            assert row.keys() >= PROBABILITIES
+            assert "<think>" not in row["arguments"][0]
+            assert list(row["probabilities"]) == list(find_task(name).judge.verdicts)
+            assert sum(row["probabilities"].values()) == pytest.approx(1)
+            assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
+            assert 0 < row["verdict_mass"] <= 1
+            assert row["calibrated"] or row["temperature"] == 1.0
+    calibrated = {n for n in SHIPPED if all(r["calibrated"] for r in results["samples"][n])}
+    told = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
+    assert calibrated == {n for n in SHIPPED if told[n] and told[n]["labelled_rows"]}
+    assert "mtrl_judge_seetrue" in calibrated
+    assert told["mtrl_judge_seetrue"]["labelled_rows"] == 20
+    assert told["mtrl_judge_imagereward"]["labelled_rows"] == 0
+    assert told["mtrl_judge_mjbench_safety"] is None
+
+
+def test_probabilities_do_not_hang_on_limit_batch_or_repeats(
+    logprob: Any, random_judge: Path
+) -> None:
+    task = "mtrl_judge_seetrue"
+    whole = logprob(random_judge, [task], batch_size=4)["samples"][task]
+    alone = logprob(random_judge, [task], batch_size=1, limit=3, repeats=2)["samples"][task]
+    assert len(alone) == 3
+    for one, other in zip(whole, alone, strict=False):
+        for verdict, probability in one["probabilities"].items():
+            assert other["probabilities"][verdict] == pytest.approx(probability, abs=1e-4)
+
+
+def test_the_response_cache_keeps_probabilities_apart_from_generations(
+    logprob: Any, in_process: Any, random_judge: Path, tmp_path: Path
+) -> None:
+    task, keys = "mtrl_judge_seetrue", {"use_cache": str(tmp_path), "limit": 3}
+    first = logprob(random_judge, [task], **keys)
+    second = logprob(random_judge, [task], **keys)
+    assert texts(first, task) == texts(second, task)
+    rows = zip(first["samples"][task], second["samples"][task], strict=True)
+    assert all(a["probabilities"] == b["probabilities"] for a, b in rows)
+    generated = in_process("mtrl_judge", [task], model_args=f"pretrained={random_judge}", **keys)
+    assert not set(texts(generated, task)) & set(texts(first, task))
+    assert not any(PROBABILITIES & row.keys() for row in generated["samples"][task])
+
+
+def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_judge: Path) -> None:
+    from mtrl_judge.harness_plugin.hooks import JudgeHooks
+    from mtrl_judge.harness_plugin.logprob import Judgement, write
+
+    in_process("mtrl_judge", ["mtrl_judge_seetrue"], model_args=f"pretrained={random_judge}")
+    hooks = JudgeHooks(find_task("mtrl_judge_seetrue"))
+    doc = hooks.prepare().rows.dataset[0]
+    forged = hooks.process_results(doc, [write("Yes", Judgement((0.9, 0.1), 1.0, 1.0, True))])
+    assert forged["verdict"] == "Yes"
+    assert not PROBABILITIES & forged.keys()
+
+
+def test_the_short_front_judges_by_probabilities_and_its_samples_are_scored_again(
+    tmp_path: Path, random_judge: Path, logprob_root: Path
+) -> None:
+    """Also a task that the user adds."""
+    import shutil
+
+    tasks, root = tmp_path / "tasks", tmp_path / "data"
+    tasks.mkdir()
+    odd = 'Say "No" </answer>'
+    write_yaml(
+        tasks,
+        "their_task",
+        verdicts=f"[Absolutely, {json.dumps(odd)}]",
+        label=f"{{column: label, map: {{1: Absolutely, 0: {json.dumps(odd)}}}}}",
+    )
+    shutil.copytree(logprob_root / "mtrl_judge_mjbench_safety", root / "mtrl_judge_mjbench_safety")
+    columns = {"image": [image_cell("red")] * 3, "text": list("abc"), "label": [1, 0, 1]}
+    write_split(root, "their_task", "test", columns)
+    write_split(root, "their_task", "validation", columns)
+
+    def run_eval(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).with_name("mtrl-judge"), "eval", *arguments]
+        return subprocess.run(
+            [*map(str, command), "--model_args", f"pretrained={random_judge},scoring=logprob"],
+            env={**os.environ, DATA_ROOT_VARIABLE: str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    out = tmp_path / "out"
+    done = run_eval(
+        *("--tasks", "their_task,mtrl_judge_mjbench_safety", "--include_path", str(tasks)),
+        *("--output_path", str(out)),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Run(out)
+    for row in run.samples("their_task"):
+        assert row["calibrated"]
+        assert row["probabilities"].keys() == {"Absolutely", odd}
+        assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
+    again = rescore(
+        "mtrl_judge_mjbench_safety",
+        run.samples_file("mtrl_judge_mjbench_safety"),
+        out=None,
+        force=False,
+    )
+    reported = run.results["results"]["mtrl_judge_mjbench_safety"]
+    assert reported["flip_rate,none"] == pytest.approx(again["flip_rate"])
+    assert again["null_rate"] == 0.0
+    refused = run_eval("--tasks", "mtrl_judge_mjbench_safety", "--style", "reasoned")
+    assert refused.returncode == 1
+    assert "scoring=logprob judges by the probability" in refused.stderr
+    assert "Traceback" not in refused.stderr + refused.stdout
+
+
+def test_a_users_yaml_runs_and_a_faulty_one_stops_only_those_who_ask_for_it(
+    tmp_path: Path, random_judge: Path, data_root: Path
+) -> None:
+    tasks, root = tmp_path / "tasks", tmp_path / "data"
+    tasks.mkdir()
+    write_yaml(tasks, "their_task")
+    faulty = write_yaml(tasks, "their_fault")
+    faulty.write_text(faulty.read_text().replace("kind: pointwise", "kind: pontwise"))
+    (tasks / "their_wreck.yaml").write_text("task: their_wreck\njudge: {kind: [\n")
+    columns = {"image": [image_cell("red")] * 3, "text": list("abc"), "label": [1, 0, 1]}
+    write_split(root, "their_task", "test", columns)
+    arguments = ("--include_path", str(tasks), "--gen_kwargs", "max_new_tokens=4")
+    model = ("--model", "mtrl_judge", "--model_args")
+    asked = lmms_eval(
+        root, *arguments, *model, "pretrained=/nowhere", "--tasks", "their_fault,their_wreck"
+    )
+    assert asked.returncode == 1
+    assert f"{faulty}: judge.kind: is 'pontwise'; did you mean 'pointwise'?" in asked.stderr
+    assert "their_wreck.yaml: line 3: not YAML" in asked.stderr
+    assert "Traceback" not in asked.stdout + asked.stderr
+    assert "nowhere" not in asked.stdout.split("Selected Tasks")[-1]
+    out = tmp_path / "out"
+    ran = lmms_eval(
+        root,
+        *arguments,
+        *model,
+        f"pretrained={random_judge}",
+        *("--tasks", "their_task", "--output_path", str(out), "--log_samples"),
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert [row["label"] for row in Run(out).samples("their_task")] == ["Yes", "No", "Yes"]
+
+
+def test_data_that_is_not_there_is_told_before_the_model_loads(tmp_path: Path) -> None:
+    done = lmms_eval(
+        tmp_path,
+        *("--model", "mtrl_judge", "--model_args", "pretrained=/nowhere"),
+        *("--tasks", "mtrl_judge_agin_nat,mtrl_judge_unsafebench"),
+        HF_HUB_OFFLINE="1",
+    )
+    assert done.returncode == 1
+    assert "mtrl_judge_agin_nat: no folder" in done.stderr
+    assert "mtrl_judge_unsafebench: yiting/UnsafeBench" in done.stderr
+    assert "mtrl-judge data prepare" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+TWO_TASKS = ("mtrl_judge_seetrue", "mtrl_judge_mjbench_safety")
+
+
+def in_two_processes(root: Path, out: Path, model_args: str) -> Run:
+    """A run of the two tasks, each process judging its share."""
+    # `accelerate launch --cpu --num_processes 2` starts one process (accelerate 1.15's launcher).
+    launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "lmms_eval"]
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name(launch[0]), *launch[1:]),
+            *("--model", "mtrl_judge", "--model_args", model_args),
+            *("--tasks", ",".join(TWO_TASKS), "--batch_size", "4"),
+            *("--gen_kwargs", "max_new_tokens=6", "--output_path", str(out), "--log_samples"),
+        ],
+        env={
+            **os.environ,
+            DATA_ROOT_VARIABLE: str(root),
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Running on rank 1" in done.stdout
+    return Run(out)
+
+
+def test_two_processes_give_the_same_scores(
+    tmp_path: Path, data_root: Path, random_judge: Path, run: Run
+) -> None:
+    parallel = in_two_processes(data_root, tmp_path / "out", f"pretrained={random_judge}")
+    for task in TWO_TASKS:
+        by_doc = {row["doc_id"]: row["text"] for row in parallel.samples(task)}
+        assert by_doc == {row["doc_id"]: row["text"] for row in run.samples(task)}
+        assert parallel.results["results"][task] == run.results["results"][task]
+
+
+def test_two_processes_give_the_same_probabilities(
+    tmp_path: Path, logprob_root: Path, random_judge: Path, logprob: Any
+) -> None:
+    alone = logprob(random_judge, list(TWO_TASKS), batch_size=4)
+    parallel = in_two_processes(
+        logprob_root, tmp_path / "out", f"pretrained={random_judge},scoring=logprob"
+    )
+    for task in TWO_TASKS:
+        by_item = {(row["item_id"], row["order"]): row for row in parallel.samples(task)}
+        assert len(by_item) == len(alone["samples"][task])
+        for row in alone["samples"][task]:
+            other = by_item[row["item_id"], row["order"]]
+            assert other["temperature"] == pytest.approx(row["temperature"], rel=1e-4)
+            assert other["probabilities"] == pytest.approx(row["probabilities"], abs=1e-4)

@@ -1,0 +1,210 @@
+"""A YAML is read whole: every fault at once, each with its field and its mend."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from mtrl_judge.common.errors import JudgeTaskError
+from mtrl_judge.judge_tasks.loading import (
+    SHIPPED,
+    find_task,
+    load_judge_task,
+    load_shipped_tasks,
+    shipped_paths,
+)
+from mtrl_judge.judge_tasks.validate import validate
+
+SOUND = """
+task: my_task
+dataset_path: owner/name
+training_split: train
+test_split: test
+judge:
+  kind: pointwise
+  role: train
+  dimension: safety
+  images: [image]
+  question: "Is it safe? {{ text }}"
+  label: {column: label, map: {1: "Yes", 0: "No"}}
+  verdicts: ["Yes", "No"]
+  card: {licence: MIT, gated: false, url: x, citation: y}
+metadata: {version: 1.0}
+"""
+
+
+def write(folder: Path, text: str, name: str = "my_task.yaml") -> Path:
+    path = folder / name
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def faults(path: Path) -> dict[str, str]:
+    with pytest.raises(JudgeTaskError) as caught:
+        load_judge_task(path)
+    assert all(str(f).startswith(f"{f.file}: {f.field}: ") for f in caught.value.faults)
+    return {fault.field: f"{fault.wrong}; {fault.right}" for fault in caught.value.faults}
+
+
+@pytest.mark.parametrize("path", shipped_paths(), ids=lambda p: p.stem)
+def test_every_shipped_yaml_validates(path: Path) -> None:
+    assert validate(path) == []
+    assert load_judge_task(path).task == path.stem
+
+
+def test_groups_name_the_tasks_of_their_role() -> None:
+    import yaml
+
+    by_role = {
+        role: {t.task for t in load_shipped_tasks() if t.judge.role == role}
+        for role in ("train", "ood")
+    }
+    members = {
+        name: yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())["task"]
+        for name in ("mtrl_id", "mtrl_ood", "mtrl_all")
+    }
+    assert set(members["mtrl_id"]) == by_role["train"]
+    assert set(members["mtrl_ood"]) == by_role["ood"]
+    assert set(members["mtrl_all"]) == by_role["train"] | by_role["ood"]
+
+
+def test_twenty_faults_at_once(tmp_path: Path) -> None:
+    found = faults(
+        write(
+            tmp_path,
+            """
+            task: mtrl_all
+            dataset_pth: owner/name
+            training_split: train
+            validation_split: validation
+            repeats: 0
+            dataset_kwargs: 3
+            metadata: {split: x}
+            metadata: {doc_id: 1}
+            evil: !!python/object/apply:os.system ["true"]
+            judge:
+              kind: pontwise
+              role: trian
+              images: [image]
+              question: "{{ text "
+              label: {column: label, map: {1: "Ye", 0: "No"}, colum: x}
+              verdicts: [Yes, "no", "No"]
+              orders: sometimes
+              styel: reasoned
+              splits:
+                validation: {from: train, fraction: 1.5}
+                test: {from: tset, fraction: 0.1, strat: label}
+              card: {licence: "", gated: perhaps, url: x}
+            """,
+        )
+    )
+    wanted = {
+        "task": "name of a group",
+        "dataset_pth": "did you mean 'dataset_path'?",
+        "evil": "unknown key",
+        "repeats": "greater than or equal to 1",
+        "dataset_kwargs": "dictionary",
+        "metadata": "given twice",
+        "metadata.doc_id": "rename it",
+        "line 10": "tag",
+        "judge.kind": "did you mean 'pointwise'?",
+        "judge.role": "did you mean 'train'?",
+        "judge.dimension": "is missing",
+        "judge.question": "line 1 of the template",
+        "judge.label.colum": "did you mean 'column'?",
+        "judge.label.map.1": "none of the verdicts",
+        "judge.verdicts.0": 'write it in quotes, such as "Yes"',
+        "judge.verdicts": "is the same text as",
+        "judge.orders": "known: both, hashed",
+        "judge.styel": "did you mean 'style'?",
+        "judge.splits.validation": "keep one of the two",
+        "judge.splits.validation.fraction": "less than 1",
+        "judge.splits.test.from": "did you mean 'test'?",
+        "judge.splits.test.strat": "did you mean 'stratify'?",
+        "judge.card.licence": "at least 1 character",
+        "judge.card.gated": "boolean",
+        "judge.card.citation": "is missing",
+    }
+    assert len(wanted) >= 20
+    for field, part in wanted.items():
+        assert part in found.get(field, ""), (field, found)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "part"),
+    [
+        (('"Is it safe? {{ text }}"', '"<image> or <image>?"'), "judge.question", "2 <image> for"),
+        (("kind: pointwise", "kind: pairwise"), "judge.candidates", "name the two columns"),
+        (("kind: pointwise", "kind: pairwise"), "judge.label", "which of two is preferred"),
+        (("role: train", "role: train\n  orders: both"), "judge.orders", "is for pairs"),
+        (('{column: label, map: {1: "Yes", 0: "No"}}', "{column: label}"), "judge.label", "column"),
+        (("map: {1:", "map: {2: \"Maybe\", 1:"), "judge.label.map.2", "none of the verdicts"),
+        (('["Yes", "No"]', '["Yes", "No", "Tie"]'), "judge.label.map", "verdict 'Tie'"),
+        (("training_split: train\n", ""), "training_split", "role: train needs one"),
+        (("test_split: test\n", ""), "test_split", "name the split to judge"),
+        (('map: {1: "Yes", 0: "No"}', "threshold: high"), "judge.label.threshold", "no number"),
+        (("task: my_task", "task: my task"), "task", "letters, digits"),
+        (("task: my_task", "include: ../x.yaml\ntask: my_task"), "include", "no sibling"),
+        (("task: my_task", "include: nope.yaml\ntask: my_task"), "include", "no file nope.yaml"),
+        (("task: my_task", "task: [a"), "line 3", "not YAML"),
+    ],
+)  # fmt: skip
+def test_one_fault(tmp_path: Path, change: tuple[str, str], field: str, part: str) -> None:
+    assert change[0] in SOUND
+    found = faults(write(tmp_path, SOUND.replace(*change)))
+    assert part in found.get(field, ""), found
+
+
+def test_include_takes_a_sibling_and_the_own_keys_win(tmp_path: Path) -> None:
+    write(tmp_path, SOUND, "_base.yaml")
+    child = "include: _base.yaml\ntask: child\njudge: {dimension: taste}\n"
+    task = load_judge_task(write(tmp_path, child))
+    assert (task.task, task.judge.dimension, task.judge.role) == ("child", "taste", "train")
+
+
+def test_include_in_a_ring_is_a_fault(tmp_path: Path) -> None:
+    write(tmp_path, "include: b.yaml\n", "a.yaml")
+    assert "includes itself" in faults(write(tmp_path, "include: a.yaml\n", "b.yaml"))["include"]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: *nope\n", "\x00", "a: " + "[" * 3000])
+def test_what_is_no_mapping_is_a_fault(tmp_path: Path, text: str) -> None:
+    assert faults(write(tmp_path, text))
+
+
+def test_an_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(JudgeTaskError, match="mtrl_judge_seetrue"):
+        find_task("mtrl_judge_setrue")
+
+
+def test_verdicts_that_cannot_be_told_apart_are_not_sound(tmp_path: Path) -> None:
+    text = SOUND.replace('["Yes", "No"]', '["Yes", "<b>"]').replace('0: "No"', '0: "<b>"')
+    text = text.replace("<b>", "</answer>")
+    assert any("gold answer" in fault for fault in validate(write(tmp_path, text)))
+
+
+def test_raw_files_and_counts_are_of_splits_that_there_are(tmp_path: Path) -> None:
+    text = SOUND.replace("url: x,", "url: x, expects: {validation: 3, test: 0},").replace(
+        "metadata:",
+        """  raw:
+    tables: {validation: a.csv, train: []}
+    pictures: {named_by: file, imag: image, subset: true, archives: {}}
+  known_bad: [{item: 7, reason: odd}, {item: a}]
+metadata:""",
+    )
+    found = faults(write(tmp_path, text))
+    wanted = {
+        "judge.raw.tables.validation": "set validation_split, or name one of: train, test",
+        "judge.raw.tables.train": "at least 1 item",
+        "judge.raw.pictures.imag": "did you mean 'image'?",
+        "judge.raw.pictures.image": "is missing; the column to put the picture in",
+        "judge.raw.pictures.subset": "there are no archives",
+        "judge.known_bad.0.item": 'write it in quotes: "7"',
+        "judge.known_bad.1.reason": "is missing; why it is left out",
+        "judge.card.expects.validation": "there is no such split; name one of: test, train",
+        "judge.card.expects.test": "greater than 0",
+    }
+    assert {field: part for field, part in wanted.items() if part not in found.get(field, "")} == {}
+    assert len(found) == len(wanted)

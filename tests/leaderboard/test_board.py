@@ -1,0 +1,396 @@
+"""Judges beside one another: what is compared, what is told apart, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from results import VERDICTS, judged_pairs, judged_rows, sample, write_results
+from sklearn.metrics import accuracy_score, f1_score
+from typer.testing import CliRunner, Result
+
+from mtrl_judge.cli.main import app
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
+from mtrl_judge.leaderboard.file import json_schema, read_file
+from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.tables import comparison_table, main_table, summary_table
+
+ROOT = Path(__file__).parents[2]
+FEW = 500  # resamples
+SKILLS = {"good": 0.92, "same": 0.92, "poor": 0.6}
+
+
+def write_judges(folder: Path) -> Path:
+    """Three judges on two training tasks and one of pairs."""
+    for number, (name, skill) in enumerate(SKILLS.items()):
+        tasks = {
+            "mtrl_judge_a": judged_rows(200, skill, number),
+            "mtrl_judge_b": judged_rows(300, skill, number + 10),
+            "mtrl_judge_ood_pairs": judged_pairs(80, skill, number),
+        }
+        write_results(folder / name, tasks, model=f"owner/{name}", date=f"2026010{number}_000000")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judges(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def board(results: Path) -> Leaderboard:
+    return build_leaderboard(load_runs([results]), resamples=FEW)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def told(result: Result) -> str:
+    """The message of a user's mistake."""
+    assert isinstance(result.exception, JudgeError), result.output
+    return str(result.exception)
+
+
+def test_values_are_scikit_learns_and_lie_in_their_intervals(board: Leaderboard) -> None:
+    for column in board.tasks:
+        for run in board.runs:
+            records = run.tasks[column.name].records
+            labels = [record.label for record in records]
+            verdicts = [record.verdict or "none" for record in records]
+            classes = run.tasks[column.name].about["verdicts"]
+            expected = f1_score(labels, verdicts, labels=classes, average="macro")
+            found = column.estimates[run.name]
+            assert found["macro_f1"].value == pytest.approx(expected)
+            assert found["accuracy"].value == pytest.approx(accuracy_score(labels, verdicts))
+            low, high = found["macro_f1"].low, found["macro_f1"].high
+            assert low is not None
+            assert high is not None
+            assert low < expected < high
+
+
+def test_judges_that_cannot_be_told_apart_share_a_rank(board: Leaderboard) -> None:
+    for column in (*board.tasks, *board.means):
+        assert column.ranks == {"good": 1, "same": 1, "poor": 3}
+        by_names = {(each.first, each.second): each for each in column.comparisons}
+        assert [each.differs for each in by_names.values()] == [False, True, True]
+        for each in by_names.values():
+            assert each.adjusted >= each.p_value
+    # Of fewer wrong answers: less is better.
+    other = build_leaderboard(board.runs, metric="flip_rate", resamples=FEW, sort="ood")
+    assert other.tasks[-1].ranks == {"good": 1, "same": 1, "poor": 3}
+    assert other.runs[-1].name == "poor"
+
+
+def test_pairs_are_tested_as_pairs(board: Leaderboard) -> None:
+    (pairs,) = (column for column in board.tasks if column.role == "ood")
+    assert pairs.n == dict.fromkeys(SKILLS, 160)
+    for each in pairs.comparisons:
+        assert each.mcnemar is not None
+        assert each.mcnemar.only_first + each.mcnemar.only_second <= 80
+
+
+def test_overall_and_mean_are_both_there_and_reconcile(board: Leaderboard) -> None:
+    inside = board.means[0]
+    for judge, own in inside.estimates.items():
+        parts = [c.estimates[judge]["accuracy"].value or 0 for c in board.tasks[:2]]
+        assert own["accuracy"].value == pytest.approx(sum(parts) / 2)
+        weighted = (200 * parts[0] + 300 * parts[1]) / 500
+        assert own["overall_accuracy"].value == pytest.approx(weighted)
+        assert inside.n[judge] == 500
+        outside = board.means[1].estimates[judge]["macro_f1"].value or 0
+        drop = (own["macro_f1"].value or 0) - outside
+        assert board.drops[judge].value == pytest.approx(drop)
+        assert (board.drops[judge].low or 0) <= drop <= (board.drops[judge].high or 0)
+
+
+def test_the_same_seed_gives_the_same_table(results: Path, board: Leaderboard) -> None:
+    runs = load_runs([results])
+    again = build_leaderboard(runs, resamples=FEW)
+    assert main_table(again).table.equals(main_table(board).table)
+    other = build_leaderboard(runs, resamples=FEW, seed=1)
+    assert not main_table(other).table.equals(main_table(board).table)
+
+
+def test_every_format_has_every_judge_and_task(results: Path) -> None:
+    for form in ("md", "csv", "latex", "json"):
+        done = call("leaderboard", results, "--format", form, "--resamples", FEW)
+        assert done.exit_code == 0, done.output
+        assert all(name in done.stdout for name in SKILLS), done.stdout
+    lines = list(csv.DictReader(io.StringIO(call_csv(results))))
+    assert {line["task"] for line in lines} == {
+        "mtrl_judge_a",
+        "mtrl_judge_b",
+        "mtrl_judge_ood_pairs",
+        "mean",
+    }
+    assert {line["judge"] for line in lines} == set(SKILLS)
+
+
+def test_too_few_resamples_are_told(results: Path) -> None:
+    """Else judges would share a rank however they differ."""
+    said = "100 resamples cannot tell 3 pairs of judges apart, however they differ"
+    assert (
+        f"{said}; give --resamples 120" in call("leaderboard", results, "--resamples", 100).stdout
+    )
+    assert "cannot tell" not in call("leaderboard", results, "--resamples", 120).stdout
+
+
+def test_half_a_surrogate_pair_is_shown_as_a_question_mark(tmp_path: Path) -> None:
+    write_results(tmp_path, {"mtrl_judge_a": judged_rows(9, 1.0, 0)}, model="half \ud800")
+    for kind in ("md", "csv", "json", "latex"):
+        done = call("leaderboard", tmp_path, "--format", kind, "--resamples", 100)
+        assert "half ?" in done.stdout, done.output
+
+
+def call_csv(results: Path) -> str:
+    return call("leaderboard", results, "--format", "csv", "--resamples", FEW).stdout
+
+
+def test_full_tables_and_choices(results: Path) -> None:
+    done = call(
+        "leaderboard", results, "--full", "--tasks", "*_a", "--metric", "cohen_kappa",
+        "--sort", "name", "--digits", 2, "--resamples", FEW,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for title in ("cohen_kappa", "Pairs of judges", "Agreement with people", "Krippendorff's α"):
+        assert title in done.stdout
+    assert "mtrl_judge_b" not in done.stdout
+    assert done.stdout.index("| good") < done.stdout.index("| poor")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metric", "macro_f2"], "no metric 'macro_f2'; did you mean 'macro_f1'"),
+        (["--tasks", "nothing_*"], "no task 'nothing_*'"),
+        (["--sort", "oood"], "no column 'oood'; did you mean 'ood'"),
+        (["--allow", "everything"], "no 'everything'"),
+    ],
+)
+def test_unknown_names_are_told(results: Path, flags: list[str], message: str) -> None:
+    assert message in told(call("leaderboard", results, *flags, "--resamples", 100))
+
+
+def write_two(folder: Path, **about: Any) -> Path:
+    """Two judges of which the second's metadata says something else."""
+    rows = judged_rows(40, 0.8, 0)
+    write_results(folder / "one", {"mtrl_judge_a": rows}, model="one")
+    other = {"mtrl_judge_a": about}
+    write_results(folder / "two", {"mtrl_judge_a": rows}, model="two", about=other)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "about", "message"),
+    [
+        ("rows", {"fingerprint": "other"}, "mtrl_judge_a by fingerprint: one | two"),
+        ("source", {"source": "sample"}, "by source: real data: one; sample data: two"),
+        ("style", {"style": "direct"}, "mtrl_judge_a by style: reasoned: one | direct: two"),
+        ("probe", {"probe": "swap"}, "mtrl_judge_a by probe: none: one | swap: two"),
+    ],
+)
+def test_runs_that_differ_are_refused_unless_allowed(
+    tmp_path: Path, kind: str, about: dict[str, Any], message: str
+) -> None:
+    folder = write_two(tmp_path, **about)
+    refused = told(call("leaderboard", folder, "--resamples", 100))
+    assert message in refused
+    assert f"--allow {kind}" in refused
+    done = call("leaderboard", folder, "--allow", kind, "--resamples", 100)
+    assert done.exit_code == 0, done.output
+    assert message.split(":")[0] in done.stdout
+
+
+def test_other_rows_of_one_split_are_refused_and_not_compared(tmp_path: Path) -> None:
+    """As with --limit: the fingerprint, of all rows, is the same."""
+    for name, n in (("one", 40), ("two", 30)):
+        write_results(tmp_path / name, {"mtrl_judge_a": judged_rows(n, 0.8, 0)}, model=name)
+    assert "by the rows judged: one | two" in told(call("leaderboard", tmp_path))
+    board = build_leaderboard(load_runs([tmp_path]), allow=["rows"], resamples=100)
+    assert not board.tasks[0].comparisons
+    assert not board.tasks[0].ranks
+    assert "30 / 40" in main_table(board).table.to_string()
+
+
+def test_a_judge_without_some_task_has_no_mean(tmp_path: Path) -> None:
+    rows = judged_rows(40, 0.8, 0)
+    write_results(tmp_path / "one", {"t_a": rows, "t_b": rows}, model="one")
+    write_results(tmp_path / "two", {"t_a": rows}, model="two")
+    board = build_leaderboard(load_runs([tmp_path]), resamples=100)
+    assert list(board.means[0].estimates) == ["one"]
+    assert "–" in main_table(board).table.to_string()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [sample(0, "Yes", "Yes")],
+        [sample(0, None, "Yes")],
+        [sample(n, "Yes", "Yes") for n in range(9)],
+        [sample(n, VERDICTS[n % 2], None) for n in range(9)],
+    ],
+    ids=["none", "one", "unlabelled", "one class", "no verdicts"],
+)
+def test_tasks_with_little_in_them_make_a_table(tmp_path: Path, rows: list[Any]) -> None:
+    for name in ("one", "two"):
+        write_results(tmp_path / name, {"t": rows}, model=f"{name} | a/b `😀` <b>")
+    done = call("leaderboard", tmp_path, "--full", "--resamples", 100)
+    assert done.exit_code == 0, done.output
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert "nan" not in done.stdout
+    assert "<b>" not in done.stdout
+    widths = {line.replace("\\|", "").count("|") for line in table[:3]}
+    assert len(widths) == 1
+    assert call("leaderboard", tmp_path, "--format", "json", "--resamples", 100).exit_code == 0
+
+
+def test_not_a_number_is_refused(tmp_path: Path) -> None:
+    odds = {"Yes": float("nan"), "No": 0.5}
+    rows = [sample(n, "Yes", "Yes", probabilities=odds) for n in range(3)]
+    write_results(tmp_path, {"t": rows})
+    assert "samples of t: row 0" in told(call("leaderboard", tmp_path, "--full"))
+
+
+def test_a_hundred_thousand_items(tmp_path: Path) -> None:
+    write_results(tmp_path, {"t": judged_rows(100_000, 0.8, 0)})
+    board = build_leaderboard(load_runs([tmp_path]), resamples=100)
+    low, high = board.tasks[0].estimates["judge"]["macro_f1"][1:]
+    assert 0 < (high or 0) - (low or 0) < 0.02
+
+
+def test_votes_of_repeats_and_of_runs_and_calibration(tmp_path: Path) -> None:
+    answers = [["<answer>Yes</answer>", "<answer>No</answer>", "<answer>Yes</answer>"]]
+    odds = {"Yes": 0.7, "No": 0.3}
+    rows = [
+        sample(n, VERDICTS[n % 3 == 0], "Yes", resps=answers, probabilities=odds) for n in range(30)
+    ]
+    for number in range(2):
+        write_results(tmp_path, {"t": rows}, date=f"2026010{number}_000000")
+    done = call("leaderboard", tmp_path, "--full", "--resamples", 100)
+    assert done.exit_code == 0, done.output
+    votes, calibration = done.stdout.split("## Votes")[1].split("## Calibration")
+    assert "Macro-F1 of 3" in votes
+    assert "(2 runs)" in votes
+    assert "probability" in calibration
+    assert "share of votes" in calibration
+    _, curve = calibration.split("## Reliability")
+    right = sum(row["label"] == "Yes" for row in rows) / len(rows)
+    assert f"0.700 | {right:.3f}" in " ".join(curve.split())
+
+
+# The file
+
+
+def test_the_file_grows_refuses_what_it_has_and_gives_the_same_table(
+    tmp_path: Path, results: Path
+) -> None:
+    file = tmp_path / "leaderboard.json"
+    for name in ("good", "poor"):
+        done = call("leaderboard", "add", file, results / name, "--rows", "--resamples", FEW)
+        assert done.exit_code == 0, done.output
+    before = file.read_bytes()
+    again = call("leaderboard", "add", file, results / "good", "--resamples", FEW)
+    assert "in it already" in told(again)
+    assert file.read_bytes() == before
+    from_file = build_leaderboard(load_runs([file]), resamples=FEW)
+    from_runs = build_leaderboard(load_runs([results / "good", results / "poor"]), resamples=FEW)
+    for make in (main_table, summary_table, comparison_table):
+        assert make(from_file).table.equals(make(from_runs).table)
+
+
+def test_without_rows_values_and_intervals_stay_and_nothing_is_tested(
+    tmp_path: Path, results: Path
+) -> None:
+    file = tmp_path / "leaderboard.json"
+    assert call("leaderboard", "add", file, results, "--resamples", FEW).exit_code == 0
+    board = build_leaderboard(load_runs([file]), resamples=FEW)
+    expected = build_leaderboard(load_runs([results]), resamples=FEW)
+    assert board.tasks[0].estimates == expected.tasks[0].estimates
+    assert not any(column.comparisons for column in board.tasks)
+    assert "#" not in main_table(board).table.to_string()
+    file.write_text(file.read_text().replace('"value":0.', '"value":NaN, "low":0.', 1))
+    assert "value" in told(call("leaderboard", file))
+
+
+def test_files_merge_in_git_without_conflict(tmp_path: Path, results: Path) -> None:
+    """Two branches add a judge each; what one of them removed stays removed."""
+    command = shutil.which("mtrl-judge", path=str(Path(sys.executable).parent))
+
+    def git(*words: str) -> str:
+        settings = ["-c", "user.name=n", "-c", "user.email=e", "-c", "init.defaultBranch=main"]
+        merge = f"{command} leaderboard merge %A %B --base %O --out %A --force"
+        driver = f"merge.leaderboard.driver={merge}"
+        done = subprocess.run(
+            ["git", *settings, "-c", driver, *words],
+            cwd=tmp_path, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def add(name: str) -> None:
+        args = ("leaderboard", "add", tmp_path / "leaderboard.json", results / name)
+        assert call(*args, "--resamples", 100).exit_code == 0
+        git("add", ".")
+        git("commit", "-qm", name)
+
+    git("init", "-q")
+    (tmp_path / ".gitattributes").write_text("leaderboard.json merge=leaderboard\n")
+    add("poor")
+    git("checkout", "-qb", "other")
+    add("good")
+    git("checkout", "-q", "main")
+    add("same")
+    git("merge", "-q", "other", "-m", "both")
+    entries = read_file(tmp_path / "leaderboard.json").entries
+    assert [entry.model for entry in entries] == ["owner/good", "owner/poor", "owner/same"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "schema_version is None"),
+        ('{"schema_version": 9, "entries": []}', "schema_version is 9"),
+        ('{"schema_version": 1, "entries": [{"model": "a"}]}', "entries.0.date"),
+        ('{"schema_version": 1, "entries": [], "more": 1}', "more"),
+    ],
+)
+def test_what_is_no_leaderboard_file_is_told(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "leaderboard.json"
+    file.write_text(text)
+    assert message in told(call("leaderboard", file))
+    assert message in told(call("leaderboard", "merge", file, "--out", tmp_path / "out.json"))
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_schema_is_the_published_one(results: Path) -> None:
+    published = ROOT / "docs" / "leaderboard.schema.json"
+    assert published.read_text(encoding="utf-8") == json_schema() + "\n"
+
+
+def test_the_papers_table(tmp_path: Path) -> None:
+    """Rendered by the same code from a file that has the paper's numbers."""
+    done = call("leaderboard", ROOT / "docs" / "paper.json", "--digits", 4, "--sort", "name")
+    assert done.exit_code == 0, done.output
+    paper = yaml.safe_load((ROOT / "rl" / "paper.yaml").read_text(encoding="utf-8"))
+    for arm, scores in paper["macro_f1"].items():
+        (line,) = (each for each in done.stdout.split("## Means")[0].splitlines() if arm in each)
+        assert all(f"{score / 100:.4f}" in line for score in scores.values())
+    assert "0.6731" in done.stdout  # off the shelf, mean of the six training tasks
+
+
+def test_nothing_is_written_over_unasked(tmp_path: Path, results: Path) -> None:
+    out = tmp_path / "table.md"
+    assert call("leaderboard", results, "--out", out, "--resamples", 100).exit_code == 0
+    before = out.read_bytes()
+    assert "is there already" in told(call("leaderboard", results, "--out", out))
+    assert out.read_bytes() == before

@@ -1,0 +1,171 @@
+"""The gate for CI: what passes, what fails, what cannot be judged, and how it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from results import judged_pairs, judged_rows, sample, write_results
+from typer.testing import CliRunner, Result
+
+from mtrl_judge.cli.main import app
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.leaderboard.gate import Gate, judge_gate
+from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.runs import Run
+
+FEW = 500  # resamples
+
+
+def run_of(folder: Path, skills: dict[str, float], seed: int = 0, **about: Any) -> Run:
+    """A judge as skilled as named on each task of 200 rows; tasks named `pairs` are of pairs."""
+    tasks = {
+        task: judged_pairs(100, skill, seed) if "pairs" in task else judged_rows(200, skill, seed)
+        for task, skill in skills.items()
+    }
+    file = write_results(folder, tasks, about=dict.fromkeys(tasks, about))
+    return load_runs([file])[0]
+
+
+def gate(tmp_path: Path, now: float, before: float, **settings: Any) -> Gate:
+    runs = [
+        run_of(tmp_path / str(place), {"t": skill, "u": 0.9})
+        for place, skill in enumerate((now, before))
+    ]
+    return judge_gate(*runs, resamples=FEW, **settings)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "settings", "code", "why"),
+    [
+        (0.9, 0.9, {}, 0, []),
+        (0.95, 0.7, {}, 0, []),
+        (0.7, 0.95, {}, 1, ["significantly worse", "worse by"]),
+        (0.7, 0.95, {"max_drop": 1.0}, 1, ["significantly worse"]),
+        (0.7, 0.95, {"alpha": 0.0}, 1, ["worse by"]),
+        (0.85, 0.86, {"max_drop": 0.5}, 0, []),
+        (0.9, 0.9, {"minimum": {"t": 0.99}}, 1, ["below the least, 0.99"]),
+        (0.9, 0.9, {"minimum": {"t": 0.5}}, 0, []),
+    ],
+)
+def test_what_fails_a_task(
+    tmp_path: Path, now: float, before: float, settings: dict[str, Any], code: int, why: list[str]
+) -> None:
+    found = gate(tmp_path, now, before, **settings)
+    assert found.exit_code == code
+    (task,) = (each for each in found.tasks if each.task == "t")
+    assert len(task.failures) == len(why)
+    assert all(part in line for part, line in zip(why, task.failures, strict=True))
+    assert next(each for each in found.tasks if each.task == "u").outcome == "passed"
+
+
+def test_less_may_be_better(tmp_path: Path) -> None:
+    now = run_of(tmp_path / "now", {"pairs": 0.7})
+    before = run_of(tmp_path / "before", {"pairs": 0.95})
+    assert judge_gate(now, before, metric="flip_rate", resamples=FEW).exit_code == 1
+    assert judge_gate(before, now, metric="flip_rate", resamples=FEW).exit_code == 0
+
+
+def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
+    skills = {f"t{place}": 0.8 for place in range(5)}
+    now = run_of(tmp_path / "now", {**skills, "t0": 0.74})
+    before = run_of(tmp_path / "before", skills)
+    alone = judge_gate(
+        now._replace(tasks={"t0": now.tasks["t0"]}),
+        before._replace(tasks={"t0": before.tasks["t0"]}),
+        resamples=FEW,
+    ).tasks[0]
+    (among,) = (t for t in judge_gate(now, before, resamples=FEW).tasks if t.task == "t0")
+    assert alone.p_value is not None
+    assert among.p_value == pytest.approx(min(1.0, 5 * alone.p_value))
+
+
+@pytest.mark.parametrize(
+    ("about", "why", "allow"),
+    [
+        ({"fingerprint": "other"}, "other rows: fingerprint other, now print of t", "rows"),
+        ({"style": "direct"}, "another style: direct, now reasoned", "style"),
+        ({"source": "sample"}, "another source: sample, now folder", "source"),
+        ({"probe": "swap"}, "another probe: swap", "probe"),
+    ],
+)
+def test_what_cannot_be_judged_does_not_pass(
+    tmp_path: Path, about: dict[str, Any], why: str, allow: str
+) -> None:
+    now = run_of(tmp_path / "now", {"t": 0.9})
+    before = run_of(tmp_path / "before", {"t": 0.9}, **about)
+    found = judge_gate(now, before, resamples=FEW)
+    assert found.exit_code == 2
+    assert why in found.tasks[0].obstacles[0]
+    assert judge_gate(now, before, allow=[allow], resamples=FEW).exit_code == 0
+
+
+def test_a_task_that_was_not_judged_or_has_no_labels_cannot_be_judged(tmp_path: Path) -> None:
+    before = run_of(tmp_path / "before", {"t": 0.9, "u": 0.9})
+    now = run_of(tmp_path / "now", {"t": 0.9})
+    assert judge_gate(now, before, resamples=FEW).exit_code == 2
+    assert judge_gate(before, now, resamples=FEW).exit_code == 0  # a task more is no fault
+    rows = [sample(n, None, "Yes") for n in range(5)]
+    (empty,) = load_runs([write_results(tmp_path / "empty", {"t": rows})])
+    assert judge_gate(empty, empty, resamples=FEW).exit_code == 2
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+NAME = "a|b `c` <b> 😀"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A baseline file; the judge behind it is in `good`, a worse one in `poor`."""
+    for folder, skill in (("good", 0.95), ("poor", 0.6)):
+        write_results(tmp_path / folder, {"t": judged_rows(200, skill, 0)}, model=NAME)
+    out = tmp_path / "baseline.json"
+    assert call("baseline", "save", tmp_path / "good", "--out", out).exit_code == 0
+    return out
+
+
+def test_the_command_tells_in_markdown_and_junit(tmp_path: Path, saved: Path) -> None:
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    written = ("--junit", junit, "--summary", summary)
+    failed = call("gate", tmp_path / "poor", "--baseline", saved, *written)
+    assert failed.exit_code == 1, failed.output
+    assert summary.read_text() == failed.stdout
+    assert "``a\\|b `c` <b> 😀``" in failed.stdout  # as code, which is no markup
+    suite = ElementTree.parse(junit).getroot()
+    assert [case.get("name") for case in suite.iter("testcase")] == ["t"]
+    assert "significantly worse" in str(next(suite.iter("failure")).get("message"))
+    again = call("gate", tmp_path / "good", "--baseline", saved, *written)
+    assert "is there already" in str(again.exception)
+    passed = call("gate", tmp_path / "good", "--baseline", saved, *written, "--force")
+    assert passed.exit_code == 0
+    assert not list(ElementTree.parse(junit).getroot().iter("failure"))
+
+
+@pytest.mark.parametrize(
+    ("results", "flags", "message"),
+    [
+        ("poor", ["--baseline", "none.json"], "mtrl-judge baseline save"),
+        ("nowhere", [], "no such file or folder"),
+        ("good", ["--min", "x=0.5"], "no task 'x'"),
+        ("good", ["--max-drop", "-1"], "--max-drop: is -1"),
+        ("good", ["--metric", "first_slot_rate"], "neither more nor less"),
+    ],
+)
+def test_a_mistake_is_told(
+    tmp_path: Path, saved: Path, results: str, flags: list[str], message: str
+) -> None:
+    done = call("gate", tmp_path / results, "--baseline", saved, *flags)
+    assert isinstance(done.exception, JudgeError)
+    assert message in str(done.exception)
+
+
+def test_several_models_are_no_baseline(tmp_path: Path, saved: Path) -> None:
+    write_results(tmp_path / "other", {"t": judged_rows(20, 0.9, 0)}, model="other")
+    done = call("baseline", "save", tmp_path, "--out", tmp_path / "b.json")
+    assert "wants one of one model" in str(done.exception)
+    assert not (tmp_path / "b.json").exists()

@@ -1,0 +1,615 @@
+"""The HTML report and the plots: whole, of the data alone, and safe whatever the data says."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+from corpus import image_cell, write_split, write_yaml
+from PIL import Image
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
+from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
+from mtrl_judge.leaderboard.plots import inline_svg, label, scores, write_plots
+from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.report import MOST_BYTES, readable, render_report, write_report
+from mtrl_judge.leaderboard.samples import items_to_read
+
+NASTY = (
+    "<script>document.title = 'owned'</script>",
+    '"><img src=x onerror="document.title=\'owned\'">',
+    "{{7*7}}{% raw %}",
+    "$\\alpha$ \\frac{",
+    "]]><!-- --> </style></title>",
+    "javascript:alert(1) 😀 \u2028\u202e\u0000 & &lt;",
+)
+ALL = " ".join(NASTY) + "\ud800"
+ROWS: Sequence[tuple[str, str, pd.DataFrame]] = [
+    (NASTY[0], NASTY[1], pd.DataFrame({NASTY[1]: [NASTY[4], None]}, index=[NASTY[5], "b"]))
+]
+FORMED = "<think>{}</think><answer>{}</answer>"
+
+
+# Runs of tests: a judge is a function of a row that gives its text
+
+
+def always_right(row: Mapping[str, Any]) -> str:
+    return FORMED.format("It is plain to see.", row["label"] or row["verdicts"][0])
+
+
+def first_always(row: Mapping[str, Any]) -> str:
+    return FORMED.format("The first.", row["verdicts"][0])
+
+
+def now_and_then(row: Mapping[str, Any]) -> str:
+    n = int(re.sub(r"\D", "", row["item_id"]) or 0)
+    return "I cannot say." if n % 3 == 0 else FORMED.format("Well.", row["verdicts"][n % 2])
+
+
+def write_run(
+    folder: Path, name: str, tasks: Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
+) -> None:
+    """lmms-eval's files of one run; of each task what results say of it, and its samples."""
+    folder.mkdir(parents=True)
+    date = f"2026010{len(name) % 9}_030405"
+    results = {
+        "configs": {task: {"metadata": {"judge": about}} for task, (about, _) in tasks.items()},
+        "n-samples": {task: {"effective": len(rows)} for task, (_, rows) in tasks.items()},
+        "model_name": name,
+        "model_source": NASTY[1],
+        "date": date,
+    }
+    (folder / f"{date}_results.json").write_text(json.dumps(results), encoding="utf-8")
+    for task, (_, rows) in tasks.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{date}_samples_{task}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def judged(task: JudgeTask, root: Path, judge: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What results say of a task whose data is there, and a judge's samples of it."""
+    from mtrl_judge.judge_tasks.verdicts import parse_verdict
+
+    rows, record = load_rows(task, "test", root)
+    about = {
+        **record,
+        "verdicts": list(task.judge.verdicts),
+        "role": task.judge.role,
+        "paired": task.paired,
+        "style": "reasoned",
+        "dimension": task.judge.dimension,
+        "versions": {"lmms-eval": "0.7.3"},
+    }
+    samples = []
+    for row in rows.dataset.with_format(None):
+        text = judge(row)
+        verdict = parse_verdict(text, row["verdicts"])
+        samples.append(
+            {
+                **{name: row[name] for name in ("item_id", "label", "pair_id", "cluster")},
+                "order": None if row["pair_id"] is None else "BA" if row["swapped"] else "AB",
+                "verdict": verdict.value,
+                "well_formed": verdict.well_formed,
+                "text": text,
+                "input": "what the samples say was asked",
+            }
+        )
+    return about, samples
+
+
+JUDGES = {"owner/right": always_right, "first": first_always, "unsure": now_and_then}
+TASKS = ("mtrl_judge_unsafebench", "mtrl_judge_seetrue", "mtrl_judge_mjbench_safety")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """Three judges on two pointwise tasks and one of pairs in both orders."""
+    folder = tmp_path_factory.mktemp("results")
+    for place, (name, judge) in enumerate(JUDGES.items()):
+        tasks = {task: judged(find_task(task), data_root, judge) for task in TASKS}
+        write_run(folder / str(place), name, tasks)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nasty_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that a file of results can say is somebody's text."""
+    folder = tmp_path_factory.mktemp("nasty")
+    verdicts = ['"><b>Yes', "$No$"]
+    about = {
+        **dict.fromkeys(("source", "revision", "style", "scoring", "split", "dimension"), ALL),
+        "verdicts": verdicts,
+        "role": "train",
+        "fingerprint": NASTY[1],
+        "versions": {NASTY[0]: NASTY[4]},
+    }
+    for place, name in enumerate((NASTY[0], NASTY[1], NASTY[5])):
+        rows = [
+            {
+                "item_id": f"{n} {ALL}",
+                "label": verdicts[n % 2],
+                "verdict": None if n == 3 else verdicts[(n + place) % 2],
+                "well_formed": n % 2 == 0,
+                "pair_id": None,
+                "order": None,
+                "text": FORMED.format(ALL, ALL) if n % 2 == 0 else ALL,
+                "input": f"{ALL} {n}",
+                "probabilities": {verdicts[0]: 0.25, verdicts[1]: 0.75},
+                "resps": [[ALL, "no", ALL]],
+            }
+            for n in range(4)
+        ]
+        names = ['x"><img src=y onerror=alert(1)>', "{{7*7}} $x$ 😀"]
+        tasks = {names[0]: (about, rows), names[1]: ({**about, "role": "ood"}, rows)}
+        write_run(folder / str(place), name, tasks)
+    return folder
+
+
+def board_of(folder: Path, **settings: Any) -> Leaderboard:
+    return build_leaderboard(load_runs([folder]), resamples=300, **settings)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements, and its text by element."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open = [""]
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while tag in self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self._open[-1], data))
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return "".join(text for tag, text in self.texts if tag not in ("script", "style"))
+
+
+# The page
+
+
+def test_what_is_data_stays_text(nasty_results: Path) -> None:
+    found = render_report(board_of(nasty_results), ROWS)
+    page = Page(found)
+    assert len(page.named("script")) == 1
+    assert not page.named("b")
+    assert not page.named("img")
+    assert not [name for _, own in page.elements for name in own if name.startswith("on")]
+    for text in NASTY:
+        assert readable(text) in page.text
+    assert "49" not in re.sub(r"\d*\.\d+|\[.*?\]", "", page.text).split()
+    found.encode("utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", found)
+
+
+def test_a_page_is_of_one_file_and_its_script_is_the_one_that_is_allowed(results: Path) -> None:
+    found = render_report(board_of(results), [])
+    page = Page(found)
+    loads = ("src", "href", "xlink:href", "action", "data", "poster", "srcset", "background")
+    places = [own[name] or "" for _, own in page.elements for name in loads if name in own]
+    assert places
+    assert all(place.startswith(("#", "data:")) for place in places)
+    style = "".join(text for tag, text in page.texts if tag == "style")
+    assert "url(" not in style
+    assert "@import" not in style
+    (policy,) = [o["content"] for o in page.named("meta") if o.get("http-equiv")]
+    (script,) = [text for tag, text in page.texts if tag == "script"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline';")
+    assert f"script-src 'sha256-{digest}'" in policy
+    ids = [own["id"] for _, own in page.elements if "id" in own]
+    assert len(ids) == len(set(ids))
+    pointed = {place[1:] for place in places if place.startswith("#")}
+    pointed |= set(re.findall(r"url\(#([^)]+)\)", found))
+    assert pointed <= set(ids)
+
+
+def test_a_page_says_what_it_is_of(results: Path, data_root: Path) -> None:
+    board = board_of(results, seed=5)
+    text = Page(render_report(board, ROWS)).text
+    for said in (
+        *("owner/right", "first", "unsure", "2026-01-02 03:04", "0.7.3", "seed 5", "300"),
+        *(run.tasks[task].about["fingerprint"] for run in board.runs for task in TASKS),
+        *("Confusion matrices", "Pairs of judges", "Where judges disagree", "Items to read"),
+        "always the commoner verdict",
+    ):
+        assert said in text, said
+    (inside, _) = board.means
+    assert f"{inside.estimates['right']['macro_f1'].value:.3f}" in text
+
+
+def test_tables_are_told_to_those_who_do_not_see_them(results: Path) -> None:
+    page = Page(render_report(board_of(results), ROWS))
+    assert len(page.named("table")) == len(page.named("caption"))
+    assert all(own.get("scope") for own in page.named("th"))
+    assert all(own.get("aria-label") for own in page.named("svg"))
+    assert all(own.get("alt") for own in page.named("img"))
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1
+    assert all(below <= above + 1 for above, below in pairwise(headings))
+
+
+@pytest.mark.slow
+def test_the_same_results_give_the_same_bytes(
+    results: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "from test_report import *\n"
+        "board = board_of(Path(sys.argv[1]))\n"
+        "write_report(board, ROWS, Path(sys.argv[2], 'page.html'), force=False)\n"
+        "write_plots(board, Path(sys.argv[2]), force=False)\n"
+    )
+    for seed in ("1", "2"):
+        subprocess.run(
+            [sys.executable, "-c", script, str(results), str(tmp_path / seed)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            check=True,
+        )
+    first, second = (
+        {file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()} for seed in "12"
+    )
+    assert first == second
+    assert len(first) == 7
+
+
+def test_a_page_is_below_its_limit_and_says_what_is_left_out(
+    results: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
+    board = board_of(results)
+    whole = render_report(board, [])
+    size = len(whole.encode())
+    assert size < MOST_BYTES
+    pictures = whole.count("<img")
+    assert pictures == 6 + 6 + 2 * 3
+    less = render_report(board, [], most_bytes=size - 1_000)
+    assert len(less.encode()) < size - 1_000
+    assert 0 < less.count("<img") < pictures
+    assert re.search(r"The pictures of \d+ items are left out", less)
+    with pytest.raises(JudgeError, match="3 judges on 3 tasks is over 0 MB"):
+        render_report(board, [], most_bytes=10_000)
+
+
+def test_long_texts_are_cut_in_their_middle(tmp_path: Path, data_root: Path) -> None:
+    def talks(row: Mapping[str, Any]) -> str:
+        return "BEGIN " + "&" * 1_000_000 + " <END>"
+
+    task = "mtrl_judge_unsafebench"
+    write_run(tmp_path / "run", "long", {task: judged(find_task(task), data_root, talks)})
+    found = render_report(board_of(tmp_path), [])
+    assert len(found.encode()) < MOST_BYTES
+    assert "994,012 characters left out" in found
+    assert "BEGIN &amp;" in found
+    assert "&lt;END&gt;" in found
+
+
+def test_nothing_is_overwritten_unasked(results: Path, tmp_path: Path) -> None:
+    board = board_of(results)
+    out = tmp_path / "report.html"
+    out.write_text("mine")
+    with pytest.raises(JudgeError, match="is there already"):
+        write_report(board, [], out, force=False)
+    assert out.read_text() == "mine"
+    write_report(board, [], out, force=True)
+    assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    svg = tmp_path / "plots" / "scores.svg"
+    svg.parent.mkdir()
+    svg.write_text("mine")
+    with pytest.raises(JudgeError, match=r"scores.svg: is there already"):
+        write_plots(board, svg.parent, force=False)
+    assert [file.name for file in svg.parent.iterdir()] == ["scores.svg"]
+    assert svg in write_plots(board, svg.parent, force=True)
+
+
+def test_one_judge_on_one_task_has_a_page(results: Path) -> None:
+    board = board_of(results / "0", tasks=["mtrl_judge_seetrue"])
+    text = Page(render_report(board, [])).text
+    assert "1 judge on 1 task" in text
+    assert "Pairs of judges" not in text
+
+
+# Items
+
+
+def test_items_that_show_most_come_first(results: Path) -> None:
+    runs = load_runs([results])
+    by_task = {found.task: found for found in items_to_read(runs, TASKS, most=20)}
+    pairs = by_task["mtrl_judge_mjbench_safety"]
+    assert (len(pairs.items), pairs.of) == (3, 3)
+    assert all("flipped" in item.flags("first") for item in pairs.items)
+    assert all("flipped" not in item.flags("right") for item in pairs.items)
+    tiers = [
+        (not item.disagreed, not any(item.flags(judge) for judge in item.judges))
+        for item in by_task["mtrl_judge_seetrue"].items
+    ]
+    assert tiers == sorted(tiers)
+    (seldom,) = items_to_read(runs, TASKS[:1], most=2)
+    kinds = [{flag for j in item.judges for flag in item.flags(j)} for item in seldom.items]
+    assert kinds[0] != kinds[1], "each kind has its turn"
+    assert seldom.of == 6
+
+
+def test_reasons_and_verdicts_stand_apart(results: Path) -> None:
+    (found,) = items_to_read(load_runs([results / "2"]), TASKS[:1])
+    answers = {view.answers["unsure"] for item in found.items for view in item.views}
+    assert {(a.reasoning, a.rest) for a in answers} >= {("", "I cannot say.")}
+    assert {a.reasoning for a in answers if a.verdict} == {"Well."}
+    assert all(a.rest == a.verdict for a in answers if a.verdict)
+
+
+def colour(address: str) -> tuple[int, int, int]:
+    picture = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")
+    assert max(picture.size) <= 160
+    return picture.getpixel((picture.width // 2, picture.height // 2))  # type: ignore[return-value]
+
+
+def test_pictures_are_those_that_were_judged_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a task of one's own, in pairs, with pictures larger than a thumbnail."""
+    root = tmp_path / "data"
+    task = load_judge_task(
+        write_yaml(
+            tmp_path,
+            "mine",
+            kind="pairwise",
+            images="[image_a, image_b]",
+            question="'<image> or <image>?'",
+            label="{column: label}",
+            verdicts='["A", "B"]',
+            orders="both",
+        )
+    )
+    red, blue = image_cell("red", (400, 200)), image_cell("blue", (400, 200))
+    write_split(root, "mine", "test", {"image_a": [red], "image_b": [blue], "label": [0]})
+    write_run(tmp_path / "run", "first", {"mine": judged(task, root, first_always)})
+    runs = load_runs([tmp_path / "run"])
+
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(root))
+    (unknown,) = items_to_read(runs, ["mine"])
+    assert "No pictures" in unknown.notes[0]
+    assert "no shipped task" in unknown.notes[0]
+    assert unknown.items[0].views[0].question == "what the samples say was asked"
+    with pytest.raises(JudgeError, match="--include-path: no folder or YAML nowhere"):
+        items_to_read(runs, ["mine"], include=[Path("nowhere")])
+
+    (found,) = items_to_read(runs, ["mine"], include=[tmp_path])
+    assert not found.notes
+    (item,) = found.items
+    assert [view.swapped for view in item.views] == [False, True]
+    assert item.views[0].question == "[image 1] or [image 2]?"
+    first, second = map(colour, item.views[0].pictures)
+    assert first[0] > 200 > 50 > first[2]
+    assert second[2] > 200 > 50 > second[0]
+
+    write_split(root, "mine", "test", {"image_a": [blue], "image_b": [red], "label": [0]})
+    (other,) = items_to_read(runs, ["mine"], include=[tmp_path])
+    assert re.search("No pictures: .* have fingerprint .*, those judged", other.notes[0])
+
+
+def test_no_data_is_fetched_for_results_of_a_folder(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+    found = items_to_read(load_runs([results]), ["mtrl_judge_unsafebench"])
+    assert found[0].notes == ["No pictures: the rows came from a folder; name it with --data-root"]
+
+
+# Plots
+
+
+def test_plots_are_whole_pictures_and_their_text_is_text(
+    nasty_results: Path, tmp_path: Path
+) -> None:
+    board = board_of(nasty_results)
+    files = write_plots(board, tmp_path, force=False)
+    names = ("scores", "in_against_out", "confusion", "reliability")
+    assert [file.name for file in files] == [
+        f"{n}.{form}" for n in names for form in ("png", "svg")
+    ]
+    for file in files:
+        if file.suffix == ".png":
+            with Image.open(file) as picture:
+                picture.load()
+                assert min(picture.size) > 200
+            continue
+        text = file.read_text(encoding="utf-8")
+        root = ElementTree.fromstring(text)
+        shown = " ".join(root.itertext())
+        # A name is as short as it can be: of a path its last parts.
+        assert any(label(run.name) in shown for run in board.runs)
+        assert not {e.tag.rpartition("}")[2] for e in root.iter()} & {"script", "img", "image", "b"}
+        assert "<dc:date>" not in text
+    assert "$x$ 😀" in (tmp_path / "scores.svg").read_text(encoding="utf-8")
+    assert "$No$" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")
+
+
+def test_a_plot_in_a_page_has_ids_of_its_own(results: Path) -> None:
+    plot = scores(board_of(results))
+    assert plot is not None
+    root = ElementTree.fromstring(inline_svg(plot, "one-"))
+    ids = {element.get("id") for element in root.iter()} - {None}
+    assert ids
+    assert all(str(each).startswith("one-") for each in ids)
+    assert root.tag == "svg"
+    assert root.get("aria-label") == plot.alt
+    assert not list(root.iter("style"))
+
+
+# In a browser
+
+
+def browser() -> str:
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    program = next(found, None)
+    if program is None or shutil.which("chromedriver") is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium with chromedriver here; CI must look at the page in one")
+        pytest.skip("no Chromium with chromedriver here")
+    return program
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[Any]:
+    program = browser()
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(executable_path=shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def shown_at(driver: Any, page: Path, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.get(page.as_uri())
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return performance.getEntriesByType('resource')") == []
+    assert "owned" not in driver.title
+    wide = driver.execute_script(
+        "window.scrollTo(100000, 0);"
+        "const page = document.documentElement;"
+        "return [scrollX, page.scrollWidth, page.clientWidth];"
+    )
+    assert wide[0] == 0
+    assert wide[1] <= wide[2] <= width
+
+
+def keep(driver: Any, folder: Path, name: str, width: int) -> None:
+    height = driver.execute_script("return document.documentElement.scrollHeight")
+    clip = {"x": 0, "y": 0, "width": width, "height": min(height, 12_000), "scale": 1}
+    shot = {"captureBeyondViewport": True, "clip": clip}
+    found = driver.execute_cdp_cmd("Page.captureScreenshot", shot)["data"]
+    (folder / f"{name}-{width}.png").write_bytes(base64.b64decode(found))
+
+
+VISIBLE = """
+return [...document.querySelectorAll("[data-item]")].filter((each) => each.offsetParent !== null)
+  .map((each) => [each.dataset.task, each.dataset.disagreed !== undefined,
+    [...each.querySelectorAll("[data-judge]")].map((a) => [a.dataset.judge, a.dataset.flags])]);
+"""
+
+
+def choose(driver: Any, *, task: str = "", judge: str = "", flags: Sequence[str] = ()) -> Any:
+    """Filter as a person does; what is seen then."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.select import Select
+
+    form = driver.find_element(By.CSS_SELECTOR, "form[data-filters]")
+    Select(form.find_element(By.NAME, "task")).select_by_value(task)
+    Select(form.find_element(By.NAME, "judge")).select_by_value(judge)
+    for box in form.find_elements(By.NAME, "flag"):
+        if box.is_selected() != (box.get_attribute("value") in flags):
+            box.click()
+    seen = driver.execute_script(VISIBLE)
+    assert form.find_element(By.TAG_NAME, "output").text.startswith(f"{len(seen)} of ")
+    return seen
+
+
+@pytest.mark.slow
+def test_a_page_in_chromium(
+    chromium: Any,
+    results: Path,
+    nasty_results: Path,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Screenshots and a print are left in the test's folder, and where
+    MTRL_JUDGE_SCREENSHOTS says."""
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
+    shots = tmp_path / "shots"
+    shots.mkdir()
+    for name, folder in (("plain", results), ("nasty", nasty_results)):
+        page = tmp_path / f"{name}.html"
+        write_report(board_of(folder), ROWS if name == "nasty" else [], page, force=False)
+        for width in (1280, 360):
+            shown_at(chromium, page, width)
+            keep(chromium, shots, name, width)
+        printed = chromium.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
+        (shots / f"{name}.pdf").write_bytes(base64.b64decode(printed))
+        assert base64.b64decode(printed).startswith(b"%PDF")
+        assert chromium.execute_script("return document.querySelectorAll('.item').length") > 5
+    if kept := os.environ.get("MTRL_JUDGE_SCREENSHOTS"):
+        shutil.copytree(shots, kept, dirs_exist_ok=True)
+
+    shown_at(chromium, tmp_path / "plain.html", 1280)
+    loaded = "return [...document.images].every((each) => each.complete && each.naturalWidth > 0)"
+    assert chromium.execute_script(loaded)
+    everything = choose(chromium)
+    assert len(everything) == 15
+    assert {task for task, *_ in choose(chromium, task="2")} == {"2"}
+    for flag in ("wrong", "null", "flipped"):
+        seen = choose(chromium, flags=[flag])
+        assert 0 < len(seen) < len(everything)
+        assert seen == [each for each in everything if any(flag in f for _, f in each[2])]
+    both = choose(chromium, flags=["wrong", "null"])
+    assert both == [
+        e for e in everything if any({"wrong", "null"} <= {*f.split()} for _, f in e[2])
+    ]
+    (right,) = [n for n, run in enumerate(board_of(results).runs) if run.name == "right"]
+    assert choose(chromium, judge=str(right), flags=["wrong"]) == []
+    chromium.find_element("css selector", "button[type=reset]").click()
+    wait = "return document.querySelector('output').textContent === '15 of 15 items'"
+    assert _soon(chromium, wait)
+
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not chromium.find_element("css selector", "form[data-filters]").is_displayed()
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    chromium.get((tmp_path / "plain.html").as_uri())
+    closed = chromium.find_elements("css selector", "details:not([open])")
+    assert not closed, "without a script all is there to read"
+
+
+def _soon(driver: Any, condition: str) -> bool:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return bool(WebDriverWait(driver, 5).until(lambda d: d.execute_script(condition)))

@@ -1,0 +1,392 @@
+"""Recipes and flags: what is shipped is right, and what is wrong is named with its mend."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.demo.corpus import SMALL, write_sample
+from mtrl_judge.rl import memory, rewards
+from mtrl_judge.rl.arguments import METHODS, Method
+from mtrl_judge.rl.dataset import build_dataset
+from mtrl_judge.rl.dry_run import dry_run, schedule
+from mtrl_judge.rl.recipes import (
+    RECIPES,
+    find_accelerate_config,
+    find_recipe,
+    launch_command,
+    resolve_tasks,
+    shipped_recipes,
+)
+from mtrl_judge.rl.settings import Settings, parse_settings
+
+CPU = {
+    "use_cpu": True,
+    "bf16": False,
+    "model_name_or_path": "some/model",
+    "output_dir": "run",
+    "per_device_train_batch_size": 16,
+}
+SHIPPED = [
+    pytest.param(method, path.stem, id=f"{method}-{path.stem}")
+    for method in METHODS
+    for path in shipped_recipes(method)
+]
+
+
+@pytest.fixture(scope="module")
+def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sample") / "data"
+    write_sample(root, sizes=SMALL)
+    return root
+
+
+def settings_of(
+    tmp_path: Path, fields: dict[str, Any], *flags: str, method: Method = "grpo"
+) -> Settings:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(yaml.safe_dump({**CPU, **fields}))
+    return parse_settings(method, ["--recipe", str(recipe), *flags])
+
+
+def faults_of(
+    tmp_path: Path, fields: dict[str, Any], *flags: str, method: Method = "grpo"
+) -> list[str]:
+    with pytest.raises(JudgeError) as caught:
+        settings_of(tmp_path, fields, *flags, method=method)
+    return str(caught.value).splitlines()
+
+
+# What is shipped
+
+
+def test_every_recipe_is_there_for_both_methods() -> None:
+    grpo, sft = ([path.stem for path in shipped_recipes(method)] for method in METHODS)
+    assert grpo == sft
+    assert "tiny_cpu" in grpo
+
+
+@pytest.mark.parametrize(("method", "name"), SHIPPED)
+def test_every_recipe_dry_runs(method: Method, name: str, sample_root: Path) -> None:
+    flags = ["--recipe", name, "--data_root", str(sample_root), "--dry_run"]
+    settings = parse_settings(method, flags)
+    report = dry_run(settings)
+    assert "mtrl_judge_unsafebench" in report
+    assert "label: " in report
+    assert "mtrl_judge.rl.train" in report or "mtrl-judge train" in report
+    # Everything that vLLM, optimiser and passes take fits into the device the recipe asks for.
+    peaks = [float(gib) for gib in re.findall(r"^while \w+ +([\d.]+)", report, re.MULTILINE)]
+    assert all(0 < gib < memory.DEVICE_GIB for gib in peaks)
+    assert bool(peaks) == (name != "tiny_cpu")
+
+
+@pytest.mark.parametrize(("method", "name"), SHIPPED)
+def test_what_a_recipe_gave_is_a_recipe(method: Method, name: str, tmp_path: Path) -> None:
+    settings = parse_settings(method, ["--recipe", name, "--dry_run"])
+    again = tmp_path / "recipe.yaml"
+    again.write_text(yaml.safe_dump(json.loads(json.dumps(settings.given))))
+    repeated = parse_settings(method, ["--recipe", str(again), "--dry_run"])
+    assert repeated.given == settings.given
+    assert repeated.trainer.to_dict() == settings.trainer.to_dict()
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")))
+def test_accelerate_reads_its_configurations(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert load_config_from_file(str(path)).mixed_precision == "bf16"
+
+
+def test_the_papers_batches_are_counted_in_prompts() -> None:
+    settings = parse_settings("grpo", ["--recipe", "qwen3_vl_30b_a3b", "--dry_run"])
+    plan = schedule(settings, rows=33_553)
+    assert (plan.prompts_a_step, plan.prompts_drawn) == (256, 512)
+    assert plan.answers_a_step == 256 * 20
+    sft = parse_settings("sft", ["--recipe", "qwen3_vl_30b_a3b", "--dry_run"])
+    assert schedule(sft, rows=33_553).answers_a_step == 256
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("grpo", ["--gradient_accumulation_steps=3", "--steps_per_generation=2"]),
+        ("grpo", ["--gradient_accumulation_steps=4", "--num_iterations=2"]),
+        ("sft", ["--gradient_accumulation_steps=3", "--num_train_epochs=1.5"]),
+    ],
+)
+def test_steps_are_those_of_the_trainer(
+    method: Method, flags: list[str], sample_root: Path, random_judge: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import GRPOTrainer, SFTTrainer
+
+    small = ["--per_device_train_batch_size=8", "--max_steps=-1", f"--output_dir={tmp_path}"]
+    judge = f"--model_name_or_path={random_judge}"
+    settings = parse_settings(method, ["--recipe", "tiny_cpu", judge, *small, *flags])
+    dataset = build_dataset(
+        resolve_tasks(["mtrl_judge_agin_nat", "mtrl_judge_seetrue"]),
+        style=settings.style,
+        answers=method == "sft",
+        root=sample_root,
+    )
+    shared: dict[str, Any] = {
+        "model": AutoModelForImageTextToText.from_pretrained(random_judge),
+        "processing_class": AutoProcessor.from_pretrained(random_judge),
+        "train_dataset": dataset,
+        "eval_dataset": dataset,
+        "args": settings.trainer,
+    }
+    if method == "grpo":
+        trainer: Any = GRPOTrainer(**shared, reward_funcs=rewards.accuracy)
+    else:
+        trainer = SFTTrainer(**shared)
+    values = trainer.set_initial_training_values(settings.trainer, trainer.get_train_dataloader())
+    assert schedule(settings, len(dataset)).steps == values[-1]
+
+
+# Recipe and flags together
+
+
+def test_flags_go_over_the_recipe_in_every_spelling(tmp_path: Path) -> None:
+    flags = ["--learning-rate=3e-4", "--max_steps", "7", "--no_gradient_checkpointing"]
+    settings = settings_of(
+        tmp_path, {"learning_rate": "1e-3", "max_steps": 5, "beta": 0.5}, *flags, "--resume"
+    )
+    assert settings.trainer.learning_rate == pytest.approx(3e-4)
+    assert settings.trainer.max_steps == 7
+    assert settings.trainer.beta == pytest.approx(0.5)
+    assert not settings.trainer.gradient_checkpointing
+    assert settings.judge.resume
+    assert "resume" not in settings.given
+    assert settings.given["metric_for_best_model"] == "eval_macro_f1"
+
+
+def test_what_follows_from_the_method_and_from_what_is_given(tmp_path: Path) -> None:
+    grpo = settings_of(tmp_path, {"eval_steps": 5, "max_completion_length": 99})
+    assert (grpo.style, grpo.answer_tokens) == ("reasoned", 99)
+    assert grpo.trainer.save_steps == grpo.trainer.eval_steps == 5
+    sft = settings_of(tmp_path, {"eval_strategy": "no"}, method="sft")
+    assert (sft.style, sft.answer_tokens) == ("direct", 16)
+    assert not sft.trainer.load_best_model_at_end
+    assert sft.trainer.completion_only_loss
+    assert settings_of(tmp_path, {"style": "reasoned"}, method="sft").answer_tokens == 1024
+
+
+def test_mappings_come_as_mappings_or_as_yaml_text(tmp_path: Path) -> None:
+    weights = {"mtrl_judge_seetrue": 2.0}
+    assert settings_of(tmp_path, {"balance": weights}).judge.task_balance() == weights
+    text = "{mtrl_judge_seetrue: 2.0}"
+    assert settings_of(tmp_path, {}, "--balance", text).judge.task_balance() == weights
+    assert settings_of(tmp_path, {"balance": 2.0}).judge.task_balance() == 2.0
+    assert settings_of(tmp_path, {}, "--balance", "2").judge.task_balance() == 2
+    rewards = settings_of(tmp_path, {}, "--user_rewards", "{my.module:f: 0.5}").judge.own_rewards()
+    assert rewards == {"my.module:f": 0.5}
+
+
+def test_tasks_are_names_groups_and_files(tmp_path: Path) -> None:
+    names = [task.task for task in resolve_tasks(["mtrl_judge_seetrue", "mtrl_id"])]
+    assert names[0] == "mtrl_judge_seetrue"
+    assert len(names) == len(set(names)) == 6
+    settings = settings_of(tmp_path, {}, "--tasks", "mtrl_judge_seetrue,mtrl_judge_agin_nat")
+    assert len(resolve_tasks(settings.judge.tasks)) == 2
+    with pytest.raises(JudgeError, match="did you mean 'mtrl_ood'"):
+        resolve_tasks(["mtrl_odd"])
+
+
+def test_the_launch_names_processes_machines_and_configuration() -> None:
+    flags = ["--recipe", "qwen3_vl_30b_a3b", "--dry_run", "--output_dir", "a folder"]
+    settings = parse_settings("grpo", flags)
+    command = launch_command("grpo", settings.judge, settings.argv)
+    assert command.startswith("accelerate launch --config_file ")
+    assert "--num_processes 16 --num_machines 2 --machine_rank $MACHINE_RANK" in command
+    assert command.endswith("grpo --recipe qwen3_vl_30b_a3b --output_dir 'a folder'")
+
+
+# What is wrong
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    fields = {"learning_rat": 1, "num_generations": "eight", "dtype": "bfloat", "tasks": "mtrl_id"}
+    flags = ["--num_generation", "8", "stray", "--beta", "x"]
+    faults = faults_of(tmp_path, fields, *flags)
+    file = tmp_path / "mine.yaml"
+    for part in (
+        f"{file}: learning_rat: unknown field; did you mean 'learning_rate'?",
+        f"{file}: num_generations: is 'eight'; would be right: int",
+        f"{file}: dtype: is 'bfloat'; did you mean 'bfloat16'?",
+        f"{file}: tasks: is 'mtrl_id'; would be right: list[str]",
+        "--num_generation: unknown flag; did you mean 'num_generations'?",
+        "--beta: is 'x'; would be right: float",
+    ):
+        assert [fault for fault in faults if fault.startswith(part)], part
+    assert len(faults) == 6
+
+
+def test_a_stray_word_is_named(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, {}, "stray", "--beta", "0.1")
+    assert fault == "stray: belongs to no flag; flags are written --field value"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("- a\n", "file: is no mapping"),
+        ("a: [\n", "line 2: not YAML"),
+        ("max_steps: 1\nmax_steps: 2\n", "max_steps: given twice"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(JudgeError, match=fault):
+        parse_settings("grpo", ["--recipe", str(path)])
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError, match="did you mean 'tiny_cpu'"):
+        find_recipe("tiny_cpus", "grpo")
+    with pytest.raises(JudgeError, match="no file"):
+        find_recipe(str(tmp_path / "none.yaml"), "grpo")
+    with pytest.raises(JudgeError, match="did you mean 'zero3'"):
+        find_accelerate_config("zero")
+    with pytest.raises(JudgeError, match=r"model_name_or_path: is missing[^$]*output_dir: is miss"):
+        parse_settings("grpo", [])
+    assert (
+        "did you mean 'mtrl_judge_seetrue'"
+        in faults_of(tmp_path, {}, "--tasks", "mtrl_judge_setrue")[0]
+    )
+    assert "warm_up: nothing shipped" in faults_of(tmp_path, {}, "--warm_up", "tiny")[0]
+    assert "data_root: no folder" in faults_of(tmp_path, {}, "--data_root", "nowhere")[0]
+
+
+def test_a_field_of_the_other_method_is_refused(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, {"num_generations": 8}, method="sft")
+    assert "num_generations: unknown field; it is a field of grpo, not of sft" in fault
+    faults = faults_of(tmp_path, {"alpha": 0.1}, "--resample_tries", "1", method="sft")
+    assert [fault.split(":", 1)[0] for fault in faults] == [
+        str(tmp_path / "mine.yaml"),
+        "--resample_tries",
+    ]
+    assert all("is for grpo alone" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"alpha": 1.5}, "alpha: is 1.5; .* from 0 to 1"),
+        ({"style": "direkt"}, "did you mean 'direct'"),
+        ({"balance": "uniforme"}, "balance: is 'uniforme'"),
+        ({"balance": {"mtrl_judge_seetrue": "two"}}, "mtrl_judge_seetrue"),
+        ({"user_rewards": "my.module:f"}, "user_rewards: is 'my.module:f'"),
+        ({"user_rewards": "{my.module:f"}, "user_rewards: is '{my.module:f'"),
+        ({"patience": -1}, "patience: is -1; would be right: 0 or more"),
+        ({"length_soft": 5}, "length_hard: is missing"),
+        ({"length_soft": 5, "length_hard": 5}, "0 < soft < hard"),
+        ({"length_weight": 0.1}, "length_weight: has no effect"),
+        ({"length_weight": 1, "length_soft": 600, "length_hard": 700}, "max_completion_length"),
+        ({"num_generations": 7}, r"mine.yaml: generation_batch_size \(16\) must be divisible"),
+        ({"reward_weights": [1.0]}, "reward_weights: is not for judges; give alpha"),
+        ({"remove_unused_columns": True}, "remove_unused_columns: would take away"),
+        ({"save_steps": 10, "eval_steps": 20}, "not a round multiple"),
+        ({"eval_strategy": "step"}, "mine.yaml: step is not a valid IntervalStrategy"),
+        ({"consistency_weight": 1, "per_device_train_batch_size": 24}, "no multiple of it"),
+        ({"consistency_weight": 1, "resample_tries": 1}, "set one of the two to 0"),
+        ({"patience": 2, "eval_strategy": "no"}, "patience: nothing is validated"),
+        ({"fsdp": "full_shard"}, "fsdp: is not for judges; give accelerate: fsdp2"),
+        ({"machines": 2}, "machines: 1 processes do not spread over 2"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, fields: dict[str, Any], fault: str) -> None:
+    assert re.search(fault, "\n".join(faults_of(tmp_path, fields)))
+
+
+def test_groups_that_two_processes_share_cannot_be_drawn_again(tmp_path: Path) -> None:
+    fields = {"resample_tries": 1, "num_generations": 4, "per_device_train_batch_size": 6}
+    report = "\n".join(faults_of(tmp_path, {**fields, "processes": 2}, "--dry_run"))
+    assert "steps_per_generation is 6, no multiple of num_generations (4)" in report
+
+
+def test_as_many_processes_as_the_batches_are_meant_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = "\n".join(faults_of(tmp_path, {"processes": 2}))
+    assert "processes: is 2, and 1 started" in report
+    assert "accelerate launch --num_processes 2 -m mtrl_judge.rl.train grpo" in report
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "processes: is 1, and 2 started" in faults_of(tmp_path, {})[0]
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("qwen3_vl_4b_lora_1gpu", 4_437_815_808),
+        ("qwen3_vl_8b_8gpu", 8_767_123_696),
+        ("qwen3_vl_30b_a3b", 31_070_754_032),
+    ],
+)
+def test_parameters_are_counted(name: str, parameters: int) -> None:
+    settings = parse_settings("grpo", ["--recipe", name, "--dry_run"])
+    found = memory.architecture(str(settings.model.model_name_or_path))
+    assert found is not None
+    counts = memory.count_parameters(settings, found.config)
+    assert counts.model == parameters
+    assert (counts.trained == parameters) == (not settings.model.use_peft)
+
+
+def test_states_of_a_small_model_are_what_they_are(random_judge: Path) -> None:
+    """Weights, gradients and AdamW's two moments of a model that is really there."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(random_judge)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    moments = [
+        value
+        for state in optimiser.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.dim()
+    ]
+    held = [*model.parameters(), *(p.grad for p in model.parameters()), *moments]
+    flags = ["--recipe", "tiny_cpu", "--model_name_or_path", str(random_judge), "--dry_run"]
+    settings = parse_settings("grpo", flags)
+    estimate = memory.estimate(settings, model.config, prompt_tokens=100)
+    states = sum(part.gib for part in estimate.parts[:3]) * memory.GIB
+    assert states == sum(tensor.numel() * tensor.element_size() for tensor in held)
+    frozen = parse_settings("grpo", [*flags, "--freeze_vision"])
+    counts = memory.count_parameters(frozen, model.config)
+    vision = sum(p.numel() for p in model.get_encoder(modality="image").parameters())
+    assert counts.trained == counts.model - vision
+
+
+def test_of_a_model_that_nobody_knows_no_number_is_given(
+    sample_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("no hub")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
+    flags = ["--recipe", "tiny_cpu", "--data_root", str(sample_root), "--dry_run"]
+    report = dry_run(parse_settings("sft", [*flags, "--model_name_or_path", "some/model"]))
+    assert "unknown: some/model is no folder" in report
+    assert "GiB" not in report
+
+
+def test_a_local_model_writes_the_prompt_and_its_length(
+    sample_root: Path, random_judge: Path
+) -> None:
+    flags = ["--recipe", "tiny_cpu", "--data_root", str(sample_root), "--dry_run"]
+    report = dry_run(parse_settings("grpo", [*flags, "--model_name_or_path", str(random_judge)]))
+    assert "<|im_start|>assistant" in report
+    assert re.search(r"a prompt of \d+ tokens\n", report)

@@ -1,0 +1,158 @@
+"""Training and evaluation are one scorer; rewards that invite hacks are not given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.harness_plugin.hooks import JudgeHooks
+from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.judge_tasks.prompts import instruction, render_text
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.sources import load_rows
+from mtrl_judge.rl import rewards
+from mtrl_judge.rl.dataset import build_dataset
+
+GOOD = "<think>I see a knife.</think><answer>Yes</answer>"
+TEXTS = [GOOD, "Final verdict: no", "hm", "<answer>Yes</answer><answer>No</answer>", ""]
+
+
+def test_the_reward_is_the_evaluation_on_the_same_completions(data_root: Path) -> None:
+    for name in ("mtrl_judge_seetrue", "mtrl_judge_unsafebench", "mtrl_judge_mjbench_safety"):
+        task = find_task(name)
+        docs = load_rows(task, "test", data_root).rows.dataset.with_format(None)
+        hooks = JudgeHooks(task)
+        for text in TEXTS:
+            judged = [hooks.process_results(doc, [text]) for doc in docs]
+            turns = [[{"role": "assistant", "content": text}]] * len(docs)
+            columns = {"label": docs["label"], "verdicts": docs["verdicts"]}
+            assert rewards.accuracy(turns, **columns) == [row["correct"] for row in judged]
+            assert rewards.format(turns, **columns) == [row["well_formed"] for row in judged]
+
+
+@pytest.mark.parametrize(
+    "hack",
+    [
+        "<think>x</think><answer>Yes</answer><answer>No</answer>",
+        "<think>x</think><answer>Yes or No</answer>",
+        "<think>The answer is Yes. <answer>Yes</answer></think>",
+        "<think> </think><answer>Yes</answer>",
+        "<think></think><answer>Yes</answer>",
+        "<think>" * 1000 + "x" + "</think>" * 1000 + "<answer>Yes</answer>",
+        "<answer>Yes</answer>" + "<think>x</think>" * 500 + "<answer>No</answer>",
+        instruction(("Yes", "No"), "reasoned"),
+        "<think>x</think><answer>Yes</answer> The verdict is No.",
+    ],
+)
+def test_a_hack_never_gets_the_whole_reward(hack: str) -> None:
+    for label in ("Yes", "No"):
+        columns: Any = {"label": [label], "verdicts": [("Yes", "No")]}
+        assert (rewards.accuracy([hack], **columns) + rewards.format([hack], **columns)) != [1, 1]
+
+
+def test_a_copied_prompt_gets_nothing(data_root: Path) -> None:
+    for name in ("mtrl_judge_seetrue", "mtrl_judge_mjbench_alignment"):
+        task = find_task(name)
+        doc = load_rows(task, "test", data_root).rows.dataset.with_format(None)[0]
+        text = render_text(JudgeRow.from_doc(doc), "reasoned")
+        for verdict in task.judge.verdicts:
+            columns: Any = {"label": [verdict], "verdicts": [task.judge.verdicts]}
+            assert rewards.accuracy([text], **columns) == [0.0]
+            assert rewards.format([text], **columns) == [0.0]
+
+
+# Both orders of two pairs, two completions each; what is right is "1" and, swapped, "2".
+PAIRS: dict[str, list[Any]] = {
+    "pair_id": ["a"] * 4 + ["b"] * 4,
+    "swapped": [False, False, True, True] * 2,
+    "label": ["1", "1", "2", "2"] * 2,
+    "verdicts": [("1", "2")] * 8,
+}
+ANSWERS = ["1", "2", "2", "2", "1", "1", "1", "2"]
+
+
+def test_consistency_is_being_right_in_both_orders() -> None:
+    assert rewards.consistency(ANSWERS, **PAIRS) == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    alone = {**PAIRS, "pair_id": [None] * 4 + ["b"] * 4}
+    assert rewards.consistency(ANSWERS, **alone) == [None] * 4 + [0.0, 1.0, 0.0, 1.0]
+
+
+@given(order=st.permutations(range(8)), chosen=st.lists(st.sampled_from(("1", "2", "?"))))
+def test_consistency_does_not_hang_on_where_the_orders_stand(
+    order: list[int], chosen: list[str]
+) -> None:
+    """Completions of one order keep their own order among themselves; the rest may move."""
+    answers = (chosen + ANSWERS)[:8]
+    groups = [(PAIRS["pair_id"][i], PAIRS["swapped"][i]) for i in order]
+    moved = [
+        [i for i in range(8) if (PAIRS["pair_id"][i], PAIRS["swapped"][i]) == group][
+            groups[:place].count(group)
+        ]
+        for place, group in enumerate(groups)
+    ]
+    columns = {name: [values[i] for i in moved] for name, values in PAIRS.items()}
+    straight = rewards.consistency(answers, **PAIRS)
+    assert rewards.consistency([answers[i] for i in moved], **columns) == [
+        straight[i] for i in moved
+    ]
+
+
+def test_a_pair_without_its_other_order_is_an_error() -> None:
+    columns = {name: values[:3] for name, values in PAIRS.items()}
+    with pytest.raises(ValueError, match="pair a: 2 completions of one order and 1 of the other"):
+        rewards.consistency(ANSWERS[:3], **columns)
+
+
+def test_a_users_own_reward_is_found_by_its_path() -> None:
+    assert rewards.user_reward("mtrl_judge.rl.rewards:accuracy") is rewards.accuracy
+    for path, part in (
+        ("accuracy", "write package.module:function"),
+        ("no_such_module:f", "is it on the Python path"),
+        ("mtrl_judge.rl.rewards:accurcy", "did you mean 'accuracy'"),
+    ):
+        with pytest.raises(JudgeError, match=part):
+            rewards.user_reward(path)
+
+
+@pytest.mark.slow
+def test_stock_grpo_trains_on_it(data_root: Path, random_judge: Path, tmp_path: Path) -> None:
+    """TRL as it is installed: two steps over two tasks, rewards logged by name, weights moved."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import GRPOConfig, GRPOTrainer
+
+    def said_more(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [len(set(ids)) / 8 for ids in completion_ids]  # a random judge earns nothing else
+
+    trainer = GRPOTrainer(
+        model=AutoModelForImageTextToText.from_pretrained(random_judge),
+        processing_class=AutoProcessor.from_pretrained(random_judge),
+        reward_funcs=[rewards.accuracy, rewards.format, said_more],
+        train_dataset=build_dataset(
+            [find_task("mtrl_judge_agin_nat"), find_task("mtrl_judge_agin_tech")], root=data_root
+        ),
+        args=GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_completion_length=8,
+            max_steps=2,
+            learning_rate=1e-3,
+            reward_weights=[*rewards.weights(0.1), 1.0],
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+        ),
+    )
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert {"rewards/accuracy/mean", "rewards/format/mean", "rewards/said_more/mean"} <= {*logged}
+    after = trainer.model.named_parameters()
+    assert any(not value.equal(before[name]) for name, value in after)

@@ -1,0 +1,517 @@
+"""Whole runs on a tiny judge: what they learn, leave alone, leave behind, and how they go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from corpus import image_cell, write_split, write_yaml
+from safetensors.torch import load_file
+from tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
+from training import (
+    FLAGS,
+    GRPO,
+    TASKS,
+    colours,
+    environment,
+    flags,
+    guessing_judge,
+    launcher,
+    log_of,
+    random_judge,
+    run,
+    small_world,
+)
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mtrl_judge.judge_tasks.loading import load_judge_task
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.sources import load_rows
+from mtrl_judge.models.checkpoint import read_checkpoint_card
+from mtrl_judge.models.judge import Judge
+from mtrl_judge.rl import model as weights
+from mtrl_judge.rl import train
+from mtrl_judge.rl.callbacks import JsonLog, StopOnSignal
+from mtrl_judge.rl.checkpoints import latest_checkpoint
+from mtrl_judge.rl.settings import parse_settings
+
+DISTINCT = "{'training:distinct_tokens': 1.0}"
+ONE_STEP = {"max_steps": 1, "save_steps": 1}
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def grpo(base: Path, out: Path, judge: Path, *tasks: str, **fields: Any) -> list[str]:
+    return flags(small_world(base), out, judge, *tasks, **{**GRPO, **fields})
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
+    return weights
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    old, new = weights_of(before), weights_of(after)
+    assert old.keys() == new.keys()
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+# Learning
+
+
+def test_sft_teaches_a_random_judge(base: Path) -> None:
+    """To answer in form, and as the labels say though a third of them is wrong."""
+    random, taught = random_judge(base), guessing_judge(base)
+    rows = [
+        JudgeRow.from_doc(doc)
+        for doc in load_rows(
+            load_judge_task(small_world(base) / "red.yaml"), "test", small_world(base) / "data"
+        ).rows.dataset
+    ]
+    right = {}
+    for folder in (random, taught):
+        judge = Judge(
+            AutoModelForImageTextToText.from_pretrained(folder),
+            AutoProcessor.from_pretrained(folder),
+        )
+        texts = judge.judge(rows, "direct", batch_size=8, max_new_tokens=4)
+        right[folder] = fmean(t == r.label for t, r in zip(texts, rows, strict=True))
+    assert right[random] < 0.2
+    assert right[taught] > 0.8
+
+
+@pytest.mark.slow
+def test_grpo_raises_the_reward(base: Path, tmp_path: Path) -> None:
+    """From what leans to the truth to what is sure of it; 16 completions a step."""
+    fields = {"max_steps": 30, "save_steps": 15, "learning_rate": 3e-4}
+    out = run(
+        "grpo",
+        grpo(base, tmp_path, guessing_judge(base), per_device_train_batch_size=16, **fields),
+    )
+    rewards = [line["reward"] for line in log_of(out.parent) if "reward" in line]
+    assert len(rewards) == 30
+    first, last = fmean(rewards[:6]), fmean(rewards[-6:])
+    assert 0.4 < first < 0.75
+    assert last > 0.9
+    finished = json.loads((out.parent / "run.json").read_text())["finished"]
+    assert finished["scores"]["macro_f1"] == 1.0
+
+
+def test_of_an_sft_example_the_answer_alone_carries_loss(base: Path, tmp_path: Path) -> None:
+    settings = parse_settings(
+        "sft", flags(small_world(base), tmp_path, random_judge(base), **ONE_STEP)
+    )
+    tasks = [load_judge_task(small_world(base) / f"{task}.yaml") for task in TASKS]
+    root = small_world(base) / "data"
+    loaded = [load_rows(task, "train", root) for task in tasks]
+    trainer = train._trainer(settings, loaded, root, tmp_path, StopOnSignal())
+    batch = next(iter(trainer.get_train_dataloader()))
+    decode = trainer.processing_class.tokenizer.decode
+    answers = set()
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        asked = re.search(r"Is it \w+ (\d+)\?", decode(ids))
+        assert asked
+        answer = "Yes" if int(asked[1]) % 2 else "No"
+        assert decode(ids[labels != -100]) == f"{answer}<|im_end|>\n"
+        answers.add(answer)
+    assert answers == {"Yes", "No"}
+
+
+def test_an_sft_judge_is_evaluated_in_the_style_it_learnt(base: Path) -> None:
+    from mtrl_judge.harness_plugin import prompt_style as style
+    from mtrl_judge.harness_plugin.model import MtrlJudge
+
+    card = read_checkpoint_card(guessing_judge(base))
+    assert card["style"] == "direct"
+    assert card["method"] == "sft"
+    assert card["tasks"] == ["guess"]
+    assert card["base"] == random_judge(base).name
+    MtrlJudge(pretrained=str(guessing_judge(base)), device="cpu")
+    try:
+        assert style._checkpoint_style == "direct"
+    finally:
+        style.set_checkpoint_style(None)
+
+
+# What is trained and what is not
+
+
+def test_a_frozen_tower_stays_as_it_is(base: Path, tmp_path: Path) -> None:
+    before = guessing_judge(base)
+    fields = {"freeze_vision": True, "temperature": 2.0, "user_rewards": DISTINCT}
+    after = run("grpo", grpo(base, tmp_path, before, **fields, **ONE_STEP))
+    moved = changed(before, after)
+    assert moved
+    assert not any("visual" in name for name in moved)
+    assert {name for name in weights_of(before) if "visual" not in name} == moved
+
+
+@pytest.mark.parametrize("family", [tiny_qwen3_vl, tiny_qwen2_5_vl, tiny_llava_onevision])
+def test_the_tower_of_each_family_is_found(family: Callable[[Path], Path], tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = AutoModelForImageTextToText.from_pretrained(family(tmp_path))
+    in_tower = {name for name, _ in model.named_parameters() if re.search("visual|vision", name)}
+    assert in_tower
+    weights.freeze_vision(model, None)
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    assert frozen == in_tower
+    adapter = LoraConfig(r=2, target_modules="all-linear")
+    weights.freeze_vision(model, adapter)
+    adapted = [name for name, _ in get_peft_model(model, adapter).named_parameters()]
+    adapted = [name for name in adapted if "lora_" in name]
+    assert adapted
+    assert not any(re.search("visual|vision", name) for name in adapted)
+
+
+def test_a_merged_judge_answers_as_its_adapter_did(base: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    before = guessing_judge(base)
+    fields = {
+        "use_peft": True,
+        "lora_r": 4,
+        "lora_target_modules": "all-linear",
+        "freeze_vision": True,
+        "learning_rate": 2e-2,
+        "user_rewards": DISTINCT,
+    }
+    steps = {"max_steps": 3, "save_steps": 3}
+    after = run("grpo", grpo(base, tmp_path, before, temperature=2.0, **fields, **steps))
+    adapter = after.parent / "adapter"
+    lora = load_file(adapter / "adapter_model.safetensors")
+    assert lora
+    assert not any("visual" in name for name in lora)
+    assert all("visual" not in name for name in changed(before, after))
+    assert read_checkpoint_card(after)["style"] == "direct"
+
+    processor = AutoProcessor.from_pretrained(after)
+    merged = AutoModelForImageTextToText.from_pretrained(after).eval()
+    untrained = AutoModelForImageTextToText.from_pretrained(before).eval()
+    doc = load_rows(
+        load_judge_task(small_world(base) / "red.yaml"), "test", small_world(base) / "data"
+    ).rows.dataset[0]
+    row = JudgeRow.from_doc(doc)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row.question}]}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    inputs = processor(text=[text], images=list(row.images), return_tensors="pt")
+    with torch.no_grad():
+        old = untrained(**inputs).logits
+        adapted = PeftModel.from_pretrained(untrained, str(adapter)).eval()(**inputs).logits
+        new = merged(**inputs).logits
+    torch.testing.assert_close(new, adapted, atol=1e-4, rtol=1e-4)
+    assert (new - old).abs().max() > 0.1
+
+
+def test_grpo_begins_where_its_warm_up_ended(base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "warm.yaml"
+    recipe.write_text(yaml.safe_dump({**FLAGS, "max_steps": 2, "save_steps": 2}))
+    out = tmp_path / "run"
+    # A learning rate of 0: what comes out is what the warm-up made.
+    fields = {"warm_up": recipe, "learning_rate": 0.0, **ONE_STEP}
+    judge = run("grpo", grpo(base, out, random_judge(base), **fields))
+    warm = out / "warm_up" / "judge"
+    assert changed(random_judge(base), warm)
+    assert not changed(warm, judge)
+    assert read_checkpoint_card(warm)["method"] == "sft"
+    assert read_checkpoint_card(judge)["method"] == "grpo"
+    assert json.loads((out / "warm_up" / "run.json").read_text())["finished"]["step"] == 2
+
+
+def test_a_warm_up_that_was_stopped_goes_on(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    recipe = tmp_path / "warm.yaml"
+    recipe.write_text(yaml.safe_dump({**FLAGS, "max_steps": 3, "save_steps": 3}))
+    log = JsonLog.on_log
+
+    def stop_at_the_first(self: Any, args: Any, state: Any, *rest: Any, **named: Any) -> None:
+        log(self, args, state, *rest, **named)
+        if state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(JsonLog, "on_log", stop_at_the_first)
+    out = tmp_path / "run"
+    words = ["grpo", *grpo(base, out, random_judge(base), warm_up=recipe, **ONE_STEP)]
+    with pytest.raises(SystemExit) as stopped:
+        train.main(words)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert latest_checkpoint(out / "warm_up") is not None
+    assert latest_checkpoint(out) is None
+    monkeypatch.undo()
+    train.main([*words, "--resume", "true"])
+    starts = json.loads((out / "warm_up" / "run.json").read_text())["starts"]
+    assert 1 <= starts[1]["from_step"] <= 2
+    assert [line["step"] for line in log_of(out / "warm_up") if "loss" in line] == [1, 2, 3]
+    assert read_checkpoint_card(out / "judge")["method"] == "grpo"
+
+
+def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path) -> None:
+    pairs = {
+        "kind": "pairwise",
+        "images": "[image0, image1]",
+        "label": "{column: label}",
+        "verdicts": '["1", "2"]',
+        "orders": "both",
+        "splits": "{validation: {from: train, fraction: 0.25, seed: 0}}",
+    }
+    for split in ("train", "test"):
+        seen = [image_cell(colour, (32, 32)) for colour, _ in colours(split, 24)]
+        columns = {
+            "image0": seen[:12],
+            "image1": seen[12:],
+            "text": [f"{split} pair {i}" for i in range(12)],
+            "label": [i % 2 for i in range(12)],
+        }
+        write_split(tmp_path / "data", "pair", split, columns)
+    write_yaml(tmp_path, "pair", **pairs)
+    fields = {**GRPO, **ONE_STEP, "consistency_weight": 0.5, "per_device_train_batch_size": 16}
+    judge = run("grpo", flags(tmp_path, tmp_path / "run", random_judge(base), "pair", **fields))
+    first, validated, *_ = log_of(judge.parent)
+    assert {"rewards/consistency/mean", "pair/reward"} <= first.keys()
+    assert "eval_pair/macro_f1" in validated
+
+
+def test_training_stops_when_validation_is_flat(base: Path, tmp_path: Path) -> None:
+    fields = {"learning_rate": 0.0, "max_steps": 9, "save_steps": 1, "patience": 2}
+    judge = run("grpo", grpo(base, tmp_path, guessing_judge(base), **fields))
+    finished = json.loads((judge.parent / "run.json").read_text())["finished"]
+    assert finished["step"] == 3  # the first is the best, and two more are no better
+    assert finished["scores"]["macro_f1"] == log_of(judge.parent)[1]["eval_macro_f1"]
+
+
+# Going on
+
+
+STEPS = 7
+PLACES = {
+    # Four prompts at once; an epoch is four steps, so the run meets its second one.
+    1: {"per_device_train_batch_size": 16, "save_steps": 3},
+    # Four prompts for two steps: a checkpoint of every third one lies between two generations.
+    2: {"per_device_train_batch_size": 8, "save_steps": 3, "steps_per_generation": 2},
+}
+
+
+def stoppable(base: Path, out: Path, per_generation: int, **fields: Any) -> list[str]:
+    return grpo(
+        base,
+        out,
+        guessing_judge(base),
+        "red",
+        max_steps=STEPS,
+        resample_tries=1,
+        temperature=1.5,
+        user_rewards="{'training:interrupted': 0.5}",
+        **PLACES[per_generation],
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    for n in PLACES:
+        run("grpo", stoppable(base, folder / str(n), n))
+    return {n: outcome(folder / str(n)) for n in PLACES}
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a finished run leaves, less the times."""
+    last = latest_checkpoint(folder)
+    assert last is not None
+    clocks = ("time", "train_runtime", "step_time")
+    return {
+        "last": last.name,
+        "weights": {name: value.numpy().tobytes() for name, value in weights_of(last).items()},
+        "judge": {n: v.numpy().tobytes() for n, v in weights_of(folder / "judge").items()},
+        "log": [
+            {name: value for name, value in line.items() if name not in clocks}
+            for line in log_of(folder)
+            if "train_runtime" not in line
+        ],
+    }
+
+
+@pytest.mark.parametrize("per_generation", PLACES)
+def test_a_run_that_was_asked_to_stop_goes_on_exactly(
+    base: Path, unbroken: Any, tmp_path: Path, monkeypatch: Any, per_generation: int
+) -> None:
+    monkeypatch.setenv("SIGNAL", f"{int(signal.SIGTERM)}@4")
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["grpo", *stoppable(base, tmp_path, per_generation)])
+    assert stopped.value.code == 128 + signal.SIGTERM
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-5"
+    assert not (tmp_path / "judge").exists()
+    monkeypatch.delenv("SIGNAL")
+    train.main(["grpo", *stoppable(base, tmp_path, per_generation, resume=True)])
+    assert outcome(tmp_path) == unbroken[per_generation]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_exactly(base: Path, unbroken: Any, tmp_path: Path) -> None:
+    killed = subprocess.run(
+        [*launcher(1), "grpo", *stoppable(base, tmp_path, 2)],
+        env=environment(SIGNAL=f"{int(signal.SIGKILL)}@4"),
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-3"
+    train.main(["grpo", *stoppable(base, tmp_path, 2, resume=True)])
+    assert outcome(tmp_path) == unbroken[2]
+
+
+def told(words: list[str]) -> str:
+    """The one message that a mistake ends in."""
+    with pytest.raises(SystemExit) as stopped:
+        train.main(words)
+    assert isinstance(stopped.value.code, str)
+    return stopped.value.code
+
+
+def test_a_finished_or_other_run_is_not_gone_on_with(
+    base: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("SIGNAL", f"{int(signal.SIGTERM)}@0")
+    with pytest.raises(SystemExit):
+        train.main(["grpo", *stoppable(base, tmp_path, 1)])
+    monkeypatch.delenv("SIGNAL")
+    other = told(["grpo", *stoppable(base, tmp_path, 1, resume=True, learning_rate=0.5)])
+    assert "was started otherwise:\n  learning_rate: 0.001 then, 0.5 now" in other
+    assert "go on from step 1 with --resume" in told(["grpo", *stoppable(base, tmp_path, 1)])
+    (tmp_path / "new").mkdir()
+    assert "holds no run" in told(["grpo", *stoppable(base, tmp_path / "new", 1, resume=True)])
+    done = tmp_path / "done"
+    words = grpo(base, done, guessing_judge(base), "red", **ONE_STEP)
+    train.main(["grpo", *words])
+    assert "finished at step 1" in told(["grpo", *words, "--resume", "true"])
+    assert "finished at step 1" in told(["grpo", *words])
+
+
+LORA = {"use_peft": True}
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"model_name_or_path": "./nowhere"}, "no folder nowhere"),
+    ({"data_root": "./nowhere"}, "data_root: no folder ./nowhere"),
+    ({"learning_rate": "fast"}, "--learning_rate: is 'fast'; would be right: float"),
+    ({"user_rewards": "{'training:distinct': 1}"}, "did you mean 'distinct_tokens'"),
+    ({"patience": 2, "eval_strategy": "no"}, "patience: nothing is validated"),
+    (LORA, "lora_target_modules: is missing"),
+    (
+        {**LORA, "lora_target_modules": "q_prj"},
+        "'q_prj' is not in the model; did you mean 'q_proj'",
+    ),
+    ({"balance": "{red: 1}"}, "balance: warm: give each task one weight"),
+    ({"processes": 2}, "processes: is 2, and 1 started"),
+    ({"report_to": "tensorbord"}, "report_to: 'tensorbord'; did you mean 'tensorboard'?"),
+    ({"warm_up": "tiny"}, "warm_up: nothing shipped is called 'tiny'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "part"), MISTAKES, ids=[part for _, part in MISTAKES])
+def test_a_mistake_ends_in_one_message(
+    base: Path, tmp_path: Path, fields: dict[str, Any], part: str
+) -> None:
+    words = grpo(base, tmp_path, guessing_judge(base), **ONE_STEP, **fields)
+    assert part in told(["grpo", *words])
+
+
+def test_a_wrong_method_or_task_ends_in_one_message(base: Path, tmp_path: Path) -> None:
+    assert "'grp' is no method; did you mean 'grpo'" in told(["grp"])
+    assert "'' is no method" in told([])
+    task = write_yaml(tmp_path, "red")  # has data, and nothing to validate on
+    words = grpo(base, tmp_path / "run", guessing_judge(base), **ONE_STEP)
+    words = [*words[: words.index("--tasks")], "--tasks", str(task)]
+    assert "validation" in told(["grpo", *words])
+
+
+# Several processes
+
+
+def rewards_logged(folder: Path) -> list[dict[str, float]]:
+    named = re.compile(r"reward$|reward_std|rewards/|groups|(red|guess)/|eval_|frac_")
+    return [
+        {name: value for name, value in line.items() if named.search(name)}
+        for line in log_of(folder)
+        if "train_runtime" not in line
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """The same rewards, figures of each task, prompts drawn again, and validation, at each step.
+
+    It is exact because a temperature of 0.001 makes sampling greedy and a learning rate of 0 keeps
+    the weights, so a completion hangs on its prompt alone. The further reward is by place: which
+    groups are flat, and so drawn again, differs from process to process. The warm-up before, at a
+    learning rate of 0 as well, is there for what two processes have to agree on in between.
+    """
+    recipe = tmp_path / "warm.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {**FLAGS, **ONE_STEP, "learning_rate": 0.0, "per_device_train_batch_size": 4}
+        )
+    )
+    fields = {
+        "max_steps": 3,
+        "save_steps": 3,
+        "learning_rate": 0.0,
+        "temperature": 0.001,
+        "resample_tries": 2,
+        "user_rewards": "{'training:by_place': 1.0}",
+        "warm_up": recipe,
+        "validation_items": 7,  # 6 of red, 7 of guess: two processes cannot share them evenly
+    }
+    calls: dict[int, list[list[list[str]]]] = {}
+    for processes in (1, 2):
+        witness = tmp_path / f"witness{processes}"
+        witness.mkdir()
+        out = tmp_path / str(processes)
+        batch = {"per_device_train_batch_size": 32 // processes, "processes": processes}
+        tasks = ("red", "guess")
+        words = ["grpo", *grpo(base, out, guessing_judge(base), *tasks, **fields, **batch)]
+        if processes == 1:
+            monkeypatch.setenv("WITNESS", str(witness))
+            monkeypatch.setenv("RANK", "0")
+            train.main(words)
+            monkeypatch.undo()
+        else:
+            done = subprocess.run(
+                [*launcher(2), *words],
+                env=environment(WITNESS=str(witness), ACCELERATE_USE_CPU="true"),
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+        calls[processes] = [
+            [json.loads(line)["items"] for line in path.read_text().splitlines()]
+            for path in sorted(witness.iterdir())
+        ]
+    one, two = rewards_logged(tmp_path / "1"), rewards_logged(tmp_path / "2")
+    assert len(one) == 4  # three steps and a validation
+    for alone, shared in zip(one, two, strict=True):
+        assert shared == pytest.approx(alone, abs=1e-5)
+    # Both took part, in step, each with its half of what one process had alone.
+    (alone_calls,), (first, second) = calls[1], calls[2]
+    assert [a + b for a, b in zip(first, second, strict=True)] == alone_calls
+    assert len(alone_calls) > 3
+    assert any(line.get("groups_drawn_again") for line in one)
+    assert 0 < one[-1]["eval_guess/macro_f1"] < 1
+    assert not changed(tmp_path / "1" / "judge", tmp_path / "2" / "judge")

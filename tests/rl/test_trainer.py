@@ -1,0 +1,361 @@
+"""What JudgeGRPOTrainer adds to TRL's: order, log of each task, groups drawn again, validation."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import Any, cast
+
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from training import GRPO, TASKS, distinct_tokens, flags, guessing_judge, random_judge, small_world
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl.trainer.utils import RepeatSampler
+
+from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.judge_tasks.loading import load_judge_task
+from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.scoring import score
+from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.rl import rewards
+from mtrl_judge.rl import validation as evaluate
+from mtrl_judge.rl.dataset import build_dataset
+from mtrl_judge.rl.settings import parse_settings
+from mtrl_judge.rl.trainer import JudgeGRPOTrainer, PromptSampler
+from mtrl_judge.rl.validation import Validation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# The order of the prompts
+
+
+def sampler(rows: int = 20, unit: int = 1, **changes: Any) -> PromptSampler:
+    given = {"prompts": 4, "generations": 3, "repeats": 2, "shuffle": True, "seed": 7}
+    return PromptSampler(rows, unit=unit, **{**given, **changes})
+
+
+@pytest.mark.parametrize("rows", [20, 22])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_first_epoch_is_trls_own(rows: int, shuffle: bool) -> None:
+    stock = RepeatSampler(
+        range(rows), mini_repeat_count=3, batch_size=4, repeat_count=2, shuffle=shuffle, seed=7
+    )
+    ours = sampler(rows, shuffle=shuffle)
+    assert list(ours) == list(stock)
+    assert len(ours) == len(stock) == len(list(ours))
+
+
+def test_an_epochs_order_hangs_on_seed_and_epoch_alone() -> None:
+    straight, resumed = sampler(), sampler()
+    orders = []
+    for epoch in range(3):
+        straight.set_epoch(epoch)
+        orders.append(list(straight))
+    resumed.set_epoch(2)
+    assert list(resumed) == orders[2]
+    next(iter(resumed))  # broken off
+    resumed.set_epoch(1)
+    assert list(resumed) == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+    assert list(sampler(seed=8)) != orders[0]
+
+
+def test_units_stay_together_in_each_generation_batch() -> None:
+    ours = sampler(rows=21, unit=2)
+    order = list(ours)
+    assert len(order) == len(ours) == 20 * 3 * 2
+    for start in range(0, len(order), 4 * 3):
+        batch = order[start : start + 4 * 3]
+        assert all(n == 3 for n in Counter(batch).values())
+        assert {row // 2 for row in batch if row % 2} == {row // 2 for row in batch if not row % 2}
+
+
+# Trainers on the CPU
+
+
+class Watched(JudgeGRPOTrainer):
+    """Keeps each step's rows and what TRL made of them."""
+
+    def __init__(self, **named: Any) -> None:
+        self.seen: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
+        super().__init__(**named)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        self.seen.append((list(inputs), output))
+        return output
+
+
+def tasks_of(base: Path, names: Sequence[str] = TASKS) -> list[JudgeTask]:
+    return [load_judge_task(small_world(base) / f"{name}.yaml") for name in names]
+
+
+def trainer_of(
+    base: Path, out: Path, functions: Sequence[Any], judge: Path, **fields: Any
+) -> Watched:
+    named = {name: fields.pop(name, 0) for name in ("resample_tries",)}
+    fields = {**GRPO, "max_steps": 1, "save_strategy": "no", "eval_strategy": "no", **fields}
+    settings = parse_settings("grpo", flags(small_world(base), out, judge, **fields))
+    processor = AutoProcessor.from_pretrained(judge)
+    processor.tokenizer.padding_side = "left"
+    trainer = Watched(
+        model=AutoModelForImageTextToText.from_pretrained(judge),
+        args=settings.trainer,
+        train_dataset=build_dataset(
+            tasks_of(base), style="direct", root=small_world(base) / "data"
+        ),
+        processing_class=processor,
+        reward_funcs=[*functions],
+        validation=None,
+        **named,
+    )
+    trainer.checkpoint_card = {}
+    return trainer
+
+
+class Witness:
+    """A reward that keeps what it was called with."""
+
+    __name__ = "witness"
+
+    def __init__(self, reward: Any) -> None:
+        self.reward = reward
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(self, **columns: Any) -> list[float]:
+        self.calls.append({**columns, "reward": self.reward(**columns)})
+        return cast(list[float], self.calls[-1]["reward"])
+
+
+def first_log(trainer: Any) -> dict[str, float]:
+    return cast(dict[str, float], trainer.state.log_history[0])
+
+
+def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_path: Path) -> None:
+    witness = Witness(lambda label, **_: [float(each == "Yes") for each in label])
+    alpha = 0.25
+    trainer = trainer_of(
+        base,
+        tmp_path,
+        [rewards.accuracy, rewards.format, witness],
+        guessing_judge(base),
+        per_device_train_batch_size=40,
+        temperature=2.0,  # some answers are none
+    )
+    trainer.reward_weights = torch.tensor([1 - alpha, alpha, 0.5])
+    trainer.train()
+    (call,) = witness.calls
+    log = first_log(trainer)
+    by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for n, completion in enumerate(call["completions"]):
+        doc = {name: call[name][n] for name in ("label", "verdicts")}
+        scored = score(cast(Any, rewards._Row(**doc)), completion[0]["content"])
+        by_task[call["task"][n]].append(
+            {
+                "group": n // 4,
+                "reward": (1 - alpha) * (scored.correct or 0)
+                + alpha * scored.format
+                + 0.5 * call["reward"][n],
+                "accuracy": scored.correct,
+                "format": scored.format,
+                "null_rate": scored.verdict.value is None,
+                "length": len(call["completion_ids"][n]),
+            }
+        )
+    assert by_task.keys() == set(TASKS)
+    flat_groups: list[bool] = []
+    for task, rollouts in by_task.items():
+        for name in ("reward", "accuracy", "format", "null_rate", "length"):
+            mean = fmean(float(rollout[name]) for rollout in rollouts)
+            assert log[f"{task}/{name}"] == pytest.approx(mean, abs=1e-6), name
+        groups = [
+            {round(r["reward"], 6) for r in rollouts if r["group"] == group}
+            for group in {r["group"] for r in rollouts}
+        ]
+        flat = fmean(len(group) == 1 for group in groups)
+        assert log[f"{task}/groups_without_spread"] == pytest.approx(flat)
+        flat_groups += [len(group) == 1 for group in groups]
+    assert 0 < sum(flat_groups) < len(flat_groups)
+    n_all = sum(map(len, by_task.values()))
+    mean = sum(len(r) * log[f"{task}/reward"] for task, r in by_task.items()) / n_all
+    assert log["reward"] == pytest.approx(mean, abs=1e-6)
+    assert 0 < log["rewards/accuracy/mean"] < 1
+    assert 0 < fmean(r["null_rate"] for rs in by_task.values() for r in rs) < 1
+
+
+# Groups drawn again
+
+
+def uneven(item_id: Sequence[str], completion_ids: Sequence[Any], **_: Any) -> list[float]:
+    """0 for half of the items; for the others whatever a completion happens to be."""
+    return [
+        0.0 if is_flat(item) else stable_hash("luck", *ids) % 1000 / 1000
+        for item, ids in zip(item_id, completion_ids, strict=True)
+    ]
+
+
+def is_flat(item_id: str) -> bool:
+    return stable_hash("flat", item_id) % 2 == 0
+
+
+def test_flat_groups_are_replaced_whole(base: Path, tmp_path: Path) -> None:
+    witness = Witness(uneven)
+    trainer = trainer_of(
+        base,
+        tmp_path,
+        [witness],
+        random_judge(base),
+        resample_tries=9,
+        per_device_train_batch_size=32,
+    )
+    trainer.train()
+    ((rows, output),) = trainer.seen
+    began = witness.calls[0]["item_id"]
+    assert any(map(is_flat, began))
+    assert 1 < len(witness.calls) <= 1 + 9
+    assert not any(is_flat(row["item_id"]) for row in rows)
+    assert first_log(trainer)["frac_reward_zero_std"] == 0
+    drawn = [sum(map(is_flat, call["item_id"])) / 32 for call in witness.calls]
+    assert first_log(trainer)["groups_drawn_again"] == pytest.approx(sum(drawn))
+    # A group that had spread stays; each group is one prompt.
+    for place, item in enumerate(began):
+        if not is_flat(item):
+            assert rows[place]["item_id"] == item
+        assert rows[place]["item_id"] == rows[place // 4 * 4]["item_id"]
+    check_rows_belong_together(trainer, rows, output, witness.calls[-1])
+
+
+def check_rows_belong_together(
+    trainer: Any, rows: list[dict[str, Any]], output: dict[str, Any], call: dict[str, Any]
+) -> None:
+    """Prompt tokens, pictures, completion tokens and what the reward saw are of one row each."""
+    processor = trainer.processing_class
+    patches = torch.split(output["pixel_values"], output["image_grid_thw"].prod(-1).tolist())
+    for n, row in enumerate(rows):
+        prompt_ids = output["prompt_ids"][n][output["prompt_mask"][n].bool()]
+        (message,) = row["prompt"]
+        (text,) = (part["text"] for part in message["content"] if part["type"] == "text")
+        assert text in processor.tokenizer.decode(prompt_ids)
+        pixels = processor.image_processor(images=row["images"], return_tensors="pt")
+        assert torch.equal(patches[n], pixels["pixel_values"])
+        completion_ids = output["completion_ids"][n][output["completion_mask"][n].bool()].tolist()
+        assert completion_ids == list(call["completion_ids"][n])
+        said = processor.tokenizer.decode(completion_ids, skip_special_tokens=True)
+        assert call["completions"][n][0]["content"] == said
+        for name in ("item_id", "label", "task"):
+            assert call[name][n] == row[name]
+        assert call["prompts"][n][0]["content"][0]["image"] is row["images"][0]
+
+
+def test_drawing_again_ends_and_repeats(base: Path, tmp_path: Path) -> None:
+    items = []
+    for run in range(2):
+        witness = Witness(lambda completions, **_: [0.9] * len(completions))
+        trainer = trainer_of(
+            base, tmp_path / str(run), [witness], random_judge(base), resample_tries=2
+        )
+        trainer.train()
+        assert len(witness.calls) == 1 + 2
+        assert first_log(trainer)["groups_drawn_again"] == 2
+        assert first_log(trainer)["frac_reward_zero_std"] == 1
+        items.append([call["item_id"] for call in witness.calls])
+    assert items[0] == items[1]
+    assert len({tuple(call) for call in items[0]}) == 3
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.3, 0.9])
+def test_twenty_equal_rewards_have_no_spread(base: Path, tmp_path: Path, reward: float) -> None:
+    """In float32 their standard deviation is not 0."""
+    trainer = trainer_of(
+        base,
+        tmp_path,
+        [distinct_tokens],
+        random_judge(base),
+        per_device_train_batch_size=40,
+        num_generations=20,
+    )
+    rewards_N_F = torch.full((40, 1), reward)
+    assert trainer._without_spread(rewards_N_F).tolist() == [True, True]
+    rewards_N_F[3] += 0.01
+    assert trainer._without_spread(rewards_N_F).tolist() == [False, True]
+
+
+# Validation
+
+
+def validation_of(base: Path, *names: str, items: int = 6, batch_size: int = 4) -> Validation:
+    return Validation.load(
+        tasks_of(base, names),
+        "direct",
+        items=items,
+        batch_size=batch_size,
+        max_new_tokens=4,
+        root=small_world(base) / "data",
+    )
+
+
+def test_validation_is_judging_the_same_rows_by_hand(base: Path, tmp_path: Path) -> None:
+    judge = guessing_judge(base)
+    trainer = trainer_of(base, tmp_path, [distinct_tokens], judge)
+    trainer.model.train()
+    trainer.model.model.visual.eval()  # as a part in another mode than the whole
+    modes = {name: module.training for name, module in trainer.model.named_modules()}
+    state = torch.get_rng_state()
+    names = ("red", "guess")
+    validation = validation_of(base, *names, items=24)
+    figures = validation.run(trainer)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {name: module.training for name, module in trainer.model.named_modules()} == modes
+    assert validation.run(trainer) == figures
+
+    model = AutoModelForImageTextToText.from_pretrained(judge).eval()
+    processor = trainer.processing_class
+    by_hand = {}
+    for name, rows in zip(names, validation.rows, strict=True):
+        answers = []
+        for doc in rows:
+            row = JudgeRow.from_doc(doc)
+            text = processor.apply_chat_template(
+                render_messages(row, "direct"), tokenize=False, add_generation_prompt=True
+            )
+            inputs = processor(text=[text], images=list(row.images), return_tensors="pt")
+            output = model.generate(**inputs, do_sample=False, max_new_tokens=4)[0]
+            said = processor.tokenizer.decode(output[inputs["input_ids"].shape[1] :])
+            said = said.replace("<|im_end|>", "")
+            answers.append((row.label, score(row, said).verdict.value))
+        labels, verdicts = zip(*answers, strict=True)
+        assert None not in verdicts
+        by_hand[name] = f1_score(labels, verdicts, average="macro")
+        assert figures[f"{name}/macro_f1"] == pytest.approx(by_hand[name])
+        assert figures[f"{name}/null_rate"] == 0
+    assert figures["macro_f1"] == pytest.approx(fmean(by_hand.values()))
+    assert 0 < by_hand["guess"] < 1
+
+
+def test_the_chosen_rows_do_not_hang_on_the_order(base: Path) -> None:
+    (rows,) = validation_of(base, "guess", items=100).rows
+    mixed = [*range(len(rows))]
+    Random(0).shuffle(mixed)
+    chosen = [
+        set(evaluate._choose(each, 7, seed).with_format(None)["item_id"][:])
+        for each, seed in ((rows, 0), (rows.select(mixed), 0), (rows, 1))
+    ]
+    assert len(chosen[0]) == 7 < len(rows)
+    assert chosen[0] == chosen[1] != chosen[2]
+    # Asking for more keeps those that were chosen.
+    assert chosen[0] < set(evaluate._choose(rows, 9, 0).with_format(None)["item_id"][:])
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5, 16])
+def test_processes_answer_every_row_and_equally_many(base: Path, processes: int) -> None:
+    validation = validation_of(base, *TASKS, items=2)
+    n_rows = sum(map(len, validation.rows))
+    shares = [evaluate.share_of(n_rows, processes, process) for process in range(processes)]
+    assert len({len(share) for share in shares}) == 1
+    assert {place for share in shares for place in share} == set(range(n_rows))
