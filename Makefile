@@ -3,22 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := cli common data demo experiments harness_plugin judge_tasks leaderboard metrics \
-  models rl task_yamls
+PACKAGES := $(filter-out benchmarks package,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test check format clean
+.PHONY: venv demo test check format links clean
 .DEFAULT_GOAL := venv
 
-venv: $(INSTALLED)
+venv: $(INSTALLED) links
 
-# The stamp is newer than what it was installed from, so a second run installs nothing.
+# The stamp is newer than the files it depends on, so a second run installs nothing.
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required, for example: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	rm -rf build/mypy && mkdir -p build/mypy/mtrl_judge
-	ln -sfn $(CURDIR)/package/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/mypy/mtrl_judge/
 	touch $@
+
+# For mypy and IDEs: the folders under their import names; pyproject.toml explains why.
+links:
+	rm -rf build/mypy && mkdir -p build/mypy/mtrl_judge
+	ln -s $(CURDIR)/package/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/mypy/mtrl_judge/
 
 demo: venv
 	$(BIN)/mtrl-judge demo
@@ -28,7 +30,7 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two workers of one thread: torch's threads wait for each other where several tests run.
+# Two workers of one thread each: several multi-threaded torch processes would compete for the cores.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 

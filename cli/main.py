@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from mtrl_judge import __version__
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.rl.arguments import METHODS
 from mtrl_judge.rl.recipes import shipped_recipes
@@ -23,7 +24,6 @@ from .options import AsJson, DataRoot, Force, Seed, use_data_root
 
 app = typer.Typer(
     name="mtrl-judge",
-    help="Evaluate and train multimodal judges. A judge task is one YAML; see `mtrl-judge tasks`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,6 +53,24 @@ def main() -> None:
         sys.stderr.close()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"mtrl-judge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Evaluate and train multimodal judges. Each judge task is one YAML; see `mtrl-judge tasks`."""
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

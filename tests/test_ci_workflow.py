@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,8 @@ def test_the_workflow_asks_for_little_and_pins_what_it_uses() -> None:
     assert set(WORKFLOW[True]) == {"pull_request", "push"}, "never pull_request_target"
     used = [step["uses"] for step in STEPS if "uses" in step]
     assert len(used) == 5
-    assert all(action.startswith("actions/") and "@v" in action for action in used)
+    assert all(re.fullmatch(r"actions/[a-z/-]+@[0-9a-f]{40}", action) for action in used)
+    assert STEPS[0]["with"] == {"persist-credentials": False}
 
 
 @pytest.mark.parametrize("step", [each for each in STEPS if "run" in each], ids=lambda s: s["name"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,14 @@ def test_imports_run_one_way(folder: str) -> None:
     assert found == set()
 
 
-def test_the_public_names_are_there() -> None:
-    import mtrl_judge.judge_tasks as api
-
-    assert all(getattr(api, name).__name__ == name for name in api.__all__)
+def test_every_folder_with_code_is_packaged() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    mapped = project["tool"]["setuptools"]["package-dir"]
+    assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(mapped)
+    folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/__init__.py")}
+    folders = {path for path in folders if path.parts[0] not in ("benchmarks", "build", "tests")}
+    assert folders == set(map(Path, mapped.values()))
+    assert {path.parts[0] for path in folders} == {*MAY_IMPORT, "package", "task_yamls"}
 
 
 def test_a_flat_import_is_refused() -> None:

@@ -13,6 +13,7 @@ import yaml
 from corpus import image_cell, write_split, write_yaml
 from typer.testing import CliRunner, Result
 
+import mtrl_judge
 from mtrl_judge.cli.main import app, main
 from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
 
@@ -34,6 +35,10 @@ def fails(
     return captured.err
 
 
+def test_the_version_is_printed() -> None:
+    assert call("--version").stdout == f"mtrl-judge {mtrl_judge.__version__}\n"
+
+
 def test_tasks_lists_every_shipped_task_with_its_card() -> None:
     rows = json.loads(call("tasks", "--json").stdout)
     assert [row["task"] for row in rows] == [task.task for task in load_shipped_tasks()]
@@ -46,6 +51,7 @@ def test_tasks_lists_every_shipped_task_with_its_card() -> None:
     "command",
     [
         ["--help"],
+        ["--version"],
         ["tasks"],
         ["validate", "mtrl_judge_seetrue"],
         ["train", "--help"],
