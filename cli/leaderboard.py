@@ -43,7 +43,9 @@ Metric = Annotated[str, typer.Option(help="macro_f1, accuracy, cohen_kappa, flip
 Tasks = Annotated[str, typer.Option(help="Names or patterns, with commas (default: all).")]
 Allow = Annotated[
     str,
-    typer.Option(help="What the runs may differ in, with commas: rows, source, style, probe."),
+    typer.Option(
+        help="What the runs may differ in: rows, source, style, perturbation (comma-separated)."
+    ),
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same intervals.")]
@@ -165,7 +167,7 @@ def add(
     """Add runs to a leaderboard file; one that is in it already is refused."""
     from mtrl_judge.leaderboard.file import add_entries, leaderboard_file
 
-    board = _board(results, allow="rows,source,style,probe", resamples=resamples, seed=seed)
+    board = _board(results, allow="rows,source,style,perturbation", resamples=resamples, seed=seed)
     added = add_entries(file, leaderboard_file(board, rows=rows).entries)
     for entry in added:
         typer.echo(f"{file}: added {entry.model} of {entry.date}")

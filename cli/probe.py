@@ -9,7 +9,7 @@ import typer
 from tabulate import tabulate
 
 from mtrl_judge.experiments.robustness import HarnessError, Probed, run_probes
-from mtrl_judge.harness_plugin.perturbations import PROBES
+from mtrl_judge.harness_plugin.perturbations import PERTURBATIONS
 from mtrl_judge.leaderboard.compare import Compared
 from mtrl_judge.leaderboard.runs import Estimate
 
@@ -32,7 +32,11 @@ def probe(
         SystemExit: lmms-eval fails; with its exit code.
         JudgeError: as :func:`~mtrl_judge.experiments.robustness.run_probes`.
     """
-    chosen = list(PROBES) if probes is None else [n.strip() for n in probes.split(",") if n.strip()]
+    chosen = (
+        list(PERTURBATIONS)
+        if probes is None
+        else [n.strip() for n in probes.split(",") if n.strip()]
+    )
     try:
         found = run_probes(model, tasks, chosen, out, style=style, extra=extra)
     except HarnessError as failed:

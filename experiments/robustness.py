@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.files import whole_file
 from mtrl_judge.harness_plugin.perturbations import (
-    PROBE_VARIABLE,
+    PERTURBATION_VARIABLE,
     applies,
-    checked_probes,
-    numbered,
+    check_perturbations,
+    expand_paraphrases,
 )
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, data_root
 from mtrl_judge.judge_tasks.spec import STYLES
@@ -67,7 +67,7 @@ def run_probes(
 
     Args:
         tasks: as lmms-eval takes them.
-        probes: names in :data:`~.probes.PROBES`.
+        probes: names in :data:`~.probes.PERTURBATIONS`.
         out: the folder of this command alone; each run has a folder in it.
         extra: further flags of lmms-eval.
 
@@ -75,7 +75,7 @@ def run_probes(
         HarnessError: lmms-eval fails.
         JudgeError: a mistake in what is given, or a run's rows are not the unchanged ones.
     """
-    names = checked_probes(probes)
+    names = check_perturbations(probes)
     if style is not None and style not in STYLES:
         raise JudgeError(f"--style: no style {style!r}; {did_you_mean(style, STYLES)}")
     settings = _settings(model, tasks, style, extra)
@@ -153,7 +153,7 @@ class _Harness(NamedTuple):
             output_path=folder,
             style=self.style,
             extra=self.extra,
-            environment={PROBE_VARIABLE: "" if name == UNCHANGED else name},
+            environment={PERTURBATION_VARIABLE: "" if name == UNCHANGED else name},
             log=log,
         )
         if code:
@@ -174,7 +174,7 @@ def _plan(probes: Sequence[str], unchanged: Run) -> dict[str, list[str]]:
             for task, each in about.items()
             if applies(probe, kind=each["kind"], paraphrases=each["paraphrases"])
         ]
-        for probe in numbered(probes, max(1, most))
+        for probe in expand_paraphrases(probes, max(1, most))
     }
 
 
@@ -195,7 +195,7 @@ def _differing(run: Run, unchanged: Run, tasks: Sequence[str]) -> list[str]:
     for task in tasks:
         ours = run.tasks[task].about if task in run.tasks else {}
         theirs = unchanged.tasks[task].about
-        keys = sorted((ours.keys() | theirs.keys()) - {"probe"})
+        keys = sorted((ours.keys() | theirs.keys()) - {"perturbation"})
         differing += [f"{task}: {key}" for key in keys if ours.get(key) != theirs.get(key)]
     return differing
 

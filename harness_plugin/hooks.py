@@ -20,7 +20,7 @@ from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import rate_names, summarise
 
 from .logprob import calibration_rows, load_calibration, read
-from .perturbations import Probe, running_probe
+from .perturbations import Perturbation, active_perturbation
 from .prompt_style import evaluation_scoring, evaluation_style
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class JudgeHooks:
         self._better = better
         self._loaded: tuple[Path | None, LoadedSplit] | None = None
         self.calibration_rows: Dataset | None = None
-        self.probe = Probe(None, task)
+        self.perturbation = Perturbation(None, task)
 
     def config(self) -> dict[str, Any]:
         """The task as native lmms-eval configuration."""
@@ -117,16 +117,16 @@ class JudgeHooks:
         return Hook(metric, self, aggregate)
 
     def prepare(self) -> LoadedSplit:
-        """The rows to judge, loaded once for a data root, and the probe that changes them.
+        """The rows to judge, loaded once for a data root, and the perturbation of them.
 
         Raises:
             JudgeError: as :func:`~mtrl_judge.judge_tasks.sources.load_rows` and
-                :func:`~.probes.running_probe`.
+                :func:`~.perturbations.active_perturbation`.
         """
         root = data_root()
         if self._loaded is None or self._loaded[0] != root:
             self._loaded = (root, load_rows(self.task, self.task.evaluation_split, root))
-        self.probe = running_probe(self.task, self._loaded[1].rows)
+        self.perturbation = active_perturbation(self.task, self._loaded[1].rows)
         return self._loaded[1]
 
     def attach(self, host_task: Any) -> None:
@@ -147,7 +147,7 @@ class JudgeHooks:
             "verdicts": list(self.task.judge.verdicts),
             "paired": self.task.paired,
             "paraphrases": len(self.task.judge.paraphrases),
-            "probe": self.probe.name,  # here, as it is part of lmms-eval's cache key
+            "perturbation": self.perturbation.name,  # here, as it is part of lmms-eval's cache key
             "card": self.task.judge.card.model_dump(mode="json"),
             "versions": {name: version(name) for name in _VERSIONS},
         }
@@ -178,7 +178,7 @@ class JudgeHooks:
 
     def asked(self, doc: Mapping[str, Any]) -> JudgeRow:
         """The row as it is put to the judge."""
-        return self.probe.changed(JudgeRow.from_doc(doc))
+        return self.perturbation.apply(JudgeRow.from_doc(doc))
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Messages with the pictures in their places, for chat models."""
@@ -205,7 +205,7 @@ class JudgeHooks:
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """One sample row: what was judged and how, and under each metric what it is made from."""
         row, text = JudgeRow.from_doc(doc), results[0]
-        scored = self.probe.scored(row, text)
+        scored = self.perturbation.score(row, text)
         record = Record(
             label=row.label,
             verdict=scored.verdict.value,
@@ -225,7 +225,11 @@ class JudgeHooks:
             "well_formed": scored.verdict.well_formed,
             "correct": scored.correct,
             "text": text,
-            **(read(text, self.probe.meant) if evaluation_scoring() == "logprob" else {}),
+            **(
+                read(text, self.perturbation.original_verdicts)
+                if evaluation_scoring() == "logprob"
+                else {}
+            ),
             **dict.fromkeys(self.metrics, tuple(record) if row.pair_id else record[:3]),
         }
 

@@ -267,7 +267,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
                 self.judge,
                 hooks.task,
                 hooks.calibration_rows,
-                asked=hooks.probe.asked,
+                asked=hooks.perturbation.verdicts,
                 batch_size=self.batch_size,
             )
         return self._scorers[task]

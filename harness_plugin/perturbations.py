@@ -1,7 +1,8 @@
-"""What a probe changes of the rows that a judge is asked, and how its verdicts are read back.
+"""Perturbations of a task: one thing about its rows changes, and verdicts are mapped back.
 
-``MTRL_JUDGE_PROBE`` chooses the probe of an lmms-eval process, whatever its backend. Labels and
-verdicts in samples are always in the task's own words and places, so the same metrics apply.
+``MTRL_JUDGE_PROBE`` selects the perturbation of an lmms-eval process, whatever its backend. Labels
+and verdicts in sample files are always the task's own, in the task's own order of the candidates,
+so the same metrics apply to perturbed and unperturbed runs.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from mtrl_judge.judge_tasks.rows import JudgeRow, Rows, asked_otherwise
 from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
-PROBE_VARIABLE = "MTRL_JUDGE_PROBE"
-MID_GREY = (128, 128, 128)
-# Nothing in it can be seen in a picture, and no word of it is likely to be a verdict.
+PERTURBATION_VARIABLE = "MTRL_JUDGE_PROBE"
+MID_GRAY = (128, 128, 128)
+# Nothing in it describes an image, and none of its words is likely to be a verdict.
 PADDING = (
     "The following lines come before every question of this collection and are the same each time. "
     "The questions were put together over several months and are kept in one long list. "
@@ -38,270 +39,272 @@ PADDING = (
 )
 
 
-class Probe:
-    """The same task with one thing changed; this one changes nothing.
+class Perturbation:
+    """A task with one thing changed; the base class changes nothing.
 
     Args:
-        name: as ``MTRL_JUDGE_PROBE`` has it; None where no probe runs.
-        rows: those of the task that are judged, for a probe that looks at all of them.
+        name: the value of ``MTRL_JUDGE_PROBE``; None for an unperturbed run.
+        rows: the evaluated rows of the task, for perturbations that need all of them.
     """
 
     def __init__(self, name: str | None, task: JudgeTask, rows: Rows | None = None) -> None:
         self.name, self.task = name, task
+        self.verdicts = task.judge.verdicts
+        """The verdicts that a perturbed prompt offers, in its order."""
+        self.renamed = {verdict: verdict for verdict in task.judge.verdicts}
+        """The task's verdict -> the one of ``verdicts`` that means it in a perturbed row."""
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """The verdicts that the judge is to choose from, in the order of the prompt."""
-        return self.task.judge.verdicts
+    def original_verdicts(self) -> tuple[str, ...]:
+        """The task's verdicts that ``verdicts`` mean, in the same order."""
+        return tuple(str(self.restore(verdict)) for verdict in self.verdicts)
 
-    @property
-    def words(self) -> Mapping[str, str]:
-        """For each of the task's verdicts the one of ``asked`` that means it in a changed row."""
-        return {verdict: verdict for verdict in self.task.judge.verdicts}
+    def apply(self, row: JudgeRow) -> JudgeRow:
+        """The perturbed row, with its label among :attr:`verdicts`.
 
-    @property
-    def meant(self) -> tuple[str, ...]:
-        """The task's verdicts that ``asked`` mean, in the same order."""
-        back = {word: own for own, word in self.words.items()}
-        return tuple(back[word] for word in self.asked)
-
-    def changed(self, row: JudgeRow) -> JudgeRow:
-        """The row as it is put to the judge, its label in the words of that.
-
-        Pictures that the row has not got (lmms-eval drops them for scoring) are not made.
+        A row without images stays without: lmms-eval drops them from the rows it scores.
         """
-        label = None if row.label is None else self.words[row.label]
-        return replace(row, verdicts=self.asked, label=label)
+        label = None if row.label is None else self.renamed[row.label]
+        return replace(row, verdicts=self.verdicts, label=label)
 
-    def restored(self, verdict: str | None) -> str | None:
-        """The task's verdict that a judge means by one given for a changed row."""
-        return None if verdict is None else self.meant[self.asked.index(verdict)]
+    def restore(self, verdict: str | None) -> str | None:
+        """The task's verdict that a verdict on a perturbed row means."""
+        original = {new_name: name for name, new_name in self.renamed.items()}
+        return None if verdict is None else original[verdict]
 
-    def scored(self, row: JudgeRow, text: str) -> Score:
-        """What the judge wrote when asked the changed row, its verdict in the task's own words."""
-        given = score(self.changed(row), text)
-        verdict = given.verdict._replace(value=self.restored(given.verdict.value))
-        return given._replace(verdict=verdict)
+    def score(self, row: JudgeRow, text: str) -> Score:
+        """Score an answer to the perturbed row; the verdict is the task's own.
+
+        Args:
+            row: the unperturbed row.
+        """
+        scored = score(self.apply(row), text)
+        verdict = scored.verdict._replace(value=self.restore(scored.verdict.value))
+        return scored._replace(verdict=verdict)
 
 
-class Swap(Probe):
-    """The two candidates of a pair change places."""
+class Swap(Perturbation):
+    """The two candidates of a pair trade places."""
 
     def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
         super().__init__(name, task, rows)
+        first, second, *others = task.judge.verdicts
+        self.renamed = {first: second, second: first, **{verdict: verdict for verdict in others}}
         self._questions = _by_row(
             rows, asked_otherwise(task, rows, "judge.question", exchanged=True)
         )
 
-    @property
-    def words(self) -> Mapping[str, str]:
-        first, second, *others = self.task.judge.verdicts
-        return dict(zip(self.task.judge.verdicts, (second, first, *others), strict=True))
-
-    def changed(self, row: JudgeRow) -> JudgeRow:
+    def apply(self, row: JudgeRow) -> JudgeRow:
         return replace(
-            super().changed(row),
+            super().apply(row),
             question=self._questions[row.item_id, row.swapped],
             swapped=not row.swapped,
-            images=_exchanged(self.task, row.images),
+            images=_swap_candidates(self.task, row.images),
         )
 
 
-class BlankImage(Probe):
-    """Each picture is grey all over, of the same size."""
+class BlankImage(Perturbation):
+    """Every image is replaced by a gray one of the same size."""
 
-    def changed(self, row: JudgeRow) -> JudgeRow:
-        blank = tuple(Image.new("RGB", picture.size, MID_GREY) for picture in row.images)
-        return replace(super().changed(row), images=blank)
+    def apply(self, row: JudgeRow) -> JudgeRow:
+        blank = tuple(Image.new("RGB", image.size, MID_GRAY) for image in row.images)
+        return replace(super().apply(row), images=blank)
 
 
-class ShuffledImage(Probe):
-    """Each item is shown with the pictures of another one."""
+class ShuffledImage(Perturbation):
+    """Every item is shown with the images of another item."""
 
     def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
         super().__init__(name, task, rows)
         self._dataset = rows.dataset
-        about = rows.dataset.with_format(None)
-        columns = (about[key][:] for key in ("item_id", "source_index", "swapped"))
-        self._places: dict[str, dict[bool, int]] = {}
-        pictures = {}
-        for place, (item, index, swapped) in enumerate(zip(*columns, strict=True)):
-            self._places.setdefault(item, {})[swapped] = place
-            pictures[item] = rows.pictures[index]
+        dataset = rows.dataset.with_format(None)
+        columns = (dataset[key][:] for key in ("item_id", "source_index", "swapped"))
+        self._rows_of: dict[str, dict[bool, int]] = {}  # item id -> order -> row
+        digests = {}
+        for row, (item, source_index, swapped) in enumerate(zip(*columns, strict=True)):
+            self._rows_of.setdefault(item, {})[swapped] = row
+            digests[item] = rows.pictures[source_index]
         try:
-            self._foreign = deranged(pictures)
+            self._donors = derangement(digests)
         except ValueError as error:
-            raise DataError(f"{name}: {task.task}: {error}; leave this probe out") from None
+            raise DataError(f"{name}: {task.task}: {error}; leave this perturbation out") from None
 
-    def changed(self, row: JudgeRow) -> JudgeRow:
-        return replace(super().changed(row), images=self._pictures(row) if row.images else ())
+    def apply(self, row: JudgeRow) -> JudgeRow:
+        changed = super().apply(row)
+        if not row.images:
+            return changed
+        donor = self._rows_of[self._donors[row.item_id]]
+        if row.swapped in donor:
+            return replace(changed, images=tuple(self._dataset[donor[row.swapped]]["images"]))
+        images = self._dataset[donor[not row.swapped]]["images"]
+        return replace(changed, images=_swap_candidates(self.task, images))
 
-    def _pictures(self, row: JudgeRow) -> tuple[Image.Image, ...]:
-        """The other item's, in the order that this row shows its own in."""
-        places = self._places[self._foreign[row.item_id]]
-        if row.swapped in places:
-            return tuple(self._dataset[places[row.swapped]]["images"])
-        return _exchanged(self.task, self._dataset[places[not row.swapped]]["images"])
 
-
-class Paraphrase(Probe):
-    """The question in other words, which the YAML lists."""
+class Paraphrase(Perturbation):
+    """The question is one of the paraphrases that the YAML lists."""
 
     def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
         super().__init__(name, task, rows)
-        field = f"judge.paraphrases.{_number(name or '') - 1}"
+        field = f"judge.paraphrases.{_paraphrase_number(name or '') - 1}"
         self._questions = _by_row(rows, asked_otherwise(task, rows, field, exchanged=False))
 
-    def changed(self, row: JudgeRow) -> JudgeRow:
-        return replace(super().changed(row), question=self._questions[row.item_id, row.swapped])
+    def apply(self, row: JudgeRow) -> JudgeRow:
+        return replace(super().apply(row), question=self._questions[row.item_id, row.swapped])
 
 
-class Length(Probe):
-    """The prompt is longer by a text that says nothing of the answer."""
+class Length(Perturbation):
+    """The prompt is longer by a text that is irrelevant to the question."""
 
-    def changed(self, row: JudgeRow) -> JudgeRow:
-        return replace(super().changed(row), question=f"{PADDING}\n\n{row.question}")
+    def apply(self, row: JudgeRow) -> JudgeRow:
+        return replace(super().apply(row), question=f"{PADDING}\n\n{row.question}")
 
 
-class VerdictNames(Probe):
+class VerdictNames(Perturbation):
     """The verdicts have other names, and the question says which stands for which."""
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return _other_names(self.task.judge.verdicts)
+    def __init__(self, name: str | None, task: JudgeTask, rows: Rows | None = None) -> None:
+        super().__init__(name, task, rows)
+        self.verdicts = _unused_names(task.judge.verdicts)
+        self.renamed = dict(zip(task.judge.verdicts, self.verdicts, strict=True))
 
-    @property
-    def words(self) -> Mapping[str, str]:
-        return dict(zip(self.task.judge.verdicts, self.asked, strict=True))
-
-    def changed(self, row: JudgeRow) -> JudgeRow:
-        stands = [f'{word} stands for "{neutralise(own)}"' for own, word in self.words.items()]
+    def apply(self, row: JudgeRow) -> JudgeRow:
+        stands = [
+            f'{new_name} stands for "{neutralise(verdict)}"'
+            for verdict, new_name in self.renamed.items()
+        ]
         legend = f"Here {', '.join(stands[:-1])} and {stands[-1]}."
-        return replace(super().changed(row), question=f"{row.question}\n\n{legend}")
+        return replace(super().apply(row), question=f"{row.question}\n\n{legend}")
 
 
-# As they are asked for; "paraphrase" is a probe for each text that the YAML lists.
-PROBES: Mapping[str, type[Probe]] = {
+# By the names a user gives; "paraphrase" stands for one perturbation per paraphrase in the YAML.
+PERTURBATIONS: Mapping[str, type[Perturbation]] = {
     "swap": Swap,
     "blank_image": BlankImage,
     "shuffled_image": ShuffledImage,
     "paraphrase": Paraphrase,
-    "rerun": Probe,
+    "rerun": Perturbation,
     "length": Length,
     "verdict_names": VerdictNames,
 }
-_NUMBERED = re.compile("paraphrase_([1-9][0-9]*)")
 
 
-def checked_probes(names: Sequence[str]) -> list[str]:
-    """The named probes, each once.
+def check_perturbations(names: Sequence[str]) -> list[str]:
+    """The named perturbations without duplicates.
 
     Raises:
-        JudgeError: there is no such probe, or none is named.
+        JudgeError: a name is unknown, or there are none.
     """
     for name in names:
-        if name not in PROBES:
-            raise JudgeError(f"--probes: no probe {name!r}; {did_you_mean(name, PROBES)}")
+        if name not in PERTURBATIONS:
+            raise JudgeError(f"unknown perturbation {name!r}; {did_you_mean(name, PERTURBATIONS)}")
     if not names:
-        raise JudgeError(f"--probes: none named; known: {', '.join(PROBES)}")
+        raise JudgeError(f"no perturbation given; known: {', '.join(PERTURBATIONS)}")
     return list(dict.fromkeys(names))
 
 
-def numbered(probes: Iterable[str], paraphrases: int) -> list[str]:
-    """As ``MTRL_JUDGE_PROBE`` has them: "paraphrase" is "paraphrase_1" to that of the last text."""
+def expand_paraphrases(names: Iterable[str], paraphrases: int) -> list[str]:
+    """The values of ``MTRL_JUDGE_PROBE`` that the names stand for.
+
+    >>> expand_paraphrases(["swap", "paraphrase"], 2)
+    ['swap', 'paraphrase_1', 'paraphrase_2']
+    """
     runs: list[str] = []
-    for name in probes:
-        many = [f"{name}_{n}" for n in range(1, paraphrases + 1)]
-        runs += many if name == "paraphrase" else [name]
+    for name in names:
+        expanded = [f"{name}_{n}" for n in range(1, paraphrases + 1)]
+        runs += expanded if name == "paraphrase" else [name]
     return runs
 
 
 def applies(name: str, *, kind: str, paraphrases: int) -> bool:
-    """Whether a task has what a probe changes.
+    """Whether a task has what a perturbation changes.
 
     Args:
-        name: as ``MTRL_JUDGE_PROBE`` has it.
-        kind: the task's, pointwise or pairwise.
-        paraphrases: how many texts the task lists.
+        name: a value of ``MTRL_JUDGE_PROBE``.
+        kind: the task's kind.
+        paraphrases: how many paraphrases the task lists.
     """
     if name == "swap":
         return kind == "pairwise"
-    return _number(name) <= paraphrases
+    return _paraphrase_number(name) <= paraphrases
 
 
-def running_probe(task: JudgeTask, rows: Rows) -> Probe:
-    """The probe that ``MTRL_JUDGE_PROBE`` chooses, for the rows of a task.
+def active_perturbation(task: JudgeTask, rows: Rows) -> Perturbation:
+    """The perturbation that ``MTRL_JUDGE_PROBE`` selects, for the rows of a task.
 
     Raises:
-        JudgeError: there is no such probe, or the task has not what it changes.
+        JudgeError: there is no such perturbation, or it does not apply to the task.
     """
-    name = os.environ.get(PROBE_VARIABLE)
+    name = os.environ.get(PERTURBATION_VARIABLE)
     if not name:
-        return Probe(None, task, rows)
-    known = numbered(PROBES, max(1, len(task.judge.paraphrases)))
-    if name not in known and not _number(name):
-        raise JudgeError(f"{PROBE_VARIABLE}: no probe {name!r}; {did_you_mean(name, known)}")
+        return Perturbation(None, task, rows)
+    known = expand_paraphrases(PERTURBATIONS, max(1, len(task.judge.paraphrases)))
+    if name not in known and not _paraphrase_number(name):
+        raise JudgeError(
+            f"{PERTURBATION_VARIABLE}: unknown perturbation {name!r}; {did_you_mean(name, known)}"
+        )
     if not applies(name, kind=task.judge.kind, paraphrases=len(task.judge.paraphrases)):
-        has = "judges one thing at a time" if name == "swap" else "lists no such paraphrase"
-        raise JudgeError(f"{PROBE_VARIABLE}: {name}: {task.task} {has}; leave it out of --tasks")
-    return PROBES["paraphrase" if _number(name) else name](name, task, rows)
+        has = "has no pairs" if name == "swap" else "lists no such paraphrase"
+        raise JudgeError(
+            f"{PERTURBATION_VARIABLE}: {name}: {task.task} {has}; leave it out of --tasks"
+        )
+    return PERTURBATIONS["paraphrase" if _paraphrase_number(name) else name](name, task, rows)
 
 
-def deranged(pictures: Mapping[str, str]) -> dict[str, str]:
-    """For each item another one with other pictures, whatever the order of the items.
+def derangement(digests: Mapping[str, str]) -> dict[str, str]:
+    """Assign each item another item with different images, independent of the order of the items.
 
-    Each item is another one's exactly once. Sorted by their pictures, items that are as far apart
-    as the most frequent picture is frequent have different ones.
+    Each item is assigned exactly once. Items are sorted by their images, so items as far apart as
+    the most frequent images are frequent differ in them.
 
     Args:
-        pictures: what tells the pictures of each item from others.
+        digests: item id -> digest of its images.
 
     Raises:
-        ValueError: there is none, as over half of the items have the same pictures.
+        ValueError: more than half of the items have the same images, so there is no assignment.
 
-    >>> deranged({"a": "sun", "b": "sun", "c": "moon", "d": "star"})["a"] in ("c", "d")
+    >>> derangement({"a": "sun", "b": "sun", "c": "moon", "d": "star"})["a"] in ("c", "d")
     True
     """
 
     def rank(item: str) -> tuple[int, str, int, str]:
-        shown = pictures[item]
+        images = digests[item]
         return (
-            stable_hash("shuffled_image", shown),
-            shown,
+            stable_hash("shuffled_image", images),
+            images,
             stable_hash("shuffled_image", item),
             item,
         )
 
-    items = sorted(pictures, key=rank)
-    apart = max(Counter(pictures.values()).values(), default=0)
-    if 2 * apart > len(items):
-        raise ValueError(f"{apart} of {len(items)} items have the same pictures")
-    return dict(zip(items, items[apart:] + items[:apart], strict=True))
+    items = sorted(digests, key=rank)
+    shift = max(Counter(digests.values()).values(), default=0)
+    if 2 * shift > len(items):
+        raise ValueError(f"{shift} of {len(items)} items have the same images")
+    return dict(zip(items, items[shift:] + items[:shift], strict=True))
 
 
-def _number(name: str) -> int:
-    """Which of the listed texts a paraphrase is, from 1; 0 for every other probe."""
-    found = _NUMBERED.fullmatch(name)
-    return int(found[1]) if found else 0
+def _paraphrase_number(name: str) -> int:
+    """Which of the listed paraphrases a perturbation uses, from 1; 0 for other perturbations."""
+    match = re.fullmatch("paraphrase_([1-9][0-9]*)", name)
+    return int(match[1]) if match else 0
 
 
 def _by_row(rows: Rows, questions: Sequence[str]) -> dict[tuple[str, bool], str]:
-    about = rows.dataset.with_format(None)
-    keys = zip(about["item_id"][:], about["swapped"][:], strict=True)
+    dataset = rows.dataset.with_format(None)
+    keys = zip(dataset["item_id"][:], dataset["swapped"][:], strict=True)
     return dict(zip(keys, questions, strict=True))
 
 
-def _exchanged(task: JudgeTask, images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
-    """With the candidates, where they are pictures, in each other's place."""
-    columns, candidates = task.judge.images, task.candidates or ()
-    other = dict(zip(candidates, reversed(candidates), strict=True))
+def _swap_candidates(task: JudgeTask, images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
+    """The images of a row with the two candidates swapped, where candidates are images."""
     if not images:
         return ()
-    return tuple(images[columns.index(other.get(name, name))] for name in columns)
+    columns, candidates = task.judge.images, task.candidates or ()
+    partner = dict(zip(candidates, reversed(candidates), strict=True))
+    return tuple(images[columns.index(partner.get(name, name))] for name in columns)
 
 
-def _other_names(verdicts: Sequence[str]) -> tuple[str, ...]:
-    """Letters, or else numbers, that are none of the verdicts already."""
+def _unused_names(verdicts: Sequence[str]) -> tuple[str, ...]:
+    """Letters, or else numbers, none of which is a verdict of the task."""
     taken = {verdict.casefold() for verdict in verdicts}
     letters = tuple(string.ascii_uppercase[: len(verdicts)])
     if len(letters) == len(verdicts) and not taken & {letter.casefold() for letter in letters}:

@@ -225,7 +225,7 @@ def votes_of(runs: Sequence[Run]) -> list[Votes]:
     same: defaultdict[tuple[Any, ...], list[Judged]] = defaultdict(list)
     for run, task, judged in _all(runs):
         if judged.records:
-            asked = tuple(judged.about.get(name) for name in ("style", "scoring", "probe"))
+            asked = tuple(judged.about.get(name) for name in ("style", "scoring", "perturbation"))
             same[(run.model, task, *asked, judged.rows)].append(judged)
     for (model, task, *_), several in same.items():
         if len(several) > 1:

@@ -12,7 +12,7 @@ from mtrl_judge.judge_tasks.spec import Role
 from .runs import Judged, Run
 
 ROLES: tuple[Role, ...] = ("train", "ood")
-DIFFERENCES = ("rows", "source", "style", "probe")
+DIFFERENCES = ("rows", "source", "style", "perturbation")
 """What runs of one table must have in common unless it is allowed that they do not."""
 
 
@@ -80,8 +80,10 @@ def _rows(runs: Sequence[Run]) -> Iterator[str]:
     yield from lines or _told(runs, "the rows judged", lambda judged: judged.rows or None)
 
 
-def _probe(runs: Sequence[Run]) -> Iterator[str]:
-    yield from _told(runs, "probe", lambda judged: judged.about.get("probe") or "none", shown=True)
+def _perturbation(runs: Sequence[Run]) -> Iterator[str]:
+    yield from _told(
+        runs, "perturbation", lambda judged: judged.about.get("perturbation") or "none", shown=True
+    )
 
 
 def _source(runs: Sequence[Run]) -> Iterator[str]:
@@ -100,7 +102,7 @@ _LINES: Mapping[str, Callable[[Sequence[Run]], Iterator[str]]] = {
     "rows": _rows,
     "source": _source,
     "style": _asked("style"),
-    "probe": _probe,
+    "perturbation": _perturbation,
 }
 
 

@@ -62,7 +62,7 @@ class TaskEntry(Frozen):
     dimension: str | None = None
     style: str | None = None
     scoring: str | None = None
-    probe: str | None = None
+    perturbation: str | None = None
     source: str | None = Field(None, description="hub, folder, sample, …")
     revision: str | None = None
     fingerprint: str | None = Field(None, description="of the rows that were to be judged")
@@ -161,7 +161,7 @@ _ABOUT = (
     "dimension",
     "style",
     "scoring",
-    "probe",
+    "perturbation",
     "source",
     "revision",
     "fingerprint",

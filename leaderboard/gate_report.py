@@ -142,7 +142,11 @@ def _data(judged: Judged) -> str:
 
 
 def _style(judged: Judged) -> str:
-    words = [judged.about.get("style"), judged.about.get("scoring"), judged.about.get("probe")]
+    words = [
+        judged.about.get("style"),
+        judged.about.get("scoring"),
+        judged.about.get("perturbation"),
+    ]
     return ", ".join(str(word) for word in words if word) or "?"
 
 

@@ -290,7 +290,7 @@ def _judges(board: Leaderboard) -> list[dict[str, str]]:
             "evaluated": _date(run.date),
             "style": _said(run.tasks.values(), "style"),
             "verdicts by": _said(run.tasks.values(), "scoring"),
-            "probe": _said(run.tasks.values(), "probe"),
+            "perturbation": _said(run.tasks.values(), "perturbation"),
         }
         for run in board.runs
     ]

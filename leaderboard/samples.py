@@ -145,9 +145,10 @@ def _task_items(runs: Sequence[Run], task: str, include: Sequence[Path], most: i
     if not chosen:
         return TaskItems(task, (), 0, ["Its rows are not known: only rates were stated of it."])
     notes = [
-        f"{name} was asked with the probe {each.about['probe']}: what it saw is not what is shown."
+        f"{name} was evaluated with the perturbation {each.about['perturbation']}: the images and "
+        "texts shown here are not what it saw."
         for name, each in judged.items()
-        if each.about.get("probe")
+        if each.about.get("perturbation")
     ]
     try:
         data = _Data(task, list(judged.values()), include)

@@ -22,9 +22,14 @@ from hypothesis import strategies as st
 
 from mtrl_judge.common.errors import JudgeError, JudgeTaskError
 from mtrl_judge.experiments.robustness import SETTINGS_FILE, run_probes
-from mtrl_judge.harness_plugin import perturbations as probes
+from mtrl_judge.harness_plugin import perturbations
 from mtrl_judge.harness_plugin.hooks import JudgeHooks
-from mtrl_judge.harness_plugin.perturbations import MID_GREY, PADDING, PROBE_VARIABLE, PROBES
+from mtrl_judge.harness_plugin.perturbations import (
+    MID_GRAY,
+    PADDING,
+    PERTURBATION_VARIABLE,
+    PERTURBATIONS,
+)
 from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import gold_answer, render_messages, render_text
@@ -86,13 +91,13 @@ def test_a_swapped_row_is_the_other_row_of_its_pair(tmp_path: Path, keys: dict[s
     known = {(row.item_id, row.swapped): row for row in judge_rows(rows)}
     for task in (both, write_task(tmp_path, orders="hashed", **keys)):
         rows = rows_of(task, pairs())
-        swap = probes.Swap("swap", task, rows)
+        swap = perturbations.Swap("swap", task, rows)
         for row in judge_rows(rows):
-            changed, other = swap.changed(row), known[row.item_id, not row.swapped]
+            changed, other = swap.apply(row), known[row.item_id, not row.swapped]
             assert (changed.question, changed.label) == (other.question, other.label)
             assert (shown(changed), changed.swapped) == (shown(other), other.swapped)
             if task is both:
-                twice = swap.changed(changed)
+                twice = swap.apply(changed)
                 assert shown(twice) == shown(row)
                 assert replace(twice, images=()) == replace(row, images=())
 
@@ -100,9 +105,9 @@ def test_a_swapped_row_is_the_other_row_of_its_pair(tmp_path: Path, keys: dict[s
 def test_blank_pictures_are_grey_and_of_the_same_size(tmp_path: Path) -> None:
     rows = rows_of(write_task(tmp_path, **PAIR), pairs())
     row = judge_rows(rows)[0]
-    changed = probes.BlankImage("blank_image", write_task(tmp_path, **PAIR), rows).changed(row)
+    changed = perturbations.BlankImage("blank_image", write_task(tmp_path, **PAIR), rows).apply(row)
     assert [p.size for p in changed.images] == [(20, 10), (8, 12)]
-    assert all(p.mode == "RGB" and set(p.getdata()) == {MID_GREY} for p in changed.images)
+    assert all(p.mode == "RGB" and set(p.getdata()) == {MID_GRAY} for p in changed.images)
     assert replace(changed, images=()) == replace(row, images=())
 
 
@@ -110,13 +115,13 @@ def test_blank_pictures_are_grey_and_of_the_same_size(tmp_path: Path) -> None:
 def test_a_shuffled_row_shows_another_item_in_its_own_order(tmp_path: Path, orders: str) -> None:
     task = write_task(tmp_path, orders=orders, **PAIR)
     rows = rows_of(task, pairs())
-    shuffled = probes.ShuffledImage("shuffled_image", task, rows)
+    shuffled = perturbations.ShuffledImage("shuffled_image", task, rows)
     own: dict[bytes, str] = {}
     other: dict[str, set[str]] = {}
     for row in judge_rows(rows):
         own |= dict.fromkeys(shown(row), row.item_id)
     for row in judge_rows(rows):
-        changed = shuffled.changed(row)
+        changed = shuffled.apply(row)
         assert [p.size for p in changed.images] == [p.size for p in row.images]
         other.setdefault(row.item_id, set()).update(own[picture] for picture in shown(changed))
         assert replace(changed, images=()) == replace(row, images=())
@@ -129,27 +134,27 @@ def test_no_item_keeps_its_pictures_and_the_order_of_items_does_not_matter(
 ) -> None:
     often = max(Counter(pictures.values()).values(), default=0)
     if 2 * often > len(pictures):
-        with pytest.raises(ValueError, match="the same pictures"):
-            probes.deranged(pictures)
+        with pytest.raises(ValueError, match="the same images"):
+            perturbations.derangement(pictures)
         return
-    foreign = probes.deranged(pictures)
+    foreign = perturbations.derangement(pictures)
     assert all(pictures[item] != pictures[other] for item, other in foreign.items())
     assert foreign.keys() == set(foreign.values()) == pictures.keys()
-    assert probes.deranged(dict(reversed(pictures.items()))) == foreign
+    assert perturbations.derangement(dict(reversed(pictures.items()))) == foreign
 
 
 def test_items_that_all_show_the_same_cannot_be_shuffled(tmp_path: Path) -> None:
     columns = {"image": [image_cell("red")] * 3, "text": list("abc"), "label": [1, 0, 1]}
     task = write_task(tmp_path)
     rows = rows_of(task, columns)
-    with pytest.raises(JudgeError, match="my_task: 3 of 3 items have the same pictures; leave"):
-        probes.ShuffledImage("shuffled_image", task, rows)
+    with pytest.raises(JudgeError, match="my_task: 3 of 3 items have the same images; leave"):
+        perturbations.ShuffledImage("shuffled_image", task, rows)
 
 
 def test_a_longer_prompt_has_all_of_the_shorter_one(tmp_path: Path) -> None:
     task = write_task(tmp_path, **PAIR)
     row = judge_rows(rows_of(task, pairs()))[0]
-    changed = probes.Length("length", task).changed(row)
+    changed = perturbations.Length("length", task).apply(row)
     assert render_text(changed, "direct") == f"{PADDING}\n\n" + render_text(row, "direct")
     places = [part["type"] for part in render_messages(changed, "direct")[0]["content"]]
     assert places.count("image") == 2
@@ -160,7 +165,7 @@ def test_verdicts_get_letters_or_else_numbers(tmp_path: Path) -> None:
         quoted = json.dumps(list(verdicts))
         mapped = json.dumps(dict(enumerate(verdicts)))
         task = write_task(tmp_path, verdicts=quoted, label=f"{{column: label, map: {mapped}}}")
-        return probes.VerdictNames("verdict_names", task).asked
+        return perturbations.VerdictNames("verdict_names", task).verdicts
 
     assert names("Yes", "No", "Unsure") == ("A", "B", "C")
     assert names("1", "2") == ("A", "B")
@@ -178,20 +183,20 @@ def test_gold_answers_of_every_probe_come_back_as_gold(
 ) -> None:
     rows = load_rows(task, "test", data_root).rows
     row = JudgeRow.from_doc(rows.dataset.with_format(None)[0])
-    for name in probes.numbered(PROBES, len(task.judge.paraphrases)):
+    for name in perturbations.expand_paraphrases(PERTURBATIONS, len(task.judge.paraphrases)):
         if name == "swap" and not task.paired:
             continue
-        monkeypatch.setenv(PROBE_VARIABLE, name)
-        probe = probes.running_probe(task, rows)
+        monkeypatch.setenv(PERTURBATION_VARIABLE, name)
+        probe = perturbations.active_perturbation(task, rows)
         for verdict in task.judge.verdicts:
             labelled = replace(row, label=verdict)
-            changed = probe.changed(labelled)
-            assert probe.restored(changed.label) == verdict
+            changed = probe.apply(labelled)
+            assert probe.restore(changed.label) == verdict
             for style in STYLES:
-                assert all(word in render_text(changed, style) for word in probe.asked)
-                scored = probe.scored(labelled, gold_answer(probe.words[verdict], style))
+                assert all(word in render_text(changed, style) for word in probe.verdicts)
+                scored = probe.score(labelled, gold_answer(probe.renamed[verdict], style))
                 assert (scored.verdict.value, scored.correct) == (verdict, 1.0)
-        assert probe.scored(row, "?").verdict.value is None
+        assert probe.score(row, "?").verdict.value is None
 
 
 def test_samples_stand_in_the_tasks_own_words_and_place(
@@ -209,19 +214,19 @@ def test_samples_stand_in_the_tasks_own_words_and_place(
     plain = sample_rows("1")
     answers = {"swap": "2", "verdict_names": "A", "paraphrase_1": "1", "rerun": "1"}
     for name, answer in answers.items():
-        monkeypatch.setenv(PROBE_VARIABLE, name)
+        monkeypatch.setenv(PERTURBATION_VARIABLE, name)
         hooks.prepare()
         assert sample_rows(answer) == plain
         assert "Tie" in hooks.doc_to_text(docs[0])
-    monkeypatch.setenv(PROBE_VARIABLE, "paraphrase_1")
+    monkeypatch.setenv(PERTURBATION_VARIABLE, "paraphrase_1")
     hooks.prepare()
     assert "Which is more thing 0?" in hooks.doc_to_text(docs[0])
-    monkeypatch.setenv(PROBE_VARIABLE, "blank_image")
+    monkeypatch.setenv(PERTURBATION_VARIABLE, "blank_image")
     hooks.prepare()
     parts = hooks.doc_to_messages(docs[0])[0]["content"]
     pictures = [part["url"] for part in parts if part["type"] == "image"]
     assert [set(p.getdata()) for p in [*pictures, *hooks.doc_to_visual(docs[0])]] == [
-        {MID_GREY}
+        {MID_GRAY}
     ] * 4
 
 
@@ -231,11 +236,11 @@ def test_samples_stand_in_the_tasks_own_words_and_place(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("blank", "MTRL_JUDGE_PROBE: no probe 'blank'; did you mean 'blank_image'?"),
-        ("paraphrase", "no probe 'paraphrase'; did you mean 'paraphrase_1'?"),
-        ("paraphrase_0", "no probe 'paraphrase_0'; did you mean 'paraphrase_1'?"),
+        ("blank", "MTRL_JUDGE_PROBE: unknown perturbation 'blank'; did you mean 'blank_image'?"),
+        ("paraphrase", "unknown perturbation 'paraphrase'; did you mean 'paraphrase_1'?"),
+        ("paraphrase_0", "unknown perturbation 'paraphrase_0'; did you mean 'paraphrase_1'?"),
         ("paraphrase_1", "my_task lists no such paraphrase; leave it out of --tasks"),
-        ("swap", "my_task judges one thing at a time; leave it out of --tasks"),
+        ("swap", "my_task has no pairs; leave it out of --tasks"),
     ],
 )
 def test_a_probe_that_cannot_run_is_told(
@@ -243,9 +248,9 @@ def test_a_probe_that_cannot_run_is_told(
 ) -> None:
     task = write_task(tmp_path)
     columns = {"image": [image_cell("red")], "text": ["a"], "label": [1]}
-    monkeypatch.setenv(PROBE_VARIABLE, name)
+    monkeypatch.setenv(PERTURBATION_VARIABLE, name)
     with pytest.raises(JudgeError) as caught:
-        probes.running_probe(task, rows_of(task, columns))
+        perturbations.active_perturbation(task, rows_of(task, columns))
     assert message in str(caught.value)
 
 
@@ -324,7 +329,7 @@ def test_rows_without_labels_have_a_share_of_changes_and_no_score() -> None:
     assert (found.n, found.changed.value, found.p_value, found.difference.value) == (
         *(0, 0.5, None, None),
     )
-    with pytest.raises(JudgeError, match="length: t: judged other rows than unchanged"):
+    with pytest.raises(JudgeError, match="length: t: judged other rows than the unchanged run"):
         compare("length", rows, judged(["Yes"] * 4))
 
 
@@ -400,7 +405,7 @@ def test_the_command_judges_compares_and_goes_on(tmp_path: Path, random_judge: P
         changed = line["changed"]
         assert 0 <= changed["low"] <= changed["value"] <= changed["high"] <= 1
         results = json.loads((out / found["results"][probe]).read_text())
-        assert results["configs"][task]["metadata"]["judge"]["probe"] == probe
+        assert results["configs"][task]["metadata"]["judge"]["perturbation"] == probe
         assert line["p_value"] <= line["p_value_holm"] <= 1
     # Two runs at temperature 0 with the same seed.
     for task in found["tasks"]:
@@ -442,7 +447,7 @@ def evaluate(
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(root))
 
     def run(probe: str, task: str, model_args: str = "", **keys: Any) -> list[dict[str, Any]]:
-        monkeypatch.setenv(PROBE_VARIABLE, probe)
+        monkeypatch.setenv(PERTURBATION_VARIABLE, probe)
         results = simple_evaluate(
             model="mtrl_judge",
             model_args=f"pretrained={random_judge}{model_args}",

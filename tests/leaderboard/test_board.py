@@ -195,7 +195,11 @@ def write_two(folder: Path, **about: Any) -> Path:
         ("rows", {"fingerprint": "other"}, "mtrl_judge_a by fingerprint: one | two"),
         ("source", {"source": "sample"}, "by source: real data: one; sample data: two"),
         ("style", {"style": "direct"}, "mtrl_judge_a by style: reasoned: one | direct: two"),
-        ("probe", {"probe": "swap"}, "mtrl_judge_a by probe: none: one | swap: two"),
+        (
+            "perturbation",
+            {"perturbation": "swap"},
+            "by perturbation: none: one | swap: two",
+        ),
     ],
 )
 def test_runs_that_differ_are_refused_unless_allowed(

@@ -88,7 +88,7 @@ def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
         ({"fingerprint": "other"}, "other rows: fingerprint other, now print of t", "rows"),
         ({"style": "direct"}, "another style: direct, now reasoned", "style"),
         ({"source": "sample"}, "another source: sample, now folder", "source"),
-        ({"probe": "swap"}, "another probe: swap", "probe"),
+        ({"perturbation": "swap"}, "another perturbation: swap", "perturbation"),
     ],
 )
 def test_what_cannot_be_judged_does_not_pass(
