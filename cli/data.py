@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -37,9 +36,10 @@ def sample(
 @app.command()
 def status(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
     """Show each task's data: source, rows by split and class, licence, fingerprints, size."""
+    from mtrl_judge.common.files import json_text
     from mtrl_judge.data.status import status_of, status_table
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     use_data_root(data_root)
     found = status_of(find_tasks(tasks or []))
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else status_table(found))
+    typer.echo(json_text(found) if as_json else status_table(found))

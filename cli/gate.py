@@ -158,11 +158,11 @@ def _words(text: str) -> list[str]:
 
 
 def _write(place: Path | None, text: str, force: bool) -> None:
-    from mtrl_judge.common.files import whole_file
+    from mtrl_judge.common.files import write_text
 
     if place is not None:
-        with _writing(place), whole_file(place, force) as part:
-            part.write_text(text, encoding="utf-8")
+        with _writing(place):
+            write_text(place, text, force)
 
 
 @contextmanager

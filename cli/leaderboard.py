@@ -91,14 +91,13 @@ def show(
     force: Force = False,
 ) -> None:
     """One table of all judges, with 95 % intervals, ranks and what cannot be told apart."""
-    from mtrl_judge.common.files import refuse_existing, whole_file
+    from mtrl_judge.common.files import refuse_existing, write_text
 
     if form == "html" and out is None:
         out = Path("leaderboard.html")
-    if not force:
-        for place in (out, plots):
-            if place is not None:
-                refuse_existing(place)
+    for path in (out, plots):
+        if path is not None:
+            refuse_existing(path, force)
     board = _board(
         results, metric=metric, tasks=tasks, allow=allow, sort=sort, resamples=resamples, seed=seed
     )
@@ -120,8 +119,7 @@ def show(
     if out is None:
         typer.echo(text)
         return
-    with whole_file(out, force) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    write_text(out, text + "\n", force)
 
 
 def _board(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,8 @@ def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot 
 
     Exit code: 0 none that training would refuse, 1 some. Only data in the data root is looked at.
     """
-    from mtrl_judge.common.progress import Bars
+    from mtrl_judge.common.files import json_text
+    from mtrl_judge.common.progress import ProgressBars
     from mtrl_judge.data.leaks import find_leaks, leak_table, refused
     from mtrl_judge.judge_tasks.loading import find_tasks
 
@@ -30,8 +30,8 @@ def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot 
     trained = [task for task in found if _has_training(task)]
     if not trained:
         raise DataError("no task here has a training split; see: mtrl-judge data status")
-    with Bars(transient=True) as bars:
-        report = find_leaks(trained, found, progress=bars.tell)
+    with ProgressBars(transient=True) as bars:
+        report = find_leaks(trained, found, progress=bars.report)
     bad = refused(report)
     if as_json:
         about = {
@@ -40,7 +40,7 @@ def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot 
             "checked": report.checked,
             "left_out": report.left_out,
         }
-        typer.echo(json.dumps(about, indent=2, ensure_ascii=False))
+        typer.echo(json_text(about))
     else:
         for task, why in report.left_out.items():
             typer.echo(f"{task}: not looked at: {why}", err=True)

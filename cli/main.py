@@ -3,7 +3,6 @@ and the checks of local files answer at once."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from mtrl_judge import __version__
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import json_text
 from mtrl_judge.rl.arguments import METHODS
 from mtrl_judge.rl.recipes import shipped_recipes
 
@@ -90,7 +90,7 @@ def tasks(
     from . import tasks as listing
 
     if as_json:
-        typer.echo(json.dumps(listing.as_objects(), indent=2, ensure_ascii=False))
+        typer.echo(json_text(listing.as_objects()))
     else:
         typer.echo(listing.as_cards() if cards else listing.as_table())
 
@@ -154,7 +154,7 @@ def score(
     """Score saved outputs again; prints the metrics as one JSON object."""
     from mtrl_judge.judge_tasks.rescore import rescore
 
-    typer.echo(json.dumps(rescore(task, file, out=out, force=force), indent=2, ensure_ascii=False))
+    typer.echo(json_text(rescore(task, file, out=out, force=force)))
 
 
 @app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -43,16 +43,16 @@ def prepare(
 
     A run that was killed goes on where it was; what is there already is left as it is.
     """
-    from mtrl_judge.common.progress import Bars
+    from mtrl_judge.common.progress import ProgressBars
     from mtrl_judge.data.prepare import Choices
     from mtrl_judge.data.prepare import prepare as run
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     found = find_tasks(tasks)
     choices = Choices(source, _columns(columns), any_count, force)
-    with Bars() as bars:
+    with ProgressBars() as bars:
         try:
-            for outcome in run(found, data_root, choices, bars.tell):
+            for outcome in run(found, data_root, choices, bars.report):
                 bars.console.print(_told(outcome), markup=False, highlight=False)
         except KeyboardInterrupt:
             bars.stop()

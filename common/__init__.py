@@ -1,4 +1,4 @@
-"""What every folder needs: errors, whole files, hashing, progress, markup made harmless."""
+"""Shared by every folder: errors, files, hashing, progress bars, markup and Markdown escaping."""
 
 if __name__ != "mtrl_judge.common":
     raise ImportError(

@@ -1,4 +1,4 @@
-"""Mistakes of a user, each told in one message that the command line prints as it is."""
+"""Errors that a user can fix, each with one message that the command line prints as it is."""
 
 from __future__ import annotations
 
@@ -9,27 +9,35 @@ from typing import NamedTuple
 
 
 class JudgeError(Exception):
-    """Something the user can mend; ``str`` is all that needs to be shown."""
+    """An error that the user can fix; its text is the whole message, without a traceback."""
 
 
 class DataError(JudgeError):
-    """The rows of a task are missing, unreadable or not what its YAML says."""
+    """A file, or the rows of a task, are missing, unreadable or not as described."""
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a field of a file that is being checked."""
+
+    field: str
+    found: str
+    expected: str
 
 
 class Fault(NamedTuple):
-    """One fault of a YAML: ``file: field: wrong; right``."""
+    """A :class:`Problem` with its file."""
 
     file: Path
     field: str
-    wrong: str
-    right: str
+    found: str
+    expected: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.field}: {self.wrong}; {self.right}"
+        return f"{self.file}: {self.field}: {self.found}; {self.expected}"
 
 
 class JudgeTaskError(JudgeError):
-    """Every fault of a task's YAML at once, one a line."""
+    """All faults of a task's YAML at once, one per line."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
@@ -37,7 +45,7 @@ class JudgeTaskError(JudgeError):
 
 
 def nearest(word: object, known: Iterable[object]) -> str | None:
-    """The known name most like ``word``, or None where none is near.
+    """The known name most similar to ``word``, or None if none is similar.
 
     >>> nearest("dimention", ["dimension", "role"])
     'dimension'
@@ -48,7 +56,7 @@ def nearest(word: object, known: Iterable[object]) -> str | None:
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """``did you mean 'x'?`` where a known name is near, else the list of known names.
+    """``did you mean 'x'?`` if a known name is similar, else the list of known names.
 
     >>> did_you_mean("tset", ["train", "test"])
     "did you mean 'test'?"
@@ -58,9 +66,3 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     names = list(known)
     match = nearest(word, names)
     return f"did you mean {match!r}?" if match else f"known: {', '.join(map(str, names))}"
-
-
-class Problem(NamedTuple):
-    field: str
-    wrong: str
-    right: str

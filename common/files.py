@@ -1,10 +1,14 @@
-"""Files and folders that are whole or not there, and never written over unasked."""
+"""Writing files atomically, and reading and writing JSON.
+
+A file or folder is written under a temporary name beside its destination and renamed once it is
+complete: a process that is killed leaves the previous content, never half of the new one.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,25 +16,49 @@ from typing import Any
 from .errors import DataError, JudgeError
 
 
-def refuse_existing(path: Path) -> None:
-    """Stop before work is done for a place that is taken; an empty folder is not.
+def is_free(path: Path) -> bool:
+    """Whether nothing exists at a path, or only an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def refuse_existing(
+    path: Path,
+    force: bool | None = None,
+    replaceable: Callable[[Path], bool] = lambda path: True,
+) -> None:
+    """Check that output may be written to a path, before the work that produces it begins.
+
+    Args:
+        force: the command's ``--force``; None for a command without one.
+        replaceable: whether what exists is an older output of the same command, the only thing
+            that ``force`` replaces.
 
     Raises:
-        JudgeError: something is there.
+        JudgeError: a file or a folder with content exists there and may not be replaced.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise JudgeError(f"{path}: is there already; name another place")
+    if is_free(path):
+        return
+    if not replaceable(path):
+        raise JudgeError(
+            f"{path}: contains files that this command did not write; choose another path"
+        )
+    if not force:
+        hint = "" if force is None else " or pass --force"
+        raise JudgeError(f"{path}: already exists; choose another path{hint}")
 
 
 @contextmanager
-def whole_file(path: Path, force: bool) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its name when the block ends well.
+def whole_file(path: Path, force: bool = True) -> Iterator[Path]:
+    """Yield a temporary path that is renamed to ``path`` when the block ends without an error.
+
+    Args:
+        force: replace an existing file. Pass the user's ``--force`` where the user chose the path.
 
     Raises:
-        JudgeError: a file is there and ``force`` is not set.
+        JudgeError: the file exists and ``force`` is false.
     """
     if path.exists() and not force:
-        raise JudgeError(f"{path}: is there already; name another place or give --force")
+        raise JudgeError(f"{path}: already exists; choose another path or pass --force")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -42,10 +70,10 @@ def whole_file(path: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place when the block ends well.
+    """Yield a temporary folder that replaces ``path`` when the block ends without an error.
 
-    What was at ``path`` is removed then, so a caller first makes sure that it may be
-    (:func:`refuse_existing`, or that it is an older one of its own).
+    An existing folder is removed, so callers first check that it may be: see
+    :func:`refuse_existing`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -60,30 +88,44 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, each with where it stands, for a message about it.
+def write_text(path: Path, text: str, force: bool = True) -> None:
+    """Write a UTF-8 text file atomically; ``force`` and errors as for :func:`whole_file`."""
+    with whole_file(path, force) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, force: bool = True) -> None:
+    """Write :func:`json_text` atomically; ``force`` and errors as for :func:`whole_file`."""
+    write_text(path, json_text(value) + "\n", force)
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    r"""JSON in the one style of all our files and outputs, without a newline at the end.
+
+    Unpaired surrogates, which UTF-8 cannot represent, become "?". They occur in model outputs that
+    were cut inside a character.
+
+    Args:
+        indent: None for one line, as in JSONL files.
 
     Raises:
-        DataError: the file cannot be read, or a line is no JSON object.
+        ValueError: a number is infinite or NaN, which JSON does not have.
+
+    >>> json_text({"model": "é\ud800"}, indent=None)
+    '{"model": "é?"}'
     """
-    try:
-        with file.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    where = f"{file}: line {number}"
-                    yield where, _json_object(line, where)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from None
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace").decode()
 
 
-def read_json(text: str) -> Any:
-    r"""The value of a JSON text; half a surrogate pair, which no file or page can hold, is "?".
+def parse_json(text: str) -> Any:
+    r"""The value of a JSON text; unpaired surrogates become "?", as in :func:`json_text`.
 
-    >>> read_json(r'{"model": "a\ud800", "face": "\ud83d\ude00"}')
+    >>> parse_json(r'{"model": "a\ud800", "face": "\ud83d\ude00"}')
     {'model': 'a?', 'face': '😀'}
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: the text is not valid JSON.
         RecursionError: it is nested too deeply.
     """
     value = json.loads(text)
@@ -92,11 +134,47 @@ def read_json(text: str) -> Any:
     return value
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
+def read_json(
+    path: Path, *, missing_ok: bool = False, advice: str = "restore or remove it"
+) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        missing_ok: return an empty dictionary where there is no file.
+        advice: what the error message tells the user to do.
+
+    Raises:
+        DataError: the file cannot be read or does not contain a JSON object.
+    """
+    if missing_ok and not path.exists():
+        return {}
     try:
-        row = read_json(line)
+        return _json_object(path.read_text(encoding="utf-8"), str(path), advice)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {advice}") from None
+
+
+def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with its location for error messages.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not a JSON object.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    where = f"{file}: line {number}"
+                    yield where, _json_object(line, where, "is the file truncated?")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+
+
+def _json_object(text: str, where: str, advice: str) -> dict[str, Any]:
+    try:
+        value = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no JSON ({error}); is it cut?") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is no JSON object; write {{item_id, label, text}}")
-    return row
+        raise DataError(f"{where}: not valid JSON ({error}); {advice}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: found {type(value).__name__}; expected a JSON object")
+    return value

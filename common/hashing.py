@@ -1,4 +1,4 @@
-"""Hashes that are the same on every machine and in every run; Python's ``hash`` is neither."""
+"""Hashes that are the same on every machine and in every run, unlike Python's ``hash``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def stable_hash(*parts: object) -> int:
-    """A 64-bit number from the text of the parts.
+    """A 64-bit integer from the text of the parts.
 
     >>> stable_hash("item", 1) == stable_hash("item", "1") != stable_hash("item1")
     True
@@ -16,7 +16,7 @@ def stable_hash(*parts: object) -> int:
 
 
 def digest(chunks: Iterable[bytes]) -> str:
-    """32 hexadecimal digits over byte strings; the place of the cuts between them counts."""
+    """32 hexadecimal digits over byte strings; the boundaries between them count."""
     state = hashlib.blake2b(digest_size=16)
     for chunk in chunks:
         state.update(len(chunk).to_bytes(8, "little"))

@@ -1,6 +1,6 @@
-"""Cards of models and datasets: Markdown with the front matter that the hub reads.
+"""Model and dataset cards: Markdown with the YAML front matter that the hub reads.
 
-What comes from data, YAMLs and users stands in them as text: none of it is markup or template.
+Text from data, YAMLs and users is escaped, so that it can be neither Markdown nor a template.
 """
 
 from __future__ import annotations
@@ -8,14 +8,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+if TYPE_CHECKING:
+    from huggingface_hub import CardData
 
-def render_card(template: Path, **values: Any) -> str:
-    """A card from a template of ours, which has the filters `inline` and `link`."""
+
+def render_card(template: Path, card_data: CardData, **values: Any) -> str:
+    """The text of a card (README.md) from one of our templates.
+
+    Does what ``RepoCard.from_template`` of huggingface_hub does, with the filters ``inline`` and
+    ``link`` for text that is not ours; that one takes no filters.
+
+    Args:
+        template: a Jinja file that places the front matter as ``{{ card_data }}``.
+        card_data: `ModelCardData` or `DatasetCardData` of huggingface_hub.
+        values: the template's other variables.
+    """
     environment = Environment(
         loader=FileSystemLoader(template.parent),
         undefined=StrictUndefined,
@@ -25,17 +37,17 @@ def render_card(template: Path, **values: Any) -> str:
         autoescape=False,
     )
     environment.filters |= {"inline": inline, "link": link}
-    return environment.get_template(template.name).render(**values)
+    return environment.get_template(template.name).render(card_data=card_data.to_yaml(), **values)
 
 
 def as_yaml(value: Mapping[str, Any]) -> str:
-    """Front matter, or a block of settings."""
+    """A mapping as a YAML block, keys in order."""
     text: str = yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=100)
     return text
 
 
 def inline(value: object) -> str:
-    r"""Text as it reads, on one line of Markdown: none of it is markup, a table cell holds it.
+    r"""Text on one line of Markdown that renders as it is, also in a table cell.
 
     >>> inline("a | b\n<b>*c*</b>")
     'a \\| b &lt;b&gt;\\*c\\*&lt;/b&gt;'
@@ -46,6 +58,6 @@ def inline(value: object) -> str:
 
 
 def link(value: object) -> str:
-    """An address as a link, anything else as text."""
+    """A web address as a link, anything else as :func:`inline` text."""
     text = str(value).strip()
     return f"<{text}>" if re.fullmatch(r"https?://[^\s<>|]+", text) else inline(text)

@@ -1,4 +1,4 @@
-"""Progress of long work on standard error."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Tell: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and of how much."""
+ProgressCallback: TypeAlias = Callable[[str, int, int], None]
+"""Called with a label, how many units are done, and how many there are."""
 
 
-class Bars(Progress):
-    """A bar for each kind of work, with its count and an estimate of the time left."""
+class ProgressBars(Progress):
+    """A progress bar per label, each with its count and an estimate of the time left."""
 
     def __init__(self, *, transient: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -28,8 +28,8 @@ class Bars(Progress):
         super().__init__(*columns, TimeRemainingColumn(), console=console, transient=transient)
         self._by_label: dict[str, TaskID] = {}
 
-    def tell(self, label: str, done: int, total: int) -> None:
-        """Move the bar of that label, which is made where there is none."""
+    def report(self, label: str, done: int, total: int) -> None:
+        """A :data:`ProgressCallback`: move the bar of that label, adding it first if needed."""
         if label not in self._by_label:
             self._by_label[label] = self.add_task(label, total=total)
         self.update(self._by_label[label], completed=done, total=total)

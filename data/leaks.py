@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.hashing import digest
-from mtrl_judge.common.progress import Tell
+from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded
 from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.rows import column_of, encoded_images, item_ids
@@ -135,7 +135,7 @@ def find_leaks(
     trained: Sequence[JudgeTask],
     others: Sequence[JudgeTask],
     root: Path | None = None,
-    progress: Tell = lambda *_: None,
+    progress: ProgressCallback = lambda *_: None,
 ) -> LeakReport:
     """Compare the training splits of tasks with every other split of theirs and of other tasks.
 
@@ -192,7 +192,7 @@ def _added(
         yield split, side.add(task, split, load_raw(task, split, source))
 
 
-def _shared(train: _Side, evaluation: _Side, progress: Tell) -> Iterator[Leak]:
+def _shared(train: _Side, evaluation: _Side, progress: ProgressCallback) -> Iterator[Leak]:
     for name, items in evaluation.by_bytes.items():
         yield from _between("bytes", train.by_bytes.get(name, ()), items)
     known = _without(train, evaluation), _without(evaluation, train)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtrl_judge.common.progress import Tell
+from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import decode
 
 from .hamming_index import Codes, within
@@ -54,7 +54,7 @@ class Hashes(NamedTuple):
 
 
 def near_copies(
-    first: Sequence[bytes], second: Sequence[bytes], progress: Tell = lambda *_: None
+    first: Sequence[bytes], second: Sequence[bytes], progress: ProgressCallback = lambda *_: None
 ) -> list[NearCopy]:
     """The pictures of `second` that are near copies of one of `first`, or the other way round.
 

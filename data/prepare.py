@@ -23,8 +23,9 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 
 from mtrl_judge.common.errors import DataError, JudgeError, nearest
+from mtrl_judge.common.files import is_free, read_json, write_json
 from mtrl_judge.common.hashing import digest
-from mtrl_judge.common.progress import Tell
+from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
 from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE, labels_of, train_median
@@ -63,7 +64,7 @@ class Outcome(NamedTuple):
 
 
 def prepare(
-    tasks: Sequence[JudgeTask], root: Path, choices: Choices, progress: Tell
+    tasks: Sequence[JudgeTask], root: Path, choices: Choices, progress: ProgressCallback
 ) -> Iterator[Outcome]:
     """Bring tasks' data into a data root, one dataset after the other.
 
@@ -119,7 +120,7 @@ class _Preparation:
         root: Path,
         part: Path,
         choices: Choices,
-        progress: Tell,
+        progress: ProgressCallback,
     ) -> None:
         self.tasks, self.root, self.part = tasks, root, part
         self.choices, self.progress = choices, progress
@@ -139,7 +140,12 @@ class _Preparation:
             for task in self.tasks:
                 if task not in left:
                     folder = self.root / task.task
-                    yield Outcome(task.task, folder, _read_card(folder), was_there=True)
+                    yield Outcome(
+                        task.task,
+                        folder,
+                        read_json(folder / DATA_CARD, missing_ok=True),
+                        was_there=True,
+                    )
             if not left:
                 return
             self._check_room()
@@ -191,11 +197,11 @@ class _Preparation:
 
     def _is_there(self, task: JudgeTask, plan: str) -> bool:
         folder = self.root / task.task
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if is_free(folder):
             return False
         if self.choices.force:
             return False
-        if _read_card(folder).get("plan") == plan:
+        if read_json(folder / DATA_CARD, missing_ok=True).get("plan") == plan:
             return True
         raise JudgeError(
             f"{folder}: holds something else already; name another data root, or give --force "
@@ -371,8 +377,7 @@ class _Preparation:
             new.mkdir()
             for file in rows:
                 _link(file, new / file.name)
-            text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-            (new / DATA_CARD).write_text(text, encoding="utf-8")
+            write_json(new / DATA_CARD, card)
             if folder.exists():
                 shutil.rmtree(folder)
             new.rename(folder)
@@ -440,11 +445,3 @@ def _link(file: Path, place: Path) -> None:
         os.link(file, place)
     except OSError:  # a file system without links
         shutil.copyfile(file, place)
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((folder / DATA_CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return card if isinstance(card, dict) else {}

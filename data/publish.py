@@ -33,6 +33,8 @@ def publication(task: JudgeTask, repo: str, root: Path | None = None) -> Publica
     Raises:
         DataError: the task's data is in no folder, or is not what its YAML says.
     """
+    from huggingface_hub import DatasetCardData
+
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
         raise JudgeError(f"--repo: is {repo!r}; would be right: owner/name")
     source = find_source(task, root)
@@ -46,24 +48,20 @@ def publication(task: JudgeTask, repo: str, root: Path | None = None) -> Publica
     by_split = {split: split_files(source.folder, split) for split in source.splits}
     # Not the folder's own card: it may tell of this machine.
     files = {f"data/{file.name}": file for own in by_split.values() for file in own}
-    matter = {
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [
-                    {"split": split, "path": [f"data/{file.name}" for file in own]}
-                    for split, own in by_split.items()
-                ],
-            }
-        ],
-        "license": "other",
-        "license_name": "see-below",
-        "license_link": task.judge.card.url,
-        "tags": ["mtrl-judge", "llm-as-a-judge", task.judge.kind],
-    }
+    data_files = [
+        {"split": split, "path": [f"data/{file.name}" for file in own]}
+        for split, own in by_split.items()
+    ]
+    card_data = DatasetCardData(
+        license="other",
+        license_name="see-below",
+        license_link=task.judge.card.url,
+        tags=["mtrl-judge", "llm-as-a-judge", task.judge.kind],
+        configs=[{"config_name": "default", "data_files": data_files}],
+    )
     card = render_card(
         Path(__file__).with_name("dataset_card.md.jinja"),
-        front_matter=as_yaml(matter),
+        card_data=card_data,
         task=task,
         repo=repo,
         revision=source.revision,

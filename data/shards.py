@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import read_json, whole_file, write_json
 from mtrl_judge.judge_tasks.sources import split_files
 from mtrl_judge.judge_tasks.spec import SplitName
 
@@ -36,7 +35,7 @@ class Shards:
         """What was noted of all rows: by kind, by row."""
         found: dict[str, dict[str, str]] = {}
         for file in split_files(self.folder, self.split):
-            for kind, notes in json.loads(_notes_of(file).read_text(encoding="utf-8")).items():
+            for kind, notes in read_json(_notes_of(file)).items():
                 found.setdefault(kind, {}).update(notes)
         return found
 
@@ -69,8 +68,7 @@ class Shard:
                         break
                 if group:
                     writer.write_table(pa.Table.from_batches(group))
-            text = json.dumps(self.notes, ensure_ascii=False)
-            _notes_of(self.path).write_text(text, encoding="utf-8")
+            write_json(_notes_of(self.path), self.notes)
 
     def _take(self, batch: pa.RecordBatch, notes: Mapping[str, Mapping[str, str]]) -> None:
         self.rows += len(batch)

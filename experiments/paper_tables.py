@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ import yaml
 from tabulate import tabulate
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import whole_file, write_json, write_text
 
 PAPER = Path(__file__).parent / "paper.yaml"
 TEACHING = "sample"  # rows that are no real data: the paper's numbers say nothing of them
@@ -160,16 +159,10 @@ def write_report(comparison: Comparison, folder: Path, made_from: Mapping[str, A
     Args:
         made_from: recipe, base model and the like, for the JSON file.
     """
-    texts = {
-        "results.md": _markdown(comparison),
-        "results.json": json.dumps(_plain(comparison, made_from), indent=2, ensure_ascii=False)
-        + "\n",
-    }
-    for name, text in texts.items():
-        with whole_file(folder / name, force=True) as part:
-            part.write_text(text, encoding="utf-8")
+    write_text(folder / "results.md", _markdown(comparison))
+    write_json(folder / "results.json", _plain(comparison, made_from))
     with (
-        whole_file(folder / "results.csv", force=True) as part,
+        whole_file(folder / "results.csv") as part,
         part.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, [field.name for field in fields(Figure)])

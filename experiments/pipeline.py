@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import read_json, write_json
 
 _LAST_LINES = 20
 
@@ -57,7 +56,7 @@ def run_steps(steps: Sequence[Step], durations: Path) -> Iterator[Step]:
     Raises:
         JudgeError: a step ran and what it makes is not whole; or what the step raises.
     """
-    took = _read_durations(durations)
+    took = read_json(durations, missing_ok=True, advice="remove it")
     remaining = [(number, step) for number, step in enumerate(steps, 1) if not step.is_done()]
     with _ended_by_sigterm():
         for place, (number, step) in enumerate(remaining):
@@ -159,20 +158,9 @@ def _timed(step: Step, took: dict[str, dict[str, Any]], durations: Path) -> Iter
     finally:
         seconds = round(earlier + time.monotonic() - started, 1)
         took[step.name] = {"kind": step.kind, "seconds": seconds, "done": done}
-        with whole_file(durations, force=True) as part:
-            part.write_text(json.dumps(took, indent=2) + "\n", encoding="utf-8")
+        write_json(durations, took)
     if not done:
         raise JudgeError(f"{step.name}: ran to its end, and what it should make is not whole")
-
-
-def _read_durations(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        took: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise JudgeError(f"{path}: cannot be read ({error}); remove it") from None
-    return took
 
 
 def _seconds_by_kind(took: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:

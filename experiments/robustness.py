@@ -6,14 +6,13 @@ lmms-eval of its own, and every probe's verdicts are compared with the unchanged
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import is_free, read_json, write_json
 from mtrl_judge.harness_plugin.perturbations import (
     PERTURBATION_VARIABLE,
     applies,
@@ -221,22 +220,17 @@ def _take(out: Path, settings: Mapping[str, Any]) -> None:
         JudgeError: it holds other things, or runs of other settings.
     """
     file = out / SETTINGS_FILE
-    if not file.exists() and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not file.exists() and not is_free(out):
         raise JudgeError(f"--output-path: {out} holds other things; name another place")
     if results_files(out):
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise JudgeError(f"{file}: cannot be read ({error}); name another place") from None
+        kept = read_json(file, advice="choose another --output-path")
         for key, value in settings.items():
-            if not isinstance(kept, dict) or kept.get(key) != value:
-                there = kept.get(key) if isinstance(kept, dict) else None
+            if kept.get(key) != value:
                 raise JudgeError(
-                    f"--output-path: {out} holds probes of another command: {key} was {there!r} "
-                    f"and is {value!r}; name another place"
+                    f"--output-path: {out} holds probes of another command: {key} was "
+                    f"{kept.get(key)!r} and is {value!r}; name another place"
                 )
-    with whole_file(file, force=True) as part:
-        part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(file, settings)
 
 
 _ABOUT = ("source", "place", "revision", "fingerprint", "rows", "style", "scoring", "versions")
@@ -270,5 +264,4 @@ def _write(
             for each in compared
         ],
     }
-    with whole_file(file, force=True) as part:
-        part.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(file, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import read_json
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
@@ -143,15 +143,9 @@ def evaluation_step(
 
 def is_finished(run_folder: Path) -> bool:
     """Whether a training run has come to its end, its judge written."""
-    try:
-        run = json.loads((run_folder / RUN_FILE).read_text(encoding="utf-8"))
-        return bool(run["finished"])
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JudgeError(
-            f"{run_folder / RUN_FILE}: cannot be read ({error}); restore it, or remove {run_folder}"
-        ) from None
+    advice = f"restore it, or remove {run_folder}"
+    run = read_json(run_folder / RUN_FILE, missing_ok=True, advice=advice)
+    return bool(run.get("finished"))
 
 
 def environment_of(data_root: Path | None, settings: Settings) -> dict[str, str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError, did_you_mean
-from mtrl_judge.common.files import json_lines, whole_file
+from mtrl_judge.common.files import json_text, read_json_lines, write_text
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import summarise
 
@@ -38,8 +37,7 @@ def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> dict[str
     outputs = list(read_outputs(file, task))
     scores = [score(output, output.text) for output in outputs]
     if out is not None:
-        with whole_file(out, force) as part:
-            part.write_text("".join(map(_line, outputs, scores)), encoding="utf-8")
+        write_text(out, "".join(map(_line, outputs, scores)), force)
     records = [
         Record(
             label=output.label,
@@ -64,7 +62,7 @@ def _line(output: SavedOutput, scored: Score) -> str:
         "score": scored.correct,
         "well_formed": scored.verdict.well_formed,
     }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json_text(row, indent=None) + "\n"
 
 
 def read_outputs(file: Path, task: JudgeTask) -> Iterator[SavedOutput]:
@@ -73,7 +71,7 @@ def read_outputs(file: Path, task: JudgeTask) -> Iterator[SavedOutput]:
     Raises:
         DataError: naming the line that is not what it should be.
     """
-    for where, row in json_lines(file):
+    for where, row in read_json_lines(file):
         yield _output(row, task, where)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError, JudgeError
+from mtrl_judge.common.files import read_json
 
 from .rows import Rows, check_columns, column_of, item_ids, labels_of, to_rows, train_median
 from .spec import DATA_CARD, SPLITS, JudgeTask, MadeSplit, SplitName
@@ -91,7 +91,7 @@ def _folder_source(task: JudgeTask, folder: Path) -> Source:
             f"{task.task}: {folder} has no train.parquet, validation.parquet or test.parquet; "
             f"there: {there}"
         )
-    card = _read_card(folder / DATA_CARD)
+    card = read_json(folder / DATA_CARD, missing_ok=True)
     kind = str(card.get("source", "folder"))
     revision = card.get("revision")
     return Source(kind, str(folder), None if revision is None else str(revision), own, folder, card)
@@ -101,18 +101,6 @@ def split_files(folder: Path, split: SplitName) -> list[Path]:
     """The parquet files of a split in a task's folder: one, or several that follow each other."""
     whole = folder / f"{split}.parquet"
     return [whole] if whole.is_file() else sorted(folder.glob(f"{split}-*.parquet"))
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is no JSON file ({error}); mend or remove it") from None
-    if not isinstance(card, dict):
-        raise DataError(f"{path}: is no JSON object; write what the data is, or remove it")
-    return card
 
 
 def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> LoadedSplit:

@@ -6,7 +6,6 @@ keep its rows, so that later judges can be compared with it item by item.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -14,7 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import read_json, whole_file
+from mtrl_judge.common.files import json_text, read_json, write_text
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.judge_tasks.spec import Frozen
 from mtrl_judge.metrics.records import Record
@@ -187,13 +186,8 @@ def read_file(file: Path) -> LeaderboardFile:
     Raises:
         JudgeError: it cannot be read, is no leaderboard file, or is of a version unknown here.
     """
-    try:
-        raw = read_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgeError(f"{file}: cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise JudgeError(f"{file}: is no JSON ({error}); is it cut?") from None
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    raw = read_json(file, advice="is the file truncated?")
+    version = raw.get("schema_version")
     if version != SCHEMA_VERSION:
         raise JudgeError(
             f"{file}: schema_version is {version!r}; a leaderboard file has {SCHEMA_VERSION} "
@@ -255,8 +249,7 @@ def write_entries(entries: Sequence[Entry], file: Path, *, force: bool) -> None:
     ordered = sorted(entries, key=lambda entry: (entry.model, entry.date, entry.key))
     lines = ",\n".join(entry.model_dump_json(exclude_defaults=True) for entry in ordered)
     text = f'{{"schema_version": {SCHEMA_VERSION}, "entries": [\n{lines}\n]}}\n'
-    with whole_file(file, force) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(file, text, force)
 
 
 def add_entries(file: Path, new: Sequence[Entry]) -> Sequence[Entry]:
@@ -307,7 +300,7 @@ def _kept(entry: Entry) -> tuple[int, str]:
 
 def json_schema() -> str:
     """The published schema of a leaderboard file."""
-    return json.dumps(LeaderboardFile.model_json_schema(), indent=2, ensure_ascii=False)
+    return json_text(LeaderboardFile.model_json_schema())
 
 
 def leaderboard_file(board: Leaderboard, *, rows: bool = False) -> LeaderboardFile:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import refuse_existing, whole_file
 from mtrl_judge.metrics.calibration import ReliabilityBin, reliability_curve
 from mtrl_judge.metrics.rates import Counts
 from mtrl_judge.metrics.records import confusion
@@ -66,8 +66,7 @@ def write_plots(board: Leaderboard, folder: Path, *, force: bool) -> list[Path]:
             raise JudgeError("nothing to draw: no judge has a value of the metric")
         files = {plot.name: [folder / f"{plot.name}.{form}" for form in FORMATS] for plot in plots}
         for file in (file for own in files.values() for file in own):
-            if file.exists() and not force:
-                raise JudgeError(f"{file}: is there already; name another place or give --force")
+            refuse_existing(file, force)
         for plot in plots:
             for file in files[plot.name]:
                 with whole_file(file, force) as part:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from mtrl_judge.common.errors import DataError, JudgeError
-from mtrl_judge.common.files import json_lines, read_json
+from mtrl_judge.common.files import read_json, read_json_lines
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.metrics.records import Record
 
@@ -102,7 +102,7 @@ def load_run(file: Path) -> Run:
     Raises:
         JudgeError: a file is missing, cut off, or not lmms-eval's.
     """
-    results = _json(file)
+    results = read_json(file, advice="is the file truncated?")
     try:
         configs, counts = results["configs"], results["n-samples"]
         about = {
@@ -124,23 +124,11 @@ def load_run(file: Path) -> Run:
     return Run(name, name, file, date, backend, judged)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = read_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgeError(f"{file}: cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise JudgeError(f"{file}: is no JSON ({error}); is it cut?") from None
-    if not isinstance(found, dict):
-        raise JudgeError(f"{file}: holds a {type(found).__name__}; would be right: lmms-eval's")
-    return found
-
-
 def _judged(results: Path, task: str, about: Mapping[str, Any], rows: int) -> Judged:
     file = results.with_name(f"{results.name.removesuffix(RESULTS_SUFFIX)}_samples_{task}.jsonl")
     if not file.is_file():
         raise JudgeError(f"{file}: no samples of {task}; run lmms-eval with --log_samples")
-    samples = [_Sample(where, row, about) for where, row in json_lines(file)]
+    samples = [_Sample(where, row, about) for where, row in read_json_lines(file)]
     if len(samples) != rows:
         raise JudgeError(f"{file}: {len(samples)} of {rows} samples; is it cut?")
     samples.sort(key=lambda sample: (sample.item_id, sample.record.swapped))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import read_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES
 
 CARD_EXAMPLE = '{"style": "reasoned"}'
@@ -24,14 +24,7 @@ def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
     file = Path(path) / CHECKPOINT_CARD
     if not file.is_file():
         return {}
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise JudgeError(
-            f"{file}: no valid JSON ({error}); would be right: {CARD_EXAMPLE}"
-        ) from None
-    if not isinstance(card, dict):
-        raise JudgeError(f"{file}: holds a {type(card).__name__}; would be right: {CARD_EXAMPLE}")
+    card = read_json(file, advice=f"expected {CARD_EXAMPLE}")
     if card.get("style") not in STYLES:
         right = " or ".join(STYLES)
         raise JudgeError(f"{file}: style: {card.get('style')!r}; would be right: {right}")

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.trainer_utils import SaveStrategy
 
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import json_text, whole_file
 
 LOG_FILE = "log.jsonl"
 
@@ -63,7 +63,7 @@ class JsonLog(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
             **plain_value(logs),
         }
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(json_text(line, indent=None) + "\n")
 
     def _keep_up_to(self, step: int) -> None:
         with whole_file(self.path, force=True) as part, part.open("w", encoding="utf-8") as file:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.trainer_utils import rotate_checkpoints
 
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import whole_file, write_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def discard_broken(run_folder: Path) -> list[Path]:
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write what a judge was trained for (``style``, ``base``, ``seed``, …) beside its weights."""
-    with whole_file(folder / CHECKPOINT_CARD, force=True) as part:
-        part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CHECKPOINT_CARD, card)
 
 
 def _checkpoints(run_folder: Path) -> list[Path]:

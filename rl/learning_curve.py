@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import read_json_lines, whole_file
 
 # Okabe and Ito's palette, which colour-blind people tell apart; black is kept for the mean.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
@@ -112,10 +111,7 @@ def spaced(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _read(log: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, ValueError) as error:
-        raise JudgeError(f"{log}: is no log of a run ({error})") from None
+    return [row for _, row in read_json_lines(log)]
 
 
 def _draw(panels: Sequence[tuple[str, dict[str, Points], int]], out: Path) -> None:

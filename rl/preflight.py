@@ -57,11 +57,11 @@ def checked_leaks(
         JudgeError: a test split or data out of distribution has items of the training data, and
             that is not allowed.
     """
-    from mtrl_judge.common.progress import Bars
+    from mtrl_judge.common.progress import ProgressBars
     from mtrl_judge.data.leaks import find_leaks, leak_table, refused
 
-    with Bars(transient=True) as bars:
-        report = find_leaks(tasks, load_shipped_tasks(), root, bars.tell)
+    with ProgressBars(transient=True) as bars:
+        report = find_leaks(tasks, load_shipped_tasks(), root, bars.report)
     bad = refused(report)
     if bad and not allowed:
         raise JudgeError(

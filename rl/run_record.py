@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import whole_file
+from mtrl_judge.common.files import is_free, read_json, write_json, write_text
 from mtrl_judge.common.markdown import as_yaml, render_card
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
@@ -128,16 +128,15 @@ def start_record(
         _refuse_taken(folder)
         run = {"method": settings.method, "data": data, "starts": [], "finished": None}
     run["starts"].append({**_start(folder, settings), **checks})
-    _write_json(path, run)
-    with whole_file(folder / RECIPE_FILE, force=True) as part:
-        part.write_text(_recipe(settings), encoding="utf-8")
+    write_json(path, run)
+    write_text(folder / RECIPE_FILE, _recipe(settings))
 
 
 def finish_record(folder: Path, step: int, scores: Mapping[str, Any]) -> None:
     """Mark a run as finished: it cannot be resumed any more."""
     run = _read_run(folder / RUN_FILE)
     run["finished"] = {"time": timestamp(), "step": step, "scores": plain_value(scores)}
-    _write_json(folder / RUN_FILE, run)
+    write_json(folder / RUN_FILE, run)
 
 
 def write_model_card(
@@ -160,16 +159,18 @@ def write_model_card(
     card_path = folder / CHECKPOINT_CARD
     if not card_path.is_file():
         raise JudgeError(f"{card_path}: is missing; it is written with the weights (save_model)")
+    from huggingface_hub import ModelCardData
+
     base = base_model(settings)
     tasks = resolve_tasks(settings.judge.tasks)
     shown = {name: value for name, value in settings.given.items() if name not in FREE_FIELDS}
     shown |= {"model_name_or_path": base.name, "tasks": [task.task for task in tasks]}
     text = render_card(
         Path(__file__).with_name("model_card.md.jinja"),
-        front_matter=as_yaml(_front_matter(folder, settings, base)),
+        card_data=ModelCardData(**_front_matter(folder, settings, base)),
         name=folder.resolve().name,
         base=base,
-        card=json.loads(card_path.read_text(encoding="utf-8")),
+        card=read_json(card_path),
         method=settings.method,
         recipe=settings.recipe.stem if settings.recipe else None,
         warm_up=settings.judge.warm_up and Path(settings.judge.warm_up).stem,
@@ -180,12 +181,11 @@ def write_model_card(
         settings=as_yaml(shown),
         versions=_versions(),
     )
-    with whole_file(folder / MODEL_CARD, force=True) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(folder / MODEL_CARD, text)
 
 
 def _refuse_taken(folder: Path) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_free(folder):
         return
     other = "name another --output_dir"
     if not (folder / RUN_FILE).is_file():
@@ -355,17 +355,8 @@ def _front_matter(folder: Path, settings: Settings, base: Base) -> dict[str, Any
 
 
 def _read_run(path: Path) -> dict[str, Any]:
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(run, dict) or not run["starts"] or "finished" not in run:
-            raise ValueError("not the record of a run")
-    except (OSError, ValueError, KeyError) as error:
-        raise JudgeError(
-            f"{path}: cannot be read ({error}); restore it, or name another --output_dir"
-        ) from None
+    advice = "restore it, or choose another --output_dir"
+    run = read_json(path, advice=advice)
+    if not run.get("starts") or "finished" not in run:
+        raise JudgeError(f"{path}: starts, finished: missing from the record of a run; {advice}")
     return run
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with whole_file(path, force=True) as part:
-        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

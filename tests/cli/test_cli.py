@@ -103,7 +103,7 @@ def test_preview_prints_prompts_and_writes_pictures_once(
     assert "Which picture is safer" in shown.stdout
     assert "(swapped) · label 2" in shown.stdout
     assert len(list((tmp_path / "p").glob("*.png"))) == 4
-    assert "is there already" in fails(capsys, monkeypatch, *arguments)
+    assert "already exists" in fails(capsys, monkeypatch, *arguments)
 
 
 def test_score_reads_plain_rows_and_writes_verdicts(
@@ -127,14 +127,14 @@ def test_score_reads_plain_rows_and_writes_verdicts(
     assert [row["verdict"] for row in written] == ["Yes", "Yes", None, "No"]
     assert [row["score"] for row in written] == [1.0, 0.0, 0.0, None]
     again = ("score", "--task", "mtrl_judge_seetrue", file, "--out", out)
-    assert "is there already" in fails(capsys, monkeypatch, *again)
+    assert "already exists" in fails(capsys, monkeypatch, *again)
 
 
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        ('{"item_id": 1, "label": "Yes"', "line 2 is no JSON"),
-        ("[1]", "line 2 is no JSON object"),
+        ('{"item_id": 1, "label": "Yes"', "line 2: not valid JSON"),
+        ("[1]", "line 2: found list"),
         ('{"item_id": 1, "label": "Yes"}', "line 2 has no 'text'; there: item_id, label"),
         ('{"item_id": 1, "label": "yes", "text": ""}', "did you mean 'Yes'?"),
     ],
@@ -163,7 +163,7 @@ def test_new_writes_a_yaml_that_validates(
     assert call(*arguments).exit_code == 0
     assert load_judge_task(out).dataset_path == "o/n"
     assert call("validate", out).exit_code == 0
-    assert "is there already" in fails(capsys, monkeypatch, *arguments)
+    assert "already exists" in fails(capsys, monkeypatch, *arguments)
     assert "did you mean" in fails(capsys, monkeypatch, "new", "x", "--kind", "pairwize")
 
 

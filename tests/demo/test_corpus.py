@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.demo import corpus as sample
 from mtrl_judge.demo.corpus import SMALL, Sizes, write_sample
 from mtrl_judge.demo.drawing import Scene, split_of
@@ -152,11 +152,11 @@ def test_the_same_seed_writes_the_same_bytes(root: Path, tmp_path: Path) -> None
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     tiny = Sizes(train=8, validation=8, test=8, test_pairs=2)
     write_sample(tmp_path / "data", sizes=tiny)
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(JudgeError, match="--force"):
         write_sample(tmp_path / "data", sizes=tiny)
     assert write_sample(tmp_path / "data", seed=1, sizes=tiny, force=True)["seed"] == 1
     (tmp_path / "data" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="left as it is"):
+    with pytest.raises(JudgeError, match="did not write"):
         write_sample(tmp_path / "data", sizes=tiny, force=True)
     assert (tmp_path / "data" / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.demo import pretrain as tiny
 from mtrl_judge.demo.corpus import SMALL, write_sample
@@ -202,12 +202,12 @@ class Losses:
 
 def test_nothing_is_overwritten_unasked(data_root: Path, judge: Path, tmp_path: Path) -> None:
     before = (judge / "model.safetensors").read_bytes()
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(JudgeError, match="--force"):
         teach_tiny_model(data_root, judge, seed=1, lessons=GLANCE)
     assert (judge / "model.safetensors").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="left as it is"):
+    with pytest.raises(JudgeError, match="did not write"):
         teach_tiny_model(data_root, tmp_path / "mine", lessons=GLANCE, force=True)
 
 

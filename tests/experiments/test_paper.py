@@ -400,7 +400,7 @@ def test_a_curve_is_drawn_from_a_log(tmp_path: Path, training: dict[str, float])
     log.write_text('{"step": 1}\n')
     with pytest.raises(JudgeError, match="has no figures"):
         learning_curve(log, out)
-    with pytest.raises(JudgeError, match="is no log of a run"):
+    with pytest.raises(JudgeError, match="cannot be read"):
         learning_curve(tmp_path / "none.jsonl", out)
 
 

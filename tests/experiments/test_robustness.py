@@ -258,7 +258,7 @@ def test_every_fault_of_paraphrases_is_told(tmp_path: Path) -> None:
     texts = ["{{ text", "<image> or <image>?", "Is it {{ text }}?", "{% include 'x' %}", "Well?"]
     with pytest.raises(JudgeTaskError) as caught:
         write_task(tmp_path, paraphrases=json.dumps([*texts, "Well?"]))
-    told = {fault.field: fault.wrong for fault in caught.value.faults}
+    told = {fault.field: fault.found for fault in caught.value.faults}
     assert set(told) == {f"judge.paraphrases.{n}" for n in (0, 1, 2, 3, 5)}
     assert "line 1 of the template" in told["judge.paraphrases.0"]
     assert "2 <image> for 1" in told["judge.paraphrases.1"]

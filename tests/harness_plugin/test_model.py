@@ -323,7 +323,7 @@ def test_a_checkpoint_of_ours_sets_its_style(qwen3: Path, tmp_path: Path) -> Non
     assert style._checkpoint_style == "direct"
     build(qwen3)
     assert style._checkpoint_style is None
-    for card, message in (("{", "no valid JSON"), ("[]", "holds a list"), ("{}", "style: None")):
+    for card, message in (("{", "not valid JSON"), ("[]", "found list"), ("{}", "style: None")):
         (folder / "mtrl_judge.json").write_text(card)
         with pytest.raises(SystemExit, match=message):
             build(folder)

@@ -101,7 +101,7 @@ def test_bad_folders_say_what_is_there(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match=r"test\.parquet: cannot be read as parquet"):
         load_rows(task, "test", tmp_path)
     (tmp_path / "my_task" / "card.json").write_text("{")
-    with pytest.raises(DataError, match="is no JSON file"):
+    with pytest.raises(DataError, match="not valid JSON"):
         find_source(task, tmp_path)
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="no folder"):

@@ -45,7 +45,7 @@ def faults(path: Path) -> dict[str, str]:
     with pytest.raises(JudgeTaskError) as caught:
         load_judge_task(path)
     assert all(str(f).startswith(f"{f.file}: {f.field}: ") for f in caught.value.faults)
-    return {fault.field: f"{fault.wrong}; {fault.right}" for fault in caught.value.faults}
+    return {fault.field: f"{fault.found}; {fault.expected}" for fault in caught.value.faults}
 
 
 @pytest.mark.parametrize("path", shipped_paths(), ids=lambda p: p.stem)

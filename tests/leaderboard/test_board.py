@@ -361,8 +361,9 @@ def test_files_merge_in_git_without_conflict(tmp_path: Path, results: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "schema_version is None"),
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object"),
+        ("{}", "schema_version is None"),
         ('{"schema_version": 9, "entries": []}', "schema_version is 9"),
         ('{"schema_version": 1, "entries": [{"model": "a"}]}', "entries.0.date"),
         ('{"schema_version": 1, "entries": [], "more": 1}', "more"),
@@ -396,5 +397,5 @@ def test_nothing_is_written_over_unasked(tmp_path: Path, results: Path) -> None:
     out = tmp_path / "table.md"
     assert call("leaderboard", results, "--out", out, "--resamples", 100).exit_code == 0
     before = out.read_bytes()
-    assert "is there already" in told(call("leaderboard", results, "--out", out))
+    assert "already exists" in told(call("leaderboard", results, "--out", out))
     assert out.read_bytes() == before

@@ -140,7 +140,7 @@ def test_the_command_tells_in_markdown_and_junit(tmp_path: Path, saved: Path) ->
     assert [case.get("name") for case in suite.iter("testcase")] == ["t"]
     assert "significantly worse" in str(next(suite.iter("failure")).get("message"))
     again = call("gate", tmp_path / "good", "--baseline", saved, *written)
-    assert "is there already" in str(again.exception)
+    assert "already exists" in str(again.exception)
     passed = call("gate", tmp_path / "good", "--baseline", saved, *written, "--force")
     assert passed.exit_code == 0
     assert not list(ElementTree.parse(junit).getroot().iter("failure"))

@@ -128,18 +128,18 @@ def rewrite(**changes: Any) -> Callable[[Path], None]:
 
 
 BROKEN: list[tuple[Callable[[Path], object], str]] = [
-    (cut, "is no JSON .*; is it cut"),
-    (lambda file: cut(samples_of(file)), "line 6 is no JSON"),
+    (cut, "not valid JSON .*; is the file truncated"),
+    (lambda file: cut(samples_of(file)), "line 6: not valid JSON"),
     (lambda file: drop_last(samples_of(file)), "5 of 6 samples; is it cut"),
     (lambda file: samples_of(file).unlink(), "run lmms-eval with --log_samples"),
     (lambda file: samples_of(file).write_bytes(b"\xff\xfe"), "cannot be read"),
-    (lambda file: samples_of(file).write_text("[1]\n"), "is no JSON object"),
+    (lambda file: samples_of(file).write_text("[1]\n"), "expected a JSON object"),
     (lambda file: samples_of(file).write_text('{"item_id": 1}\n'), "has no 'label'"),
     (
         lambda file: samples_of(file).write_text(json.dumps(sample(0, verdict="Maybe")) + "\n"),
         r"verdict 'Maybe' is none of \['Yes', 'No'\]",
     ),
-    (lambda file: file.write_text("[]"), "holds a list"),
+    (lambda file: file.write_text("[]"), "found list"),
     (rewrite(configs={}), "no judge task in it"),
     (rewrite(configs=[]), "not the results that lmms-eval 0.7 writes .its version: 0.7.3"),
     (lambda file: file.unlink(), "no lmms-eval results"),

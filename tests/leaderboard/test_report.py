@@ -321,7 +321,7 @@ def test_nothing_is_overwritten_unasked(results: Path, tmp_path: Path) -> None:
     board = board_of(results)
     out = tmp_path / "report.html"
     out.write_text("mine")
-    with pytest.raises(JudgeError, match="is there already"):
+    with pytest.raises(JudgeError, match="already exists"):
         write_report(board, [], out, force=False)
     assert out.read_text() == "mine"
     write_report(board, [], out, force=True)
@@ -330,7 +330,7 @@ def test_nothing_is_overwritten_unasked(results: Path, tmp_path: Path) -> None:
     svg = tmp_path / "plots" / "scores.svg"
     svg.parent.mkdir()
     svg.write_text("mine")
-    with pytest.raises(JudgeError, match=r"scores.svg: is there already"):
+    with pytest.raises(JudgeError, match=r"scores.svg: already exists"):
         write_plots(board, svg.parent, force=False)
     assert [file.name for file in svg.parent.iterdir()] == ["scores.svg"]
     assert svg in write_plots(board, svg.parent, force=True)

@@ -121,7 +121,7 @@ def test_a_resumed_run_is_the_one_that_was_started(data: Any, tmp_path: Path) ->
 
 def test_a_broken_record_is_named(data: Any, tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text("{")
-    with pytest.raises(JudgeError, match=r"run\.json: cannot be read"):
+    with pytest.raises(JudgeError, match=r"run\.json: not valid JSON"):
         start_record(tmp_path, settings_of(tmp_path, "--resume", "true"), data)
 
 
