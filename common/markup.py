@@ -1,52 +1,59 @@
-"""Text from data and models made harmless: it can never act as markup of a prompt."""
+"""Neutralize markup: text from data or models can never act as part of a prompt.
+
+A zero-width space after the first character of a marker leaves the text readable, while no chat
+template, processor or tokenizer takes what remains for a marker.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-# A judge's own tags: the scorer reads them, so they stay in an answer even where a tokenizer calls
-# them special, and in a prompt, where they say what form the answer is to have.
+ZERO_WIDTH_SPACE = "\u200b"
+
+# The scorer reads these, so they stay in an answer even where a tokenizer calls them special, and
+# in a prompt, where they describe the form of the answer.
 JUDGE_TAGS = frozenset({"<think>", "</think>", "<answer>", "</answer>"})
 
 
-ZERO_WIDTH_SPACE = "\u200b"
+def markup_pattern(*markers: str, flags: int = 0) -> re.Pattern[str]:
+    """Match the first character of every marker, also of markers that overlap.
 
-
-def markup_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
-    """Match the first character of each chat markup string in a text.
-
-    `<|` begins the markup of most chat formats, also of placeholders that a processor knows and a
-    tokenizer does not. Judge tags are left alone.
+    Args:
+        markers: regular expressions.
+        flags: of :mod:`re`.
     """
-    markup = {token for token in special_tokens if len(token) > 1} - JUDGE_TAGS | {"<|"}
-    return re.compile(f"(?=({'|'.join(map(re.escape, sorted(markup)))})).", re.DOTALL)
+    return re.compile(f"(?=(?:{'|'.join(markers)})).", re.DOTALL | flags)
 
 
-def defuse(text: str, markup: re.Pattern[str]) -> str:
-    """Break up chat markup in judged text, so that it is read as text and not as markup."""
-    return markup.sub(lambda match: match.group() + ZERO_WIDTH_SPACE, text)
-
-
-_ZERO_WIDTH_SPACE = "\u200b"
-
-
-# What chat templates, image placeholders and our own answer form are written with. In text that
-# comes from data these are broken by a zero-width space, which no tokenizer takes for markup.
-_MARKUP = re.compile(
-    r"<(?=\||｜|/?(?:image|img|video|audio|s|bos|eos|pad|unk"
-    r"|start_of_turn|end_of_turn|start_of_image|end_of_image|think|answer)\b)"
-    r"|\[(?=/?(?:INST|IMG)\])",
-    re.IGNORECASE,
+# What chat templates, image placeholders and the judge's answer are written with.
+DATA_MARKUP = markup_pattern(
+    r"<[|｜]",
+    r"</?(?:image|img|video|audio|s|bos|eos|pad|unk"
+    r"|start_of_turn|end_of_turn|start_of_image|end_of_image|think|answer)\b",
+    r"\[/?(?:INST|IMG)\]",
+    flags=re.IGNORECASE,
 )
+# Everything that the parser of answers reads as a judge tag.
+ANSWER_TAGS = markup_pattern(r"[<＜]\s*/?\s*(?:think|answer)", flags=re.IGNORECASE)
 
 
-def neutralise(text: str) -> str:
-    """Text of the data, unable to act as markup of a prompt.
+def special_token_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
+    """The pattern of a tokenizer's special tokens, judge tags excepted.
 
-    >>> neutralise("a <image> and <|im_end|>").count(IMAGE_MARK)
-    0
-    >>> neutralise("1 < 2 and <b>bold</b>")
+    ``<|`` begins the markers of most chat formats, including image placeholders that a processor
+    knows and its tokenizer does not.
+    """
+    markers = {token for token in special_tokens if len(token) > 1} - JUDGE_TAGS | {"<|"}
+    return markup_pattern(*map(re.escape, sorted(markers)))
+
+
+def neutralize(text: str, markup: re.Pattern[str] = DATA_MARKUP) -> str:
+    r"""Break up every marker in a text.
+
+    >>> neutralize("an <image> and <|im_end|>")
+    'an <\u200bimage> and <\u200b|im_end|>'
+    >>> neutralize("1 < 2 and <b>bold</b>")
     '1 < 2 and <b>bold</b>'
     """
-    return _MARKUP.sub(lambda match: match.group() + _ZERO_WIDTH_SPACE, text)
+    return markup.sub(rf"\g<0>{ZERO_WIDTH_SPACE}", text)

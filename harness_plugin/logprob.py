@@ -11,7 +11,6 @@ verdict::
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.common.markup import ANSWER_TAGS, neutralize
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from mtrl_judge.models.temperature import Floats
 
 CALIBRATION_ITEMS = 256  # one number is fitted to them
-
-# What the parser takes for a tag even within a verdict; a character of no width, which it does not
-# see otherwise, breaks it.
-_TAG = re.compile(r"[<＜](?=\s*/?\s*(?:think|answer))", re.IGNORECASE)
 
 
 class Judgement(NamedTuple):
@@ -61,8 +57,8 @@ class Calibration(NamedTuple):
 
 def write(verdict: str, judgement: Judgement) -> str:
     """The backend's answer."""
-    broken = _TAG.sub("\\g<0>\u200b", verdict)
-    return f"{json.dumps(judgement._asdict())}\n<answer>{broken}</answer>"
+    safe = neutralize(verdict, ANSWER_TAGS)
+    return f"{json.dumps(judgement._asdict())}\n<answer>{safe}</answer>"
 
 
 def read(text: str, verdicts: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mtrl_judge.common.errors import DataError, JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
-from mtrl_judge.common.markup import neutralise
+from mtrl_judge.common.markup import neutralize
 from mtrl_judge.judge_tasks.rows import JudgeRow, Rows, asked_otherwise
 from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -169,7 +169,7 @@ class VerdictNames(Perturbation):
 
     def apply(self, row: JudgeRow) -> JudgeRow:
         stands = [
-            f'{new_name} stands for "{neutralise(verdict)}"'
+            f'{new_name} stands for "{neutralize(verdict)}"'
             for verdict, new_name in self.renamed.items()
         ]
         legend = f"Here {', '.join(stands[:-1])} and {stands[-1]}."

@@ -15,7 +15,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mtrl_judge.common.errors import DataError
-from mtrl_judge.common.markup import neutralise
+from mtrl_judge.common.markup import neutralize
 
 from .spec import Style
 
@@ -50,7 +50,7 @@ def _finalize(value: Any) -> Any:
         raise ValueError("a value of the question is null; write {{ column or '' }} to allow it")
     if isinstance(value, Undefined | int | float):
         return value
-    return neutralise(str(value))
+    return neutralize(str(value))
 
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.markup import JUDGE_TAGS, defuse, markup_pattern
+from mtrl_judge.common.markup import JUDGE_TAGS, neutralize, special_token_pattern
 from mtrl_judge.judge_tasks.prompts import render_messages
 
 from .image_dedup import images_once
@@ -100,7 +100,7 @@ class Judge:
         self.eos_ids = _eos_ids(model, self.tokenizer)
         special = _special_tokens(self.tokenizer)
         self._hidden_ids = {i for i, token in special.items() if token not in JUDGE_TAGS}
-        self._markup = markup_pattern(special.values())
+        self._markup = special_token_pattern(special.values())
         self._opening = (
             [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}]
             if system_prompt
@@ -254,7 +254,7 @@ class Judge:
 
     def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = [
-            {"type": "text", "text": defuse(part["text"], self._markup)}
+            {"type": "text", "text": neutralize(part["text"], self._markup)}
             if part["type"] == "text"
             else {"type": part["type"]}
             for part in message["content"]

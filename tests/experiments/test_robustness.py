@@ -337,7 +337,7 @@ def test_a_place_that_is_taken_is_refused_before_anything_runs(tmp_path: Path) -
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(JudgeError, match=r"--output-path: .* holds other things"):
         run_probes("mtrl_judge", "x", ["swap"], tmp_path)
-    with pytest.raises(JudgeError, match="--probes: no probe 'swp'; did you mean 'swap'"):
+    with pytest.raises(JudgeError, match="unknown perturbation 'swp'; did you mean 'swap'"):
         run_probes("mtrl_judge", "x", ["swp"], tmp_path)
     (tmp_path / SETTINGS_FILE).write_text('{"model": "dummy"}')
     (tmp_path / "unchanged").mkdir()
