@@ -3,7 +3,7 @@
 ``prepare_items_per_s`` by dataset, from replicas of 5,000 items with pictures of 128 × 128 in the
 dataset's raw form, without making them; ``peak_mib`` of the processes that prepare. ``leaks_s``:
 from parquet files to the report, 20,000 pictures of clouds, half of them to train on, of which 900
-near copies (nine ways, see tests/pictures.py) and 100 exact ones stand in the other half;
+near copies (nine ways, see tests/support/images.py) and 100 exact ones stand in the other half;
 ``near_copy_recall`` and ``false_hits`` of it. ``sample_false_hits``: of 2,500 of the sample's
 drawings among 2,500 others, which is the hard case, as they are much alike.
 
@@ -40,8 +40,8 @@ from mtrl_judge.judge_tasks.loading import find_task
 
 # What the tests make datasets and copies with; in tests/, whose name other packages have too.
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from pictures import CHANGES, encoded
-from replicas import REPLICAS
+from support.images import CHANGES, encode
+from support.replicas import REPLICAS
 
 T = TypeVar("T")
 ITEMS = 5_000
@@ -153,7 +153,7 @@ def clouds(n: int, seed: int) -> Iterator[bytes]:
         shown = shown.mean(axis=0) + 0.5 * shown
         shown = (shown - shown.mean()) / shown.std() * 45 + 128
         picture = Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8).transpose(1, 2, 0))
-        yield encoded(picture, "JPEG", quality=92)
+        yield encode(picture, "JPEG", quality=92)
 
 
 def planted(near: int, exact: int, draw: np.random.Generator) -> Iterator[bytes]:
@@ -164,7 +164,7 @@ def planted(near: int, exact: int, draw: np.random.Generator) -> Iterator[bytes]
             yield data
         else:
             picture = Image.open(io.BytesIO(data)).convert("RGB")
-            yield encoded(changes[place % len(changes)](picture, draw), "PNG")
+            yield encode(changes[place % len(changes)](picture, draw))
 
 
 def write(path: Path, pictures: Iterator[bytes], task: str) -> None:

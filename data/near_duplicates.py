@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BYTES = 16  # of a hash: 8 × 8 bits of rows and as many of columns
-# Of 128 bits. 99 of 100 copies lie nearer to one crop of the original (tests/pictures.py); of pairs
-# of distinct drawings of the sample, which are much alike, 2 in 10,000 do.
+# Of 128 bits. 99 of 100 copies lie nearer to one crop of the original (tests/support/images.py);
+# of pairs of distinct drawings of the sample, which are much alike, 2 in 10,000 do.
 RADIUS = 18
 _CUTS = (0.025, 0.075)  # off each side, so that a cut of up to a tenth is at most 0.025 from one
 _SIDE, _CROP = 64, 32  # pixels of what is kept of a picture, and of a crop of it

@@ -1,4 +1,4 @@
-"""What several test files share: a corpus for every shipped task, a tiny random judge."""
+"""What several test files share: data for every shipped task and a tiny random judge."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from corpus import image_cell, write_split
 from hypothesis import settings
-from tiny_models import tiny_qwen3_vl
+from support.images import image_cells
+from support.tasks import write_split
+from support.tiny_models import tiny_qwen3_vl
 
 # The same examples in every run, and no test that a busy machine can fail.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
-
-COLOURS = [f"#{i:02x}{255 - i:02x}80" for i in range(0, 250, 5)]
-
-
-def _images(n: int, start: int = 0) -> list[dict[str, object]]:
-    return [image_cell(colour, (32, 32)) for colour in COLOURS[start : start + n]]
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +24,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task = f"mtrl_judge_agin_{dimension}"
         for split, n in (("train", 9), ("test", 6)):
             names = [f"{split}_{i}.png" for i in range(n)]
-            images = _images(n, 0 if split == "test" else 20)
+            images = image_cells(n, 0 if split == "test" else 20)
             scores = [float(i % 5) for i in range(n)]
             columns = {"filename": names, "image": images, f"MOS_{dimension}": scores}
             write_split(root, task, split, columns)
@@ -38,25 +33,25 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         "mtrl_judge_seetrue",
         "test",
-        {"image": _images(6), "text": texts, "label": [1, 0, 1, 1, 0, None]},
+        {"image": image_cells(6), "text": texts, "label": [1, 0, 1, 1, 0, None]},
     )
     write_split(
         root,
         "mtrl_judge_imagereward",
         "test",
-        {"image": _images(6), "prompt": texts, "overall_rating": [1, 7, 5, 4, 5, 2]},
+        {"image": image_cells(6), "prompt": texts, "overall_rating": [1, 7, 5, 4, 5, 2]},
     )
     write_split(
         root,
         "mtrl_judge_unsafebench",
         "test",
-        {"image": _images(6), "safety_label": ["Safe", "Unsafe"] * 3},
+        {"image": image_cells(6), "safety_label": ["Safe", "Unsafe"] * 3},
     )
     for subset in ("alignment", "safety", "quality"):
         columns = {
             "caption": texts[:3],
-            "image0": _images(3),
-            "image1": _images(3, 10),
+            "image0": image_cells(3),
+            "image1": image_cells(3, 10),
             "label": [0, 0, 1],
         }
         write_split(root, f"mtrl_judge_mjbench_{subset}", "test", columns)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import image_cell, write_split, write_yaml
 from PIL import Image
+from support.images import image_cell
+from support.tasks import write_split, write_yaml
 
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from corpus import image_cell, write_split, write_yaml
+from support.images import image_cell
+from support.tasks import write_split, write_yaml
 from typer.testing import CliRunner, Result
 
 import mtrl_judge

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import write_split, write_yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from replicas import agin, picture
-from training import FLAGS, TASKS, guessing_judge, run, small_world
+from support.images import encode, random_image
+from support.replicas import agin
+from support.tasks import write_split, write_yaml
+from support.training import FLAGS, TASKS, guessing_judge, run, small_world
 from typer.testing import CliRunner
 
 from mtrl_judge.cli.main import app
@@ -27,13 +26,10 @@ from mtrl_judge.rl.run_record import RUN_FILE
 
 
 def cell(seed: int, kind: str = "PNG", crop: float = 0.0) -> dict[str, Any]:
-    data = picture(seed, (96, 72))
-    shown = Image.open(io.BytesIO(data))
-    width, height = shown.size
-    shown = shown.crop((round(crop * width), 0, width, round((1 - crop) * height)))
-    buffer = io.BytesIO()
-    shown.save(buffer, kind)
-    return {"bytes": buffer.getvalue() if kind != "PNG" or crop else data, "path": None}
+    image = random_image(seed, (96, 72))
+    width, height = image.size
+    kept = image.crop((round(crop * width), 0, width, round((1 - crop) * height)))
+    return {"bytes": encode(kept, kind), "path": None}
 
 
 def write_world(root: Path) -> tuple[JudgeTask, JudgeTask]:

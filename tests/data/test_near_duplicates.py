@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 import pytest
-from pictures import CHANGES, encoded, textured
 from PIL import Image, ImageEnhance
+from support.images import CHANGES, encode, photo
 
 from mtrl_judge.data import near_duplicates as near
 from mtrl_judge.data.near_duplicates import near_copies, picture_hashes
@@ -29,7 +29,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def pictures(drawings: list[bytes]) -> list[bytes]:
-    return [*drawings[::4], *(encoded(textured(seed)) for seed in range(30))]
+    return [*drawings[::4], *(encode(photo(seed)) for seed in range(30))]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def pictures(drawings: list[bytes]) -> list[bytes]:
 def test_near_copies_are_found(pictures: list[bytes], name: str, copies_first: bool) -> None:
     draw = np.random.default_rng(7)
     copies = [
-        encoded(CHANGES[name](Image.open(io.BytesIO(data)).convert("RGB"), draw), "PNG")
+        encode(CHANGES[name](Image.open(io.BytesIO(data)).convert("RGB"), draw))
         for data in pictures
     ]
     sides = (copies, pictures) if copies_first else (pictures, copies)
@@ -54,14 +54,17 @@ def test_drawings_that_are_only_alike_are_no_copies(drawings: list[bytes]) -> No
 
 
 def test_the_same_in_another_colour_is_no_copy() -> None:
-    light, blue, red = textured(3).convert("YCbCr").split()
+    light, blue, red = photo(3).convert("YCbCr").split()
     tinted = Image.merge("YCbCr", (light, blue.point(lambda v: v - 8), red.point(lambda v: v + 8)))
-    pictures = [encoded(tinted), encoded(ImageEnhance.Brightness(textured(3)).enhance(0.9))]
-    assert near_copies([encoded(textured(3))], pictures) == [(0, 1)]
+    pictures = [
+        encode(tinted.convert("RGB")),
+        encode(ImageEnhance.Brightness(photo(3)).enhance(0.9)),
+    ]
+    assert near_copies([encode(photo(3))], pictures) == [(0, 1)]
 
 
 def test_pictures_of_one_colour_and_broken_ones_are_left_to_their_bytes() -> None:
-    flat = [encoded(Image.new("RGB", (32, 32), colour)) for colour in ("red", "#fe0000")]
+    flat = [encode(Image.new("RGB", (32, 32), colour)) for colour in ("red", "#fe0000")]
     assert near_copies(flat, [*flat, b"", b"no picture"]) == []
     assert near_copies([], flat) == near_copies(flat, []) == []
 
@@ -79,9 +82,8 @@ def test_many_pictures_are_hashed_by_several_processes_and_alike(
 
 
 def test_turned_and_clear_pictures_are_seen_as_they_are_shown() -> None:
-    picture = textured(3)
+    picture = photo(3)
     exif = Image.Exif()
     exif[0x0112] = 6
-    buffer = io.BytesIO()
-    picture.rotate(90, expand=True).save(buffer, "JPEG", quality=90, exif=exif)
-    assert near_copies([encoded(picture)], [buffer.getvalue()]) == [(0, 0)]
+    turned = encode(picture.rotate(90, expand=True), "JPEG", quality=90, exif=exif)
+    assert near_copies([encode(picture)], [turned]) == [(0, 0)]

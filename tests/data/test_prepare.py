@@ -19,8 +19,17 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub import COMMIT, hub
-from replicas import REPLICAS, agin, files_of, imagereward, mjbench, picture, seetrue, unsafebench
+from support.hub import COMMIT, hub
+from support.replicas import (
+    REPLICAS,
+    agin,
+    files_of,
+    image_file,
+    imagereward,
+    mjbench,
+    seetrue,
+    unsafebench,
+)
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.data import places, shards
@@ -75,7 +84,7 @@ def test_bytes_and_columns_stay(tmp_path: Path) -> None:
     brought(tmp_path / "agin", root, AGIN[0])
     folder = root / AGIN[0]
     assert cells(folder, "train", "filename")[7] == "sd_00007.png"
-    kept = {"bytes": picture(7), "path": "sd_00007.png"}
+    kept = {"bytes": image_file(7), "path": "sd_00007.png"}
     assert cells(folder, "train", "image")[7] == kept
     for name in ("mj", "bare"):
         brought(tmp_path / name, root, "mtrl_judge_mjbench_alignment", force=True)
@@ -83,8 +92,8 @@ def test_bytes_and_columns_stay(tmp_path: Path) -> None:
         (file,) = split_files(folder, "test")
         assert pq.read_schema(file).names == ["caption", "image0", "image1", "label", "info"]
         assert [cell["bytes"] for cell in cells(folder, "test", "image1")[:2]] == [
-            picture(50_001),
-            picture(50_003),
+            image_file(50_001),
+            image_file(50_003),
         ]
         assert cells(folder, "test", "image1")[0]["path"] in (None, "50001.png")
 
@@ -385,7 +394,7 @@ def test_few_broken_pictures_are_noted_and_left_out_later(
     images = tmp_path / "raw" / "images"
     (images / "sd_00000.png").write_bytes(b"")
     (images / "sd_00001.png").unlink()
-    (images / "sd_00002.png").write_bytes(picture(2) + bytes(9_000))
+    (images / "sd_00002.png").write_bytes(image_file(2) + bytes(9_000))
     monkeypatch.setattr(places, "MAX_PICTURE_BYTES", 8_000)
     (outcome,) = brought(tmp_path / "raw", tmp_path / "root", AGIN[0])
     notes = outcome.card["undecodable"]["train"]
@@ -433,7 +442,7 @@ print(peak() - before)
 @pytest.mark.slow
 def test_a_large_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As MJ-Bench's quality of 7 GB; here of 0.6 GB, in row groups of 20 pairs of pictures."""
-    data = picture(0, (640, 640)) + bytes(1_500_000)
+    data = image_file(0, (640, 640)) + bytes(1_500_000)
     rows, cell = 200, pa.array([{"bytes": data, "path": None}])
     cells_N = pa.concat_arrays([cell] * rows)
     columns = {"caption": [f"c{i}" for i in range(rows)], "image0": cells_N, "image1": cells_N}

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.results import sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.demo.corpus import SMALL, write_sample
@@ -53,23 +54,26 @@ def tiny(out: Path, *only: str, **fields: Any) -> Experiment:
     )
 
 
-def write_results(
+def write_scores(
     folder: Path, scores: Mapping[str, float], *, source: str = "folder", n: int = 4
 ) -> Path:
-    """Results and samples in the form of lmms-eval 0.7.3, as far as anything reads them."""
-    folder = folder / "model"
-    folder.mkdir(parents=True)
-    run: dict[str, Any] = {"results": {}, "configs": {}, "n-samples": {}}
-    for task, score in scores.items():
-        metrics = {"macro_f1": score, "constant_macro_f1": 1 / 3, "null_rate": 0.25}
-        run["results"][task] = {f"{name},none": value for name, value in metrics.items()}
-        judge = {"role": SHIPPED[task].judge.role, "source": source, "fingerprint": f"{task}-rows"}
-        run["configs"][task] = {"metadata": {"judge": judge}}
-        run["n-samples"][task] = {"original": n, "effective": n}
-        (folder / f"20260101_000000_samples_{task}.jsonl").write_text("{}\n" * n)
-    file = folder / "20260101_000000_results.json"
-    file.write_text(json.dumps(run))
-    return file
+    """The files of a run with one Macro-F1 on each task."""
+    return write_results(
+        folder / "model",
+        {task: [sample(number, "Yes", "Yes") for number in range(n)] for task in scores},
+        metrics={
+            task: {"macro_f1": score, "constant_macro_f1": 1 / 3, "null_rate": 0.25}
+            for task, score in scores.items()
+        },
+        about={
+            task: {
+                "role": SHIPPED[task].judge.role,
+                "source": source,
+                "fingerprint": f"{task}-rows",
+            }
+            for task in scores
+        },
+    )
 
 
 def write_evaluations(
@@ -83,7 +87,7 @@ def write_evaluations(
             for task in tasks:
                 judge = Contestant(arm, task, seed if arm.method else None)
                 names = [each.task for each in made.judged_on(judge)]
-                write_results(made.evaluation_folder(judge), dict.fromkeys(names, score), **how)
+                write_scores(made.evaluation_folder(judge), dict.fromkeys(names, score), **how)
 
 
 def figure(arm: str, task: str, score: float, seed: int | None = 0, **fields: Any) -> Figure:
@@ -265,11 +269,11 @@ def test_a_training_that_was_broken_off_goes_on(
 
 def test_an_evaluation_counts_when_all_of_it_is_there(tmp_path: Path) -> None:
     assert whole_results(tmp_path, TRAIN) is None
-    file = write_results(tmp_path, dict.fromkeys(TRAIN, 0.5))
+    file = write_scores(tmp_path, dict.fromkeys(TRAIN, 0.5))
     assert whole_results(tmp_path, TRAIN) == file
     assert whole_results(tmp_path, [*TRAIN, *OOD]) is None
     samples = next(file.parent.glob("*_samples_mtrl_judge_seetrue.jsonl"))
-    samples.write_text("{}\n{}\n{}\n{")  # killed while the last line was written
+    samples.write_bytes(samples.read_bytes()[:-20])  # killed while the last line was written
     assert whole_results(tmp_path, TRAIN) is None
     file.write_text(file.read_text()[:-20])
     assert whole_results(tmp_path, ["mtrl_judge_agin_nat"]) is None
@@ -418,7 +422,7 @@ def test_a_demo_that_is_done_shows_before_and_after(
     (folder / "run" / RUN_FILE).write_text('{"finished": {"step": 1}}')
     (folder / "run" / CURVE).touch()
     for when, score in (("before", 0.25), ("after", 0.75)):
-        write_results(folder / when, dict.fromkeys(SHIPPED, score))
+        write_scores(folder / when, dict.fromkeys(SHIPPED, score))
     run_demo(tmp_path, seed=5)
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if line.startswith("mtrl_judge_seetrue")]

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import image_cell, write_split, write_task, write_yaml
-from datasets import Dataset
-from datasets import Image as ImageFeature
 from hypothesis import given
 from hypothesis import strategies as st
+from support.images import image_cell, image_cells
+from support.tasks import raw_dataset, write_split, write_task, write_yaml
 
 from mtrl_judge.common.errors import JudgeError, JudgeTaskError
 from mtrl_judge.experiments.robustness import SETTINGS_FILE, run_probes
@@ -65,11 +64,7 @@ def pairs(n: int = 5) -> dict[str, list[Any]]:
 
 
 def rows_of(task: JudgeTask, columns: dict[str, list[Any]]) -> Rows:
-    data = Dataset.from_dict(columns)
-    for name in columns:
-        if name.startswith("image"):
-            data = data.cast_column(name, ImageFeature())
-    return to_rows(task, data)
+    return to_rows(task, raw_dataset(columns))
 
 
 def judge_rows(rows: Rows) -> list[JudgeRow]:
@@ -360,8 +355,7 @@ def write_tasks(folder: Path) -> Path:
     write_yaml(folder, "their_points")
     root = folder / "data"
     write_split(root, "their_pairs", "test", pairs())
-    colours = [image_cell(f"#{20 * i:02x}8040", (32, 32)) for i in range(6)]
-    columns = {"image": colours, "text": list("abcdef"), "label": [1, 0, 1, 1, 0, None]}
+    columns = {"image": image_cells(6), "text": list("abcdef"), "label": [1, 0, 1, 1, 0, None]}
     write_split(root, "their_points", "test", columns)
     return root
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import image_cell, write_split, write_yaml
+from support.images import image_cell, image_cells
+from support.tasks import write_split, write_yaml
 
 from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
@@ -196,7 +197,7 @@ def logprob_root(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
     root = tmp_path_factory.mktemp("logprob") / "data"
     shutil.copytree(data_root, root)
-    images = [image_cell(f"#{n:02x}8040", (32, 32)) for n in range(0, 200, 10)]
+    images = image_cells(20)
     texts = [f"a thing of kind {n}" for n in range(20)]
     columns = {"image": images, "text": texts, "label": [n % 2 for n in range(20)]}
     write_split(root, "mtrl_judge_seetrue", "validation", columns)

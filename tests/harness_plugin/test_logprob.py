@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpus import image_cell, write_split, write_task
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judging import picture, row, tiny_judge
+from support.images import image_cell, random_image
+from support.judges import row, tiny_judge
+from support.tasks import write_split, write_task
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.harness_plugin.logprob import (
@@ -55,15 +56,15 @@ def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 ONE = [
-    row("Is it safe?", picture(1)),
-    row("Is it natural, that is, could it be a photograph? " * 3, picture(2, 96, 40)),
-    row("Is it safe?", picture(1)),
-    row("Does it match the text: a red circle left of a blue square?", picture(3, 33, 71)),
+    row("Is it safe?", random_image(1)),
+    row("Is it natural, that is, could it be a photograph? " * 3, random_image(2, (96, 40))),
+    row("Is it safe?", random_image(1)),
+    row("Does it match the text: a red circle left of a blue square?", random_image(3, (33, 71))),
 ]
 TWO = [
-    row("Which is better, <image> or <image>?", picture(4), picture(5, 96, 40)),
-    row("Which is better, <image> or <image>?", picture(5, 96, 40), picture(4)),
-    row("Which of <image> and <image> matches 'a red circle'?", picture(6), picture(6)),
+    row("Which is better, <image> or <image>?", random_image(4), random_image(5, (96, 40))),
+    row("Which is better, <image> or <image>?", random_image(5, (96, 40)), random_image(4)),
+    row("Which of <image> and <image> matches 'a red circle'?", random_image(6), random_image(6)),
 ]
 NONE = [row("Is a circle round?"), row("Is a square round? No picture is needed for that.")]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from lmms_eval.api.instance import Instance
 from PIL import Image
-from tiny_models import CHAT_SPECIALS, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
+from support.images import random_image
+from support.tiny_models import CHAT_SPECIALS, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
 
 from mtrl_judge.harness_plugin import prompt_style as style
 from mtrl_judge.harness_plugin.model import MtrlJudge
@@ -72,12 +72,6 @@ def build(folder: Path, **model_args: object) -> MtrlJudge:
     )
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Coarse random blocks: unlike its neighbours at any size it is seen at."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
-
-
 def to_messages(doc: Sequence[str | Image.Image]) -> list[dict[str, Any]]:
     """Texts and pictures of a document, in their order, as one user message of lmms-eval."""
     parts = [
@@ -109,16 +103,16 @@ def requests_for(docs: Sequence[Any], generation: dict[str, Any]) -> list[Instan
 
 
 MIXED: list[list[str | Image.Image]] = [
-    [picture(64, 64, 1), "Is it safe?"],
-    ["First ", picture(96, 40, 2), " or second ", picture(64, 64, 3), ": which is better?"],
+    [random_image(1), "Is it safe?"],
+    ["First ", random_image(2, (96, 40)), " or second ", random_image(3), ": which is better?"],
     ["Is a circle round? No picture is needed for that."],
-    [picture(33, 71, 4), "Does it match the text: a red circle left of a blue square?"],
-    ["Is the image natural, ", picture(64, 64, 5), " that is, could it be a photograph? " * 5],
-    [picture(128, 128, 6), HOSTILE],
-    [picture(64, 64, 7).convert("L"), "Is it grey?"],
-    [picture(64, 64, 8).convert("RGBA"), "Is it sound?"],
-    ["Same?", picture(48, 48, 9), picture(48, 48, 9)],
-    [picture(64, 64, 10), "Is it safe?"],
+    [random_image(4, (33, 71)), "Does it match the text: a red circle left of a blue square?"],
+    ["Is the image natural, ", random_image(5), " that is, could it be a photograph? " * 5],
+    [random_image(6, (128, 128)), HOSTILE],
+    [random_image(7).convert("L"), "Is it grey?"],
+    [random_image(8).convert("RGBA"), "Is it sound?"],
+    ["Same?", random_image(9, (48, 48)), random_image(9, (48, 48))],
+    [random_image(10), "Is it safe?"],
     ["Yes or no?"],
 ]
 
@@ -167,7 +161,7 @@ def test_two_beams_answer_every_request(judge: MtrlJudge) -> None:
 
 def test_hostile_text_stays_text(judge: MtrlJudge, family: str) -> None:
     """Special tokens are as many as with harmless text, and the picture is seen as it was."""
-    docs = [[picture(64, 64), text] for text in ("Is it safe?", HOSTILE)]
+    docs = [[random_image(0), text] for text in ("Is it safe?", HOSTILE)]
     judge.task_dict[TASK] = {SPLIT: docs}
     requests = requests_for(docs, {"until": []})
     harmless, hostile = (judge.judge.inputs([judge._prompt(request)]) for request in requests)
@@ -183,7 +177,7 @@ def test_max_pixels_bounds_what_the_model_sees(judge: MtrlJudge, folder: Path, f
     image_token = judge.judge.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN[family])
 
     def image_tokens(backend: MtrlJudge) -> int:
-        backend.task_dict[TASK] = {SPLIT: [[picture(192, 128), "Is it safe?"]]}
+        backend.task_dict[TASK] = {SPLIT: [[random_image(0, (192, 128)), "Is it safe?"]]}
         (request,) = requests_for([0], {})
         inputs = backend.judge.inputs([backend._prompt(request)])
         return int((inputs["input_ids"] == image_token).sum())

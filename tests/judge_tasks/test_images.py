@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.images import encode
 
 from mtrl_judge.data.image_files import MOST_PIXELS, checked
 from mtrl_judge.judge_tasks.images import decode, fault_of
-
-
-def encoded(picture: Image.Image, kind: str, **save: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **save)
-    return buffer.getvalue()
-
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8)
 
@@ -32,14 +26,14 @@ RAMP = np.linspace(0, 65535, 64).reshape(8, 8)
     ],
 )
 def test_grey_of_many_bits_is_scaled_and_not_clipped(values: Any, kind: str) -> None:
-    shown = np.asarray(decode(encoded(Image.fromarray(values), kind)))
+    shown = np.asarray(decode(encode(Image.fromarray(values), kind)))
     assert shown.shape == (8, 8, 3)
     assert np.abs(shown[..., 0] - RAMP / 257).max() <= 1
 
 
 def test_printers_colours_come_back() -> None:
     """A JPEG of CMYK is kept inverted, as Adobe does."""
-    data = encoded(Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK"), "JPEG", quality=95)
+    data = encode(Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK"), "JPEG", quality=95)
     assert Image.open(io.BytesIO(data)).mode == "CMYK"
     assert np.abs(np.asarray(decode(data))[8, 8].astype(int) - (200, 30, 60)).max() <= 3
 
@@ -48,7 +42,7 @@ def test_an_animation_is_its_first_picture() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     for kind in ("GIF", "WEBP", "PNG"):
         more = {"lossless": True} if kind == "WEBP" else {}
-        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **more)
+        data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **more)
         assert decode(data).getpixel((4, 4)) == (255, 0, 0)
         assert fault_of(data) is None
 
@@ -57,7 +51,7 @@ def test_a_palette_with_a_clear_colour_lies_on_white() -> None:
     picture = Image.new("P", (4, 4), 0)
     picture.putpalette([255, 0, 0, 0, 0, 255])
     picture.putpixel((1, 1), 1)
-    shown = decode(encoded(picture, "PNG", transparency=0))
+    shown = decode(encode(picture, "PNG", transparency=0))
     assert shown.getpixel((0, 0)) == (255, 255, 255)
     assert shown.getpixel((1, 1)) == (0, 0, 255)
 
@@ -81,7 +75,7 @@ def test_a_turned_picture_is_turned_back(orientation: int) -> None:
         stored = stored.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    shown = decode(encoded(stored, "PNG", exif=exif))
+    shown = decode(encode(stored, "PNG", exif=exif))
     assert shown.size == (6, 4)
     assert shown.getpixel((0, 0)) == (255, 255, 255)
 
@@ -90,7 +84,7 @@ def test_a_turned_picture_is_turned_back(orientation: int) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_picture_of_a_hundred_megapixels_is_scaled_down_once(kind: str) -> None:
     large = Image.linear_gradient("L").resize((12_500, 8_000))
-    found = checked(encoded(large, kind))
+    found = checked(encode(large, kind))
     assert found.fault is None
     assert found.change == "scaled down from 12500 × 8000"
     smaller = Image.open(io.BytesIO(found.data or b""))
@@ -101,7 +95,7 @@ def test_a_picture_of_a_hundred_megapixels_is_scaled_down_once(kind: str) -> Non
 
 def test_what_unpacks_to_gigabytes_is_not_unpacked() -> None:
     """A PNG of 60,000 × 60,000 in a few bytes: only its head says so."""
-    head = bytearray(encoded(Image.new("1", (8, 8)), "PNG"))
+    head = bytearray(encode(Image.new("1", (8, 8)), "PNG"))
     head[16:24] = (60_000).to_bytes(4, "big") * 2
     import zlib
 
@@ -112,5 +106,5 @@ def test_what_unpacks_to_gigabytes_is_not_unpacked() -> None:
 
 def test_an_empty_file_and_ordinary_ones() -> None:
     assert checked(b"").fault == "the file is empty"
-    data = encoded(Image.new("RGB", (9, 9), "red"), "JPEG")
+    data = encode(Image.new("RGB", (9, 9), "red"), "JPEG")
     assert checked(data) == (data, None, None)

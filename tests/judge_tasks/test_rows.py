@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import image_cell, write_task
 from datasets import Dataset, Features, Value
-from datasets import Image as ImageFeature
 from PIL import Image
+from support.images import encode, image_cell
+from support.tasks import raw_dataset, write_task
 
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
@@ -21,12 +20,7 @@ RED, GREEN, BLUE = "red", "green", "blue"
 
 
 def raw(**columns: Sequence[Any]) -> Dataset:
-    """A raw split; columns whose name starts with ``image`` hold encoded pictures."""
-    data = Dataset.from_dict({k: list(v) for k, v in columns.items()})
-    for name in columns:
-        if name.startswith("image"):
-            data = data.cast_column(name, ImageFeature())
-    return data
+    return raw_dataset(columns)
 
 
 def pictures(*colours: str) -> list[dict[str, Any]]:
@@ -123,9 +117,7 @@ def test_an_item_that_does_not_decode_is_named_counted_and_left_out(tmp_path: Pa
     n = 200
     cells = pictures(*[RED] * n)
     cells[7] = {"bytes": cells[7]["bytes"][:-40], "path": None}
-    jpeg = io.BytesIO()
-    Image.effect_noise((64, 64), 50).save(jpeg, "JPEG")
-    cells[9] = {"bytes": jpeg.getvalue()[:-200], "path": None}
+    cells[9] = {"bytes": encode(Image.effect_noise((64, 64), 50), "JPEG")[:-200], "path": None}
     split = raw(image=cells, text=range(n), label=[1] * n)
     rows = to_rows(write_task(tmp_path), split)
     assert (rows.n_items, len(rows.undecodable), len(rows.dataset)) == (n - 2, 2, n - 2)
@@ -189,12 +181,11 @@ def test_ids_and_fingerprint_hang_on_content_not_on_order(tmp_path: Path) -> Non
 
 
 def test_pictures_are_turned_and_laid_on_white(tmp_path: Path) -> None:
-    turned, clear = io.BytesIO(), io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (4, 8)).save(turned, "JPEG", exif=exif)
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(clear, "PNG")
-    cells = [{"bytes": b.getvalue(), "path": None} for b in (turned, clear)]
+    turned = encode(Image.new("RGB", (4, 8)), "JPEG", exif=exif)
+    clear = encode(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))
+    cells = [{"bytes": data, "path": None} for data in (turned, clear)]
     rows = to_rows(write_task(tmp_path), raw(image=cells, text="ab", label=[1, 1])).dataset
     assert rows[0]["images"][0].size == (8, 4)
     assert colour_of(rows[1]["images"][0]) == (255, 255, 255)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import image_cell, write_split, write_task, write_yaml
 from datasets import ClassLabel, Dataset
 from datasets import Image as ImageFeature
+from support.images import image_cell, image_cells
+from support.tasks import write_split, write_task, write_yaml
 
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, load_shipped_tasks
@@ -24,12 +25,10 @@ from mtrl_judge.judge_tasks.sources import (
 )
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
-COLOURS = [f"#{i:02x}{255 - i:02x}00" for i in range(100)]
-
 
 def columns(n: int, start: int = 0, **more: list[Any]) -> dict[str, list[Any]]:
     return {
-        "image": [image_cell(colour) for colour in COLOURS[start : start + n]],
+        "image": image_cells(n, start),
         "text": [f"item {i}" for i in range(start, start + n)],
         "label": [i % 2 for i in range(start, start + n)],
         **more,
@@ -145,7 +144,7 @@ def test_a_replica_of_mj_bench_loads_as_from_the_hub(
 ) -> None:
     """One parquet a subset, byte cells, a ClassLabel: the shipped YAML's own keys read it."""
     monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
-    cells = [image_cell(colour) for colour in COLOURS[:8]]
+    cells = image_cells(8)
     data = Dataset.from_dict(
         {
             "caption": [f"caption {i}" for i in range(4)],
@@ -172,9 +171,7 @@ def test_a_replica_of_unsafebench_gives_the_stratified_tenth(
     (tmp_path / "data").mkdir()
     for split, n in (("train", 60), ("test", 10)):
         labels = ["Unsafe" if i % 3 == 0 else "Safe" for i in range(n)]
-        data = Dataset.from_dict(
-            {"image": [image_cell(c) for c in COLOURS[:n]], "safety_label": labels}
-        )
+        data = Dataset.from_dict({"image": image_cells(n), "safety_label": labels})
         data = data.cast_column("image", ImageFeature())
         data.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     task = at_place(find_task("mtrl_judge_unsafebench"), tmp_path)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from results import VERDICTS, judged_pairs, judged_rows, sample, write_results
 from sklearn.metrics import accuracy_score, f1_score
+from support.results import VERDICTS, judged_pairs, judged_rows, sample, write_results
 from typer.testing import CliRunner, Result
 
 from mtrl_judge.cli.main import app
@@ -386,7 +386,7 @@ def test_the_papers_table(tmp_path: Path) -> None:
     """Rendered by the same code from a file that has the paper's numbers."""
     done = call("leaderboard", ROOT / "docs" / "paper.json", "--digits", 4, "--sort", "name")
     assert done.exit_code == 0, done.output
-    paper = yaml.safe_load((ROOT / "rl" / "paper.yaml").read_text(encoding="utf-8"))
+    paper = yaml.safe_load((ROOT / "experiments" / "paper.yaml").read_text(encoding="utf-8"))
     for arm, scores in paper["macro_f1"].items():
         (line,) = (each for each in done.stdout.split("## Means")[0].splitlines() if arm in each)
         assert all(f"{score / 100:.4f}" in line for score in scores.values())

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from results import judged_pairs, judged_rows, sample, write_results
+from support.results import judged_pairs, judged_rows, sample, write_results
 from typer.testing import CliRunner, Result
 
 from mtrl_judge.cli.main import app
@@ -85,7 +85,7 @@ def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("about", "why", "allow"),
     [
-        ({"fingerprint": "other"}, "other rows: fingerprint other, now print of t", "rows"),
+        ({"fingerprint": "other"}, "other rows: fingerprint other, now fingerprint of t", "rows"),
         ({"style": "direct"}, "another style: direct, now reasoned", "style"),
         ({"source": "sample"}, "another source: sample, now folder", "source"),
         ({"perturbation": "swap"}, "another perturbation: swap", "perturbation"),

@@ -8,45 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.results import DATE, VERDICTS, sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.leaderboard.reading import load_runs, short_names
 from mtrl_judge.metrics.records import Record
 
 TASK = "mtrl_judge_mine"
-ABOUT = {"verdicts": ["Yes", "No"], "role": "train", "fingerprint": "f", "style": "direct"}
+ABOUT = {"verdicts": VERDICTS, "fingerprint": "f", "style": "direct"}
 ODD = "a | b / c \u2028 d \u0085 😀 \x0b <script>"
 
 
-def sample(n: int, **changes: Any) -> dict[str, Any]:
-    row = {
-        "item_id": f"item {n}",
-        "label": "Yes" if n % 2 else "No",
-        "verdict": None if n % 5 == 0 else "Yes",
-        "well_formed": True,
-        "pair_id": f"pair {n // 2}",
-        "order": "BA" if n % 2 else "AB",
-        "text": f"{ODD} {n}",
-    }
-    return {**row, **changes}
+def odd_sample(n: int, **changes: Any) -> dict[str, Any]:
+    """Every second row is the other order of its pair; every fifth has no verdict."""
+    row = {"pair_id": f"pair {n // 2}", "order": "BA" if n % 2 else "AB", "text": f"{ODD} {n}"}
+    return sample(n, VERDICTS[n % 2 == 0], "Yes" if n % 5 else None, **row, **changes)
 
 
-def write_run(
-    folder: Path, *, date: str = "20260102_030405", name: str = "a/judge", rows: Any = None
-) -> Path:
-    samples = [sample(n) for n in range(6)] if rows is None else rows
-    results = {
-        "configs": {TASK: {"metadata": {"judge": ABOUT}}, "other": {"metadata": {"version": 1}}},
-        "n-samples": {TASK: {"original": 9, "effective": len(samples)}, "other": {"effective": 3}},
-        "results": {},
-        "model_name": name,
-        "date": date,
-        "lmms_eval_version": "0.7.3",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in samples]
-    (folder / f"{date}_samples_{TASK}.jsonl").write_text("".join(lines), encoding="utf-8")
-    file = folder / f"{date}_results.json"
+def write_run(folder: Path, *, date: str = DATE, name: str = "a/judge", rows: Any = None) -> Path:
+    """A run of one judge task and of another task that is none."""
+    rows = [odd_sample(n) for n in range(6)] if rows is None else rows
+    file = write_results(folder, {TASK: rows}, model=name, date=date, about={TASK: ABOUT})
+    results = json.loads(file.read_text(encoding="utf-8"))
+    results["configs"]["other"] = {"metadata": {"version": 1}}
+    results["n-samples"]["other"] = {"effective": 3}
     file.write_text(json.dumps(results), encoding="utf-8")
     return file
 
@@ -58,10 +43,10 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert (run.name, run.model, run.file) == ("judge", "a/judge", file)
     assert list(run.tasks) == [TASK]
     judged = run.tasks[TASK]
-    assert judged.about == ABOUT
-    assert list(judged.item_ids) == [f"item {n}" for n in range(6)]
+    assert judged.about.items() >= ABOUT.items()
+    assert list(judged.item_ids) == [f"item {n:05d}" for n in range(6)]
     assert list(judged.texts) == [f"{ODD} {n}" for n in range(6)]
-    assert judged.records[0] == Record("No", None, True, "pair 0", swapped=False)
+    assert judged.records[0] == Record("No", None, False, "pair 0", swapped=False)
     assert judged.records[3] == Record("Yes", "Yes", True, "pair 1", swapped=True)
     assert judged.probabilities is judged.votes is None
     assert judged.clusters == [f"pair {n // 2}" for n in range(6)]
@@ -70,9 +55,9 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_probabilities_are_kept_where_all_samples_have_them(tmp_path: Path) -> None:
     odds = {"Yes": 0.25, "No": 0.75}
-    rows = [sample(n, probabilities=odds) for n in range(3)]
+    rows = [odd_sample(n, probabilities=odds) for n in range(3)]
     write_run(tmp_path / "all", rows=rows)
-    write_run(tmp_path / "some", rows=[*rows, sample(3)])
+    write_run(tmp_path / "some", rows=[*rows, odd_sample(3)])
     found = [load_runs([tmp_path / name])[0].tasks[TASK] for name in ("all", "some")]
     assert found[0].probabilities == [odds] * 3
     assert found[1].probabilities is None
@@ -89,15 +74,17 @@ def test_runs_of_one_model_are_told_apart_and_in_order(tmp_path: Path) -> None:
 def test_repeats_are_votes_and_clusters_are_what_the_samples_say(tmp_path: Path) -> None:
     """lmms-eval judges the first answer and keeps the others as `resps`."""
     answers = [["<answer>Yes</answer>", "<answer>No</answer>", "well"]]
-    write_run(tmp_path, rows=[sample(1, resps=answers, cluster="c"), sample(2, resps=[["one"]])])
+    write_run(
+        tmp_path, rows=[odd_sample(1, resps=answers, cluster="c"), odd_sample(2, resps=[["one"]])]
+    )
     judged = load_runs([tmp_path])[0].tasks[TASK]
     assert judged.votes == [["Yes", "No", None], []]
     assert judged.clusters == ["c", "pair 1"]
 
 
 def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    write_run(tmp_path, rows=[sample(1), sample(1)])
-    with pytest.raises(JudgeError, match="item 'item 1' is there twice"):
+    write_run(tmp_path, rows=[odd_sample(1), odd_sample(1)])
+    with pytest.raises(JudgeError, match="item 'item 00001' is there twice"):
         load_runs([tmp_path])
 
 
@@ -136,7 +123,7 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda file: samples_of(file).write_text("[1]\n"), "expected a JSON object"),
     (lambda file: samples_of(file).write_text('{"item_id": 1}\n'), "has no 'label'"),
     (
-        lambda file: samples_of(file).write_text(json.dumps(sample(0, verdict="Maybe")) + "\n"),
+        lambda file: samples_of(file).write_text(json.dumps(odd_sample(0) | {"verdict": "Maybe"}) + "\n"),
         r"verdict 'Maybe' is none of \['Yes', 'No'\]",
     ),
     (lambda file: file.write_text("[]"), "found list"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
@@ -20,8 +19,10 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from corpus import image_cell, write_split, write_yaml
 from PIL import Image
+from support.images import image_cell
+from support.results import sample, write_results
+from support.tasks import write_split, write_yaml
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
@@ -67,20 +68,15 @@ def now_and_then(row: Mapping[str, Any]) -> str:
 def write_run(
     folder: Path, name: str, tasks: Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 ) -> None:
-    """lmms-eval's files of one run; of each task what results say of it, and its samples."""
-    folder.mkdir(parents=True)
-    date = f"2026010{len(name) % 9}_030405"
-    results = {
-        "configs": {task: {"metadata": {"judge": about}} for task, (about, _) in tasks.items()},
-        "n-samples": {task: {"effective": len(rows)} for task, (_, rows) in tasks.items()},
-        "model_name": name,
-        "model_source": NASTY[1],
-        "date": date,
-    }
-    (folder / f"{date}_results.json").write_text(json.dumps(results), encoding="utf-8")
-    for task, (_, rows) in tasks.items():
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{date}_samples_{task}.jsonl").write_text(lines, encoding="utf-8")
+    """The files of one run; of each task what the results say of it, and its samples."""
+    write_results(
+        folder,
+        {task: rows for task, (_, rows) in tasks.items()},
+        model=name,
+        date=f"2026010{len(name) % 9}_030405",
+        about={task: about for task, (about, _) in tasks.items()},
+        model_source=NASTY[1],
+    )
 
 
 def judged(task: JudgeTask, root: Path, judge: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -90,6 +86,7 @@ def judged(task: JudgeTask, root: Path, judge: Any) -> tuple[dict[str, Any], lis
     rows, record = load_rows(task, "test", root)
     about = {
         **record,
+        "kind": task.judge.kind,
         "verdicts": list(task.judge.verdicts),
         "role": task.judge.role,
         "paired": task.paired,
@@ -142,18 +139,16 @@ def nasty_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for place, name in enumerate((NASTY[0], NASTY[1], NASTY[5])):
         rows = [
-            {
-                "item_id": f"{n} {ALL}",
-                "label": verdicts[n % 2],
-                "verdict": None if n == 3 else verdicts[(n + place) % 2],
-                "well_formed": n % 2 == 0,
-                "pair_id": None,
-                "order": None,
-                "text": FORMED.format(ALL, ALL) if n % 2 == 0 else ALL,
-                "input": f"{ALL} {n}",
-                "probabilities": {verdicts[0]: 0.25, verdicts[1]: 0.75},
-                "resps": [[ALL, "no", ALL]],
-            }
+            sample(
+                n,
+                verdicts[n % 2],
+                None if n == 3 else verdicts[(n + place) % 2],
+                item_id=f"{n} {ALL}",
+                text=FORMED.format(ALL, ALL) if n % 2 == 0 else ALL,
+                input=f"{ALL} {n}",
+                probabilities={verdicts[0]: 0.25, verdicts[1]: 0.75},
+                resps=[[ALL, "no", ALL]],
+            )
             for n in range(4)
         ]
         names = ['x"><img src=y onerror=alert(1)>', "{{7*7}} $x$ 😀"]

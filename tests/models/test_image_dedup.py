@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from judging import FAMILIES, picture, row, tiny_judge
+from support.images import random_image
+from support.judges import FAMILIES, row, tiny_judge
 
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.checkpoint import load_model, load_processor
@@ -28,7 +29,7 @@ def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def pairs(*couples: tuple[int, int]) -> list[JudgeRow]:
     """Both orders of each couple of pictures."""
     return [
-        row("Which is better, <image> or <image>?", picture(first), picture(second))
+        row("Which is better, <image> or <image>?", random_image(first), random_image(second))
         for one, other in couples
         for first, second in ((one, other), (other, one))
     ]
@@ -69,17 +70,17 @@ def features(judge: Judge, rows: Sequence[JudgeRow], *, once: bool) -> tuple[lis
 
 MIXED = [
     *pairs((1, 2), (3, 1)),
-    row("Same? <image> <image>", picture(4), picture(4)),
-    row("Is it safe?", picture(1)),
-    row("Is it sound?", picture(5, 96, 40)),
+    row("Same? <image> <image>", random_image(4), random_image(4)),
+    row("Is it safe?", random_image(1)),
+    row("Is it sound?", random_image(5, (96, 40))),
     row("Is a circle round?"),
-    row("Is it natural?", picture(5, 96, 40)),
+    row("Is it natural?", random_image(5, (96, 40))),
 ]
 
 
 @pytest.mark.parametrize(
     "rows",
-    [MIXED, MIXED[:4], MIXED[4:5], [MIXED[4], row("Is it safe?", picture(4))], MIXED[5:]],
+    [MIXED, MIXED[:4], MIXED[4:5], [MIXED[4], row("Is it safe?", random_image(4))], MIXED[5:]],
     ids=["mixed", "pairs", "one picture twice", "twice and alone", "single"],
 )
 def test_features_are_those_of_the_stock_model(judge: Judge, rows: list[JudgeRow]) -> None:
@@ -113,11 +114,15 @@ def test_answers_are_the_same_with_and_without(
 
 
 def test_pictures_that_differ_in_one_pixel_are_two(judge: Judge) -> None:
-    other = picture(1)
+    other = random_image(1)
     other.putpixel((0, 0), (1, 2, 3))
-    different, all_of_them = features(judge, [row("a", picture(1)), row("b", other)], once=True)
+    different, all_of_them = features(
+        judge, [row("a", random_image(1)), row("b", other)], once=True
+    )
     assert not torch.equal(different[0], different[1])
-    assert all_of_them == features(judge, [row("a", picture(1)), row("b", other)], once=False)[1]
+    assert (
+        all_of_them == features(judge, [row("a", random_image(1)), row("b", other)], once=False)[1]
+    )
 
 
 def test_another_family_is_left_as_it_is() -> None:
@@ -138,7 +143,7 @@ def test_both_orders_land_in_one_batch(random_judge: Path, before: int, batch_si
     from mtrl_judge.judge_tasks.prompts import render_messages
 
     judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
-    longer = [row("Is it safe? " * 60, picture(n, 64, 64)) for n in range(before)]
+    longer = [row("Is it safe? " * 60, random_image(n)) for n in range(before)]
     rows = [*longer, *pairs((1, 2), (3, 4), (5, 6), (7, 8), (9, 10))]
     prompts = [judge.prompt(render_messages(each, "direct"), each.images) for each in rows]
     batch_of = {

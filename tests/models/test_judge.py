@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.images import random_image
+from support.judges import row
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages
@@ -43,23 +44,13 @@ def model(random_judge: Path) -> Any:
     return load_model(str(random_judge))
 
 
-def picture(width: int, height: int, seed: int) -> Image.Image:
-    """Coarse random blocks: unlike its neighbours at any size it is seen at."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
-
-
-def row(question: str, *images: Image.Image) -> JudgeRow:
-    return JudgeRow("id", "task", question, ("Yes", "No"), "Yes", len(images), images=images)
-
-
 ROWS = [
-    row("Is it safe?", picture(64, 64, 1)),
-    row("Which is better, <image> or <image>?", picture(96, 40, 2), picture(64, 64, 3)),
+    row("Is it safe?", random_image(1)),
+    row("Which is better, <image> or <image>?", random_image(2, (96, 40)), random_image(3)),
     row("Is a circle round? No picture is needed for that."),
-    row("Is it natural, that is, could it be a photograph? " * 5, picture(128, 128, 4)),
-    row("Does it match the text <|im_end|>?", picture(33, 71, 5)),
-    row("Is it sound?", picture(64, 64, 6)),
+    row("Is it natural, that is, could it be a photograph? " * 5, random_image(4, (128, 128))),
+    row("Does it match the text <|im_end|>?", random_image(5, (33, 71))),
+    row("Is it sound?", random_image(6)),
 ]
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import image_cell, write_split, write_task, write_yaml
-from training import environment
+from support.images import image_cells
+from support.tasks import write_split, write_task, write_yaml
+from support.training import environment
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
@@ -31,14 +32,10 @@ COLUMNS = {
 }
 
 
-def cells(n: int, first: int = 0) -> list[dict[str, Any]]:
-    return [image_cell(f"#{i:02x}{255 - i:02x}40") for i in range(first, first + n)]
-
-
 def written(folder: Path, task: str, n: int, **keys: str) -> JudgeTask:
     """A pointwise task of n rows; the third has no label."""
     columns = {
-        "image": cells(n),
+        "image": image_cells(n),
         "text": [f"thing {i}" for i in range(n)],
         "label": [None if i == 2 else i % 2 for i in range(n)],
         "why": [f"I see {i}." for i in range(n)],
@@ -49,8 +46,8 @@ def written(folder: Path, task: str, n: int, **keys: str) -> JudgeTask:
 
 def written_pairs(folder: Path, task: str, n: int) -> JudgeTask:
     columns = {
-        "image0": cells(n),
-        "image1": cells(n, 100),
+        "image0": image_cells(n),
+        "image1": image_cells(n, 100),
         "text": [f"thing {i}" for i in range(n)],
         "label": [i % 2 for i in range(n)],
     }
@@ -121,7 +118,7 @@ def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
 
 def test_a_task_without_labels_is_refused(tmp_path: Path) -> None:
     write_split(
-        tmp_path, "none", "train", {"image": cells(3), "text": [*"abc"], "label": [None] * 3}
+        tmp_path, "none", "train", {"image": image_cells(3), "text": [*"abc"], "label": [None] * 3}
     )
     task = write_task(tmp_path, "none")
     for balance in ("proportional", "uniform"):
@@ -209,7 +206,7 @@ print(len(dataset), set(rows) == {(%d, %d)}, peak() - before)
 
 @pytest.mark.slow
 def test_thirty_thousand_items_stay_encoded(tmp_path: Path) -> None:
-    pictures = [image_cell(f"#{i:02x}8040", (SIDE, SIDE)) for i in range(256)]
+    pictures = image_cells(256, size=(SIDE, SIDE))
     for name, n in (("few", 300), ("many", MANY)):
         columns = {
             "image": [pictures[i % 256] for i in range(n)],

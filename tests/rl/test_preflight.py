@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from training import FLAGS, guessing_judge, run, small_world
+from support.training import FLAGS, guessing_judge, run, small_world
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import find_task

@@ -11,13 +11,14 @@ from typing import Any
 
 import datasets
 import pytest
-import tiny_models
 import torch
 from datasets import Dataset, Features, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
 from PIL import Image
+from support import tiny_models
+from support.images import random_image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOConfig, GRPOTrainer
@@ -68,7 +69,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Build], Pa
 
 def pictures(images: int, draw: Random) -> list[Image.Image]:
     sizes = [(draw.choice([32, 48, 64, 96]), draw.choice([32, 64, 80])) for _ in range(images)]
-    return [Image.frombytes("RGB", size, draw.randbytes(3 * size[0] * size[1])) for size in sizes]
+    return [random_image(draw.getrandbits(32), size) for size in sizes]
 
 
 def prompts(images: int, *, both_orders: bool = False) -> Dataset:

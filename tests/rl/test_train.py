@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from corpus import image_cell, write_split, write_yaml
 from safetensors.torch import load_file
-from tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
-from training import (
+from support.images import image_cell
+from support.tasks import write_split, write_yaml
+from support.tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
+from support.training import (
     FLAGS,
     GRPO,
     TASKS,
@@ -45,7 +46,7 @@ from mtrl_judge.rl.callbacks import JsonLog, StopOnSignal
 from mtrl_judge.rl.checkpoints import latest_checkpoint
 from mtrl_judge.rl.settings import parse_settings
 
-DISTINCT = "{'training:distinct_tokens': 1.0}"
+DISTINCT = "{'support.training:distinct_tokens': 1.0}"
 ONE_STEP = {"max_steps": 1, "save_steps": 1}
 
 
@@ -313,7 +314,7 @@ def stoppable(base: Path, out: Path, per_generation: int, **fields: Any) -> list
         max_steps=STEPS,
         resample_tries=1,
         temperature=1.5,
-        user_rewards="{'training:interrupted': 0.5}",
+        user_rewards="{'support.training:interrupted': 0.5}",
         **PLACES[per_generation],
         **fields,
     )
@@ -409,7 +410,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model_name_or_path": "./nowhere"}, "no folder nowhere"),
     ({"data_root": "./nowhere"}, "data_root: no folder ./nowhere"),
     ({"learning_rate": "fast"}, "--learning_rate: is 'fast'; would be right: float"),
-    ({"user_rewards": "{'training:distinct': 1}"}, "did you mean 'distinct_tokens'"),
+    ({"user_rewards": "{'support.training:distinct': 1}"}, "did you mean 'distinct_tokens'"),
     ({"patience": 2, "eval_strategy": "no"}, "patience: nothing is validated"),
     (LORA, "lora_target_modules: is missing"),
     (
@@ -473,7 +474,7 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
         "learning_rate": 0.0,
         "temperature": 0.001,
         "resample_tries": 2,
-        "user_rewards": "{'training:by_place': 1.0}",
+        "user_rewards": "{'support.training:by_place': 1.0}",
         "warm_up": recipe,
         "validation_items": 7,  # 6 of red, 7 of guess: two processes cannot share them evenly
     }

@@ -12,7 +12,15 @@ from typing import Any, cast
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from training import GRPO, TASKS, distinct_tokens, flags, guessing_judge, random_judge, small_world
+from support.training import (
+    GRPO,
+    TASKS,
+    distinct_tokens,
+    flags,
+    guessing_judge,
+    random_judge,
+    small_world,
+)
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl.trainer.utils import RepeatSampler
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import csv
-import io
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-Size = tuple[int, int]
+from .images import Size, encode, random_image
+
 SMALL: Size = (48, 32)
 
 
-def picture(seed: int, size: Size = SMALL, kind: str = "PNG", **save: Any) -> bytes:
-    """A picture of smooth colours that no other seed gives."""
-    draw = np.random.default_rng(seed)
-    coarse = draw.integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, kind, **save)
-    return buffer.getvalue()
+def image_file(seed: int, size: Size = SMALL, file_format: str = "PNG") -> bytes:
+    return encode(random_image(seed, size), file_format)
 
 
 def agin(folder: Path, n: int, size: Size = SMALL) -> None:
@@ -33,7 +26,7 @@ def agin(folder: Path, n: int, size: Size = SMALL) -> None:
     lines = []
     for i in range(n):
         name = f"sd_{i:05d}.png"
-        (folder / "images" / name).write_bytes(picture(i, size))
+        (folder / "images" / name).write_bytes(image_file(i, size))
         lines.append({"filename": name, **{f"MOS_{d}": 1 + i * 7 % 40 / 10 for d in DIMENSIONS}})
     write_csv(folder / "AGIN_MOS.csv", lines)
 
@@ -48,7 +41,7 @@ def seetrue(folder: Path, n: int, size: Size = SMALL) -> None:
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for i in range(n):
             name = f"id_{i}_Positional_sd_1_4_0.png"
-            archive.writestr(f"images/{name}", picture(i, size))
+            archive.writestr(f"images/{name}", image_file(i, size))
             lines.append(
                 {
                     "image": name,
@@ -74,7 +67,7 @@ def imagereward(folder: Path, n: int, size: Size = SMALL) -> None:
             if held:
                 with zipfile.ZipFile(archives / f"{split}_{part}.zip", "w") as archive:
                     for i, name in enumerate(names):
-                        data = picture(50_000 * number + 2_000 * part + i, size, "WEBP")
+                        data = image_file(50_000 * number + 2_000 * part + i, size, "WEBP")
                         broken = split == "train" and part == 1 and i == 3
                         archive.writestr(name, data[:40] if broken else data)
             for i, name in enumerate(names):
@@ -106,7 +99,7 @@ def unsafebench(folder: Path, n: int, size: Size = SMALL) -> None:
         for number in range(files):
             rows = [
                 {
-                    "image": {"bytes": picture(i, size, "JPEG"), "path": None},
+                    "image": {"bytes": image_file(i, size, "JPEG"), "path": None},
                     "safety_label": ("Unsafe", "Safe", "Safe")[i % 3],
                     "category": "Violence",
                     "source": ("Laion5B", "Lexica")[i % 2],
@@ -139,7 +132,7 @@ def mjbench(
     )
 
     def cell(seed: int) -> Any:
-        data = picture(seed, size)
+        data = image_file(seed, size)
         return {"bytes": data, "path": f"/home/somebody/{seed}.png"} if cells == "struct" else data
 
     rows = [

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from replicas import files_of
+from .replicas import files_of
 
 COMMIT = f"c493721{'0' * 33}"  # as pinned for ImageReward
 NEWER = "0" * 40

@@ -1,14 +1,13 @@
-"""Small tasks and data that tests write themselves."""
+"""Small judge tasks and their data, written to a folder."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import Image
 
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -31,19 +30,13 @@ judge:
 """
 
 
-def image_cell(colour: str, size: tuple[int, int] = (16, 16)) -> dict[str, Any]:
-    """An encoded picture of one colour, as ``datasets`` keeps it."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
 def write_task(folder: Path, task: str = "my_task", **keys: str) -> JudgeTask:
-    """A sound task; keys replace parts of its ``judge`` block, in YAML."""
+    """Load a valid task; ``keys`` replace parts of its ``judge`` block, as YAML text."""
     return load_judge_task(write_yaml(folder, task, **keys))
 
 
 def write_yaml(folder: Path, task: str = "my_task", **keys: str) -> Path:
+    """The YAML file that :func:`write_task` loads."""
     values = {
         "kind": "pointwise",
         "images": "[image]",
@@ -58,10 +51,15 @@ def write_yaml(folder: Path, task: str = "my_task", **keys: str) -> Path:
 
 
 def write_split(root: Path, task: str, split: str, columns: dict[str, list[Any]]) -> None:
-    """``<root>/<task>/<split>.parquet``; columns named image… hold encoded pictures."""
-    data = Dataset.from_dict(columns)
+    """``<root>/<task>/<split>.parquet``; columns named ``image...`` hold image cells."""
+    (root / task).mkdir(parents=True, exist_ok=True)
+    raw_dataset(columns).to_parquet(root / task / f"{split}.parquet")
+
+
+def raw_dataset(columns: Mapping[str, Iterable[Any]]) -> Dataset:
+    """A raw split in memory; columns named ``image...`` hold image cells."""
+    data = Dataset.from_dict({name: list(values) for name, values in columns.items()})
     for name in columns:
         if name.startswith("image"):
             data = data.cast_column(name, ImageFeature())
-    (root / task).mkdir(parents=True, exist_ok=True)
-    data.to_parquet(root / task / f"{split}.parquet")
+    return data

@@ -13,13 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from corpus import image_cell, write_split, write_yaml
-from tiny_models import tiny_qwen3_vl
-
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.rl.arguments import Method
 from mtrl_judge.rl.settings import parse_settings
 from mtrl_judge.rl.train import train
+
+from .images import image_cell
+from .tasks import write_split, write_yaml
+from .tiny_models import tiny_qwen3_vl
 
 TASKS = ("red", "warm")
 ROWS = 24
@@ -130,7 +131,7 @@ def guessing_judge(base: Path) -> Path:
 
 def environment(**variables: str) -> dict[str, str]:
     """Of a run in processes of its own; torch's threads would wait for each other."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **variables}
 
 
