@@ -22,6 +22,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.demo.corpus import SMALL, write_sample
 from mtrl_judge.experiments import paper as experiment
 from mtrl_judge.experiments import paper_tables as comparison
+from mtrl_judge.experiments import stages
 from mtrl_judge.experiments.demo import run_demo
 from mtrl_judge.experiments.paper import (
     ARMS,
@@ -254,7 +255,7 @@ def test_a_training_that_was_broken_off_goes_on(
         (folder / RUN_FILE).write_text(json.dumps({"finished": finished}))
         (folder / LOG_FILE).write_text('{"step": 1, "reward": 0.5, "a/reward": 0.5}\n')
 
-    monkeypatch.setattr(experiment, "run_child", train)
+    monkeypatch.setattr(stages, "run_child", train)
     step.run()
     assert not step.is_done()
     step.run()

@@ -123,7 +123,9 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda file: samples_of(file).write_text("[1]\n"), "expected a JSON object"),
     (lambda file: samples_of(file).write_text('{"item_id": 1}\n'), "has no 'label'"),
     (
-        lambda file: samples_of(file).write_text(json.dumps(odd_sample(0) | {"verdict": "Maybe"}) + "\n"),
+        lambda file: samples_of(file).write_text(
+            json.dumps(odd_sample(0) | {"verdict": "Maybe"}) + "\n"
+        ),
         r"verdict 'Maybe' is none of \['Yes', 'No'\]",
     ),
     (lambda file: file.write_text("[]"), "found list"),
