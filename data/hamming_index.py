@@ -13,7 +13,7 @@ Places: TypeAlias = NDArray[np.int64]
 
 _PART_BITS = 16
 _MASKS = (0, *(1 << bit for bit in range(_PART_BITS)))
-_BLOCK = 1 << 22  # pairs compared at once
+BLOCK = 1 << 22  # pairs compared at once
 
 
 class Near(NamedTuple):
@@ -61,7 +61,7 @@ def _blocks(counts_Q: Places) -> Iterator[slice]:
     ends_Q = np.cumsum(counts_Q)
     start = done = 0
     while start < len(counts_Q):
-        stop = max(start + 1, int(np.searchsorted(ends_Q, done + _BLOCK, side="right")))
+        stop = max(start + 1, int(np.searchsorted(ends_Q, done + BLOCK, side="right")))
         yield slice(start, stop)
         start, done = stop, int(ends_Q[stop - 1])
 

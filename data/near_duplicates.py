@@ -35,7 +35,7 @@ RADIUS = 18
 _CUTS = (0.025, 0.075)  # off each side, so that a cut of up to a tenth is at most 0.025 from one
 _SIDE, _CROP = 64, 32  # pixels of what is kept of a picture, and of a crop of it
 _NEAREST = 32  # that are compared in detail with one picture
-_MANY = 1_000  # pictures that more processes than one are begun for
+MANY = 1_000  # pictures that more processes than one are begun for
 _FLAT = 2.0  # standard deviation of light, of 255
 
 
@@ -89,7 +89,7 @@ def picture_hashes(
     codes_N_W_B = np.zeros((len(pictures), len(_BOXES), _BYTES), dtype=np.uint8)
     known_N = np.zeros(len(pictures), dtype=bool)
     # Processes, as most of it holds Python's lock; few pictures are done before those have begun.
-    hashed = Parallel(n_jobs=-1 if len(pictures) >= _MANY else 1, return_as="generator")
+    hashed = Parallel(n_jobs=-1 if len(pictures) >= MANY else 1, return_as="generator")
     for place, codes_W_B in enumerate(hashed(delayed(_hashed)(data) for data in pictures)):
         if codes_W_B is not None:
             codes_N_W_B[place], known_N[place] = codes_W_B, True

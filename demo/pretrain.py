@@ -2,9 +2,9 @@
 
 Three things make it learn in minutes on a CPU, beside what its tokenizer and its school are:
 
-* The vision tower first learns, picture by picture, what stands where (:func:`_learn_to_see`);
-  the text model later reads the tower's finished features (:func:`_learn_to_describe`).
-* The text model first drills telling same words from different ones (:func:`_learn_to_compare`).
+* The vision tower first learns, picture by picture, what stands where (:func:`learn_to_see`);
+  the text model later reads the tower's finished features (:func:`learn_to_describe`).
+* The text model first drills telling same words from different ones (:func:`learn_to_compare`).
 * Its reasoning says what is asked beside what is seen.
 """
 
@@ -102,12 +102,12 @@ def _teach(school: School, folder: Path, seed: int, lessons: Lessons) -> None:
     tokenizer = build_tokenizer(school.examples)
     processor = build_processor(tokenizer)
     model = build_model(tokenizer)
-    patches = _patches(processor, school.pictures)
+    patches = patches_of(processor, school.pictures)
     with _progress() as progress:
-        _learn_to_see(model, patches, school.truths, lessons, seed, progress)
-        features = _features(model, patches)
-        _learn_to_compare(model, tokenizer, lessons, seed, progress)
-        _learn_to_describe(model, tokenizer, features, school.examples, lessons, seed, progress)
+        learn_to_see(model, patches, school.truths, lessons, seed, progress)
+        features = features_of(model, patches)
+        learn_to_compare(model, tokenizer, lessons, seed, progress)
+        learn_to_describe(model, tokenizer, features, school.examples, lessons, seed, progress)
     model.eval()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -149,7 +149,7 @@ def _progress() -> Progress:
 # Seeing
 
 
-def _patches(processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
+def patches_of(processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
     """patches_N_P_V: each picture's patches as the processor cuts them."""
     import torch
 
@@ -212,7 +212,7 @@ SIGHTS = {
 _TURNING = ("order", "upside_down", "cell")
 
 
-def _sights(truths: Sequence[dict[str, Any]]) -> Tensor:
+def sights(truths: Sequence[dict[str, Any]]) -> Tensor:
     """targets_N_C_S: for each cell of a picture its class in each of :data:`SIGHTS`."""
     import torch
 
@@ -259,7 +259,7 @@ def _arrangement(things: Sequence[dict[str, Any]]) -> str | int:
     return "left of" if across > down else "above"
 
 
-def _learn_to_see(
+def learn_to_see(
     model: Any,
     patches: Tensor,
     truths: Sequence[dict[str, Any]],
@@ -273,7 +273,7 @@ def _learn_to_see(
 
     visual = model.model.visual
     heads = torch.nn.Linear(visual.config.out_hidden_size, sum(SIGHTS.values()))
-    targets = _sights(truths)
+    targets = sights(truths)
 
     def loss_of(batch: Tensor) -> Tensor:
         half = len(batch) // 2
@@ -292,7 +292,7 @@ def _learn_to_see(
     _descend(parameters, loss_of, batches, lessons.seeing, lessons.seeing_rate, progress, "seeing")
 
 
-def _features(model: Any, patches: Tensor) -> Tensor:
+def features_of(model: Any, patches: Tensor) -> Tensor:
     """features_N_C_D of every picture, from the tower as it is now."""
     import torch
 
@@ -306,7 +306,7 @@ _WORDS = (HARMLESS, NUMBERS[1:], RELATIONS)
 _COMPARISONS = 10
 
 
-def _drill(draw: Random) -> str:
+def drill(draw: Random) -> str:
     """Ten comparisons in the words of the reasoning, half of them of a thing with itself."""
     compared = []
     for _ in range(_COMPARISONS):
@@ -318,7 +318,7 @@ def _drill(draw: Random) -> str:
     return f"<think>Compare {'; '.join(compared)}."
 
 
-def _learn_to_compare(
+def learn_to_compare(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
     lessons: Lessons,
@@ -334,7 +334,7 @@ def _learn_to_compare(
     from torch.nn.functional import cross_entropy, linear
 
     draw = Random(seed)
-    drills = tokenizer([_drill(draw) for _ in range(lessons.comparing * lessons.drills)])
+    drills = tokenizer([drill(draw) for _ in range(lessons.comparing * lessons.drills)])
     length = max(map(len, drills["input_ids"]))
     pad = tokenizer.pad_token_id
     tokens = torch.tensor([row + [pad] * (length - len(row)) for row in drills["input_ids"]])
@@ -363,7 +363,7 @@ def _learn_to_compare(
 # Describing
 
 
-def _learn_to_describe(
+def learn_to_describe(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,

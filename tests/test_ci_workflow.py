@@ -86,10 +86,10 @@ class Repository:
                 continue
             always = "!cancelled() && steps.gate.outcome != 'skipped'" in step.get("if", "")
             if ("gate" in codes) if always else not any(codes.values()):
-                codes[name] = self._step(step["run"], step.get("env", {}))
+                codes[name] = self.run_step(step["run"], step.get("env", {}))
         return codes
 
-    def _step(self, script: str, variables: Mapping[str, str]) -> int:
+    def run_step(self, script: str, variables: Mapping[str, str]) -> int:
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
             cwd=self.folder,

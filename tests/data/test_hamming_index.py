@@ -40,7 +40,7 @@ def test_all_that_is_near_is_found(seed: int, n: int, more: int, block: int) -> 
     known = draw.integers(0, 256, (n, 16), dtype=np.uint8)
     asked = np.concatenate([flipped(draw, known, 24), known[:more]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_BLOCK", block)
+        patch.setattr(hamming, "BLOCK", block)
         for radius in (0, 7, CERTAIN):
             assert found(known, asked, radius) == by_each_with_each(known, asked, radius)
 

@@ -74,7 +74,7 @@ def test_many_pictures_are_hashed_by_several_processes_and_alike(
 ) -> None:
     mixed, done = [*pictures[-20:], b"no picture"], []
     alone = picture_hashes(mixed)
-    monkeypatch.setattr(near, "_MANY", 1)
+    monkeypatch.setattr(near, "MANY", 1)
     together = picture_hashes(mixed, done.append)
     assert (alone.codes_N_W_B == together.codes_N_W_B).all()
     assert list(alone.known_N) == list(together.known_N) == [True] * 20 + [False]

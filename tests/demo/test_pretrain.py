@@ -98,10 +98,10 @@ def test_a_turned_picture_is_told_as_it_then_is(processor: Any) -> None:
         {**car, "x": 48.0, "y": 48.0, "upside_down": True},
     ]
     targets, expected = (
-        tiny._sights([{"things": things, "fault": None}]) for things in ([car, tree], after)
+        tiny.sights([{"things": things, "fault": None}]) for things in ([car, tree], after)
     )
     picture = Image.effect_noise((64, 64), 80).convert("RGB")
-    patches, turned = (tiny._patches(processor, [p]) for p in (picture, picture.rotate(180)))
+    patches, turned = (tiny.patches_of(processor, [p]) for p in (picture, picture.rotate(180)))
     told_patches, told = tiny.turn(patches, targets)
     assert torch.equal(told, expected)
     assert torch.equal(told_patches, turned)
@@ -125,7 +125,7 @@ def test_teaching_sees_what_the_model_sees(
     )
     taught_positions = tiny.positions(torch.tensor(tokens), model.config.image_token_id)
     assert torch.equal(positions[:, 0], taught_positions)
-    patches = tiny._patches(processor, row.images)
+    patches = tiny.patches_of(processor, row.images)
     assert torch.equal(patches.flatten(0, 1), inputs["pixel_values"])
     with torch.no_grad():
         own = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
@@ -165,7 +165,7 @@ def test_drills_are_true_and_half_of_them_same() -> None:
     draw = Random(0)
     same = []
     for _ in range(100):
-        for compared in tiny._drill(draw).removeprefix("<think>Compare ")[:-1].split("; "):
+        for compared in tiny.drill(draw).removeprefix("<think>Compare ")[:-1].split("; "):
             first, second, outcome = re.split(r" and |, ", compared)
             assert outcome == ("same" if first == second else "different")
             same.append(outcome == "same")
@@ -177,12 +177,12 @@ def test_teaching_lowers_the_loss_of_both_parts(data_root: Path) -> None:
     torch.manual_seed(0)
     tokenizer = build_tokenizer(school.examples)
     model = build_model(tokenizer)
-    patches = tiny._patches(build_processor(tokenizer), school.pictures)
+    patches = tiny.patches_of(build_processor(tokenizer), school.pictures)
     seen: Any = Losses()
     described: Any = Losses()
-    tiny._learn_to_see(model, patches, school.truths, tiny.BRIEF, 0, seen)
-    features = tiny._features(model, patches)
-    tiny._learn_to_describe(model, tokenizer, features, school.examples, tiny.BRIEF, 0, described)
+    tiny.learn_to_see(model, patches, school.truths, tiny.BRIEF, 0, seen)
+    features = tiny.features_of(model, patches)
+    tiny.learn_to_describe(model, tokenizer, features, school.examples, tiny.BRIEF, 0, described)
     assert seen.values[-1] < 0.9 * seen.values[0]
     assert described.values[-1] < 0.5 * described.values[0]
 

@@ -16,6 +16,7 @@ from support.tiny_models import CHAT_SPECIALS, tiny_llava_onevision, tiny_qwen2_
 
 from mtrl_judge.harness_plugin import prompt_style as style
 from mtrl_judge.harness_plugin.model import MtrlJudge
+from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.models.checkpoint import read_checkpoint_card
 
 TASK, SPLIT = "shapes", "test"
@@ -90,6 +91,19 @@ def ask(
     return [result.text for result in judge.generate_until(requests_for(docs, settings))]
 
 
+def inputs_of(judge: MtrlJudge, doc: Sequence[str | Image.Image]) -> Any:
+    """What the model gets for one document."""
+    made: list[Any] = []
+    prepare = judge.judge.inputs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            judge.judge, "inputs", lambda prompts: made.append(prepare(prompts)) or made[-1]
+        )
+        ask(judge, [doc], max_new_tokens=1)
+    (inputs,) = made
+    return inputs
+
+
 def requests_for(docs: Sequence[Any], generation: dict[str, Any]) -> list[Instance]:
     return [
         Instance(
@@ -161,10 +175,9 @@ def test_two_beams_answer_every_request(judge: MtrlJudge) -> None:
 
 def test_hostile_text_stays_text(judge: MtrlJudge, family: str) -> None:
     """Special tokens are as many as with harmless text, and the picture is seen as it was."""
-    docs = [[random_image(0), text] for text in ("Is it safe?", HOSTILE)]
-    judge.task_dict[TASK] = {SPLIT: docs}
-    requests = requests_for(docs, {"until": []})
-    harmless, hostile = (judge.judge.inputs([judge._prompt(request)]) for request in requests)
+    harmless, hostile = (
+        inputs_of(judge, [random_image(0), text]) for text in ("Is it safe?", HOSTILE)
+    )
     markup = judge.judge.tokenizer.convert_tokens_to_ids([*CHAT_SPECIALS, IMAGE_TOKEN[family]])
     for token in markup:
         assert (hostile["input_ids"] == token).sum() == (harmless["input_ids"] == token).sum()
@@ -177,9 +190,7 @@ def test_max_pixels_bounds_what_the_model_sees(judge: MtrlJudge, folder: Path, f
     image_token = judge.judge.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN[family])
 
     def image_tokens(backend: MtrlJudge) -> int:
-        backend.task_dict[TASK] = {SPLIT: [[random_image(0, (192, 128)), "Is it safe?"]]}
-        (request,) = requests_for([0], {})
-        inputs = backend.judge.inputs([backend._prompt(request)])
+        inputs = inputs_of(backend, [random_image(0, (192, 128)), "Is it safe?"])
         return int((inputs["input_ids"] == image_token).sum())
 
     most = 32 * 32
@@ -197,7 +208,8 @@ def test_bfloat16_and_attention_are_honoured(qwen3: Path) -> None:
 
     judge = build(qwen3, dtype="bfloat16", attn_implementation="eager")
     assert judge.model.dtype == torch.bfloat16
-    assert judge.config._attn_implementation == "eager"
+    inputs = inputs_of(judge, MIXED[0])
+    assert judge.model(**inputs, output_attentions=True).attentions[0] is not None  # not in sdpa
     assert build(qwen3).model.dtype == torch.float32
     assert len(ask(judge, MIXED)) == len(MIXED)
 
@@ -220,9 +232,8 @@ def test_max_new_tokens_overrides_the_task(qwen3: Path) -> None:
 
 def test_system_prompt_comes_first(qwen3: Path) -> None:
     judge = build(qwen3, system_prompt="You judge images.")
-    judge.task_dict[TASK] = {SPLIT: MIXED}
-    prompt = judge._prompt(requests_for(MIXED, {})[0])
-    assert prompt.text.startswith("<|im_start|>system\nYou judge images.<|im_end|>\n")
+    text = judge.judge.tokenizer.decode(inputs_of(judge, MIXED[0])["input_ids"][0])
+    assert text.startswith("<|im_start|>system\nYou judge images.<|im_end|>\n")
 
 
 @pytest.mark.parametrize(
@@ -313,10 +324,11 @@ def test_a_checkpoint_of_ours_sets_its_style(qwen3: Path, tmp_path: Path) -> Non
     folder = copy_without(qwen3, tmp_path / "ours")
     (folder / "mtrl_judge.json").write_text('{"style": "direct", "recipe": "sft"}')
     assert read_checkpoint_card(folder) == {"style": "direct", "recipe": "sft"}
+    task = find_task("mtrl_judge_seetrue")
     build(folder)
-    assert style._checkpoint_style == "direct"
+    assert style.evaluation_style(task) == "direct"
     build(qwen3)
-    assert style._checkpoint_style is None
+    assert style.evaluation_style(task) == task.judge.style == "reasoned"
     for card, message in (("{", "not valid JSON"), ("[]", "found list"), ("{}", "style: None")):
         (folder / "mtrl_judge.json").write_text(card)
         with pytest.raises(SystemExit, match=message):

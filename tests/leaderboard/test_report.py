@@ -168,19 +168,19 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[tuple[str, str]] = []
-        self._open = [""]
+        self.open_tags = [""]
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        self._open.append(tag)
+        self.open_tags.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        while tag in self._open and self._open.pop() != tag:
+        while tag in self.open_tags and self.open_tags.pop() != tag:
             pass
 
     def handle_data(self, data: str) -> None:
-        self.texts.append((self._open[-1], data))
+        self.texts.append((self.open_tags[-1], data))
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -593,7 +593,7 @@ def test_a_page_in_chromium(
     assert choose(chromium, judge=str(right), flags=["wrong"]) == []
     chromium.find_element("css selector", "button[type=reset]").click()
     wait = "return document.querySelector('output').textContent === '15 of 15 items'"
-    assert _soon(chromium, wait)
+    assert soon(chromium, wait)
 
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not chromium.find_element("css selector", "form[data-filters]").is_displayed()
@@ -604,7 +604,7 @@ def test_a_page_in_chromium(
     assert not closed, "without a script all is there to read"
 
 
-def _soon(driver: Any, condition: str) -> bool:
+def soon(driver: Any, condition: str) -> bool:
     from selenium.webdriver.support.wait import WebDriverWait
 
     return bool(WebDriverWait(driver, 5).until(lambda d: d.execute_script(condition)))

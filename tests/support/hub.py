@@ -27,12 +27,12 @@ def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            self._answer(body=False)
+            self.answer(body=False)
 
         def do_GET(self) -> None:
-            self._answer(body=True)
+            self.answer(body=True)
 
-        def _answer(self, *, body: bool) -> None:
+        def answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             for name, folder in repositories.items():
                 about_it = f"/api/datasets/{name}"
@@ -40,7 +40,7 @@ def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[
                     date = "2024-01-01T00:00:00.000Z"
                     more = {"authors": [], "date": date, "title": "", "message": ""}
                     commits = [{"id": commit, **more} for commit in (NEWER, COMMIT)]
-                    return self._send(json.dumps(commits).encode(), body, JSON)
+                    return self.send(json.dumps(commits).encode(), body, JSON)
                 asked = re.fullmatch(f"{about_it}(?:/revision/([0-9a-f]{{40}}))?", path)
                 if asked:
                     commit = asked[1] or NEWER
@@ -49,21 +49,21 @@ def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[
                         for file, place in files_of(folder)
                     ]
                     about = {"id": name, "sha": commit, "siblings": siblings, "tags": []}
-                    return self._send(json.dumps(about).encode(), body, JSON)
+                    return self.send(json.dumps(about).encode(), body, JSON)
                 prefix = f"/datasets/{name}/resolve/"
                 if path.startswith(prefix):
                     if name in gated:
                         headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it"}
-                        return self._send(b"{}", body, JSON, 403, headers)
+                        return self.send(b"{}", body, JSON, 403, headers)
                     commit, file = path.removeprefix(prefix).split("/", 1)
                     data = (folder / file).read_bytes()
                     if body:
                         fetched.append(file)
                     kind = "application/octet-stream"
-                    return self._send(data, body, kind, headers={"X-Repo-Commit": commit})
-            return self._send(b"{}", body, JSON, 404)
+                    return self.send(data, body, kind, headers={"X-Repo-Commit": commit})
+            return self.send(b"{}", body, JSON, 404)
 
-        def _send(
+        def send(
             self,
             data: bytes,
             body: bool,
