@@ -17,7 +17,7 @@ def run_demo(out: Path, *, seed: int) -> None:
     """
     from mtrl_judge.judge_tasks.loading import load_shipped_tasks
     from mtrl_judge.rl.model import JUDGE
-    from mtrl_judge.rl.settings import parse_settings
+    from mtrl_judge.rl.settings import build_settings
 
     from . import stages
     from .paper import STEPS_FILE, TINY
@@ -26,7 +26,9 @@ def run_demo(out: Path, *, seed: int) -> None:
     folder = (out / f"seed-{seed}").resolve()  # a resumed run wants its model under one name
     data, base, run = folder / "data", folder / "base", folder / "run"
     flags = ["--recipe", TINY, "--model_name_or_path", str(base)]
-    settings = parse_settings("grpo", [*flags, "--dry_run"])
+    settings = build_settings(
+        "grpo", {"model_name_or_path": str(base), "dry_run": True}, recipe=TINY
+    )
     environment = stages.environment_of(data, settings)
     tasks = load_shipped_tasks()
     judges = {"before": base, "after": run / JUDGE}

@@ -27,7 +27,7 @@ from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.model import JUDGE
 from mtrl_judge.rl.recipes import resolve_tasks
 from mtrl_judge.rl.run_record import FREE_FIELDS
-from mtrl_judge.rl.settings import Settings, parse_settings
+from mtrl_judge.rl.settings import Settings, build_settings
 
 from .paper_tables import BASE, OURS, SFT, Figure, compare, printed, write_report
 from .pipeline import Step, listed, run_steps
@@ -200,18 +200,18 @@ def set_up(
     out = out.resolve()  # a training that is resumed must find its model under the same name
     makes_base = recipe == TINY and model is None
     named = str(out / "base") if makes_base else model
-    flags = ["--dry_run", *([] if named is None else [f"--{_MODEL}", named])]
+    values: dict[str, Any] = {"dry_run": True, **({} if named is None else {_MODEL: named})}
     settings = {
-        method: parse_settings(method, ["--recipe", recipe_file(recipe, method), *flags])
+        method: build_settings(method, values, recipe=recipe_file(recipe, method))
         for method in METHODS
         if method == "grpo" or any(arm.method == method for arm in arms)
     }
     base = settings["grpo"].model.model_name_or_path
     if base is None:
         raise JudgeError(f"--model: {recipe} names no model; name one: --model FOLDER|HUB_NAME")
-    tasks = resolve_tasks(settings["grpo"].judge.tasks)
+    tasks = settings["grpo"].tasks
     for each in settings.values():
-        if [task.task for task in resolve_tasks(each.judge.tasks)] != [t.task for t in tasks]:
+        if [task.task for task in each.tasks] != [t.task for t in tasks]:
             raise JudgeError(
                 f"{each.recipe}: tasks: not those of {settings['grpo'].recipe}; the arms are "
                 "compared on the same ones"

@@ -17,7 +17,7 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, S
 from mtrl_judge.leaderboard.reading import whole_results
 from mtrl_judge.rl.callbacks import LOG_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
-from mtrl_judge.rl.recipes import launch_command
+from mtrl_judge.rl.recipes import as_shell, launch_command
 from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.settings import Settings
 
@@ -81,7 +81,7 @@ def training_step(
         log: a file for what it prints; None is this process's output.
     """
     argv = [*flags, "--output_dir", str(folder)]
-    command = launch_command(settings.method, settings.judge, argv)
+    command = as_shell(launch_command(settings.method, settings.judge, argv))
 
     def run() -> None:
         if not is_finished(folder):
@@ -91,7 +91,10 @@ def training_step(
                     f"start it on each, and call again when it is finished:\n  {command}"
                 )
             resume = ["--resume"] if (folder / RUN_FILE).is_file() else []
-            run_child(name, [*_own_python(command), *resume], environment, log)
+            words = launch_command(
+                settings.method, settings.judge, [*argv, *resume], python=sys.executable
+            )
+            run_child(name, words, environment, log)
         learning_curve(folder / LOG_FILE, folder / CURVE)
 
     def is_done() -> bool:
@@ -163,13 +166,6 @@ def evaluation_flags(settings: Settings) -> list[str]:
     """How a judge of this recipe is evaluated unless other flags come after."""
     device = ["--model_args", "device=cpu"] if settings.trainer.use_cpu else []
     return ["--batch_size", str(settings.trainer.per_device_eval_batch_size), *device]
-
-
-def _own_python(command: str) -> list[str]:
-    """A command for users as one for this Python, whatever the PATH has."""
-    words = shlex.split(command)
-    module = "mtrl_judge.rl.train" if words[0] == "mtrl-judge" else "accelerate.commands.launch"
-    return [sys.executable, "-m", module, *words[2:]]
 
 
 def _with_model_args(own: str, extra: Sequence[str]) -> list[str]:

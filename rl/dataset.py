@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
@@ -16,7 +16,7 @@ from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName, Style
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Balance = Literal["proportional", "uniform"]
+Balance: TypeAlias = Literal["proportional", "uniform"] | float | Mapping[str, float]
 
 
 def build_dataset(
@@ -24,7 +24,7 @@ def build_dataset(
     split: SplitName = "train",
     style: Style = "reasoned",
     *,
-    balance: Balance | float | Mapping[str, float] = "proportional",
+    balance: Balance = "proportional",
     answers: bool = False,
     neighbours: bool = False,
     seed: int = 0,
@@ -91,9 +91,7 @@ def refuse_unlabelled(task: JudgeTask, split: SplitName, rows: Dataset) -> None:
         )
 
 
-def counts_of(
-    sizes: Mapping[str, int], balance: Balance | float | Mapping[str, float]
-) -> dict[str, int]:
+def counts_of(sizes: Mapping[str, int], balance: Balance) -> dict[str, int]:
     """Rows of each task in the dataset; they add up to the rows there are.
 
     >>> counts_of({"a": 900, "b": 100}, "uniform")
@@ -111,9 +109,7 @@ def counts_of(
     return counts
 
 
-def _weights(
-    sizes: Mapping[str, int], balance: Balance | float | Mapping[str, float]
-) -> Mapping[str, float]:
+def _weights(sizes: Mapping[str, int], balance: Balance) -> Mapping[str, float]:
     if balance == "proportional":
         return sizes
     if balance == "uniform":

@@ -14,7 +14,7 @@ from mtrl_judge.judge_tasks.sources import load_rows
 from . import memory
 from .dataset import build_dataset, labelled
 from .preflight import accepted_licences
-from .recipes import launch_command, resolve_tasks
+from .recipes import as_shell, launch_command
 from .settings import Settings
 
 
@@ -58,7 +58,7 @@ def dry_run(settings: Settings) -> str:
         "First prompt": f"{prompt.text}\n\n{prompt.answer}",
         "Schedule": _schedule_table(settings, plan, rows),
         "Memory of each device": _memory_table(settings, prompt.tokens),
-        "Command": launch_command(settings.method, settings.judge, settings.argv),
+        "Command": as_shell(launch_command(settings.method, settings.judge, settings.flags)),
     }
     return "\n\n".join(f"{title}\n{'=' * len(title)}\n{text}" for title, text in sections.items())
 
@@ -89,15 +89,14 @@ def schedule(settings: Settings, rows: int) -> Schedule:
 def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
     """Rows by task, and the first row of the dataset as the trainer gets it."""
     judge = settings.judge
-    root = Path(judge.data_root).expanduser() if judge.data_root else None
-    tasks = resolve_tasks(judge.tasks)
+    tasks, root = settings.tasks, settings.data_root
     loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
     accepted_licences(tasks, data, judge.accept_license)
     dataset = build_dataset(
         tasks,
         style=settings.style,
-        balance=judge.task_balance(),
+        balance=judge.balance,
         answers=settings.method == "sft",
         neighbours=judge.consistency_weight > 0,
         seed=settings.trainer.seed,

@@ -1,4 +1,4 @@
-"""Recipes: where they are, what tasks they name, how they are launched."""
+"""Recipes: where they are, which tasks they name, and the command that starts them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_recipe(name: str, method: Method, *, field: str = "recipe") -> Path:
     """A shipped recipe by its name, or any recipe by its path.
 
     Args:
-        field: what names it, for the message.
+        field: the field that names it, for the message.
 
     Raises:
         JudgeError: there is no such recipe.
@@ -56,42 +56,59 @@ def resolve_tasks(names: Sequence[str]) -> list[JudgeTask]:
             hint = did_you_mean(name, (*GROUPS, *shipped))
             raise JudgeError(f"tasks: no task, group or .yaml file {name!r}; {hint}")
         for task in map(find_task, _members(name)):
-            other = tasks.setdefault(task.task, task)
-            if other.path != task.path:
+            same_name = tasks.setdefault(task.task, task)
+            if same_name.path != task.path:
                 raise JudgeError(
-                    f"tasks: {task.path}: {task.task} is the name of {other.path} too; rename one"
+                    f"tasks: {task.path} and {same_name.path} both define {task.task}; rename one"
                 )
     return list(tasks.values())
 
 
-def launch_command(method: Method, judge: JudgeArguments, argv: Sequence[str]) -> str:
-    """The command that trains with these flags, under a launcher where there are many processes."""
-    own = [word for word in argv if word.split("=")[0] not in ("--dry_run", "--dry-run")]
-    arguments = [method, *own]
+def launch_command(
+    method: Method, judge: JudgeArguments, flags: Sequence[str], *, python: str | None = None
+) -> list[str]:
+    """The argument list that trains with these flags, under accelerate's launcher where needed.
+
+    With several machines it has ``$MACHINE_RANK`` and ``$MAIN_PROCESS_IP``, for the shell of each
+    machine to fill in.
+
+    Args:
+        flags: of the training, ``--recipe`` among them; ``--dry_run`` is left out.
+        python: run by this interpreter. Default: the commands on the PATH, as a user would.
+    """
+    training = [method, *(f for f in flags if f.split("=")[0] not in ("--dry_run", "--dry-run"))]
     if judge.processes == 1 and judge.accelerate is None:
-        return shlex.join(["mtrl-judge", "train", *arguments])
-    words = ["accelerate", "launch"]
+        command = [python, "-m", "mtrl_judge.rl.train"] if python else ["mtrl-judge", "train"]
+        return [*command, *training]
+    command = [python, "-m", "accelerate.commands.launch"] if python else ["accelerate", "launch"]
     if judge.accelerate is not None:
-        words += ["--config_file", str(find_accelerate_config(judge.accelerate))]
-    words += ["--num_processes", str(judge.processes)]
-    command = shlex.join(words)
+        command += ["--config_file", str(find_accelerate_config(judge.accelerate))]
+    command += ["--num_processes", str(judge.processes)]
     if judge.machines > 1:
-        # Left to the shell of each machine.
-        command += f" --num_machines {judge.machines} --machine_rank $MACHINE_RANK"
-        command += " --main_process_ip $MAIN_PROCESS_IP --main_process_port 29500"
-    return f"{command} {shlex.join(['-m', 'mtrl_judge.rl.train', *arguments])}"
+        command += ["--num_machines", str(judge.machines), "--machine_rank", "$MACHINE_RANK"]
+        command += ["--main_process_ip", "$MAIN_PROCESS_IP", "--main_process_port", "29500"]
+    return [*command, "-m", "mtrl_judge.rl.train", *training]
 
 
-def _find(field_name: str, name: str, shipped: Sequence[Path]) -> Path:
+def as_shell(command: Sequence[str]) -> str:
+    """A command for a user's shell; placeholders such as ``$MACHINE_RANK`` stay unquoted.
+
+    >>> as_shell(["train", "a folder", "$MACHINE_RANK"])
+    "train 'a folder' $MACHINE_RANK"
+    """
+    return " ".join(word if word.startswith("$") else shlex.quote(word) for word in command)
+
+
+def _find(field: str, name: str, shipped: Sequence[Path]) -> Path:
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise JudgeError(f"{field_name}: no file {path}")
+            raise JudgeError(f"{field}: no file {path}")
         return path
     by_name = {path.stem: path for path in shipped}
     if name not in by_name:
         hint = did_you_mean(name, by_name)
-        raise JudgeError(f"{field_name}: nothing shipped is called {name!r}, nor a .yaml; {hint}")
+        raise JudgeError(f"{field}: {name!r} is neither shipped nor a .yaml file; {hint}")
     return by_name[name]
 
 

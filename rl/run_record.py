@@ -29,7 +29,6 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .callbacks import plain_value, timestamp
 from .checkpoints import latest_checkpoint, step_of
-from .recipes import resolve_tasks
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -162,7 +161,7 @@ def write_model_card(
     from huggingface_hub import ModelCardData
 
     base = base_model(settings)
-    tasks = resolve_tasks(settings.judge.tasks)
+    tasks = settings.tasks
     shown = {name: value for name, value in settings.given.items() if name not in FREE_FIELDS}
     shown |= {"model_name_or_path": base.name, "tasks": [task.task for task in tasks]}
     text = render_card(

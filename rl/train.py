@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
+from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from . import rewards
@@ -23,8 +23,7 @@ from .arguments import METHODS, JudgeArguments, Method
 from .dataset import build_dataset
 from .model import JUDGE, adapter_config, check_model, freeze_vision, load_trainable, save_judge
 from .preflight import accepted_licences, checked_leaks
-from .recipes import resolve_tasks
-from .settings import Settings, parse_settings
+from .settings import Settings, parse_settings, warm_up_settings
 
 WARM_UP = "warm_up"
 
@@ -81,12 +80,12 @@ def train(settings: Settings, *, checks: bool = True) -> Path:
 
     logging.disable_progress_bar()  # of weights read and written; training's own stays
     folder = Path(str(settings.trainer.output_dir))
-    tasks = resolve_tasks(settings.judge.tasks)
+    tasks = settings.tasks
     check_model(settings)
     _check_trackers(settings)
     if settings.method == "grpo":
         reward_functions(settings.judge)
-    root = _root(settings.judge)
+    root = settings.data_root
     with PartialState().main_process_first():
         loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
@@ -126,10 +125,6 @@ def _check_trackers(settings: Settings) -> None:
             raise JudgeError(f"report_to: {name} is not installed; pip install {name}")
 
 
-def _root(judge: JudgeArguments) -> Path | None:
-    return Path(judge.data_root).expanduser() if judge.data_root else data_root()
-
-
 def _checkpoint(settings: Settings, folder: Path) -> str | None:
     """Where a resumed run goes on; None is the beginning."""
     from accelerate import PartialState
@@ -153,27 +148,23 @@ def _warmed_up(settings: Settings, folder: Path) -> Settings:
     if not (warm / JUDGE / CHECKPOINT_CARD).is_file():
         train(_warm_up_settings(settings, warm), checks=False)
         gc.collect()
-    return settings._replace(model=replace(settings.model, model_name_or_path=str(warm / JUDGE)))
+    model = replace(settings.model, model_name_or_path=str(warm / JUDGE))
+    return replace(settings, model=model)
 
 
 def _warm_up_settings(settings: Settings, folder: Path) -> Settings:
     """The SFT recipe on this run's tasks, data, model, seed and processes."""
     judge = settings.judge
-    flags = {
-        "recipe": judge.warm_up,
-        "output_dir": folder,
+    values = {
+        "output_dir": str(folder),
         "model_name_or_path": settings.model.model_name_or_path,
         "data_root": judge.data_root,
-        "processes": judge.processes,
         "seed": settings.trainer.seed,
+        "tasks": judge.tasks,
+        "accept_license": judge.accept_license,
+        "resume": folder.exists(),
     }
-    words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    words += ["--tasks", *judge.tasks]
-    if judge.accept_license:
-        words += ["--accept_license", *judge.accept_license]
-    if folder.exists():
-        words.append("--resume")
-    return parse_settings("sft", words)
+    return warm_up_settings(settings, {k: v for k, v in values.items() if v not in (None, [])})
 
 
 def _trainer(
@@ -192,7 +183,7 @@ def _trainer(
     from .validation import Validation
 
     judge, arguments = settings.judge, settings.trainer
-    tasks = resolve_tasks(judge.tasks)
+    tasks = settings.tasks
     model, processor = load_trainable(settings)
     adapter = adapter_config(settings, model)
     if judge.freeze_vision:
@@ -202,7 +193,7 @@ def _trainer(
     dataset = build_dataset(
         tasks,
         style=settings.style,
-        balance=judge.task_balance(),
+        balance=judge.balance,
         answers=settings.method == "sft",
         neighbours=keep_pairs,
         seed=arguments.seed,
@@ -269,7 +260,7 @@ def reward_functions(judge: JudgeArguments) -> tuple[list[rewards.RewardFunction
     if judge.length_weight and judge.length_soft and judge.length_hard:
         functions.append(rewards.length(judge.length_soft, judge.length_hard))
         weights.append(judge.length_weight)
-    for path, weight in judge.own_rewards().items():
+    for path, weight in (judge.user_rewards or {}).items():
         functions.append(rewards.user_reward(path))
         weights.append(weight)
     return functions, weights
