@@ -18,9 +18,9 @@ from mtrl_judge.rl.dataset import build_dataset
 from mtrl_judge.rl.dry_run import dry_run, schedule
 from mtrl_judge.rl.recipes import (
     RECIPES,
+    as_shell,
     find_accelerate_config,
     find_recipe,
-    as_shell,
     launch_command,
     resolve_tasks,
     shipped_recipes,
