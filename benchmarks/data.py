@@ -34,7 +34,7 @@ from PIL import Image
 
 from mtrl_judge.data.leaks import find_leaks
 from mtrl_judge.data.near_duplicates import near_copies
-from mtrl_judge.data.prepare import Choices, prepare
+from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.demo.corpus import Sizes, write_sample
 from mtrl_judge.judge_tasks.loading import find_task
 
@@ -86,7 +86,7 @@ def measured_preparation(folder: Path) -> dict[str, Any]:
 
 def prepared(task: str, source: str, root: str) -> dict[str, float]:
     """Prepare one replica in this process."""
-    choices = Choices(source=Path(source), any_count=True)
+    choices = PrepareOptions(source=Path(source), any_count=True)
     begun = time.perf_counter()
     (outcome,) = prepare([find_task(task)], Path(root), choices, lambda *_: None)
     return {

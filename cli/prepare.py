@@ -1,4 +1,4 @@
-"""``mtrl-judge data prepare``: a dataset's own files to the data root."""
+"""``mtrl-judge data prepare``: write a dataset's published files into the data root."""
 
 from __future__ import annotations
 
@@ -14,76 +14,80 @@ from mtrl_judge.common.errors import JudgeError
 from .options import Force
 
 if TYPE_CHECKING:
-    from mtrl_judge.data.prepare import Outcome
+    from mtrl_judge.data.prepare import PreparedTask
 
-_SHOWN = 10
+_MAX_NOTES = 10
 
 
 def prepare(
     tasks: Annotated[list[str], typer.Argument(metavar="TASK…", help="Names, patterns or YAMLs.")],
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A folder, .zip or .tar that you have (default: the hub)."),
+        typer.Option("--from", help="Your own folder, .zip or .tar (default: the hub)."),
     ] = None,
     data_root: Annotated[
-        Path, typer.Option("--data-root", "--root", help="Where to.", envvar="MTRL_JUDGE_DATA")
+        Path,
+        typer.Option(
+            "--data-root", "--root", help="The folder to write.", envvar="MTRL_JUDGE_DATA"
+        ),
     ] = Path("mtrl-data"),
     columns: Annotated[
         str,
         typer.Option(
-            metavar="THEIRS=OURS,…", help="Columns that the tables call otherwise than the YAML."
+            metavar="THEIRS=OURS,…", help="Columns that have other names in the tables than here."
         ),
     ] = "",
     any_count: Annotated[
-        bool, typer.Option("--any-count", help="Take other numbers of rows than the card expects.")
+        bool,
+        typer.Option("--any-count", help="Accept other numbers of rows than the card expects."),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Bring datasets into the data root, from the hub or from files of yours.
+    """Write datasets into the data root, from the hub or from your own files.
 
-    A run that was killed goes on where it was; what is there already is left as it is.
+    A run that was interrupted is resumed; data that is up to date is left alone.
     """
     from mtrl_judge.common.progress import ProgressBars
-    from mtrl_judge.data.prepare import Choices
-    from mtrl_judge.data.prepare import prepare as run
+    from mtrl_judge.data.prepare import PrepareOptions
+    from mtrl_judge.data.prepare import prepare as prepare_tasks
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     found = find_tasks(tasks)
-    choices = Choices(source, _columns(columns), any_count, force)
+    options = PrepareOptions(source, _column_names(columns), any_count, force)
     with ProgressBars() as bars:
         try:
-            for outcome in run(found, data_root, choices, bars.report):
-                bars.console.print(_told(outcome), markup=False, highlight=False)
+            for prepared in prepare_tasks(found, data_root, options, bars.report):
+                bars.console.print(_summary(prepared), markup=False, highlight=False)
         except KeyboardInterrupt:
             bars.stop()
-            typer.echo("stopped; the same command goes on", err=True)
+            typer.echo("interrupted; run the same command again to resume", err=True)
             sys.exit(130)
-    typer.echo(f"use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
+    typer.echo(f"to use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
 
 
-def _columns(text: str) -> Mapping[str, str]:
-    found = {}
-    for word in filter(None, text.split(",")):
-        theirs, _, ours = word.rpartition("=")
+def _column_names(text: str) -> Mapping[str, str]:
+    names = {}
+    for pair in filter(None, text.split(",")):
+        theirs, _, ours = pair.rpartition("=")
         if not theirs or not ours:
             raise JudgeError(
-                f"--columns: is {word!r}; would be right: THEIRS=OURS, such as name=filename"
+                f"--columns: found {pair!r}; expected THEIRS=OURS, such as name=filename"
             )
-        found[theirs.strip()] = ours.strip()
-    return found
+        names[theirs.strip()] = ours.strip()
+    return names
 
 
-def _told(outcome: Outcome) -> str:
-    rows = ", ".join(f"{split} {n:,}" for split, n in outcome.card["splits"].items())
-    lines = [f"{outcome.folder}: {'is there: ' if outcome.was_there else ''}{rows}"]
-    for kind, verb in (("undecodable", "do not decode"), ("changed", "were changed")):
+def _summary(prepared: PreparedTask) -> str:
+    rows = ", ".join(f"{split} {n:,}" for split, n in prepared.card["splits"].items())
+    lines = [f"{prepared.folder}: {'already up to date: ' if prepared.existed else ''}{rows}"]
+    for kind, what in (("undecodable", "do not decode"), ("changed", "were changed")):
         notes = [
-            f"{split}, row {row}: {why}"
-            for split, own in outcome.card[kind].items()
-            for row, why in own.items()
+            f"{split}, row {row}: {text}"
+            for split, texts in prepared.card[kind].items()
+            for row, text in texts.items()
         ]
         if notes:
-            lines.append(f"  {len(notes)} pictures {verb}:")
-            lines += [f"    {note}" for note in notes[:_SHOWN]]
-            lines += [f"    and {len(notes) - _SHOWN} more"] * (len(notes) > _SHOWN)
+            lines.append(f"  images that {what}: {len(notes)}")
+            lines += [f"    {note}" for note in notes[:_MAX_NOTES]]
+            lines += [f"    and {len(notes) - _MAX_NOTES} more"] * (len(notes) > _MAX_NOTES)
     return "\n".join(lines)

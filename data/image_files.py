@@ -1,10 +1,11 @@
-"""Pictures of a dataset: found by the names in its tables, checked, made no larger than useful."""
+"""The images of a dataset: found by the names in its tables, checked, scaled down if huge."""
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -13,98 +14,83 @@ from PIL import Image
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks.images import decode, fault_of
 
-from .places import Place
+from .raw_files import RawFiles
 
-# 7680 × 4320. As RGB that is 100 MB in memory, and no judge sees more than a part of it: the
-# Qwen-VL processors go up to 16,384 patches of 28 × 28, 12.8 megapixels.
-MOST_PIXELS = 7680 * 4320
+# 7680 × 4320. As RGB that is 100 MB in memory, and more than any judge sees: the Qwen-VL
+# processors use up to 16,384 patches of 28 × 28, which are 12.8 megapixels.
+MAX_PIXELS = 7680 * 4320
 
 
-class Picture(NamedTuple):
-    """A picture as it is kept."""
+class CheckedImage(NamedTuple):
+    """An encoded image as it is written to the data root."""
 
     data: bytes | None
-    """Encoded; None where there is nothing to keep."""
+    """None if there is no file to keep."""
     fault: str | None = None
     """Why it does not decode."""
     change: str | None = None
-    """What was done to it."""
+    """How it differs from the file."""
 
 
-class PictureIndex:
-    """Which file of which place a table's value means."""
+class ImageIndex:
+    """Finds the file that a table means by a path or a name."""
 
-    def __init__(self, places: Iterable[Place]) -> None:
-        self.by_name: defaultdict[str, list[tuple[str, Place]]] = defaultdict(list)
-        for place in places:
-            for file in place.files():
-                self.by_name[PurePosixPath(file.name).name].append((file.name, place))
+    def __init__(self, sources: Iterable[RawFiles]) -> None:
+        self.by_name: defaultdict[str, list[tuple[str, RawFiles]]] = defaultdict(list)
+        for source in sources:
+            for file in source.files():
+                self.by_name[PurePosixPath(file.name).name].append((file.name, source))
 
-    def find(self, value: object) -> tuple[str, Place] | None:
-        """By the whole path, else by most of its end, else by the base name.
+    def find(self, value: object) -> tuple[str, RawFiles] | None:
+        """The file with the same base name that shares most of the path, from its end.
 
         Raises:
-            DataError: two files fit alike.
+            DataError: two files share equally much.
         """
         wanted = PurePosixPath(str(value))
-        fitting = self.by_name.get(wanted.name, [])
-        if len(fitting) < 2:
-            return fitting[0] if fitting else None
-        depth = {name: _common_end(PurePosixPath(name), wanted) for name, _ in fitting}
-        most = max(depth.values())
-        best = [each for each in fitting if depth[each[0]] == most]
+        files = self.by_name.get(wanted.name, [])
+        shared = [_shared_end(PurePosixPath(name), wanted) for name, _ in files]
+        best = [file for file, n in zip(files, shared, strict=True) if n == max(shared)]
         if len(best) > 1:
-            names = ", ".join(f"{name} ({place.label})" for name, place in best[:3])
-            raise DataError(f"two pictures may be meant by {str(value)!r}: {names}; keep one")
-        return best[0]
+            names = ", ".join(f"{name} ({source.label})" for name, source in best[:3])
+            raise DataError(f"image {str(value)!r}: found {names}; expected a single file")
+        return best[0] if best else None
+
+    def read(self, value: object) -> CheckedImage:
+        """The checked image that a table means; a missing or unreadable one has a fault."""
+        file = self.find(value)
+        if file is None:
+            return CheckedImage(None, "there is no such file")
+        name, source = file
+        try:
+            return check_image(source.read_image(name))
+        except ValueError as error:
+            return CheckedImage(None, str(error))
 
 
-def _common_end(first: PurePosixPath, second: PurePosixPath) -> int:
-    count = 0
-    for one, other in zip(reversed(first.parts), reversed(second.parts), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
+def _shared_end(first: PurePosixPath, second: PurePosixPath) -> int:
+    """How many parts two paths share, from their ends."""
+    parts = zip(reversed(first.parts), reversed(second.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], parts))
 
 
-def read_picture(found: tuple[str, Place] | None) -> Picture:
-    """A picture of its own file, checked; one that is missing or broken has a fault."""
-    if found is None:
-        return Picture(None, "there is no such file")
-    name, place = found
-    try:
-        return checked(place.picture(name))
-    except ValueError as error:
-        return Picture(None, str(error))
-
-
-def checked(data: bytes) -> Picture:
-    """The picture with its fault, or scaled down where it is larger than any judge sees."""
-    if not data:
-        return Picture(data, "the file is empty")
-    fault = fault_of(data)
+def check_image(data: bytes) -> CheckedImage:
+    """The image with its fault, or scaled down to MAX_PIXELS."""
+    fault = fault_of(data) if data else "the file is empty"
     if fault is not None:
-        return Picture(data, fault)
-    with Image.open(io.BytesIO(data)) as picture:
-        width, height = picture.size
-    if width * height <= MOST_PIXELS:
-        return Picture(data)
-    try:
-        smaller = _scaled_down(data)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return Picture(data, str(error) or type(error).__name__)
-    return Picture(smaller, change=f"scaled down from {width} × {height}")
-
-
-def _scaled_down(data: bytes) -> bytes:
-    picture = decode(data)
-    scale = (MOST_PIXELS / (picture.width * picture.height)) ** 0.5
-    size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
-    # The box filter over whole pixels first keeps the memory near that of the picture itself.
-    picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    with Image.open(io.BytesIO(data)) as original:
-        lossy = original.format in ("JPEG", "WEBP")
+        return CheckedImage(data, fault)
+    with Image.open(io.BytesIO(data)) as file:
+        (width, height), lossy = file.size, file.format in ("JPEG", "WEBP")
+    if width * height <= MAX_PIXELS:
+        return CheckedImage(data)
+    scale = (MAX_PIXELS / (width * height)) ** 0.5
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG" if lossy else "PNG", **({"quality": 95} if lossy else {}))
-    return buffer.getvalue()
+    try:
+        image = decode(data)
+        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+        # The gap has Pillow reduce by a box filter first, which keeps memory near the image's own.
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        return CheckedImage(data, str(error) or type(error).__name__)
+    image.save(buffer, "JPEG" if lossy else "PNG", **({"quality": 95} if lossy else {}))
+    return CheckedImage(buffer.getvalue(), change=f"scaled down from {width} × {height}")

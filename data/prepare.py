@@ -1,12 +1,11 @@
-"""A dataset's own files to ``<data root>/<task>/``: streamed, checked, whole or not there.
+"""Write a dataset's published files to ``<data root>/<task>/``: streamed, checked, all or nothing.
 
-Tasks whose YAMLs name the same files are read once; the others get links to what was written, so
-that AGIN's three tasks take the room of one.
+Tasks whose YAMLs name the same files are read once; their folders share the written files through
+hard links, so that AGIN's three tasks need the space of one.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,273 +21,296 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 
 from mtrl_judge.common.errors import DataError, JudgeError, nearest
-from mtrl_judge.common.files import is_free, read_json, write_json
+from mtrl_judge.common.files import (
+    is_free,
+    json_text,
+    read_json,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
 from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE, labels_of, train_median
 from mtrl_judge.judge_tasks.sources import split_files
-from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, Pictures, SplitName
+from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
 
-from .image_files import Picture, PictureIndex, checked, read_picture
-from .places import FileThere, HubRepository, Place, ZipArchive, find_place, matching
-from .shards import Shards
-from .tables import Table, WholeTable, read_table
+from .image_files import CheckedImage, ImageIndex, check_image
+from .raw_files import Archive, HubRepository, RawFile, RawFiles, open_source
+from .shards import Notes, Shards
+from .tables import MemoryTable, Table, read_table
 
-_VERSION = 1  # of what is written; it goes up when a prepared set of before is not the same
+# Increase it when the same files would be written differently, so that they are prepared again.
+_FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Choices:
+class PrepareOptions:
     """What the user decides."""
 
     source: Path | None = None
     """A folder or archive; None is the hub."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """The YAML's name of a column by the table's."""
+    """The YAML's name of a column by the table's name."""
     any_count: bool = False
-    """Take other numbers of rows than the card expects."""
+    """Accept other numbers of rows than the card expects."""
     force: bool = False
-    """Replace what is there."""
+    """Replace existing folders."""
 
 
-class Outcome(NamedTuple):
-    """What became of one task."""
+class PreparedTask(NamedTuple):
+    """One task's folder in the data root."""
 
     task: str
     folder: Path
     card: Mapping[str, Any]
-    was_there: bool
+    existed: bool
+    """It was up to date and has not been written."""
 
 
 def prepare(
-    tasks: Sequence[JudgeTask], root: Path, choices: Choices, progress: ProgressCallback
-) -> Iterator[Outcome]:
-    """Bring tasks' data into a data root, one dataset after the other.
+    tasks: Sequence[JudgeTask], root: Path, options: PrepareOptions, progress: ProgressCallback
+) -> Iterator[PreparedTask]:
+    """Write the data of tasks into a data root, one dataset after the other.
 
-    A set that is there already and would be the same is left as it is. What a kill interrupted is
-    gone on with by the same call.
+    Folders that are up to date are left alone. A run that was killed is resumed by the same call.
 
     Raises:
-        JudgeError: a task names no files, its files are not there or not what the YAML says, there
-            is no room, or something else is at the place. Nothing is left then.
+        JudgeError: a task has no ``raw`` block, its files are missing or not as the YAML says, the
+            disk is full, or a folder has other content. Nothing is left behind.
     """
-    for group in _groups(tasks):
-        part = root / f".{group[0].task}.part"
+    for dataset_tasks in _by_dataset(tasks):
+        work = root / f".{dataset_tasks[0].task}.work"
         try:
-            yield from _Preparation(group, root, part, choices, progress).run()
+            yield from _Preparation(dataset_tasks, root, work, options, progress).run()
         except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
-            told = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
-            raise JudgeError(f"{root}: cannot be written: {told}; nothing was kept") from None
+            shutil.rmtree(work, ignore_errors=True)
+            file = f" ({error.filename})" if error.filename else ""
+            raise JudgeError(
+                f"{root}: cannot be written: {error.strerror or error}{file}; nothing was kept"
+            ) from None
         except JudgeError:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
             raise
 
 
-def _groups(tasks: Sequence[JudgeTask]) -> list[list[JudgeTask]]:
+def _by_dataset(tasks: Sequence[JudgeTask]) -> Iterable[list[JudgeTask]]:
     groups: dict[str, list[JudgeTask]] = {}
     for task in tasks:
         if task.judge.raw is None:
             raise JudgeError(
-                f"{task.path}: judge.raw: is missing; name the dataset's files there, or write "
+                f"{task.path}: judge.raw: missing; describe the dataset's files there, or write "
                 f"{{train,validation,test}}.parquet into <data root>/{task.task}/ yourself"
             )
-        key = json.dumps([task.dataset_path, task.revision, task.judge.raw.model_dump(mode="json")])
+        key = json_text([task.dataset_path, task.revision, task.judge.raw.model_dump(mode="json")])
         groups.setdefault(key, []).append(task)
-    return list(groups.values())
+    return groups.values()
 
 
-class _Split(NamedTuple):
-    """One split of the dataset's own, ready to be read."""
+class _SourceSplit(NamedTuple):
+    """One of the dataset's own splits, opened for reading."""
 
     name: SplitName
     table: Table
-    pictures: PictureIndex | None
-    schema: pa.Schema
+    image_index: ImageIndex | None
+    """Finds images that are files; None if the table's cells hold them."""
     images: Sequence[str]
+    """The columns with images."""
+    schema: pa.Schema
+    """Of what is written."""
 
 
 class _Preparation:
-    """One dataset for the tasks that are made from it."""
+    """One dataset for the tasks that are made from it, which have the same ``raw`` block."""
 
     def __init__(
         self,
         tasks: Sequence[JudgeTask],
         root: Path,
-        part: Path,
-        choices: Choices,
+        work: Path,
+        options: PrepareOptions,
         progress: ProgressCallback,
     ) -> None:
-        self.tasks, self.root, self.part = tasks, root, part
-        self.choices, self.progress = choices, progress
+        self.tasks, self.root, self.work = tasks, root, work
+        self.options, self.progress = options, progress
         self.first = tasks[0]
-        raw = self.first.judge.raw
-        assert raw is not None
-        self.raw = raw
-        self.used: dict[str, int] = {}
+        assert self.first.judge.raw is not None
+        self.raw = self.first.judge.raw
+        self.used_files: dict[str, int] = {}
 
-    def run(self) -> Iterator[Outcome]:
+    def run(self) -> Iterator[PreparedTask]:
         with ExitStack() as stack:
-            place = self._place()
-            stack.callback(place.close)
-            files = self._files(place)
-            plan = self._plan(place, files)
-            left = [task for task in self.tasks if not self._is_there(task, plan)]
-            for task in self.tasks:
-                if task not in left:
-                    folder = self.root / task.task
-                    yield Outcome(
-                        task.task,
-                        folder,
-                        read_json(folder / DATA_CARD, missing_ok=True),
-                        was_there=True,
-                    )
-            if not left:
+            source = self._open_source()
+            stack.callback(source.close)
+            files = self._find_files(source)
+            plan = self._plan(source, files)
+            existing = [task for task in self.tasks if self._is_up_to_date(task, plan)]
+            for task in existing:
+                folder = self.root / task.task
+                yield PreparedTask(task.task, folder, read_json(folder / DATA_CARD), existed=True)
+            if existing == self.tasks:
                 return
-            self._check_room()
-            self._begin(plan)
+            self._check_disk_space()
+            self._start_or_resume(plan)
             splits = [
-                self._split(name, tables, archives, place, stack)
+                self._open_split(name, tables, archives, source, stack)
                 for name, (tables, archives) in files.items()
             ]
             expected = self._check_counts(splits)
-            self._check_rows(splits)
+            self._check_labels(splits)
             notes = {split.name: self._write(split) for split in splits}
-            card = self._card(place, plan, splits, expected, notes)
-            yield from self._put(left, card)
+            card = {
+                "source": "prepared",
+                "dataset": self.first.dataset_path,
+                "revision": source.revision,
+                "files": self.used_files,
+                "splits": {split.name: split.table.rows for split in splits},
+                "expected": expected,
+                "undecodable": {
+                    name: kinds.get("undecodable", {}) for name, kinds in notes.items()
+                },
+                "changed": {name: kinds.get("changed", {}) for name, kinds in notes.items()},
+                "columns": dict(self.options.columns),
+                "plan": plan,
+                "version": version("mtrl-judge"),
+            }
+            rows = [file for name in SPLITS for file in split_files(self.work, name)]
+            for task in self.tasks:
+                if task not in existing:
+                    with whole_folder(self.root / task.task) as folder:
+                        for file in rows:
+                            _link(file, folder / file.name)
+                        write_json(folder / DATA_CARD, card)
+                    yield PreparedTask(task.task, self.root / task.task, card, existed=False)
+            shutil.rmtree(self.work, ignore_errors=True)
 
-    # What there is
+    # Find the files and decide whether there is something to do.
 
-    def _place(self) -> Place:
-        if self.choices.source is not None:
-            return find_place(self.choices.source, self.part / "spool")
+    def _open_source(self) -> RawFiles:
+        if self.options.source is not None:
+            return open_source(self.options.source, self.work / "spool")
         if self.first.dataset_path is None:
             raise JudgeError(
-                f"{self.first.task}: is not on the hub; get it ({self.first.judge.card.url}) and "
-                "name its folder or archive: --from"
+                f"{self.first.task}: not on the hub; download it ({self.first.judge.card.url}) and "
+                "pass its folder or archive with --from"
             )
         return HubRepository(self.first)
 
-    def _files(self, place: Place) -> dict[SplitName, tuple[list[FileThere], list[FileThere]]]:
+    def _find_files(self, source: RawFiles) -> dict[SplitName, tuple[list[RawFile], list[RawFile]]]:
         """Tables and archives of each split."""
-        archives = self.raw.pictures.archives if self.raw.pictures else {}
-        found = {}
+        patterns = self.raw.pictures.archives if self.raw.pictures else {}
+        files = {}
         for name in SPLITS:
             if name in self.raw.tables:
-                tables = matching(place, self.raw.tables[name])
-                own = matching(place, archives[name]) if name in archives else []
-                found[name] = (tables, own)
-                self.used |= {file.name: file.size for file in (*tables, *own)}
-        return found
+                tables = source.matching(self.raw.tables[name])
+                archives = source.matching(patterns[name]) if name in patterns else []
+                files[name] = (tables, archives)
+                self.used_files |= {file.name: file.size for file in (*tables, *archives)}
+        return files
 
-    def _plan(self, place: Place, files: Mapping[Any, Any]) -> str:
-        """A digest of all that decides what is written."""
-        parts = [
-            _VERSION,
-            self.raw.model_dump(mode="json"),
-            place.revision,
-            sorted(self.choices.columns.items()),
-            files,
-        ]
-        return digest([json.dumps(parts).encode()])
+    def _plan(self, source: RawFiles, files: Mapping[Any, Any]) -> str:
+        """A digest of everything that decides what is written."""
+        columns = sorted(self.options.columns.items())
+        raw = self.raw.model_dump(mode="json")
+        parts = [_FORMAT_VERSION, raw, source.revision, columns, files]
+        return digest([json_text(parts).encode()])
 
-    def _is_there(self, task: JudgeTask, plan: str) -> bool:
+    def _is_up_to_date(self, task: JudgeTask, plan: str) -> bool:
         folder = self.root / task.task
-        if is_free(folder):
-            return False
-        if self.choices.force:
+        if self.options.force or is_free(folder):
             return False
         if read_json(folder / DATA_CARD, missing_ok=True).get("plan") == plan:
             return True
         raise JudgeError(
-            f"{folder}: holds something else already; name another data root, or give --force "
-            "to replace it"
+            f"{folder}: contains other data; choose another data root, or replace it with --force"
         )
 
-    def _check_room(self) -> None:
-        """What is written is about as large as what is read; a picture is never unpacked."""
+    def _check_disk_space(self) -> None:
+        """What is written is about as large as what is read: images stay compressed."""
         self.root.mkdir(parents=True, exist_ok=True)
-        needed, free = sum(self.used.values()), shutil.disk_usage(self.root).free
+        needed, free = sum(self.used_files.values()), shutil.disk_usage(self.root).free
         if needed > free:
             raise JudgeError(
                 f"{self.root}: {free / 1e9:,.1f} GB are free, about {needed / 1e9:,.1f} GB are "
-                "needed; make room, or name another data root"
+                "needed; free some space, or choose another data root"
             )
 
-    def _begin(self, plan: str) -> None:
-        """The folder in which all is written; one that a killed run left is gone on with."""
-        kept = self.part / "plan"
-        if not kept.is_file() or kept.read_text(encoding="utf-8") != plan:
-            shutil.rmtree(self.part, ignore_errors=True)
-            self.part.mkdir(parents=True)
-            kept.write_text(plan, encoding="utf-8")
-        for broken in self.part.glob(".*.part"):
-            broken.unlink()
+    def _start_or_resume(self, plan: str) -> None:
+        """Make the work folder, unless a killed run of the same plan left it."""
+        plan_file = self.work / "plan"
+        if not plan_file.is_file() or plan_file.read_text(encoding="utf-8") != plan:
+            shutil.rmtree(self.work, ignore_errors=True)
+            write_text(plan_file, plan)
+        for unfinished in self.work.glob(".*.part"):
+            unfinished.unlink()
 
-    # What is in it
+    # Read and check.
 
-    def _split(
+    def _open_split(
         self,
         name: SplitName,
-        tables: Sequence[FileThere],
-        archives: Sequence[FileThere],
-        place: Place,
+        tables: Sequence[RawFile],
+        archives: Sequence[RawFile],
+        source: RawFiles,
         stack: ExitStack,
-    ) -> _Split:
-        pictures = self.raw.pictures
-        local = [place.local(file.name) for file in tables]
-        table = read_table(local, self.choices.columns, whole=pictures is not None)
-        self._check_columns(table.schema.names, tables)
-        if pictures is None:
-            images = [c for c in self.first.judge.images if c in table.schema.names]
-            return _Split(name, table, None, _schema(table.schema, images), images)
-        places: list[Place] = [ZipArchive(place.local(file.name), self.part) for file in archives]
-        for each in places:
-            stack.callback(each.close)
-        index = PictureIndex(places or [place])
-        assert isinstance(table, WholeTable)
-        if pictures.subset:
-            table = table.kept(lambda value: index.find(value) is not None, pictures.named_by)
-        schema = _schema(_with_image(table.schema, pictures), [pictures.image])
-        return _Split(name, table, index, schema, [pictures.image])
+    ) -> _SourceSplit:
+        image_files = self.raw.pictures
+        paths = [source.local_path(file.name) for file in tables]
+        table = read_table(paths, self.options.columns, in_memory=image_files is not None)
+        self._check_columns(table.schema.names, tables[0].name)
+        # The columns as `datasets` types them, so that it reads the files as image datasets.
+        features = Features.from_arrow_schema(table.schema)
+        index = None
+        if image_files is None:
+            images = [column for column in self.first.judge.images if column in features]
+        else:
+            images = [image_files.image]
+            opened = [Archive(source.local_path(file.name), self.work) for file in archives]
+            for archive in opened:
+                stack.callback(archive.close)
+            index = ImageIndex(opened or [source])
+            if image_files.subset:
+                assert isinstance(table, MemoryTable)
+                table = table.filter(
+                    image_files.named_by, lambda value: index.find(value) is not None
+                )
+        features.update({column: ImageFeature() for column in images})
+        return _SourceSplit(name, table, index, images, features.arrow_schema)
 
-    def _check_columns(self, there: Sequence[str], tables: Sequence[FileThere]) -> None:
-        needed = {column for task in self.tasks for column in _needed(task)}
-        missing, free = sorted(needed - {*there}), [name for name in there if name not in needed]
-        if not missing:
-            return
-        guesses = ",".join(f"{nearest(name, free) or 'THEIRS'}={name}" for name in missing)
-        raise DataError(
-            f"{tables[0].name}: no column {', '.join(map(repr, missing))}; columns there: "
-            f"{', '.join(there)}\nif they only have other names: --columns {guesses}"
-        )
+    def _check_columns(self, found: Sequence[str], file: str) -> None:
+        needed = {column for task in self.tasks for column in _needed_columns(task)}
+        missing = sorted(needed - {*found})
+        unused = [name for name in found if name not in needed]
+        if missing:
+            guesses = ",".join(f"{nearest(name, unused) or 'THEIRS'}={name}" for name in missing)
+            raise DataError(
+                f"{file}: no column {', '.join(map(repr, missing))}; found: {', '.join(found)}\n"
+                f"if only the names differ: --columns {guesses}"
+            )
 
-    def _check_counts(self, splits: Sequence[_Split]) -> dict[str, int]:
-        """What the card says of the dataset's own splits."""
+    def _check_counts(self, splits: Sequence[_SourceSplit]) -> dict[str, int]:
+        """The rows that the card expects in the dataset's own splits, which must be there."""
+        judge = self.first.judge
         expected, wrong = {}, []
         for split in splits:
-            made = [n for n, rule in self.first.judge.splits.items() if rule.source == split.name]
-            counts = [self.first.judge.card.expects.get(each) for each in (split.name, *made)]
-            if None in counts:
-                continue
-            expected[str(split.name)] = sum(count or 0 for count in counts)
-            if split.table.rows != expected[split.name]:
-                wrong.append(
-                    f"{split.name}: {split.table.rows:,} rows, expected {expected[split.name]:,}"
-                )
-        if wrong and not self.choices.any_count:
+            cut = [name for name, rule in judge.splits.items() if rule.source == split.name]
+            if all(name in judge.card.expects for name in (split.name, *cut)):
+                count = sum(judge.card.expects[name] for name in (split.name, *cut))
+                expected[str(split.name)] = count
+                if split.table.rows != count:
+                    wrong.append(f"  {split.name}: {split.table.rows:,} rows, expected {count:,}")
+        if wrong and not self.options.any_count:
             raise DataError(
-                f"{self.first.task}: not the number of rows that its card expects "
-                f"(judge.card.expects):\n  "
-                + "\n  ".join(wrong)
-                + "\nif this is the data you mean: --any-count"
+                f"{self.first.task}: judge.card.expects: other numbers of rows than expected\n"
+                + "\n".join(wrong)
+                + "\nto use the data anyway: --any-count"
             )
         return expected
 
-    def _check_rows(self, splits: Sequence[_Split]) -> None:
-        """The label rules must cover every row, before anything is written."""
+    def _check_labels(self, splits: Sequence[_SourceSplit]) -> None:
+        """The label rules must cover every row; checked before anything is written."""
         for task in self.tasks:
             column = task.judge.label.column
             values = {
@@ -297,151 +318,90 @@ class _Preparation:
                 for split in splits
             }
             median = train_median(task, values["train"]) if "train" in values else None
-            for own in values.values():
-                labels_of(task, own, threshold=median)
+            for split_values in values.values():
+                labels_of(task, split_values, threshold=median)
 
-    # What is written
+    # Write.
 
-    def _write(self, split: _Split) -> dict[str, dict[str, str]]:
-        shards = Shards(self.part, split.name, split.schema)
-        broken = len(shards.notes().get("undecodable", {}))
-        label = f"{self.first.task}: {split.name}"
-        self.progress(label, shards.rows, split.table.rows)
+    def _write(self, split: _SourceSplit) -> Notes:
+        shards = Shards(self.work, split.name, split.schema)
         with truncation_refused(), ThreadPoolExecutor() as pool:
-            batches = self._filled(split, shards.rows, broken, label, pool)
-            for batch in batches:
-                shards.shard().write(chain([batch], batches))
-        return shards.notes()
+            shards.write(self._batches_with_images(split, shards, pool))
+        return shards.notes
 
-    def _filled(
-        self, split: _Split, start: int, broken: int, label: str, pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[pa.RecordBatch, Mapping[str, Mapping[str, str]]]]:
-        """Batches with their pictures, and notes on them by kind and row."""
-        row = start
-        for batch in split.table.batches(start):
+    def _batches_with_images(
+        self, split: _SourceSplit, shards: Shards, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[pa.RecordBatch, Notes]]:
+        """The batches that follow the shards, with checked images and notes on them."""
+        row = shards.rows
+        n_undecodable = len(shards.notes.get("undecodable", {}))
+        label = f"{self.first.task}: {split.name}"
+        self.progress(label, row, split.table.rows)
+        for batch in split.table.batches(row):
             columns = {name: batch.column(name) for name in batch.schema.names}
-            notes: dict[str, dict[str, str]] = {"undecodable": {}, "changed": {}}
-            for name in split.images:
-                pictures, paths = _pictures(split, batch, name, self.raw.pictures, pool)
+            notes: Notes = {"undecodable": {}, "changed": {}}
+            for column in split.images:
+                images, paths = self._checked_images(split, batch, column, pool)
                 cells = [
-                    {"bytes": picture.data, "path": path if picture.data else None}
-                    for picture, path in zip(pictures, paths, strict=True)
+                    {"bytes": image.data, "path": path if image.data else None}
+                    for image, path in zip(images, paths, strict=True)
                 ]
-                columns[name] = pa.array(cells, type=split.schema.field(name).type)
-                for place, picture in enumerate(pictures):
-                    for kind, text in (("undecodable", picture.fault), ("changed", picture.change)):
-                        if text is not None:
-                            notes[kind][f"{row + place} {name}"] = text
+                columns[column] = pa.array(cells, type=split.schema.field(column).type)
+                for index, image in enumerate(images, row):
+                    if image.fault is not None:
+                        notes["undecodable"][f"{index} {column}"] = image.fault
+                    if image.change is not None:
+                        notes["changed"][f"{index} {column}"] = image.change
             row += len(batch)
-            broken += len(notes["undecodable"])
-            if broken > MAX_UNDECODABLE_SHARE * split.table.rows:
-                shown = "\n".join(f"  row {k}: {why}" for k, why in notes["undecodable"].items())
+            n_undecodable += len(notes["undecodable"])
+            if n_undecodable > MAX_UNDECODABLE_SHARE * split.table.rows:
+                last = "\n".join(f"  row {k}: {why}" for k, why in notes["undecodable"].items())
                 raise DataError(
-                    f"{label}: over {MAX_UNDECODABLE_SHARE:.0%} of the pictures do not decode, "
-                    f"the last ones:\n{shown}\nfetch them again"
+                    f"{label}: over {MAX_UNDECODABLE_SHARE:.0%} of the images do not decode, "
+                    f"among them\n{last}\ndownload them again"
                 )
             arrays = [columns[field.name].cast(field.type) for field in split.schema]
             yield pa.RecordBatch.from_arrays(arrays, schema=split.schema), notes
             self.progress(label, row, split.table.rows)
 
-    def _card(
-        self,
-        place: Place,
-        plan: str,
-        splits: Sequence[_Split],
-        expected: Mapping[str, int],
-        notes: Mapping[SplitName, Mapping[str, Mapping[str, str]]],
-    ) -> dict[str, Any]:
-        return {
-            "source": "prepared",
-            "dataset": self.first.dataset_path,
-            "revision": place.revision,
-            "files": self.used,
-            "splits": {split.name: split.table.rows for split in splits},
-            "expected": dict(expected),
-            **{
-                kind: {split: own.get(kind, {}) for split, own in notes.items()}
-                for kind in ("undecodable", "changed")
-            },
-            "columns": dict(self.choices.columns),
-            "plan": plan,
-            "version": version("mtrl-judge"),
-        }
-
-    def _put(self, tasks: Sequence[JudgeTask], card: Mapping[str, Any]) -> Iterator[Outcome]:
-        """Each task's folder at once, with links to the one copy of the rows."""
-        rows = [file for name in SPLITS for file in split_files(self.part, name)]
-        for task in tasks:
-            folder, new = self.root / task.task, self.root / f".{task.task}.new"
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
-            for file in rows:
-                _link(file, new / file.name)
-            write_json(new / DATA_CARD, card)
-            if folder.exists():
-                shutil.rmtree(folder)
-            new.rename(folder)
-            yield Outcome(task.task, folder, card, was_there=False)
-        shutil.rmtree(self.part, ignore_errors=True)
+    def _checked_images(
+        self, split: _SourceSplit, batch: pa.RecordBatch, column: str, pool: ThreadPoolExecutor
+    ) -> tuple[list[CheckedImage], list[str | None]]:
+        """The images of a batch and the file names they are kept under."""
+        if split.image_index is not None:
+            assert self.raw.pictures is not None
+            values = batch.column(self.raw.pictures.named_by).to_pylist()
+            return [split.image_index.read(value) for value in values], [
+                str(value) for value in values
+            ]
+        cells = batch.column(column).to_pylist()
+        paths = [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
+        names = [None if path is None else Path(str(path)).name for path in paths]
+        return list(pool.map(_check_cell, cells)), names
 
 
-def _needed(task: JudgeTask) -> set[str]:
-    """The columns that a table must have."""
-    judge, raw = task.judge, task.judge.raw
-    pictures = raw.pictures if raw else None
-    made = {pictures.image} if pictures else set()
-    named = {pictures.named_by} if pictures else set()
-    wanted = {*judge.images, *(judge.id or ()), *(task.candidates or ()), judge.label.column}
-    wanted |= {name for text in task.questions.values() for name in question_columns(text)}
-    wanted |= {column for column in (judge.reasoning, judge.cluster_by) if column}
-    return (wanted - made) | named
+def _needed_columns(task: JudgeTask) -> set[str]:
+    """The columns that the dataset's tables must have."""
+    judge = task.judge
+    columns = {*judge.images, *(judge.id or ()), *(task.candidates or ()), judge.label.column}
+    columns |= {name for text in task.questions.values() for name in question_columns(text)}
+    columns |= {column for column in (judge.reasoning, judge.cluster_by) if column}
+    image_files = judge.raw.pictures if judge.raw else None
+    if image_files is not None:
+        columns = columns - {image_files.image} | {image_files.named_by}
+    return columns
 
 
-def _with_image(schema: pa.Schema, pictures: Pictures) -> pa.Schema:
-    field = pa.field(pictures.image, pa.binary())
-    if pictures.image in schema.names:
-        return schema.set(schema.get_field_index(pictures.image), field)
-    return schema.append(field)
-
-
-def _schema(schema: pa.Schema, images: Iterable[str]) -> pa.Schema:
-    """The columns as `datasets` types them, pictures as its images."""
-    features = Features.from_arrow_schema(schema)
-    for name in images:
-        features[name] = ImageFeature()
-    return features.arrow_schema
-
-
-def _pictures(
-    split: _Split,
-    batch: pa.RecordBatch,
-    column: str,
-    pictures: Pictures | None,
-    pool: ThreadPoolExecutor,
-) -> tuple[list[Picture], list[str | None]]:
-    """The pictures of a batch, checked, and the names they are kept under."""
-    if split.pictures is not None and pictures is not None:
-        values = batch.column(pictures.named_by).to_pylist()
-        found = [split.pictures.find(value) for value in values]
-        return [read_picture(each) for each in found], [str(value) for value in values]
-    cells = batch.column(column).to_pylist()
-    return list(pool.map(_checked_cell, cells)), [_path_of(cell) for cell in cells]
-
-
-def _checked_cell(cell: Any) -> Picture:
+def _check_cell(cell: Any) -> CheckedImage:
+    """A cell of bytes or of `{bytes, path}`; a path without bytes is of another machine."""
     try:
-        return checked(encoded({**cell, "path": None} if isinstance(cell, dict) else cell))
+        return check_image(encoded({**cell, "path": None} if isinstance(cell, dict) else cell))
     except ValueError as error:
-        return Picture(None, str(error))
+        return CheckedImage(None, str(error))
 
 
-def _path_of(cell: Any) -> str | None:
-    path = cell.get("path") if isinstance(cell, dict) else None
-    return None if path is None else Path(str(path)).name
-
-
-def _link(file: Path, place: Path) -> None:
+def _link(file: Path, target: Path) -> None:
     try:
-        os.link(file, place)
-    except OSError:  # a file system without links
-        shutil.copyfile(file, place)
+        os.link(file, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, target)

@@ -1,10 +1,11 @@
-"""A split as parquet files of bounded size, each whole or not there: a killed run goes on."""
+"""A split as parquet files of limited size, each complete or absent, so that a run can resume."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,66 +17,59 @@ from mtrl_judge.judge_tasks.spec import SplitName
 SHARD_ROWS, SHARD_BYTES = 2_048, 256 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 128, 16 * 2**20
 
+Notes: TypeAlias = dict[str, dict[str, str]]
+"""What happened to images: by kind ("undecodable", "changed"), by row and column."""
+
 
 class Shards:
-    """The files of one split in a folder; notes on rows lie beside each until all is done."""
+    """The files of one split in a folder, with a file of notes beside each."""
 
     def __init__(self, folder: Path, split: SplitName, schema: pa.Schema) -> None:
         self.folder, self.split, self.schema = folder, split, schema
-        self.number = len(split_files(folder, split))
-        self.rows = sum(pq.read_metadata(file).num_rows for file in split_files(folder, split))
+        files = split_files(folder, split)
+        self.rows = sum(pq.read_metadata(file).num_rows for file in files)
+        self.notes: Notes = {}
+        for file in files:
+            _add_notes(self.notes, read_json(_notes_file(file)))
 
-    def shard(self) -> Shard:
-        """The next one, to be filled."""
-        path = self.folder / f"{self.split}-{self.number:05d}.parquet"
-        self.number += 1
-        return Shard(path, self.schema)
+    def write(self, batches: Iterator[tuple[pa.RecordBatch, Notes]]) -> None:
+        """Append batches, with the notes on each, in as many files as they need."""
+        for first in batches:
+            number = len(split_files(self.folder, self.split))
+            self._write_shard(
+                self.folder / f"{self.split}-{number:05d}.parquet", chain([first], batches)
+            )
 
-    def notes(self) -> dict[str, dict[str, str]]:
-        """What was noted of all rows: by kind, by row."""
-        found: dict[str, dict[str, str]] = {}
-        for file in split_files(self.folder, self.split):
-            for kind, notes in read_json(_notes_of(file)).items():
-                found.setdefault(kind, {}).update(notes)
-        return found
-
-
-class Shard:
-    """One file while it is written."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema = path, schema
-        self.rows = self.bytes = 0
-        self.notes: dict[str, dict[str, str]] = {}
-
-    @property
-    def full(self) -> bool:
-        return self.rows >= SHARD_ROWS or self.bytes >= SHARD_BYTES
-
-    def write(self, batches: Any) -> None:
-        """Take batches until the shard is full, then put it in place with its notes."""
-        with whole_file(self.path, force=False) as part:
+    def _write_shard(self, path: Path, batches: Iterator[tuple[pa.RecordBatch, Notes]]) -> None:
+        """Take batches until a file is full, then put it in place after its notes."""
+        shard_notes: Notes = {}
+        rows = size = 0
+        with whole_file(path) as part:
             with pq.ParquetWriter(part, self.schema) as writer:
                 group: list[pa.RecordBatch] = []
                 for batch, notes in batches:
-                    self._take(batch, notes)
+                    _add_notes(shard_notes, notes)
+                    rows, size = rows + len(batch), size + batch.nbytes
+                    full = rows >= SHARD_ROWS or size >= SHARD_BYTES
                     group.append(batch)
-                    size = sum(each.nbytes for each in group)
-                    if size >= _GROUP_BYTES or sum(len(each) for each in group) >= _GROUP_ROWS:
+                    group_size = sum(batch.nbytes for batch in group)
+                    group_rows = sum(len(batch) for batch in group)
+                    if full or group_rows >= _GROUP_ROWS or group_size >= _GROUP_BYTES:
                         writer.write_table(pa.Table.from_batches(group))
                         group = []
-                    if self.full:
+                    if full:
                         break
                 if group:
                     writer.write_table(pa.Table.from_batches(group))
-            write_json(_notes_of(self.path), self.notes)
-
-    def _take(self, batch: pa.RecordBatch, notes: Mapping[str, Mapping[str, str]]) -> None:
-        self.rows += len(batch)
-        self.bytes += batch.nbytes
-        for kind, own in notes.items():
-            self.notes.setdefault(kind, {}).update(own)
+            write_json(_notes_file(path), shard_notes)
+        self.rows += rows
+        _add_notes(self.notes, shard_notes)
 
 
-def _notes_of(shard: Path) -> Path:
+def _add_notes(notes: Notes, more: Notes) -> None:
+    for kind, texts in more.items():
+        notes.setdefault(kind, {}).update(texts)
+
+
+def _notes_file(shard: Path) -> Path:
     return shard.with_suffix(".notes.json")

@@ -1,8 +1,9 @@
-"""The tables of a dataset: CSV whole, parquet as a stream, with the columns that a YAML names."""
+"""The tables of a dataset: CSV files in memory, parquet files as a stream of batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 
 from mtrl_judge.common.errors import DataError
 
-# Rows that are in memory at once, several times over: as they are read, checked and written.
-BATCH, _BATCH_BYTES = 16, 8 * 2**20
-_BUFFER = 2**20
-# Arrow ends a page after 1,024 rows at the soonest, however large they are. Measured: up to 2.1
-# times the size of a row group of one page a column, 2.9 times that of the pages of a larger one.
-_PAGE_ROWS, _MEMORY_OF_A_PAGE = 1_024, 3
+# Rows in memory at once, several times over: as they are read, checked and written.
+BATCH_ROWS, _BATCH_BYTES = 16, 8 * 2**20
+_BUFFER_BYTES = 2**20
+# Arrow ends a page after 1,024 rows at the earliest, however large they are, and reads a page of
+# each column at once. Measured: 2.1 times the size of a row group with one page per column, 2.9
+# times the size of the pages of a larger one.
+_PAGE_ROWS, _MEMORY_PER_PAGE = 1_024, 3
 
 
 class Table(Protocol):
@@ -26,14 +28,14 @@ class Table(Protocol):
     rows: int
 
     def column(self, name: str) -> list[Any]:
-        """All values of a column without pictures."""
+        """All values of a column that holds no images."""
 
     def batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        """The rows from a place on, at most BATCH at a time."""
+        """The rows from index `start` on, at most BATCH_ROWS at a time."""
 
 
-class WholeTable:
-    """In memory: a table without pictures in it."""
+class MemoryTable:
+    """A table without images, in memory."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table, self.schema, self.rows = table, table.schema, table.num_rows
@@ -43,144 +45,138 @@ class WholeTable:
         return values
 
     def batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        for first in range(start, self.rows, BATCH):
-            yield from self.table.slice(first, BATCH).combine_chunks().to_batches()
+        for first in range(start, self.rows, BATCH_ROWS):
+            yield from self.table.slice(first, BATCH_ROWS).combine_chunks().to_batches()
 
-    def kept(self, keep: Callable[[Any], bool], column: str) -> WholeTable:
-        """The rows whose value of a column is to be kept."""
-        return WholeTable(self.table.filter(pa.array([keep(v) for v in self.column(column)])))
+    def filter(self, column: str, keep: Callable[[Any], bool]) -> MemoryTable:
+        """The rows whose value of a column passes."""
+        kept = pa.array([keep(value) for value in self.column(column)])
+        return MemoryTable(self.table.filter(kept))
 
 
-class ParquetFiles:
-    """Read row group by row group, each in batches.
+class ParquetTable:
+    """Parquet files, read in batches.
 
-    A page is read at once: memory goes by the largest 1,024 rows of a row group, and by no file's
-    size.
+    Memory depends on the largest 1,024 rows of a row group, not on the size of a file.
 
     Raises:
-        DataError: they are larger than this machine can read.
+        DataError: the files' columns differ, or they need more memory than is free.
     """
 
     def __init__(self, files: Sequence[Path], names: Mapping[str, str]) -> None:
         self.files, self.names = files, names
-        for file in files:
-            _check_memory(file)
-        self.rows_of = [_parquet(file).metadata.num_rows for file in files]
-        self.rows = sum(self.rows_of)
-        self.schema = _renamed(_parquet(files[0]).schema_arrow, names)
-        for file in files[1:]:
-            other = _renamed(_parquet(file).schema_arrow, names)
-            if other.names != self.schema.names:
-                raise DataError(
-                    f"{file}: its columns are not those of {files[0].name}: "
-                    f"{', '.join(other.names)} instead of {', '.join(self.schema.names)}"
-                )
+        opened = [_open_parquet(file) for file in files]
+        for file, parquet in zip(files, opened, strict=True):
+            _check_memory(file, parquet.metadata)
+        columns = [_renamed(parquet.schema_arrow.names, names) for parquet in opened]
+        _check_columns(files, columns)
+        self.file_rows = [parquet.metadata.num_rows for parquet in opened]
+        self.rows = sum(self.file_rows)
+        first = opened[0].schema_arrow
+        fields = [field.with_name(name) for field, name in zip(first, columns[0], strict=True)]
+        self.schema = pa.schema(fields, metadata=first.metadata)
 
     def column(self, name: str) -> list[Any]:
-        theirs = {ours: own for own, ours in self.names.items()}.get(name, name)
-        tables = [_parquet(file).read(columns=[theirs]) for file in self.files]
-        return [value for table in tables for value in table.column(0).to_pylist()]
+        original = {ours: theirs for theirs, ours in self.names.items()}.get(name, name)
+        tables = (_open_parquet(file).read(columns=[original]) for file in self.files)
+        return list(chain.from_iterable(table.column(0).to_pylist() for table in tables))
 
     def batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        for file, rows in zip(self.files, self.rows_of, strict=True):
-            if start >= rows:
+        for file, rows in zip(self.files, self.file_rows, strict=True):
+            if start < rows:
+                for batch in self._file_batches(file):
+                    skipped = min(start, batch.num_rows)
+                    start -= skipped
+                    if skipped < batch.num_rows:
+                        yield batch.slice(skipped).rename_columns(self.schema.names)
+            else:
                 start -= rows
-                continue
-            for batch in self._batches_of(file):
-                skipped = min(start, batch.num_rows)
-                start -= skipped
-                if skipped < batch.num_rows:
-                    yield batch.slice(skipped).rename_columns(self.schema.names)
 
-    def _batches_of(self, file: Path) -> Iterator[pa.RecordBatch]:
-        opened = _parquet(file)
+    def _file_batches(self, file: Path) -> Iterator[pa.RecordBatch]:
+        opened = _open_parquet(file)
+        size = sum(size for size, _ in _row_groups(opened.metadata))
+        mean_size = size // max(1, opened.metadata.num_rows)
+        rows = max(1, min(BATCH_ROWS, _BATCH_BYTES // max(1, mean_size)))
         try:
-            yield from opened.iter_batches(_batch_of(opened.metadata), use_threads=False)
+            yield from opened.iter_batches(rows, use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file}: is broken ({_line(error)}); fetch it again") from None
+            raise DataError(f"{file}: damaged ({_first_line(error)}); download it again") from None
 
 
-def read_table(files: Sequence[Path], names: Mapping[str, str], *, whole: bool) -> Table:
+def read_table(files: Sequence[Path], names: Mapping[str, str], *, in_memory: bool) -> Table:
     """The files one after the other.
 
     Args:
-        names: our name for a column by theirs.
-        whole: it holds no pictures and is read at once.
+        names: our name of a column by the files' name.
+        in_memory: the table holds no images and is read at once. CSV files always are.
 
     Raises:
         DataError: a file cannot be read, or the files' columns differ.
     """
-    if any(file.suffix != ".parquet" for file in files):
-        tables = [_csv(file, names) for file in files]
-    elif whole:
-        tables = [_parquet(file).read() for file in files]
-        tables = [table.rename_columns(_renamed(table.schema, names).names) for table in tables]
-    else:
-        return ParquetFiles(files, names)
-    for file, table in zip(files, tables, strict=True):
-        if table.column_names != tables[0].column_names:
+    is_csv = any(file.suffix != ".parquet" for file in files)
+    if not is_csv and not in_memory:
+        return ParquetTable(files, names)
+    tables = [_read_csv(file) if is_csv else _open_parquet(file).read() for file in files]
+    tables = [table.rename_columns(_renamed(table.column_names, names)) for table in tables]
+    _check_columns(files, [table.column_names for table in tables])
+    return MemoryTable(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def _renamed(columns: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    return [names.get(column, column) for column in columns]
+
+
+def _check_columns(files: Sequence[Path], columns: Sequence[Sequence[str]]) -> None:
+    for file, found in zip(files, columns, strict=True):
+        if found != columns[0]:
             raise DataError(
-                f"{file}: its columns are not those of {files[0].name}: "
-                f"{', '.join(table.column_names)} instead of {', '.join(tables[0].column_names)}"
+                f"{file}: columns: found {', '.join(found)}; expected those of {files[0].name}: "
+                f"{', '.join(columns[0])}"
             )
-    return WholeTable(pa.concat_tables(tables, promote_options="permissive"))
 
 
-def _parquet(file: Path) -> pq.ParquetFile:
+def _open_parquet(file: Path) -> pq.ParquetFile:
     try:
-        # Without the pre-buffer, which is a whole row group's columns.
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+        # The pre-buffer would hold all columns of a row group.
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (OSError, pa.ArrowException) as error:
-        told = f"{file}: cannot be read as parquet ({_line(error)}); is it cut? fetch it again"
-        raise DataError(told) from None
+        raise DataError(
+            f"{file}: cannot be read as parquet ({_first_line(error)}); is the file truncated? "
+            "download it again"
+        ) from None
 
 
-def _batch_of(metadata: Any) -> int:
-    """Rows of a batch, from the mean size of a row."""
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    size = sum(int(group.total_byte_size) for group in groups) // max(1, int(metadata.num_rows))
-    return max(1, min(BATCH, _BATCH_BYTES // max(1, size)))
+def _row_groups(metadata: Any) -> list[tuple[int, int]]:
+    """Bytes and rows of each row group."""
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    return [(int(group.total_byte_size), int(group.num_rows)) for group in groups]
 
 
-def _check_memory(file: Path) -> None:
+def _check_memory(file: Path, metadata: Any) -> None:
     import psutil
 
-    metadata = _parquet(file).metadata
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    largest = max((_at_once(group) for group in groups), default=0.0)
-    needed, free = largest * _MEMORY_OF_A_PAGE, psutil.virtual_memory().available
-    if needed > free:
+    pages = [size * min(1.0, _PAGE_ROWS / max(1, rows)) for size, rows in _row_groups(metadata)]
+    largest, free = max(pages, default=0.0), psutil.virtual_memory().available
+    if largest * _MEMORY_PER_PAGE > free:
         raise DataError(
-            f"{file}: has {largest / 1e9:.1f} GB in one piece, which take up to "
-            f"{needed / 1e9:.1f} GB of memory to read, and {free / 1e9:.1f} GB are free; prepare "
-            "it on a larger machine, or write the file again with smaller row groups"
+            f"{file}: has {largest / 1e9:.1f} GB in one piece, which need up to "
+            f"{largest * _MEMORY_PER_PAGE / 1e9:.1f} GB of memory to read; {free / 1e9:.1f} GB are "
+            "free. Prepare it on a larger machine, or rewrite the file with smaller row groups"
         )
 
 
-def _at_once(group: Any) -> float:
-    """Bytes of the rows of a row group that may stand in one page of each column."""
-    size, rows = int(group.total_byte_size), int(group.num_rows)
-    return size * min(1.0, _PAGE_ROWS / max(1, rows))
-
-
-def _csv(file: Path, names: Mapping[str, str]) -> pa.Table:
+def _read_csv(file: Path) -> pa.Table:
     import pandas as pd
 
     try:
-        # A prompt may be the word "None" or "NA".
+        # Only empty cells are missing: a prompt may be the word "None" or "NA".
         frame = pd.read_csv(file, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no UTF-8 text ({error.reason}); save it as UTF-8") from None
+        raise DataError(f"{file}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
-        raise DataError(f"{file}: cannot be read as CSV: {_line(error)}") from None
-    table = pa.Table.from_pandas(frame.rename(columns=dict(names)), preserve_index=False)
-    return table.replace_schema_metadata(None)
+        raise DataError(f"{file}: cannot be read as CSV: {_first_line(error)}") from None
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
 
 
-def _renamed(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
-    fields = [field.with_name(names.get(field.name, field.name)) for field in schema]
-    return pa.schema(fields, metadata=schema.metadata)
-
-
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from mtrl_judge.cli.main import app
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.data.leaks import Leak, find_leaks, normalised, refused
-from mtrl_judge.data.prepare import Choices, prepare
+from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.demo.corpus import Sizes, write_sample
 from mtrl_judge.judge_tasks.loading import find_tasks, load_judge_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -121,7 +121,7 @@ def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
 def test_agins_tasks_share_one_split_and_another_one_is_seen(tmp_path: Path) -> None:
     agin(tmp_path / "raw", 60)
     tasks = find_tasks(["mtrl_judge_agin_*"])
-    choices = Choices(source=tmp_path / "raw", any_count=True)
+    choices = PrepareOptions(source=tmp_path / "raw", any_count=True)
     list(prepare(tasks, tmp_path / "root", choices, lambda *_: None))
     assert find_leaks(tasks, tasks, tmp_path / "root").leaks == []
     base = tasks[0].path.with_name("_agin.yaml").read_text()

@@ -32,8 +32,8 @@ from support.replicas import (
 )
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.data import places, shards
-from mtrl_judge.data.prepare import Choices, Outcome, prepare
+from mtrl_judge.data import raw_files, shards
+from mtrl_judge.data.prepare import PreparedTask, PrepareOptions, prepare
 from mtrl_judge.judge_tasks.loading import find_task, find_tasks
 from mtrl_judge.judge_tasks.sources import load_rows, split_files
 
@@ -41,9 +41,9 @@ N = 120
 AGIN = [f"mtrl_judge_agin_{name}" for name in ("nat", "rat", "tech")]
 
 
-def brought(source: Path, root: Path, *tasks: str, **choices: Any) -> list[Outcome]:
+def brought(source: Path, root: Path, *tasks: str, **choices: Any) -> list[PreparedTask]:
     """Prepared with any number of rows, as replicas are small."""
-    chosen = Choices(source=source, **{"any_count": True, **choices})
+    chosen = PrepareOptions(source=source, **{"any_count": True, **choices})
     return list(prepare(find_tasks(tasks), root, chosen, lambda *_: None))
 
 
@@ -174,7 +174,7 @@ def test_from_the_hub_only_what_is_needed_comes_at_one_revision(tmp_path: Path) 
             *(f"images/{s}/{s}_{i}.zip" for s, n in parts.items() for i in range(1, n + 1)),
         ]
     )
-    assert "1 pictures do not decode" in done.stderr
+    assert "images that do not decode: 1" in done.stderr
     record, other = (load_rows(find_task(name), "test", tmp_path / "root").record for name in free)
     assert (record["revision"], record["items"]) == (COMMIT, N)
     assert (other["revision"], other["items"]) == (find_task(free[1]).revision, N // 10)
@@ -203,7 +203,7 @@ shards.SHARD_ROWS = 32
 def die(label, done, total):
     if done >= 80:
         os.kill(os.getpid(), signal.SIGKILL)
-choices = prepare.Choices(source=Path(sys.argv[1]), any_count=True)
+choices = prepare.PrepareOptions(source=Path(sys.argv[1]), any_count=True)
 list(prepare.prepare(find_tasks([sys.argv[3]]), Path(sys.argv[2]), choices, die))
 """
 
@@ -221,7 +221,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     assert not (root / name).exists()
     monkeypatch.setattr(shards, "SHARD_ROWS", 32)
     seen: list[int] = []
-    choices = Choices(source=source, any_count=True)
+    choices = PrepareOptions(source=source, any_count=True)
     list(prepare(find_tasks([name]), root, choices, lambda _, done, __: seen.append(done)))
     assert seen[0] == whole, "two shards"
     brought(source, tmp_path / "other", name)
@@ -249,12 +249,12 @@ def test_what_is_there_is_left_or_refused_or_replaced(tmp_path: Path) -> None:
     root = tmp_path / "root"
     brought(tmp_path / "raw", root, AGIN[0])
     before = {path: path.stat().st_mtime_ns for _, path in files_of(root)}
-    assert brought(tmp_path / "raw", root, AGIN[0])[0].was_there
+    assert brought(tmp_path / "raw", root, AGIN[0])[0].existed
     assert before == {path: path.stat().st_mtime_ns for _, path in files_of(root)}
     (root / AGIN[0] / "card.json").write_text("{}")
-    with pytest.raises(JudgeError, match=r"holds something else already.*--force"):
+    with pytest.raises(JudgeError, match=r"contains other data.*--force"):
         brought(tmp_path / "raw", root, AGIN[0])
-    assert not brought(tmp_path / "raw", root, AGIN[0], force=True)[0].was_there
+    assert not brought(tmp_path / "raw", root, AGIN[0], force=True)[0].existed
 
 
 Breaker = Callable[[Path], Any]
@@ -311,16 +311,16 @@ def odd_label(raw: Path) -> None:
 
 AGIN_CSV, SEETRUE_CSV, FILE = "AGIN_MOS.csv", "SeeTRUE.csv", "data/train-00001-of-00002.parquet"
 BROKEN: list[tuple[Callable[[Path, int], None], str, Breaker, str]] = [
-    (agin, AGIN[0], without(AGIN_CSV), r"expected \*\.csv; there: images/sd_00000\.png.* 110 more"),
-    (agin, AGIN[0], lambda raw: shutil.rmtree(raw / "images"), "over 1% of the pictures"),
+    (agin, AGIN[0], without(AGIN_CSV), r"found images/sd_00000\.png.* 110 more; expected \*\.csv"),
+    (agin, AGIN[0], lambda raw: shutil.rmtree(raw / "images"), "over 1% of the images"),
     (
         agin,
         "mtrl_judge_agin_*",
         rewritten(AGIN_CSV, lambda text: text.replace("MOS_nat", "MOS_natural")),
-        r"no column 'MOS_nat'; columns there: filename, MOS_natural, .*"
+        r"no column 'MOS_nat'; found: filename, MOS_natural, .*"
         r"\n.*--columns MOS_natural=MOS_nat",
     ),
-    (agin, AGIN[0], rewritten(AGIN_CSV, lambda text: text + "é,1,2,3\n", "latin-1"), "no UTF-8"),
+    (agin, AGIN[0], rewritten(AGIN_CSV, lambda text: text + "é,1,2,3\n", "latin-1"), "not UTF-8"),
     (agin, AGIN[0], rewritten(AGIN_CSV, lambda text: text + "a,1,2,3,4,5\n"), "as CSV.*line 122"),
     (agin, AGIN[0], rewritten(AGIN_CSV, lambda text: ""), "cannot be read as CSV"),
     (
@@ -329,20 +329,20 @@ BROKEN: list[tuple[Callable[[Path, int], None], str, Breaker, str]] = [
         rewritten(AGIN_CSV, lambda text: text.replace(",1.7", ",good")),
         "is no number",
     ),
-    (seetrue, "mtrl_judge_seetrue", without("images.zip"), "expected images.zip; there: SeeTRUE"),
-    (seetrue, "mtrl_judge_seetrue", cut("images.zip"), "is no whole zip file"),
-    (seetrue, "mtrl_judge_seetrue", flipped_bits, "over 1% .*\n.*row 3 image: broken in its arch"),
-    (seetrue, "mtrl_judge_seetrue", member("../evil.png"), "leads out of its folder.*nothing was"),
-    (seetrue, "mtrl_judge_seetrue", member("/etc/evil.png"), "leads out of its folder"),
-    (seetrue, "mtrl_judge_seetrue", member("a\\..\\..\\x"), "leads out of its folder"),
-    (seetrue, "mtrl_judge_seetrue", linked, "is a link; the archive is refused"),
+    (seetrue, "mtrl_judge_seetrue", without("images.zip"), "found SeeTRUE.*; expected images.zip"),
+    (seetrue, "mtrl_judge_seetrue", cut("images.zip"), "not a complete .zip file"),
+    (seetrue, "mtrl_judge_seetrue", flipped_bits, "over 1% .*\n.*row 3 image: cannot be read from"),
+    (seetrue, "mtrl_judge_seetrue", member("../evil.png"), "leads out of the archive; nothing was"),
+    (seetrue, "mtrl_judge_seetrue", member("/etc/evil.png"), "leads out of the archive"),
+    (seetrue, "mtrl_judge_seetrue", member("a\\..\\..\\x"), "leads out of the archive"),
+    (seetrue, "mtrl_judge_seetrue", linked, "is a link; nothing was read"),
     (
         seetrue,
         "mtrl_judge_seetrue",
         member("more/id_5_Positional_sd_1_4_0.png"),
-        "two pictures may be meant by 'id_5_",
+        "image 'id_5_.*expected a single file",
     ),
-    (unsafebench, "mtrl_judge_unsafebench", cut(FILE), "cannot be read as parquet.*is it cut"),
+    (unsafebench, "mtrl_judge_unsafebench", cut(FILE), "cannot be read as parquet.*truncated"),
     (unsafebench, "mtrl_judge_unsafebench", without("data/test-00000-of-00001.parquet"), "test-"),
     (unsafebench, "mtrl_judge_unsafebench", odd_label, r"'Maybe' \(1 rows\); covered: Unsafe"),
 ]
@@ -371,18 +371,18 @@ def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
 
 def test_other_ways_of_being_wrong(tmp_path: Path) -> None:
     seetrue(tmp_path / "raw", N)
-    with pytest.raises(JudgeError, match="--from: no folder or archive"):
+    with pytest.raises(JudgeError, match="found nothing; expected a folder"):
         brought(tmp_path / "nowhere", tmp_path / "root", AGIN[0])
-    with pytest.raises(JudgeError, match=r"SeeTRUE\.csv is no folder, \.zip or \.tar file"):
+    with pytest.raises(JudgeError, match=r"SeeTRUE\.csv: found another kind of file; expected"):
         brought(tmp_path / "raw" / SEETRUE_CSV, tmp_path / "root", "mtrl_judge_seetrue")
-    with pytest.raises(JudgeError, match=r"is not on the hub; get it .*--from"):
-        list(prepare([find_task(AGIN[0])], tmp_path / "root", Choices(), lambda *_: None))
+    with pytest.raises(JudgeError, match=r"not on the hub; download it .*--from"):
+        list(prepare([find_task(AGIN[0])], tmp_path / "root", PrepareOptions(), lambda *_: None))
     archive = tmp_path / "link.tar"
     with tarfile.open(archive, "w") as tar:
         info = tarfile.TarInfo("images.zip")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(JudgeError, match="is a link; the archive is refused"):
+    with pytest.raises(JudgeError, match="is a link; nothing was read"):
         brought(archive, tmp_path / "root", "mtrl_judge_seetrue")
     assert nothing_is_left(tmp_path / "root")
 
@@ -395,11 +395,11 @@ def test_few_broken_pictures_are_noted_and_left_out_later(
     (images / "sd_00000.png").write_bytes(b"")
     (images / "sd_00001.png").unlink()
     (images / "sd_00002.png").write_bytes(image_file(2) + bytes(9_000))
-    monkeypatch.setattr(places, "MAX_PICTURE_BYTES", 8_000)
+    monkeypatch.setattr(raw_files, "MAX_IMAGE_BYTES", 8_000)
     (outcome,) = brought(tmp_path / "raw", tmp_path / "root", AGIN[0])
     notes = outcome.card["undecodable"]["train"]
     assert list(notes) == ["0 image", "1 image", "2 image"]
-    assert [note.split()[0] for note in notes.values()] == ["the", "there", "over"]
+    assert [note.split()[0] for note in notes.values()] == ["the", "there", "larger"]
     kept = cells(outcome.folder, "train", "image")[:3]
     assert kept == [{"bytes": b"", "path": None}, *[{"bytes": None, "path": None}] * 2]
 
@@ -430,10 +430,10 @@ MEASURED = """
 import sys
 from pathlib import Path
 from mtrl_judge.judge_tasks.loading import find_tasks
-from mtrl_judge.data.prepare import Choices, prepare
+from mtrl_judge.data.prepare import PrepareOptions, prepare
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
 before = peak()
-choices = Choices(source=Path(sys.argv[1]), any_count=True)
+choices = PrepareOptions(source=Path(sys.argv[1]), any_count=True)
 list(prepare(find_tasks(["mtrl_judge_mjbench_quality"]), Path(sys.argv[2]), choices, lambda *_: 0))
 print(peak() - before)
 """
@@ -461,7 +461,7 @@ def test_a_large_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
     assert int(done.stdout) < 300, f"{done.stdout} MiB more for a file of {size} MiB"
     memory = psutil.virtual_memory()._replace(available=50_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    with pytest.raises(JudgeError, match=r"0\.1 GB in one piece, which take up to 0\.2 GB"):
+    with pytest.raises(JudgeError, match=r"0\.1 GB in one piece, which need up to 0\.2 GB"):
         brought(tmp_path / "data", tmp_path / "other", "mtrl_judge_mjbench_quality")
 
 
