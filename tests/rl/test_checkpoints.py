@@ -78,7 +78,6 @@ class At(TrainerCallback):
 def trainer_of(
     folder: Path,
     *callbacks: TrainerCallback,
-    kind: type[Trainer] = TinyTrainer,
     patience: int = 9,
     **changes: Any,
 ) -> Trainer:
@@ -105,7 +104,7 @@ def trainer_of(
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    return kind(
+    return TinyTrainer(
         model=Net(),
         args=TrainingArguments(output_dir=str(folder), **{**arguments, **changes}),
         train_dataset=rows,
@@ -151,12 +150,12 @@ def terminate() -> None:
 # The run to be killed.
 
 
-class DyingTrainer(TinyTrainer):
-    """Counts the file operations of the save at one step, and dies before the one it is told."""
+class Death(TrainerCallback):
+    """Counts the file operations of the save at one step, and dies before one of them."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.count, self.dies_before, self.at_step, self.saving = 0, -1, -1, False
+    def __init__(self, at_step: int, dies_before: int) -> None:
+        self.at_step, self.dies_before = at_step, dies_before
+        self.count, self.saving = 0, False
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -168,9 +167,10 @@ class DyingTrainer(TinyTrainer):
             die()
         self.count += 1
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.saving = self.state.global_step == self.at_step
-        super()._save_checkpoint(model, trial)
+    def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:
+        self.saving = state.global_step == self.at_step
+
+    def on_save(self, *_: Any, **__: Any) -> None:
         self.saving = False
 
 
@@ -190,10 +190,9 @@ def forked(act: Callable[[], object]) -> int:
 
 
 def run_and_die(folder: Path, step: int, operation: int) -> None:
-    trainer = trainer_of(folder, kind=DyingTrainer)
-    trainer.at_step, trainer.dies_before = step, operation
-    trainer.train()
-    (folder / "operations").write_text(str(trainer.count))
+    death = Death(step, operation)
+    trainer_of(folder, death).train()
+    (folder / "operations").write_text(str(death.count))
 
 
 def deaths(root: Path, step: int) -> None:
@@ -420,7 +419,7 @@ def test_grpo_goes_on_between_two_generations(
         assert stop.signalled == signal.SIGTERM
     resumed = grpo_trainer(folder, random_judge, data_root)
     resumed.train(resume_from_checkpoint=str(latest_checkpoint(folder)))
-    assert resumed._step == whole._step == 8
+    assert resumed.state.global_step == whole.state.global_step == 8
     before = dict(grpo_trainer(tmp_path, random_judge, data_root).model.named_parameters())
     learnt = False
     for name, value in whole.model.named_parameters():

@@ -22,7 +22,6 @@ from support.tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen
 from support.training import (
     FLAGS,
     GRPO,
-    TASKS,
     colours,
     environment,
     flags,
@@ -35,16 +34,16 @@ from support.training import (
 )
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mtrl_judge.judge_tasks.loading import load_judge_task
+from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.models.checkpoint import read_checkpoint_card
 from mtrl_judge.models.judge import Judge
 from mtrl_judge.rl import model as weights
 from mtrl_judge.rl import train
-from mtrl_judge.rl.callbacks import JsonLog, StopOnSignal
+from mtrl_judge.rl.callbacks import JsonLog
 from mtrl_judge.rl.checkpoints import latest_checkpoint
-from mtrl_judge.rl.settings import parse_settings
+from mtrl_judge.rl.trainer import JudgeSFTTrainer
 
 DISTINCT = "{'support.training:distinct_tokens': 1.0}"
 ONE_STEP = {"max_steps": 1, "save_steps": 1}
@@ -109,16 +108,20 @@ def test_grpo_raises_the_reward(base: Path, tmp_path: Path) -> None:
     assert finished["scores"]["macro_f1"] == 1.0
 
 
-def test_of_an_sft_example_the_answer_alone_carries_loss(base: Path, tmp_path: Path) -> None:
-    settings = parse_settings(
-        "sft", flags(small_world(base), tmp_path, random_judge(base), **ONE_STEP)
-    )
-    tasks = [load_judge_task(small_world(base) / f"{task}.yaml") for task in TASKS]
-    root = small_world(base) / "data"
-    loaded = [load_rows(task, "train", root) for task in tasks]
-    trainer = train._trainer(settings, loaded, root, tmp_path, StopOnSignal())
-    batch = next(iter(trainer.get_train_dataloader()))
-    decode = trainer.processing_class.tokenizer.decode
+def test_of_an_sft_example_the_answer_alone_carries_loss(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[dict[str, Any]] = []
+    compute_loss = JudgeSFTTrainer.compute_loss
+
+    def recorded(self: Any, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        batches.append(dict(inputs))
+        return compute_loss(self, model, inputs, *rest, **named)
+
+    monkeypatch.setattr(JudgeSFTTrainer, "compute_loss", recorded)
+    judge = run("sft", flags(small_world(base), tmp_path, random_judge(base), **ONE_STEP))
+    (batch,) = batches
+    decode = AutoProcessor.from_pretrained(judge).tokenizer.decode
     answers = set()
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         asked = re.search(r"Is it \w+ (\d+)\?", decode(ids))
@@ -140,7 +143,7 @@ def test_an_sft_judge_is_evaluated_in_the_style_it_learnt(base: Path) -> None:
     assert card["base"] == random_judge(base).name
     MtrlJudge(pretrained=str(guessing_judge(base)), device="cpu")
     try:
-        assert style._checkpoint_style == "direct"
+        assert style.evaluation_style(find_task("mtrl_judge_seetrue")) == "direct"
     finally:
         style.set_checkpoint_style(None)
 

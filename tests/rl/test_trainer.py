@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from random import Random
 from statistics import fmean
 from typing import Any, cast
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -31,7 +31,6 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.rl import rewards
-from mtrl_judge.rl import validation as evaluate
 from mtrl_judge.rl.dataset import build_dataset
 from mtrl_judge.rl.settings import parse_settings
 from mtrl_judge.rl.trainer import JudgeGRPOTrainer, PromptSampler
@@ -88,16 +87,15 @@ def test_units_stay_together_in_each_generation_batch() -> None:
 
 
 class Watched(JudgeGRPOTrainer):
-    """Keeps each step's rows and what TRL made of them."""
+    """Keeps each micro-batch."""
 
     def __init__(self, **named: Any) -> None:
-        self.seen: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
+        self.batches: list[dict[str, Any]] = []
         super().__init__(**named)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        self.seen.append((list(inputs), output))
-        return output
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        self.batches.append(dict(inputs))
+        return super().compute_loss(model, inputs, *rest, **named)
 
 
 def tasks_of(base: Path, names: Sequence[str] = TASKS) -> list[JudgeTask]:
@@ -163,7 +161,8 @@ def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_pat
     by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for n, completion in enumerate(call["completions"]):
         doc = {name: call[name][n] for name in ("label", "verdicts")}
-        scored = score(cast(Any, rewards._Row(**doc)), completion[0]["content"])
+        row = JudgeRow(item_id="", task="", question="", n_images=0, **doc)
+        scored = score(row, completion[0]["content"])
         by_task[call["task"][n]].append(
             {
                 "group": n // 4,
@@ -223,42 +222,48 @@ def test_flat_groups_are_replaced_whole(base: Path, tmp_path: Path) -> None:
         per_device_train_batch_size=32,
     )
     trainer.train()
-    ((rows, output),) = trainer.seen
-    began = witness.calls[0]["item_id"]
+    began, ended = (witness.calls[n]["item_id"] for n in (0, -1))
     assert any(map(is_flat, began))
     assert 1 < len(witness.calls) <= 1 + 9
-    assert not any(is_flat(row["item_id"]) for row in rows)
+    assert not any(map(is_flat, ended))
     assert first_log(trainer)["frac_reward_zero_std"] == 0
     drawn = [sum(map(is_flat, call["item_id"])) / 32 for call in witness.calls]
     assert first_log(trainer)["groups_drawn_again"] == pytest.approx(sum(drawn))
     # A group that had spread stays; each group is one prompt.
     for place, item in enumerate(began):
         if not is_flat(item):
-            assert rows[place]["item_id"] == item
-        assert rows[place]["item_id"] == rows[place // 4 * 4]["item_id"]
-    check_rows_belong_together(trainer, rows, output, witness.calls[-1])
+            assert ended[place] == item
+        assert ended[place] == ended[place // 4 * 4]
+    (batch,) = trainer.batches
+    check_rows_belong_together(trainer, batch, witness.calls[-1])
 
 
-def check_rows_belong_together(
-    trainer: Any, rows: list[dict[str, Any]], output: dict[str, Any], call: dict[str, Any]
-) -> None:
-    """Prompt tokens, pictures, completion tokens and what the reward saw are of one row each."""
+def check_rows_belong_together(trainer: Any, batch: dict[str, Any], call: dict[str, Any]) -> None:
+    """Prompt tokens, images, completion tokens and what the reward saw are of one row each."""
     processor = trainer.processing_class
-    patches = torch.split(output["pixel_values"], output["image_grid_thw"].prod(-1).tolist())
-    for n, row in enumerate(rows):
-        prompt_ids = output["prompt_ids"][n][output["prompt_mask"][n].bool()]
+    decode = processor.tokenizer.decode
+    texts = {}
+    for row in trainer.train_dataset:
         (message,) = row["prompt"]
-        (text,) = (part["text"] for part in message["content"] if part["type"] == "text")
-        assert text in processor.tokenizer.decode(prompt_ids)
-        pixels = processor.image_processor(images=row["images"], return_tensors="pt")
-        assert torch.equal(patches[n], pixels["pixel_values"])
-        completion_ids = output["completion_ids"][n][output["completion_mask"][n].bool()].tolist()
-        assert completion_ids == list(call["completion_ids"][n])
-        said = processor.tokenizer.decode(completion_ids, skip_special_tokens=True)
+        (texts[row["item_id"]],) = (p["text"] for p in message["content"] if p["type"] == "text")
+    rows = {row["item_id"]: row for row in trainer.train_dataset}
+    patches = torch.split(batch["pixel_values"], batch["image_grid_thw"].prod(-1).tolist())
+    trained = []
+    for n, own_patches in enumerate(patches):
+        prompt = decode(batch["prompt_ids"][n][batch["prompt_mask"][n].bool()])
+        (item,) = (item for item, text in texts.items() if text in prompt)
+        pixels = processor.image_processor(images=rows[item]["images"], return_tensors="pt")
+        assert torch.equal(own_patches, pixels["pixel_values"])
+        ids = batch["completion_ids"][n][batch["completion_mask"][n].bool()].tolist()
+        trained.append((item, tuple(ids)))
+    assert Counter(trained) == Counter(
+        zip(call["item_id"], map(tuple, call["completion_ids"]), strict=True)
+    )
+    for n, item in enumerate(call["item_id"]):
+        said = decode(call["completion_ids"][n], skip_special_tokens=True)
         assert call["completions"][n][0]["content"] == said
-        for name in ("item_id", "label", "task"):
-            assert call[name][n] == row[name]
-        assert call["prompts"][n][0]["content"][0]["image"] is row["images"][0]
+        assert (call["label"][n], call["task"][n]) == (rows[item]["label"], rows[item]["task"])
+        assert call["prompts"][n][0]["content"][0]["image"] == rows[item]["images"][0]
 
 
 def test_drawing_again_ends_and_repeats(base: Path, tmp_path: Path) -> None:
@@ -277,34 +282,45 @@ def test_drawing_again_ends_and_repeats(base: Path, tmp_path: Path) -> None:
     assert len({tuple(call) for call in items[0]}) == 3
 
 
-@pytest.mark.parametrize("reward", [0.1, 0.3, 0.9])
-def test_twenty_equal_rewards_have_no_spread(base: Path, tmp_path: Path, reward: float) -> None:
+def test_twenty_equal_rewards_are_a_zero_variance_group(base: Path, tmp_path: Path) -> None:
     """In float32 their standard deviation is not 0."""
+
+    def reward(item_id: Sequence[str], trainer_state: Any, **_: Any) -> list[float]:
+        step = trainer_state.global_step
+        values = [(0.1, 0.3, 0.9, 0.9)[step]] * len(item_id)
+        values[3] += 0.01 * (step == 3)
+        return values
+
     trainer = trainer_of(
         base,
         tmp_path,
-        [distinct_tokens],
+        [reward],
         random_judge(base),
+        resample_tries=1,
         per_device_train_batch_size=40,
         num_generations=20,
+        max_steps=4,
+        logging_steps=1,
     )
-    rewards_N_F = torch.full((40, 1), reward)
-    assert trainer._without_spread(rewards_N_F).tolist() == [True, True]
-    rewards_N_F[3] += 0.01
-    assert trainer._without_spread(rewards_N_F).tolist() == [False, True]
+    trainer.train()
+    shares = [line["groups_drawn_again"] for line in trainer.state.log_history[:4]]
+    assert shares == [1, 1, 1, 0.5]
 
 
 # Validation
 
 
-def validation_of(base: Path, *names: str, items: int = 6, batch_size: int = 4) -> Validation:
+def validation_of(
+    base: Path, *names: str, items: int = 6, root: Path | None = None, seed: int = 0
+) -> Validation:
     return Validation.load(
         tasks_of(base, names),
         "direct",
         items=items,
-        batch_size=batch_size,
+        batch_size=4,
         max_new_tokens=4,
-        root=small_world(base) / "data",
+        seed=seed,
+        root=root or small_world(base) / "data",
     )
 
 
@@ -346,24 +362,17 @@ def test_validation_is_judging_the_same_rows_by_hand(base: Path, tmp_path: Path)
     assert 0 < by_hand["guess"] < 1
 
 
-def test_the_chosen_rows_do_not_hang_on_the_order(base: Path) -> None:
-    (rows,) = validation_of(base, "guess", items=100).rows
-    mixed = [*range(len(rows))]
-    Random(0).shuffle(mixed)
-    chosen = [
-        set(evaluate._choose(each, 7, seed).with_format(None)["item_id"][:])
-        for each, seed in ((rows, 0), (rows.select(mixed), 0), (rows, 1))
-    ]
-    assert len(chosen[0]) == 7 < len(rows)
-    assert chosen[0] == chosen[1] != chosen[2]
+def test_the_chosen_rows_do_not_depend_on_the_order(base: Path, tmp_path: Path) -> None:
+    train = pq.read_table(small_world(base) / "data" / "guess" / "train.parquet")
+    (tmp_path / "guess").mkdir()
+    reverse = range(len(train) - 1, -1, -1)
+    pq.write_table(train.take(list(reverse)), tmp_path / "guess" / "train.parquet")
+
+    def chosen(**given: Any) -> set[str]:
+        (rows,) = validation_of(base, "guess", **given).rows
+        return set(rows.with_format(None)["item_id"][:])
+
+    assert len(chosen(items=7)) == 7 < len(chosen(items=100))
+    assert chosen(items=7) == chosen(items=7, root=tmp_path) != chosen(items=7, seed=1)
     # Asking for more keeps those that were chosen.
-    assert chosen[0] < set(evaluate._choose(rows, 9, 0).with_format(None)["item_id"][:])
-
-
-@pytest.mark.parametrize("processes", [2, 3, 5, 16])
-def test_processes_answer_every_row_and_equally_many(base: Path, processes: int) -> None:
-    validation = validation_of(base, *TASKS, items=2)
-    n_rows = sum(map(len, validation.rows))
-    shares = [evaluate.share_of(n_rows, processes, process) for process in range(processes)]
-    assert len({len(share) for share in shares}) == 1
-    assert {place for share in shares for place in share} == set(range(n_rows))
+    assert chosen(items=7) < chosen(items=9)
