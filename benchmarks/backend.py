@@ -140,7 +140,7 @@ def shared_work_ratios(
     pairs = tasks[-1].requests(new_tokens)
 
     def apart() -> None:
-        with patch("mtrl_judge.models.judge.images_once", nullcontext):
+        with patch("mtrl_judge.models.judge.deduplicate_images", nullcontext):
             scoring.generate_until(list(pairs))
 
     seconds = _seconds(

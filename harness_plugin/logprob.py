@@ -178,7 +178,7 @@ class LogprobScorer:
         )
         logps_N_V = np.empty((len(labels), len(verdicts)))
         for batch in self._judge.batches(prompts, self._batch_size):
-            logps_N_V[list(batch.places)] = self._logps(batch, verdicts)
+            logps_N_V[list(batch.indices)] = self._logps(batch, verdicts)
         fitted = Calibration(fit_temperature(logps_N_V, labels), len(labels))
         logger.info(
             f"{self._task.task}: temperature {fitted.temperature:.3f}, fitted to {fitted.rows} "

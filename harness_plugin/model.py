@@ -237,7 +237,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
         for indices, answer in grouped(requests):
             prompts = (self._prompt(requests[index]) for index in indices)
             for batch in self.judge.batches(prompts, self.batch_size):
-                yield Work([indices[place] for place in batch.places], batch, answer)
+                yield Work([indices[index] for index in batch.indices], batch, answer)
 
     def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[list[int], Answering]]:
         groups: dict[str, list[int]] = defaultdict(list)
@@ -317,7 +317,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     def _generate(self, generation: Mapping[str, Any], batch: Batch) -> list[GenerationResult]:
         results = []
-        answers = self.judge.answer(batch.inputs, **generation)
+        answers = self.judge.generate(batch.inputs, **generation)
         for prompt, answer in zip(batch.prompts, answers, strict=True):
             counts = TokenCounts(
                 input_tokens=answer.input_tokens, output_tokens=answer.output_tokens

@@ -1,4 +1,4 @@
-"""Judges as models: loading a checkpoint, and answering judge tasks with it."""
+"""A loaded model as a judge: checkpoints, prompts, generation and verdict log-probabilities."""
 
 if __name__ != "mtrl_judge.models":
     raise ImportError(

@@ -1,32 +1,30 @@
-"""Equal images of a batch pass the vision tower once."""
+"""Run each distinct image of a batch through the vision tower once."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .packing import MROPE, PLAIN, join_images, split_images
+from .packing import MROPE, PLAIN, join_images, same_images, split_images, unique
 
-# What a processor returns for each image.
-BY_IMAGE = ("pixel_values", "image_grid_thw", "image_sizes")
+# The processor's fields with one entry per image.
+IMAGE_FIELDS = ("pixel_values", "image_grid_thw", "image_sizes")
 
 
 @contextmanager
-def images_once(model: Any) -> Iterator[None]:
-    """Within it, a model's `get_image_features` computes each distinct image once.
+def deduplicate_images(model: Any) -> Iterator[None]:
+    """Within the context, `model.get_image_features` computes each distinct image once.
 
-    Images are distinct by content, so two copies of one picture count as one. The features that are
-    handed back are those of all images. Another family than those of `shared_prompt` is left alone.
+    Images are compared by content. The features returned are those of all images, duplicates
+    included. Families other than those of :mod:`packing` are left unchanged.
 
     Args:
-        model: of transformers, without a wrapper; it may hold adapters.
+        model: a transformers model without wrapper; it may hold adapters.
     """
     if model.config.model_type not in MROPE + PLAIN:
         yield
@@ -35,12 +33,12 @@ def images_once(model: Any) -> Iterator[None]:
     stock = base.get_image_features
     signature = inspect.signature(stock)
 
-    @functools.wraps(stock)  # `generate` passes what the signature names
-    def get_image_features(*arguments: Any, **named: Any) -> Any:
-        bound = signature.bind(*arguments, **named)
+    @functools.wraps(stock)  # `generate` passes only arguments that the signature names
+    def get_image_features(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
         rest = bound.arguments.pop("kwargs", {})
         given = {name: value for name, value in bound.arguments.items() if value is not None}
-        return _features(stock, given, rest)
+        return _distinct_features(stock, given, rest)
 
     base.get_image_features = get_image_features
     try:
@@ -49,54 +47,36 @@ def images_once(model: Any) -> Iterator[None]:
         del base.get_image_features
 
 
-def _features(stock: Any, given: dict[str, Any], rest: Mapping[str, Any]) -> Any:
-    by_image = {name: given[name] for name in BY_IMAGE if name in given}
-    images = len(by_image.get("image_grid_thw", by_image["pixel_values"]))
-    pieces = split_images(by_image, [1] * images)
-    prompts = given.get("batch_num_images", [1] * images)
-    tiled_N = [int(n) == 1 for n in prompts for _ in range(int(n))]
-    first = _first_equal(pieces, tiled_N)
-    own = _in_order(first, tiled_N)
-    if len(own) >= images:
+def _distinct_features(stock: Any, given: dict[str, Any], rest: Mapping[str, Any]) -> Any:
+    fields = {name: given[name] for name in IMAGE_FIELDS if name in given}
+    n = len(fields.get("image_grid_thw", fields["pixel_values"]))
+    images = split_images(fields, [1] * n)
+    # LLaVA-OneVision cuts an image into tiles only where it is the only one of its prompt
+    # (`batch_num_images`), so the same image has other features in a prompt with several.
+    counts = given.get("batch_num_images", [1] * n)
+    tiled_N = [int(count) == 1 for count in counts for _ in range(int(count))]
+    # The sum is a cheap hash: only images with the same one are compared in full.
+    sums_N = torch.stack([image["pixel_values"].double().sum() for image in images]).tolist()
+    shapes_N = [tuple(value.shape for value in image.values()) for image in images]
+    distinct, inverse = unique(
+        list(zip(shapes_N, sums_N, tiled_N, strict=True)),
+        lambda i, j: same_images(images[i], images[j]),
+    )
+    chosen = sorted(distinct, key=lambda index: not tiled_N[index])
+    whole = [index for index in chosen if not tiled_N[index]]
+    if len(whole) == 1:
+        chosen += whole  # alone in its prompt, it would be cut into tiles
+    if len(chosen) >= n:
         return stock(**given, **rest)
-    given |= join_images(pieces[k] for k in own)
-    if not all(tiled_N):
-        tiled = sum(tiled_N[k] for k in own)
-        given["batch_num_images"] = [1] * tiled + [len(own) - tiled]
-    found = stock(**given, **rest)
-    places = [own.index(k) for k in first]
-    spread = {"pooler_output": [found.pooler_output[place] for place in places]}
-    if "deepstack_features" in found:
-        spread["deepstack_features"] = [
-            [layer[place] for place in places] for layer in found.deepstack_features
+    given |= join_images(images[index] for index in chosen)
+    if whole:
+        tiled = sum(tiled_N[index] for index in chosen)
+        given["batch_num_images"] = [1] * tiled + [len(chosen) - tiled]
+    output = stock(**given, **rest)
+    spread = [chosen.index(distinct[index]) for index in inverse]
+    result = {"pooler_output": [output.pooler_output[index] for index in spread]}
+    if "deepstack_features" in output:
+        result["deepstack_features"] = [
+            [layer[index] for index in spread] for layer in output.deepstack_features
         ]
-    return type(found)(**spread)
-
-
-def _first_equal(pieces: Sequence[Mapping[str, Tensor]], tiled_N: Sequence[bool]) -> list[int]:
-    """For each image the place of the first one that equals it."""
-    sums_N = torch.stack([piece["pixel_values"].double().sum() for piece in pieces]).tolist()
-    known: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    first = []
-    for place, piece in enumerate(pieces):
-        shapes = tuple(value.shape for value in piece.values())
-        alike = known[(shapes, sums_N[place], tiled_N[place])]
-        twin = next((k for k in alike if _equal(pieces[k], piece)), place)
-        if twin == place:
-            alike.append(place)
-        first.append(twin)
-    return first
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def _in_order(first: Sequence[int], tiled_N: Sequence[bool]) -> list[int]:
-    """The distinct images, those that LLaVA-OneVision cuts into tiles first.
-
-    It cuts an image that is alone in its prompt, so one that is not cut must not end up alone.
-    """
-    own = sorted(set(first), key=lambda k: (not tiled_N[k], k))
-    whole = [k for k in own if not tiled_N[k]]
-    return own + whole if len(whole) == 1 else own
+    return type(output)(**result)

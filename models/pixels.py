@@ -1,4 +1,4 @@
-"""Limits on an image's pixels, whatever a family's processor calls them."""
+"""Limits on the pixels of an image, whatever a family's processor calls them."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from typing import Any
 from PIL import Image
 
 
-def fit_pixels(image: Image.Image, least: int | None, most: int | None) -> Image.Image:
-    """Resize, keeping the aspect, so that least <= width × height <= most (None: no bound).
+def fit_pixels(image: Image.Image, min_pixels: int | None, max_pixels: int | None) -> Image.Image:
+    """Resize an image, keeping its aspect ratio, to between `min_pixels` and `max_pixels`.
 
-    Where whole numbers of pixels cannot meet both bounds, `most` holds.
+    Args:
+        min_pixels: lower bound of width × height; None for no bound.
+        max_pixels: upper bound; it wins where whole numbers of pixels cannot meet both.
     """
     width, height = image.size
-    if least is not None and width * height < least:
-        scale = math.sqrt(least / (width * height))
+    if min_pixels is not None and width * height < min_pixels:
+        scale = math.sqrt(min_pixels / (width * height))
         width, height = math.ceil(width * scale), math.ceil(height * scale)
-    if most is not None and width * height > most:
-        scale = math.sqrt(most / (width * height))
-        # The outer bounds are for a strip, which cannot shrink in both directions.
-        width = max(1, min(math.floor(width * scale), most))
-        height = max(1, min(math.floor(height * scale), most // width))
+    if max_pixels is not None and width * height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
+        # max and min are for strips one pixel wide, which can shrink in one direction only.
+        width = max(1, min(math.floor(width * scale), max_pixels))
+        height = max(1, min(math.floor(height * scale), max_pixels // width))
     if (width, height) == image.size:
         return image
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def counts_pixels(image_processor: Any) -> bool:
-    """Whether an image processor, as Qwen2-VL's, bounds width × height itself.
-
-    There `size` holds pixel counts under the names of edges.
-    """
+def supports_pixel_limits(image_processor: Any) -> bool:
+    """Whether an image processor limits width × height itself, as Qwen2-VL's does."""
     return "min_pixels" in getattr(image_processor.valid_kwargs, "__annotations__", {})
 
 
-def with_pixel_limits(processor: Any, least: int | None, most: int | None) -> Any:
-    """A copy of a processor that counts pixels, with these limits.
+def with_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None) -> Any:
+    """A copy of a processor that supports pixel limits, with these limits.
 
     Args:
-        least: width × height of each picture as the model sees it; None is the processor's own.
-        most: the same; it wins over ``least``.
+        min_pixels: lower bound of width × height of an image as the model sees it; None keeps the
+            processor's.
+        max_pixels: upper bound, likewise; it wins over ``min_pixels``.
     """
     processor = copy.copy(processor)
     processor.image_processor = copy.copy(processor.image_processor)
+    # Qwen2VLImageProcessor stores its pixel limits in `size`, under names of edges.
     size = processor.image_processor.size
     low, high = size["shortest_edge"], size["longest_edge"]
-    high = most or max(high, least or high)
-    low = min(least or low, high)
+    high = max_pixels or max(high, min_pixels or high)
+    low = min(min_pixels or low, high)
     processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
     return processor

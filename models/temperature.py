@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes a judge as sure as it is right.
+"""Temperature scaling: one parameter that calibrates a judge's verdict probabilities.
 
 Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599), section 4.2.
 """
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Where the labels are parted without a fault, ever colder is ever likelier.
-LEAST, MOST = 0.05, 20.0
+# Where the verdicts separate the labels perfectly, the likelihood has no maximum: it keeps growing
+# as the temperature falls (and, where every verdict is wrong, as it rises).
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
 def probabilities(logps_N_V: Floats, temperature: float) -> Floats:
@@ -27,27 +28,27 @@ def probabilities(logps_N_V: Floats, temperature: float) -> Floats:
 def negative_log_likelihood(
     logps_N_V: Floats, labels_N: Sequence[int], temperature: float
 ) -> float:
-    """Mean over N rows, in nats."""
+    """Mean negative log-likelihood of the labels over N rows, in nats."""
     scaled_N_V = logps_N_V / temperature
-    most_N = scaled_N_V.max(axis=-1)
-    total_N = most_N + np.log(np.exp(scaled_N_V - most_N[:, None]).sum(axis=-1))
+    max_N = scaled_N_V.max(axis=-1)
+    total_N = max_N + np.log(np.exp(scaled_N_V - max_N[:, None]).sum(axis=-1))
     return float((total_N - scaled_N_V[np.arange(len(labels_N)), list(labels_N)]).mean())
 
 
 def fit_temperature(logps_N_V: Floats, labels_N: Sequence[int]) -> float:
-    """The temperature at which the labels are likeliest, within LEAST and MOST.
+    """The maximum-likelihood temperature between MIN_TEMPERATURE and MAX_TEMPERATURE.
 
     Args:
         logps_N_V: log-probability of each verdict for N rows, N at least 1.
-        labels_N: which verdict is right.
+        labels_N: index of the correct verdict.
     """
     from scipy.optimize import minimize_scalar
 
-    # In 1 / temperature it is convex, so in the logarithm there is one minimum.
-    found = minimize_scalar(
+    # The loss is convex in 1 / temperature, hence unimodal in the logarithm of the temperature.
+    result = minimize_scalar(
         lambda log: negative_log_likelihood(logps_N_V, labels_N, float(np.exp(log))),
-        bounds=(np.log(LEAST), np.log(MOST)),
+        bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    return float(np.exp(result.x))

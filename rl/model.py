@@ -64,12 +64,12 @@ def load_trainable(settings: Settings) -> tuple[Any, Any]:
 
 def _limited(processor: Any, settings: Settings) -> Any:
     """The processor with the run's bounds on pixels, which its checkpoints keep."""
-    from mtrl_judge.models.pixels import counts_pixels, with_pixel_limits
+    from mtrl_judge.models.pixels import supports_pixel_limits, with_pixel_limits
 
     least, most = settings.judge.min_pixels, settings.judge.max_pixels
     if not (least or most):
         return processor
-    if not counts_pixels(processor.image_processor):
+    if not supports_pixel_limits(processor.image_processor):
         raise JudgeError(
             f"max_pixels: the processor of {settings.model.model_name_or_path} does not count "
             "pixels; leave min_pixels and max_pixels out and prepare smaller pictures"

@@ -22,18 +22,18 @@ from trl.trainer.utils import (
 )
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.models.image_dedup import images_once
+from mtrl_judge.models.image_dedup import deduplicate_images
 from mtrl_judge.models.packing import (
     Prefix,
     join_images,
     pack,
-    same_prompts,
+    packing_unsupported_reason,
+    prefix_unsupported_reason,
     split_images,
-    use_shared_attention,
-    why_no_prefix,
-    why_not,
+    unique_prefixes,
+    use_packed_attention,
 )
-from mtrl_judge.models.shared_prefill import prefill_once
+from mtrl_judge.models.shared_prefill import share_prefill
 
 from .image_cache import DecodedOnce, processed_once
 
@@ -86,10 +86,11 @@ class SharedPromptGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no 
         self._told: set[str] = set()
         super().__init__(*arguments, **named)
         inner = _inner(self.accelerator, self.model)
-        self._against_prefix, self._against_packing = why_no_prefix(inner), why_not(inner)
+        self._against_prefix = prefix_unsupported_reason(inner)
+        self._against_packing = packing_unsupported_reason(inner)
         if share_prompt:
             for model in filter(None, (self.model, self.ref_model)):
-                use_shared_attention(_inner(self.accelerator, model))
+                use_packed_attention(_inner(self.accelerator, model))
 
     def _shares(self, what: str, against: Sequence[str | None]) -> bool:
         """Whether this part of the step shares prompts; the log says so, or why not, once."""
@@ -142,7 +143,7 @@ class SharedPromptGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no 
             return stock()
         counts = [len(own or ()) for own in images or [None] * len(prompt_ids)]
         check = self._compare_generation if self._checks_generation else None
-        with prefill_once(_inner(self.accelerator, self.model), counts, check):
+        with share_prefill(_inner(self.accelerator, self.model), counts, check):
             answers = stock()
         self._checks_generation = False
         return answers
@@ -231,19 +232,21 @@ class SharedPromptGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no 
     def _share(self, model: Any, rows: _Rows, part: slice) -> tuple[Tensor, Tensor]:
         """Log-probabilities of some rows in one forward pass, and entropies where it has them."""
         prefixes, completions = rows.prefixes(part), rows.completions(part)
-        first = same_prompts(prefixes)
-        own = sorted(set(first))
-        groups = [[place for place, twin in enumerate(first) if twin == k] for k in own]
+        distinct, inverse = unique_prefixes(prefixes)
+        groups = [
+            [row for row, number in enumerate(inverse) if number == group]
+            for group in range(len(distinct))
+        ]
         inner = _inner(self.accelerator, model)
         packed = pack(
             inner,
-            [prefixes[k] for k in own],
-            [[completions[place] for place in group] for group in groups],
+            [prefixes[index] for index in distinct],
+            [[completions[row] for row in group] for group in groups],
         )
         # Prompts too may share an image, as the two orders of a pair do.
-        with self.accelerator.autocast(), images_once(inner):
+        with self.accelerator.autocast(), deduplicate_images(inner):
             outputs = model(**packed.inputs, shift_labels=packed.labels_R_T, fused_lm_head=True)
-        back_B = torch.tensor([place for group in groups for place in group]).argsort()
+        back_B = torch.tensor([row for group in groups for row in group]).argsort()
 
         def as_asked(values_R_T: Tensor | None) -> Any:
             if values_R_T is None:

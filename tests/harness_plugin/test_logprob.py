@@ -40,8 +40,8 @@ from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.models.checkpoint import load_model, load_processor
 from mtrl_judge.models.judge import Judge
 from mtrl_judge.models.temperature import (
-    LEAST,
-    MOST,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
     fit_temperature,
     negative_log_likelihood,
     probabilities,
@@ -101,7 +101,7 @@ def logps(judge: Judge, rows: Sequence[JudgeRow], verdicts: Sequence[str]) -> np
     found = np.empty((len(rows), len(verdicts)))
     with torch.inference_mode():
         for batch in judge.batches(prompts, 8):
-            found[list(batch.places)] = judge.verdict_logps(batch, verdicts)
+            found[list(batch.indices)] = judge.verdict_logps(batch, verdicts)
     return found
 
 
@@ -122,7 +122,9 @@ def test_a_model_that_cannot_share_prompts_gives_the_same_numbers(
 ) -> None:
     shared = [logps(judge, rows, verdicts) for rows in (ONE, TWO)]
     reason = f"of {verdicts} in {judge.model.config.model_type}"
-    monkeypatch.setattr("mtrl_judge.models.verdict_logps.why_not", lambda model: reason)
+    monkeypatch.setattr(
+        "mtrl_judge.models.verdict_logps.packing_unsupported_reason", lambda _: reason
+    )
     for rows, expected in zip((ONE, TWO), shared, strict=True):
         np.testing.assert_allclose(logps(judge, rows, verdicts), expected, atol=1e-5, rtol=0)
     assert [reason in record.message for record in caplog.records] == [True]
@@ -161,8 +163,8 @@ def test_verdicts_that_tokens_cannot_tell_apart_are_refused(random_judge: Path) 
     judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
     for verdicts, message in (
         (("Yes", "Yes"), "'Yes' and 'Yes' have the same tokens"),
-        (("Yes", ""), "cannot write ''"),
-        (("Yes", "No<|im_end|>"), re.escape("cannot write 'No<|im_end|>'")),
+        (("Yes", ""), "cannot represent ''"),
+        (("Yes", "No<|im_end|>"), re.escape("cannot represent 'No<|im_end|>'")),
     ):
         with pytest.raises(JudgeError, match=message):
             logps(judge, ONE, verdicts)
@@ -259,8 +261,8 @@ def test_an_over_confident_judge_gets_no_worse_on_other_rows(items: int) -> None
 
 def test_a_temperature_is_bounded_where_the_labels_are_parted() -> None:
     logps_N_V = np.array([[-0.69, -0.70], [-0.71, -0.68]])
-    assert fit_temperature(logps_N_V, [0, 1]) == pytest.approx(LEAST, rel=1e-3)
-    assert fit_temperature(logps_N_V, [1, 0]) == pytest.approx(MOST, rel=1e-3)
+    assert fit_temperature(logps_N_V, [0, 1]) == pytest.approx(MIN_TEMPERATURE, rel=1e-3)
+    assert fit_temperature(logps_N_V, [1, 0]) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
 
 
 def raw_rows(count: int, unlabelled: int = 0) -> dict[str, list[Any]]:

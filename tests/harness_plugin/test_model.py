@@ -292,15 +292,15 @@ def test_a_folder_that_is_no_model_is_told_apart(qwen3: Path, tmp_path: Path) ->
         "video_preprocessor_config.json",
     )
     cases = {
-        tmp_path / "none": "no folder",
-        notes / "notes.txt": "is a file",
-        empty: "there is nothing",
-        notes: "no config.json, there is notes.txt",
+        tmp_path / "none": "is not a folder",
+        notes / "notes.txt": "is not a folder",
+        empty: "found: nothing",
+        notes: "no config.json (found: notes.txt)",
         adapter: "merge it into its base model",
         text_only: "qwen2 (Qwen2ForCausalLM), which takes no images",
         copy_without(qwen3, tmp_path / "p", *processor): "processor",
         copy_without(qwen3, tmp_path / "t", "tokenizer.json", "tokenizer_config.json"): "tokenizer",
-        copy_without(qwen3, tmp_path / "c", "chat_template.jinja"): "no chat template",
+        copy_without(qwen3, tmp_path / "c", "chat_template.jinja"): "no chat_template",
         copy_without(qwen3, tmp_path / "w", "model.safetensors"): "does not load",
     }
     for folder, message in cases.items():
@@ -329,7 +329,11 @@ def test_a_checkpoint_of_ours_sets_its_style(qwen3: Path, tmp_path: Path) -> Non
     assert style.evaluation_style(task) == "direct"
     build(qwen3)
     assert style.evaluation_style(task) == task.judge.style == "reasoned"
-    for card, message in (("{", "not valid JSON"), ("[]", "found list"), ("{}", "style: None")):
+    for card, message in (
+        ("{", "not valid JSON"),
+        ("[]", "found None"),
+        ("{}", "found None"),
+    ):
         (folder / "mtrl_judge.json").write_text(card)
         with pytest.raises(SystemExit, match=message):
             build(folder)

@@ -15,7 +15,7 @@ from support.judges import FAMILIES, row, tiny_judge
 
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.checkpoint import load_model, load_processor
-from mtrl_judge.models.image_dedup import images_once
+from mtrl_judge.models.image_dedup import deduplicate_images
 from mtrl_judge.models.judge import Judge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,7 +61,7 @@ def features(judge: Judge, rows: Sequence[JudgeRow], *, once: bool) -> tuple[lis
     inputs = {k: v for k, v in judge.inputs(prompts).items() if "mask" not in k}
     signature = inspect.signature(judge.model.base_model.get_image_features)
     given = {name: value for name, value in inputs.items() if name in signature.parameters}
-    sharing = images_once(judge.model) if once else nullcontext()
+    sharing = deduplicate_images(judge.model) if once else nullcontext()
     with torch.no_grad(), seen_images(judge) as counts, sharing:
         found = judge.model.base_model.get_image_features(**given, return_dict=True)
     layers = [found.pooler_output, *found.get("deepstack_features", ())]
@@ -108,7 +108,7 @@ def test_answers_are_the_same_with_and_without(
 ) -> None:
     shared = answers(judge, MIXED)
     assert "get_image_features" not in vars(judge.model.base_model)
-    monkeypatch.setattr("mtrl_judge.models.judge.images_once", nullcontext)
+    monkeypatch.setattr("mtrl_judge.models.judge.deduplicate_images", nullcontext)
     assert shared == answers(judge, MIXED)
     assert len(set(shared)) > len(MIXED) // 2, "equal answers would hide a wrong order"
 
@@ -132,7 +132,7 @@ def test_another_family_is_left_as_it_is() -> None:
         config = SimpleNamespace(model_type="gemma3")
         base_model = object()
 
-    with images_once(Other()):
+    with deduplicate_images(Other()):
         pass
 
 
@@ -149,7 +149,7 @@ def test_both_orders_land_in_one_batch(random_judge: Path, before: int, batch_si
     batch_of = {
         place: number
         for number, batch in enumerate(judge.batches(prompts, batch_size))
-        for place in batch.places
+        for place in batch.indices
     }
     assert sorted(batch_of) == list(range(len(rows)))
     for place in range(before, len(rows), 2):

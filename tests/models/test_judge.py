@@ -179,7 +179,7 @@ def test_a_model_in_training_is_left_as_it_was(
     judge = Judge(model, processor)
     inputs = inputs_of(judge, ROWS[0])
     model.eval()
-    leaking = judge.answer(inputs, do_sample=False, max_new_tokens=NEW_TOKENS)[0].text
+    leaking = judge.generate(inputs, do_sample=False, max_new_tokens=NEW_TOKENS)[0].text
     assert leaking != texts[0], "settings that change nothing would prove nothing"
     base.generation_config = untouched.generation_config
     assert texts[0] == stock_answer(model, processor, ROWS[0])
@@ -232,7 +232,7 @@ def test_a_fault_while_judging_leaves_the_model_in_training(model: Any, processo
     model = in_training(model, [5], lora=False)
     settings = model.generation_config
     blind = JudgeRow("id", "task", "Is it safe?", ("Yes", "No"), "Yes", 1)
-    with pytest.raises(ValueError, match="1 places for images in the messages, 0 images"):
+    with pytest.raises(ValueError, match="1 image parts in the messages, but 0 images"):
         judged(model, processor, [blind])
     assert model.training
     assert model.generation_config is settings
@@ -272,7 +272,7 @@ def test_the_answer_ends_where_the_model_ends_it(model: Any, processor: Any) -> 
     kept = written[: written.index(written[3]) + 1]
     texts = judged(model, processor)
     assert texts[0] == judge.decode(kept)
-    (answer,) = Judge(model, processor).answer(inputs, max_new_tokens=NEW_TOKENS)
+    (answer,) = Judge(model, processor).generate(inputs, max_new_tokens=NEW_TOKENS)
     assert (answer.text, answer.output_tokens) == (texts[0], len(kept))
     assert answer.input_tokens == inputs["input_ids"].shape[1]
 
@@ -281,7 +281,7 @@ def test_a_model_that_never_ends_is_refused(model: Any, random_judge: Path) -> N
     processor = load_processor(str(random_judge))
     processor.tokenizer.eos_token = None
     model.generation_config.eos_token_id = None
-    with pytest.raises(JudgeError, match="names no end-of-sequence token"):
+    with pytest.raises(JudgeError, match="no end-of-sequence token"):
         Judge(model, processor)
 
 
@@ -303,9 +303,9 @@ def test_fit_pixels_keeps_its_bounds(
 
 
 def test_what_does_not_load_is_a_judge_error(tmp_path: Path) -> None:
-    with pytest.raises(JudgeError, match="there is nothing"):
+    with pytest.raises(JudgeError, match="found: nothing"):
         check_config(str(tmp_path))
     assert read_checkpoint_card(tmp_path) == {}
     (tmp_path / "mtrl_judge.json").write_text('{"style": "verbose"}')
-    with pytest.raises(JudgeError, match="style: 'verbose'; would be right: reasoned or direct"):
+    with pytest.raises(JudgeError, match="style: found 'verbose'; expected reasoned or direct"):
         read_checkpoint_card(tmp_path)

@@ -24,17 +24,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.models import packed_attention as shared_attention
 from mtrl_judge.models import packing as shared_prompt
 from mtrl_judge.models import shared_prefill as prefill
-from mtrl_judge.models.packed_attention import LAYOUT, shared_prompt_attention
+from mtrl_judge.models.packed_attention import LAYOUT, build_layout, packed_attention
 from mtrl_judge.models.packing import (
     Prefix,
     join_images,
-    same_prompts,
+    packing_unsupported_reason,
+    prefix_unsupported_reason,
     split_images,
-    why_no_prefix,
-    why_not,
+    unique_prefixes,
 )
 from mtrl_judge.rl import shared_prompt_trainer as training
 from mtrl_judge.rl.image_cache import processed_once
@@ -391,7 +390,7 @@ def test_it_says_once_what_it_cannot_share_and_why(
     caplog.set_level(logging.INFO, logger="mtrl_judge")
     dropout = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.05)
     trainer_of(checkpoint(QWEN3), tmp_path / "dropout", peft_config=dropout).train()
-    why = "because it has dropout (0.05), which each repetition of a prompt draws anew"
+    why = "because it has dropout (0.05), which is sampled anew for each copy of a prompt"
     assert caplog.messages == [
         f"share_prompt: {what} as TRL does it, {why}"
         for what in ("generation", "log-probabilities")
@@ -421,22 +420,24 @@ def test_what_cannot_be_shared_is_known(checkpoint: Any, monkeypatch: pytest.Mon
     def model() -> Any:
         return AutoModelForImageTextToText.from_pretrained(checkpoint(QWEN3))
 
-    assert why_not(model()) is None
+    assert packing_unsupported_reason(model()) is None
     sliding = model()
     sliding.config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    assert why_not(sliding) == "it has layers of sliding_attention"
+    assert packing_unsupported_reason(sliding) == "it has layers of sliding_attention"
     linear = model()
     linear.config.text_config.layer_types = ["linear_attention"] * 2
-    assert "linear_attention" in str(why_not(linear))
+    assert "linear_attention" in str(packing_unsupported_reason(linear))
     flash = model()
     flash.config.text_config._attn_implementation = "flash_attention_2"
-    assert "takes no mask of ours; sdpa and eager do" in str(why_not(flash))
-    assert why_no_prefix(flash) is None
+    assert "only sdpa and eager accept a custom mask" in str(packing_unsupported_reason(flash))
+    assert prefix_unsupported_reason(flash) is None
     dropping = model()
     dropping.config.text_config.attention_dropout = 0.1
-    assert "dropout (0.1)" in str(why_not(dropping))
+    assert "dropout (0.1)" in str(packing_unsupported_reason(dropping))
     monkeypatch.setattr(shared_prompt, "MROPE", ("qwen2_vl",))
-    assert str(why_not(model())).startswith("its family, qwen3_vl, is not among qwen2_vl, llava")
+    assert str(packing_unsupported_reason(model())).startswith(
+        "its family, qwen3_vl, is not among qwen2_vl"
+    )
 
 
 def test_a_wrong_log_probability_stops_the_run(
@@ -456,11 +457,11 @@ def test_a_wrong_log_probability_stops_the_run(
 def test_a_wrong_cache_stops_the_run(
     checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(prefill._RoomyLayer):
+    class Wrong(prefill.PreallocatedLayer):
         def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
             super().__init__(keys, values.flip(0), room)
 
-    monkeypatch.setattr(prefill, "_RoomyLayer", Wrong)
+    monkeypatch.setattr(prefill, "PreallocatedLayer", Wrong)
     with pytest.raises(JudgeError, match="first generated tokens differ from TRL's own: next"):
         trainer_of(checkpoint(QWEN3), tmp_path).train()
 
@@ -516,7 +517,7 @@ def test_prompts_are_the_same_only_with_their_images() -> None:
     one, other = ({"pixel_values": torch.full((2, 4), value)} for value in (0.0, 1.0))
     twice = [Prefix(ids, None, dict(one)), Prefix(ids.clone(), None, dict(one))]
     rows = [*twice, Prefix(ids, None, other), Prefix(ids[:2], None, one), Prefix(ids, None, {})]
-    assert same_prompts(rows) == [0, 0, 2, 3, 4]
+    assert unique_prefixes(rows) == ([0, 2, 3, 4], [0, 0, 1, 2, 3])
 
 
 SIZES = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3), min_size=1, max_size=3)
@@ -534,15 +535,15 @@ def test_attention_skips_only_what_the_mask_forbids(sizes: list[list[int]], data
     padded = torch.nn.utils.rnn.pad_sequence(
         branches, batch_first=True, padding_value=shared_prompt.PADDING
     )
-    mask = shared_prompt._mask(padded, "sdpa", torch.float32)
+    mask = shared_prompt.branch_mask(padded, "sdpa", torch.float32)
     torch.manual_seed(0)
     rows, width = padded.shape
     query = torch.randn(rows, 4, width, 8)
     key, value = torch.randn(2, rows, 2, width, 8)
     module = torch.nn.Module()
     module.num_key_value_groups, module.is_causal = 2, True  # type: ignore[assignment]
-    dense, _ = shared_prompt_attention(module, query, key, value, mask)
-    setattr(mask, LAYOUT, shared_attention.layout(bodies, sizes, "cpu"))
-    ours, _ = shared_prompt_attention(module, query, key, value, mask)
+    dense, _ = packed_attention(module, query, key, value, mask)
+    setattr(mask, LAYOUT, build_layout(bodies, sizes, "cpu"))
+    ours, _ = packed_attention(module, query, key, value, mask)
     real = padded != shared_prompt.PADDING
     torch.testing.assert_close(ours[real], dense[real], rtol=1e-5, atol=1e-6)

@@ -410,7 +410,7 @@ def test_a_finished_or_other_run_is_not_gone_on_with(
 
 LORA = {"use_peft": True}
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"model_name_or_path": "./nowhere"}, "no folder nowhere"),
+    ({"model_name_or_path": "./nowhere"}, "nowhere is not a folder"),
     ({"data_root": "./nowhere"}, "data_root: no folder ./nowhere"),
     ({"learning_rate": "fast"}, "--learning_rate: is 'fast'; would be right: float"),
     ({"user_rewards": "{'support.training:distinct': 1}"}, "did you mean 'distinct_tokens'"),
