@@ -1,4 +1,4 @@
-"""Codes of bits that are near one another, found without comparing each with each."""
+"""Finds binary codes within a Hamming distance of each other without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -9,65 +9,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 Codes: TypeAlias = NDArray[np.uint8]
-Places: TypeAlias = NDArray[np.int64]
+Indices: TypeAlias = NDArray[np.int64]
 
 _PART_BITS = 16
 _MASKS = (0, *(1 << bit for bit in range(_PART_BITS)))
-BLOCK = 1 << 22  # pairs compared at once
+BLOCK = 1 << 22
+"""Pairs that are compared at once, roughly."""
 
 
-class Near(NamedTuple):
-    """Pairs of codes, three arrays of one length."""
+class CodePairs(NamedTuple):
+    """Indices of two codes and their distance; three arrays of one length."""
 
-    known: Places
-    asked: Places
-    distances: Places
+    first: Indices
+    second: Indices
+    distances: Indices
 
 
-def within(known_M_B: Codes, asked_Q_B: Codes, radius: int) -> Iterator[Near]:
-    """Pairs at a Hamming distance of at most `radius`; a pair may come more than once.
+def pairs_within(first_M_B: Codes, second_N_B: Codes, radius: int) -> Iterator[CodePairs]:
+    """Pairs at a Hamming distance of at most `radius`; a pair may be yielded more than once.
 
-    Codes of `P` parts of 16 bits that differ in less than `2 · P` bits have a part in which they
-    differ in one bit at most: only codes with such a part are compared (multi-index hashing,
-    Norouzi et al. 2012, arXiv 1307.2982). So all pairs come up to that distance, and nearly all a
-    little beyond it.
+    Codes of `P` parts of 16 bits that differ in fewer than `2 · P` bits have a part in which they
+    differ in at most one bit. Only codes with such a part are compared (multi-index hashing,
+    Norouzi et al. 2012, arXiv 1307.2982), so every pair up to that distance is found, and nearly
+    all at slightly larger distances.
 
     Args:
-        known_M_B: codes of `B` bytes each, a multiple of 8.
+        first_M_B: codes of `B` bytes, a multiple of 8.
     """
-    known_M, asked_Q = _words(known_M_B), _words(asked_Q_B)
-    known_M_P, asked_Q_P = (codes.view(np.uint16) for codes in (known_M, asked_Q))
-    for known_part_M, asked_part_Q in zip(known_M_P.T, asked_Q_P.T, strict=True):
-        order_M = np.argsort(known_part_M, kind="stable")
-        starts = np.searchsorted(known_part_M[order_M], np.arange((1 << _PART_BITS) + 1))
+    first_M, second_N = (
+        np.ascontiguousarray(codes).view(np.uint64) for codes in (first_M_B, second_N_B)
+    )
+    first_P_M, second_P_N = (codes.view(np.uint16).T for codes in (first_M, second_N))
+    for part_M, part_N in zip(first_P_M, second_P_N, strict=True):
+        # starts[key] : starts[key + 1] are the positions in the order of the codes with that part.
+        order_M = np.argsort(part_M, kind="stable")
+        starts = np.searchsorted(part_M[order_M], np.arange((1 << _PART_BITS) + 1))
         for mask in _MASKS:
-            keys_Q = (asked_part_Q ^ np.uint16(mask)).astype(np.int64)
-            counts_Q = starts[keys_Q + 1] - starts[keys_Q]
-            for block in _blocks(counts_Q):
-                asked = np.repeat(np.arange(block.start, block.stop), counts_Q[block])
-                known = order_M[_ranges(starts[keys_Q[block]], counts_Q[block])]
-                distances = np.bitwise_count(known_M[known] ^ asked_Q[asked]).sum(axis=1)
+            keys_N = (part_N ^ np.uint16(mask)).astype(np.int64)
+            counts_N = starts[keys_N + 1] - starts[keys_N]
+            blocks_N = np.cumsum(counts_N) // BLOCK
+            for block in np.split(np.arange(len(keys_N)), np.flatnonzero(np.diff(blocks_N)) + 1):
+                second = np.repeat(block, counts_N[block])
+                first = order_M[_ranges(starts[keys_N[block]], counts_N[block])]
+                distances = np.bitwise_count(first_M[first] ^ second_N[second]).sum(axis=1)
                 near = distances <= radius
                 if near.any():
-                    yield Near(known[near], asked[near], distances[near].astype(np.int64))
+                    yield CodePairs(first[near], second[near], distances[near].astype(np.int64))
 
 
-def _words(codes_N_B: Codes) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(codes_N_B).view(np.uint64)
-
-
-def _blocks(counts_Q: Places) -> Iterator[slice]:
-    """Slices whose counts add up to a block at most, or of one count that is larger."""
-    ends_Q = np.cumsum(counts_Q)
-    start = done = 0
-    while start < len(counts_Q):
-        stop = max(start + 1, int(np.searchsorted(ends_Q, done + BLOCK, side="right")))
-        yield slice(start, stop)
-        start, done = stop, int(ends_Q[stop - 1])
-
-
-def _ranges(starts: Places, counts: Places) -> Places:
-    """For each start as many whole numbers from there on as its count.
+def _ranges(starts: Indices, counts: Indices) -> Indices:
+    """`counts[i]` consecutive integers from `starts[i]`, one range after the other.
 
     >>> _ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]

@@ -1,6 +1,6 @@
-"""Whether two pictures show the same once one of them is cropped so that they fit.
+"""Whether two images show the same once one of them is cropped so that they fit.
 
-Axis suffixes: `C` light and the two of colour, `Y`, `X` rows and columns of a picture.
+Axis suffixes: `C` luminance and the two of color (YCbCr), `Y`, `X` rows and columns of an image.
 """
 
 from __future__ import annotations
@@ -18,143 +18,137 @@ from mtrl_judge.judge_tasks.images import decode
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Cut: TypeAlias = tuple[float, float]
-"""Shares of a side that are cut off before and after."""
-_Pair: TypeAlias = tuple[Floats, Floats, int]
-"""The light of two pictures, and the pixels of a side that they are compared in."""
+"""Fractions of a side that are cut off before and after."""
 
-# Of the light of aligned pictures: their correlation; its mean within parts, as a sky or dark edge
-# makes any two pictures alike that have one; and how much lighter or darker a small part may be, in
-# standard deviations, as two pictures may differ in one thing only. Of their colour, which JPEG
-# keeps to few levels: how many of 255 its parts are off in the mean.
-LEAST_CORRELATION, LEAST_WITHIN_PARTS, MOST_DIFFERENCE = 0.95, 0.8, 0.45
-MOST_OF_COLOUR = 2.75
-_PARTS, _PART_CONTRAST = 4, 0.1
-_ALIKE_AT_ALL = 0.8
-_DETAIL, _ALIGNED, _BLOCKS = 96, 48, 8  # pixels of a side: as kept, as compared, and parts of it
+# Luminance of aligned images: their correlation; its mean within parts, as a sky or a dark edge
+# makes any two images alike that have one; and how much a small part may differ, in standard
+# deviations, as two images may differ in one thing only.
+MIN_CORRELATION, MIN_CORRELATION_IN_PARTS, MAX_PART_DIFFERENCE = 0.95, 0.8, 0.45
+# Color of aligned images, of which JPEG keeps few levels: the mean difference of parts, of 255.
+MAX_COLOR_DIFFERENCE = 2.75
+_N_PARTS, _MIN_CONTRAST = 4, 0.1  # parts of a side; standard deviation of a part with detail
+_MIN_COARSE_CORRELATION = 0.8
+_SIDE, _ALIGNED_SIDE, _N_BLOCKS = 96, 48, 8  # pixels as kept and as compared; small parts of a side
+_COARSE_CUTS = (0.0, 0.04, 0.08, 0.12)
 
 
 def channels(data: bytes) -> Floats:
-    """What is compared of an encoded picture, 3 × Y × X."""
-    picture = decode(data, (2 * _DETAIL, 2 * _DETAIL)).convert("YCbCr")
-    way = Image.Resampling.BOX if min(picture.size) >= _DETAIL else Image.Resampling.BICUBIC
-    shown = np.asarray(picture.resize((_DETAIL, _DETAIL), way), dtype=np.float32)
-    return shown.transpose(2, 0, 1)
+    """What is compared of an encoded image, 3 × Y × X."""
+    image = decode(data, (2 * _SIDE, 2 * _SIDE)).convert("YCbCr")
+    resampling = Image.Resampling.BOX if min(image.size) >= _SIDE else Image.Resampling.BICUBIC
+    return np.asarray(image.resize((_SIDE, _SIDE), resampling), dtype=np.float32).transpose(2, 0, 1)
 
 
-def same_picture(one_C_Y_X: Floats, other_C_Y_X: Floats) -> bool:
-    """Whether one of them, cropped, is the other in light, in each of its parts and in colour."""
-    return _crop_is(one_C_Y_X, other_C_Y_X) or _crop_is(other_C_Y_X, one_C_Y_X)
+def show_the_same(first_C_Y_X: Floats, second_C_Y_X: Floats) -> bool:
+    """Whether one image is a crop of the other, in luminance, in each of its parts and in color."""
+    return _is_crop(first_C_Y_X, second_C_Y_X) or _is_crop(second_C_Y_X, first_C_Y_X)
 
 
-def _crop_is(cropped_C_Y_X: Floats, whole_C_Y_X: Floats) -> bool:
-    fit = _fitted(cropped_C_Y_X[0], whole_C_Y_X[0])
-    if fit.correlation < LEAST_CORRELATION:
+def _is_crop(whole_C_Y_X: Floats, crop_C_Y_X: Floats) -> bool:
+    """Whether the first image, when cropped, shows the same as the second."""
+    fit = _best_fit(whole_C_Y_X[0], crop_C_Y_X[0])
+    if fit.correlation < MIN_CORRELATION:
         return False
-    difference = _parts(fit.cropped_Y_X - fit.whole_Y_X, _BLOCKS).mean(axis=1)
+    difference = _parts(fit.cropped_Y_X - fit.target_Y_X, _N_BLOCKS).mean(axis=1)
     return bool(
-        np.abs(difference).max() <= MOST_DIFFERENCE
-        and _within_parts(fit.cropped_Y_X, fit.whole_Y_X) >= LEAST_WITHIN_PARTS
-        and _off_in_colour(cropped_C_Y_X, whole_C_Y_X, fit) <= MOST_OF_COLOUR
+        np.abs(difference).max() <= MAX_PART_DIFFERENCE
+        and _correlation_in_parts(fit.cropped_Y_X, fit.target_Y_X) >= MIN_CORRELATION_IN_PARTS
+        and _color_difference(whole_C_Y_X, crop_C_Y_X, fit) <= MAX_COLOR_DIFFERENCE
     )
 
 
-def _off_in_colour(cropped_C_Y_X: Floats, whole_C_Y_X: Floats, fit: _Fit) -> float:
-    """The mean difference of the parts' colours, of 255, the one brightened as the other is."""
-    cropped = _cut(cropped_C_Y_X, fit.rows, fit.columns, _BLOCKS)
-    whole = _cut(whole_C_Y_X, (0, 0), (0, 0), _BLOCKS)
-    brighter = whole[0].std() / max(cropped[0].std(), 1e-3)
-    return float(np.abs((cropped[1:] - 128) * brighter - (whole[1:] - 128)).mean())
+def _color_difference(whole_C_Y_X: Floats, crop_C_Y_X: Floats, fit: _Fit) -> float:
+    """The mean color difference of small parts, of 255, once contrasts are the same."""
+    cropped = _cut_and_scaled(whole_C_Y_X, fit.rows, fit.columns, _N_BLOCKS)
+    target = _cut_and_scaled(crop_C_Y_X, (0, 0), (0, 0), _N_BLOCKS)
+    contrast = target[0].std() / max(cropped[0].std(), 1e-3)
+    return float(np.abs((cropped[1:] - 128) * contrast - (target[1:] - 128)).mean())
 
 
-def _cut(pictures_C_Y_X: Floats, rows: Cut, columns: Cut, pixels: int) -> Floats:
-    side = pictures_C_Y_X.shape[-1]
-    cut: Floats = _window(*rows, side, pixels) @ pictures_C_Y_X @ _window(*columns, side, pixels).T
-    return cut
+def _correlation_in_parts(first_Y_X: Floats, second_Y_X: Floats) -> float:
+    """The mean correlation within the parts that have detail in either image."""
+    first, second = _parts(first_Y_X, _N_PARTS), _parts(second_Y_X, _N_PARTS)
+    detailed = np.maximum(first.std(axis=1), second.std(axis=1)) >= _MIN_CONTRAST
+    first, second = (part - part.mean(axis=1, keepdims=True) for part in (first, second))
+    products = (first * second).mean(axis=1)
+    scale = np.maximum(first.std(axis=1) * second.std(axis=1), 1e-6)
+    return float((products / scale)[detailed].mean()) if detailed.any() else 0.0
 
 
-def _within_parts(one_Y_X: Floats, other_Y_X: Floats) -> float:
-    """The mean correlation within the parts in which there is something to see."""
-    one, other = _parts(one_Y_X, _PARTS), _parts(other_Y_X, _PARTS)
-    contrast = np.maximum(one.std(axis=1), other.std(axis=1)) >= _PART_CONTRAST
-    one, other = (part - part.mean(axis=1, keepdims=True) for part in (one, other))
-    products = (one * other).mean(axis=1)
-    scale = np.maximum(one.std(axis=1) * other.std(axis=1), 1e-6)
-    return float((products / scale)[contrast].mean()) if contrast.any() else 0.0
-
-
-def _parts(picture_Y_X: Floats, parts: int) -> Floats:
-    """parts² × pixels."""
-    side = len(picture_Y_X) // parts
-    tiles = picture_Y_X.reshape(parts, side, parts, side).transpose(0, 2, 1, 3)
+def _parts(image_Y_X: Floats, parts: int) -> Floats:
+    """The image cut into tiles, parts² × pixels."""
+    side = len(image_Y_X) // parts
+    tiles = image_Y_X.reshape(parts, side, parts, side).transpose(0, 2, 1, 3)
     return tiles.reshape(parts * parts, side * side)
 
 
 class _Fit(NamedTuple):
+    """The crop of an image that is most like another one; both standardized."""
+
     correlation: float
     cropped_Y_X: Floats
-    whole_Y_X: Floats
+    target_Y_X: Floats
     rows: Cut
     columns: Cut
 
 
-def _fitted(one_Y_X: Floats, other_Y_X: Floats) -> _Fit:
-    """The crop of the first that is most like the second, both standardised.
-
-    First at half the detail, where what is not alike at all is left.
-    """
-    half = _window(0, 0, _DETAIL, _DETAIL // 2)
-    coarse: _Pair = (half @ one_Y_X @ half.T, half @ other_Y_X @ half.T, _ALIGNED // 2)
-    sides = (0.0, 0.04, 0.08, 0.12)
-    cuts = list(product(sides, sides))
+def _best_fit(image_Y_X: Floats, target_Y_X: Floats) -> _Fit:
+    """Search crops from coarse to fine; images that differ are given up at half the detail."""
+    half = _scaling(0, 0, _SIDE, _SIDE // 2)
+    coarse = (half @ image_Y_X @ half.T, half @ target_Y_X @ half.T, _ALIGNED_SIDE // 2)
+    fine = (image_Y_X, target_Y_X, _ALIGNED_SIDE)
+    cuts = list(product(_COARSE_CUTS, repeat=2))
     fit = _best_crop(*coarse, cuts, cuts)
-    if fit.correlation < _ALIKE_AT_ALL:
-        return fit
-    fine: _Pair = (one_Y_X, other_Y_X, _ALIGNED)
-    for pictures, step in ((coarse, 0.02), (fine, 0.01), (fine, 0.005)):
-        fit = _best_crop(*pictures, _around(fit.rows, step), _around(fit.columns, step))
+    if fit.correlation >= _MIN_COARSE_CORRELATION:
+        for images, step in ((coarse, 0.02), (fine, 0.01), (fine, 0.005)):
+            fit = _best_crop(*images, _neighbors(fit.rows, step), _neighbors(fit.columns, step))
     return fit
 
 
 def _best_crop(
-    one_Y_X: Floats,
-    other_Y_X: Floats,
-    pixels: int,
-    rows: Sequence[Cut],
-    columns: Sequence[Cut],
+    image_Y_X: Floats, target_Y_X: Floats, pixels: int, rows: Sequence[Cut], columns: Sequence[Cut]
 ) -> _Fit:
-    side = len(one_Y_X)
-    whole = _window(0, 0, side, pixels)
-    target = _standardised(whole @ other_Y_X @ whole.T)
-    down = np.stack([_window(*cut, side, pixels) for cut in rows]) @ one_Y_X
-    across = np.stack([_window(*cut, side, pixels) for cut in columns]).transpose(0, 2, 1)
-    crops = _standardised(down[:, None] @ across[None])
+    """The best of all combinations of cuts of rows and of columns."""
+    side = len(image_Y_X)
+    target = _standardized(_cut_and_scaled(target_Y_X, (0, 0), (0, 0), pixels))
+    # The cuts of rows are applied once and not once for each cut of columns.
+    down = np.stack([_scaling(*cut, side, pixels) for cut in rows]) @ image_Y_X
+    across = np.stack([_scaling(*cut, side, pixels) for cut in columns]).transpose(0, 2, 1)
+    crops = _standardized(down[:, None] @ across[None])
     fits = crops.reshape(len(rows), len(columns), -1) @ target.reshape(-1) / target.size
     row, column = divmod(int(fits.argmax()), len(columns))
     best = float(fits[row, column])
     return _Fit(best, crops[row, column], target, rows[row], columns[column])
 
 
-def _around(cut: Cut, step: float) -> list[Cut]:
+def _neighbors(cut: Cut, step: float) -> list[Cut]:
     return [
         (max(0.0, round(cut[0] + a * step, 4)), max(0.0, round(cut[1] + b * step, 4)))
         for a, b in product((-1, 0, 1), repeat=2)
     ]
 
 
-def _standardised(pictures: Floats) -> Floats:
+def _standardized(images: Floats) -> Floats:
     """Mean 0 and standard deviation 1 over the last two axes."""
-    centred = pictures - pictures.mean(axis=(-2, -1), keepdims=True)
-    scale = np.sqrt(np.square(centred).mean(axis=(-2, -1), keepdims=True))
-    standard: Floats = centred / np.maximum(scale, 1e-3)
+    centered = images - images.mean(axis=(-2, -1), keepdims=True)
+    scale = np.sqrt(np.square(centered).mean(axis=(-2, -1), keepdims=True))
+    standard: Floats = centered / np.maximum(scale, 1e-3)
     return standard
 
 
+def _cut_and_scaled(images: Floats, rows: Cut, columns: Cut, pixels: int) -> Floats:
+    """Images, whose axes Y and X are the last two, cut and scaled to a number of pixels a side."""
+    side = images.shape[-1]
+    cut: Floats = _scaling(*rows, side, pixels) @ images @ _scaling(*columns, side, pixels).T
+    return cut
+
+
 @lru_cache(1024)
-def _window(before: float, after: float, side: int, pixels: int) -> Floats:
-    """The matrix that scales a side, cut by shares before and after, to a number of pixels."""
+def _scaling(before: float, after: float, side: int, pixels: int) -> Floats:
+    """The matrix, pixels × side, that cuts fractions off a side and scales it by area."""
     edges = np.linspace(before * side, (1 - after) * side, pixels + 1)
-    places = np.arange(side)
-    covered = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
+    indices = np.arange(side)
+    covered = np.minimum(edges[1:, None], indices + 1) - np.maximum(edges[:-1, None], indices)
     weights = np.clip(covered, 0, None)
-    scaled: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return scaled
+    matrix: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return matrix

@@ -1,11 +1,12 @@
-"""Near copies of pictures: resized, recompressed, a little cropped or brightened.
+"""Near copies of images: resized, recompressed, slightly cropped or brightened.
 
-Each picture has the difference hashes of its rows and columns (ImageHash) as a whole and of sixteen
-crops, as a crop moves everything in it. Wholes are looked up among the others' crops, and what lies
-near is compared in detail (:mod:`.aligned`): pictures that are only alike have near hashes too.
-Pictures of one colour have nothing to hash and are left to their bytes.
+Each image has a difference hash of rows and columns (ImageHash) of the whole and of sixteen crops,
+because cropping moves everything in an image. Whole images are looked up among the crops of the
+others, and what is near is compared in detail (:mod:`.image_alignment`), because images that are
+merely similar have near hashes too. Images of one color have nothing to hash: only identical bytes
+are found.
 
-Axis suffixes: `N` pictures, `W` crops of each (the first is the whole), `B` bytes of a hash.
+Axis suffixes: `N` images, `W` crops of each (the first is the whole), `B` bytes of a hash.
 """
 
 from __future__ import annotations
@@ -22,125 +23,126 @@ from PIL import Image
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import decode
 
-from .hamming_index import Codes, within
-from .image_alignment import Floats, channels, same_picture
+from .hamming_index import Codes, pairs_within
+from .image_alignment import Floats, channels, show_the_same
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_BYTES = 16  # of a hash: 8 × 8 bits of rows and as many of columns
-# Of 128 bits. 99 of 100 copies lie nearer to one crop of the original (tests/support/images.py);
-# of pairs of distinct drawings of the sample, which are much alike, 2 in 10,000 do.
+_HASH_BYTES = 16  # 8 × 8 bits of rows and as many of columns
+# Of 128 bits. 99 of 100 copies are nearer to a crop of the original (tests/support/images.py); of
+# pairs of distinct drawings of the sample corpus, which look much alike, 2 in 10,000 are.
 RADIUS = 18
-_CUTS = (0.025, 0.075)  # off each side, so that a cut of up to a tenth is at most 0.025 from one
-_SIDE, _CROP = 64, 32  # pixels of what is kept of a picture, and of a crop of it
-_NEAREST = 32  # that are compared in detail with one picture
-MANY = 1_000  # pictures that more processes than one are begun for
-_FLAT = 2.0  # standard deviation of light, of 255
+_CUTS = (0.025, 0.075)  # off each side, so that a cut of up to 0.1 is at most 0.025 from one
+_SIDE, _CROP_SIDE = 64, 32  # pixels of an image and of a crop of it before hashing
+_BOXES = [
+    (left * _SIDE, top * _SIDE, (1 - right) * _SIDE, (1 - bottom) * _SIDE)
+    for left, top, right, bottom in [(0.0,) * 4, *product(_CUTS, repeat=4)]
+]
+_MAX_CANDIDATES = 32  # compared in detail with one image
+MANY = 1_000
+"""Images from which on they are hashed by several processes."""
+_FLAT = 2.0  # standard deviation of the luminance of an image of one color, of 255
 
 
 class NearCopy(NamedTuple):
-    """Places of two pictures that show the same."""
+    """Indices of two images that show the same."""
 
     first: int
     second: int
 
 
 class Hashes(NamedTuple):
-    """What is looked up; a flat or undecodable picture has none."""
+    """The hashes of N images."""
 
     codes_N_W_B: Codes
     known_N: NDArray[np.bool_]
+    """False for images of one color and for those that do not decode, which have no hash."""
 
 
 def near_copies(
-    first: Sequence[bytes], second: Sequence[bytes], progress: ProgressCallback = lambda *_: None
+    first: Sequence[bytes],
+    second: Sequence[bytes],
+    progress: ProgressCallback = lambda *_: None,
 ) -> list[NearCopy]:
-    """The pictures of `second` that are near copies of one of `first`, or the other way round.
+    """Pairs of an image of `first` and one of `second` of which one is a near copy of the other.
 
     Args:
-        first: encoded pictures, read one by one and more than once; need not fit in memory.
+        first: encoded images, read one by one and more than once; they need not fit in memory.
     """
     total = len(first) + len(second)
     hashes = (
-        picture_hashes(first, lambda done: progress("hashing pictures", done, total)),
-        picture_hashes(second, lambda done: progress("hashing pictures", len(first) + done, total)),
+        hash_images(first, lambda done: progress("hashing images", done, total)),
+        hash_images(second, lambda done: progress("hashing images", len(first) + done, total)),
     )
 
     @lru_cache(256)
-    def detail(which: int, place: int) -> Floats:
-        return channels((first, second)[which][place])
+    def cached_channels(side: int, index: int) -> Floats:
+        return channels((first, second)[side][index])
 
     candidates = near_hashes(*hashes)
-    found = []
-    for done, (one, other) in enumerate(candidates, 1):
-        if same_picture(detail(0, one), detail(1, other)):
-            found.append(NearCopy(one, other))
-        progress("comparing pictures", done, len(candidates))
-    return found
+    copies = []
+    for done, (i, j) in enumerate(candidates, 1):
+        if show_the_same(cached_channels(0, i), cached_channels(1, j)):
+            copies.append(NearCopy(i, j))
+        progress("comparing images", done, len(candidates))
+    return copies
 
 
-def picture_hashes(
-    pictures: Sequence[bytes], progress: Callable[[int], None] = lambda _: None
+def hash_images(
+    images: Sequence[bytes], progress: Callable[[int], None] = lambda _: None
 ) -> Hashes:
-    """The hashes of encoded pictures; `progress` is called with how many are done."""
+    """The hashes of encoded images; `progress` is called with how many are done."""
     from joblib import Parallel, delayed
 
-    codes_N_W_B = np.zeros((len(pictures), len(_BOXES), _BYTES), dtype=np.uint8)
-    known_N = np.zeros(len(pictures), dtype=bool)
-    # Processes, as most of it holds Python's lock; few pictures are done before those have begun.
-    hashed = Parallel(n_jobs=-1 if len(pictures) >= MANY else 1, return_as="generator")
-    for place, codes_W_B in enumerate(hashed(delayed(_hashed)(data) for data in pictures)):
+    codes_N_W_B = np.zeros((len(images), len(_BOXES), _HASH_BYTES), dtype=np.uint8)
+    known_N = np.zeros(len(images), dtype=bool)
+    # Processes and not threads, as most of the work holds Python's lock. A few images are hashed
+    # before processes have started.
+    parallel = Parallel(n_jobs=-1 if len(images) >= MANY else 1, return_as="generator")
+    for index, codes_W_B in enumerate(parallel(delayed(_hash)(data) for data in images)):
         if codes_W_B is not None:
-            codes_N_W_B[place], known_N[place] = codes_W_B, True
-        progress(place + 1)
+            codes_N_W_B[index], known_N[index] = codes_W_B, True
+        progress(index + 1)
     return Hashes(codes_N_W_B, known_N)
 
 
 def near_hashes(first: Hashes, second: Hashes) -> list[tuple[int, int]]:
-    """Pairs of pictures of which one lies near a crop of the other: of each second the nearest."""
+    """Pairs of images of which one is near a crop of the other: the nearest of each second image."""
     import pandas as pd
 
     pairs = pd.DataFrame({"first": [], "second": [], "distance": []}, dtype=np.int64)
-    for among, whole, names in (
+    for cropped, whole, names in (
         (first, second, ("first", "second")),
         (second, first, ("second", "first")),
     ):
-        owners, wholes = np.flatnonzero(among.known_N), np.flatnonzero(whole.known_N)
-        codes_M_B = among.codes_N_W_B[owners].reshape(-1, _BYTES)
-        for near in within(codes_M_B, whole.codes_N_W_B[wholes, 0], RADIUS):
-            places = (owners[near.known // len(_BOXES)], wholes[near.asked], near.distances)
-            more = pd.DataFrame(dict(zip((*names, "distance"), places, strict=True)))
+        cropped_M, whole_Q = np.flatnonzero(cropped.known_N), np.flatnonzero(whole.known_N)
+        crops_M_B = cropped.codes_N_W_B[cropped_M].reshape(-1, _HASH_BYTES)
+        for near in pairs_within(crops_M_B, whole.codes_N_W_B[whole_Q, 0], RADIUS):
+            images = (cropped_M[near.first // len(_BOXES)], whole_Q[near.second], near.distances)
+            more = pd.DataFrame(dict(zip((*names, "distance"), images, strict=True)))
             pairs = _nearest(pd.concat([pairs, more]))
     return list(zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True))
 
 
 def _nearest(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Each pair once; of each second picture no more than are compared with it."""
+    """Each pair once; of each second image the nearest _MAX_CANDIDATES."""
     ordered = pairs.sort_values(["second", "distance", "first"])
-    return ordered.drop_duplicates(["first", "second"]).groupby("second").head(_NEAREST)
+    return ordered.drop_duplicates(["first", "second"]).groupby("second").head(_MAX_CANDIDATES)
 
 
-def _boxes() -> list[tuple[float, float, float, float]]:
-    """Left, top, right and bottom of the whole and of its crops."""
-    cuts = [(0.0, 0.0, 0.0, 0.0), *product(_CUTS, repeat=4)]
-    return [(a * _SIDE, b * _SIDE, (1 - c) * _SIDE, (1 - d) * _SIDE) for a, b, c, d in cuts]
-
-
-_BOXES = _boxes()
-
-
-def _hashed(data: bytes) -> Codes | None:
-    """W × B; None where there is nothing to see."""
+def _hash(data: bytes) -> Codes | None:
+    """W × B; None for an image that does not decode or has one color."""
     from imagehash import dhash, dhash_vertical
 
     try:
-        picture = decode(data, (2 * _SIDE, 2 * _SIDE)).convert("L")
-        light = picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        image = decode(data, (2 * _SIDE, 2 * _SIDE)).convert("L")
+        light = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
     if np.asarray(light).std() < _FLAT:
         return None
-    crops = [light.resize((_CROP, _CROP), Image.Resampling.BILINEAR, box=box) for box in _BOXES]
+    size = (_CROP_SIDE, _CROP_SIDE)
+    crops = [light.resize(size, Image.Resampling.BILINEAR, box=box) for box in _BOXES]
     bits = [np.stack([dhash(crop).hash, dhash_vertical(crop).hash]).reshape(-1) for crop in crops]
     return np.packbits(np.stack(bits), axis=1)

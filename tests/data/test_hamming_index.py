@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtrl_judge.data import hamming_index as hamming
-from mtrl_judge.data.hamming_index import Codes, within
+from mtrl_judge.data.hamming_index import Codes, pairs_within
 
 CERTAIN = 15  # of 8 parts of 16 bits
 
@@ -23,7 +23,7 @@ def flipped(draw: np.random.Generator, codes_N_B: Codes, most: int) -> Codes:
 
 def found(known: Codes, asked: Codes, radius: int) -> dict[tuple[int, int], int]:
     pairs: dict[tuple[int, int], int] = {}
-    for near in within(known, asked, radius):
+    for near in pairs_within(known, asked, radius):
         for one, other, distance in zip(*near, strict=True):
             assert pairs.setdefault((int(one), int(other)), int(distance)) == distance
     return pairs

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from support.images import CHANGES, encode, photo
 
 from mtrl_judge.data import near_duplicates as near
-from mtrl_judge.data.near_duplicates import near_copies, picture_hashes
+from mtrl_judge.data.near_duplicates import near_copies, hash_images
 from mtrl_judge.demo.corpus import Sizes, write_sample
 
 
@@ -73,9 +73,9 @@ def test_many_pictures_are_hashed_by_several_processes_and_alike(
     pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixed, done = [*pictures[-20:], b"no picture"], []
-    alone = picture_hashes(mixed)
+    alone = hash_images(mixed)
     monkeypatch.setattr(near, "MANY", 1)
-    together = picture_hashes(mixed, done.append)
+    together = hash_images(mixed, done.append)
     assert (alone.codes_N_W_B == together.codes_N_W_B).all()
     assert list(alone.known_N) == list(together.known_N) == [True] * 20 + [False]
     assert done == list(range(1, 22))
