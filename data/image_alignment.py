@@ -95,13 +95,18 @@ class _Fit(NamedTuple):
 def _best_fit(image_Y_X: Floats, target_Y_X: Floats) -> _Fit:
     """Search crops from coarse to fine; images that differ are given up at half the detail."""
     half = _scaling(0, 0, _SIDE, _SIDE // 2)
-    coarse = (half @ image_Y_X @ half.T, half @ target_Y_X @ half.T, _ALIGNED_SIDE // 2)
-    fine = (image_Y_X, target_Y_X, _ALIGNED_SIDE)
-    cuts = list(product(_COARSE_CUTS, repeat=2))
-    fit = _best_crop(*coarse, cuts, cuts)
+    coarse = half @ image_Y_X @ half.T, half @ target_Y_X @ half.T
+    fine = image_Y_X, target_Y_X
+    cuts = list(product(_COARSE_CUTS, _COARSE_CUTS))
+    fit = _best_crop(*coarse, _ALIGNED_SIDE // 2, cuts, cuts)
     if fit.correlation >= _MIN_COARSE_CORRELATION:
-        for images, step in ((coarse, 0.02), (fine, 0.01), (fine, 0.005)):
-            fit = _best_crop(*images, _neighbors(fit.rows, step), _neighbors(fit.columns, step))
+        for (image, target), pixels, step in (
+            (coarse, _ALIGNED_SIDE // 2, 0.02),
+            (fine, _ALIGNED_SIDE, 0.01),
+            (fine, _ALIGNED_SIDE, 0.005),
+        ):
+            rows, columns = _neighbors(fit.rows, step), _neighbors(fit.columns, step)
+            fit = _best_crop(image, target, pixels, rows, columns)
     return fit
 
 

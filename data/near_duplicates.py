@@ -108,7 +108,10 @@ def hash_images(
 
 
 def near_hashes(first: Hashes, second: Hashes) -> list[tuple[int, int]]:
-    """Pairs of images of which one is near a crop of the other: the nearest of each second image."""
+    """Pairs of images of which one is near a crop of the other.
+
+    A second image has no more than the nearest _MAX_CANDIDATES.
+    """
     import pandas as pd
 
     pairs = pd.DataFrame({"first": [], "second": [], "distance": []}, dtype=np.int64)
@@ -126,7 +129,7 @@ def near_hashes(first: Hashes, second: Hashes) -> list[tuple[int, int]]:
 
 
 def _nearest(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Each pair once; of each second image the nearest _MAX_CANDIDATES."""
+    """Each pair once, and the nearest of each second image."""
     ordered = pairs.sort_values(["second", "distance", "first"])
     return ordered.drop_duplicates(["first", "second"]).groupby("second").head(_MAX_CANDIDATES)
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from support.images import CHANGES, encode, photo
 
 from mtrl_judge.data import near_duplicates as near
-from mtrl_judge.data.near_duplicates import near_copies, hash_images
+from mtrl_judge.data.near_duplicates import hash_images, near_copies
 from mtrl_judge.demo.corpus import Sizes, write_sample
 
 
