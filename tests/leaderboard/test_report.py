@@ -257,21 +257,15 @@ def test_tables_are_told_to_those_who_do_not_see_them(results: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(
-    results: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: Path, data_root: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
-    script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
-        "from test_report import *\n"
-        "board = board_of(Path(sys.argv[1]))\n"
-        "write_report(board, ROWS, Path(sys.argv[2], 'page.html'), force=False)\n"
-        "write_plots(board, Path(sys.argv[2]), force=False)\n"
-    )
     for seed in ("1", "2"):
+        out = tmp_path / seed
+        words = ("--format", "html", "--out", out / "page.html", "--plots", out)
+        words += ("--data-root", data_root, "--resamples", "300")
         subprocess.run(
-            [sys.executable, "-c", script, str(results), str(tmp_path / seed)],
+            [Path(sys.executable).with_name("mtrl-judge"), "leaderboard", results, *words],
             env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=Path(__file__).parents[2],
             check=True,
         )
     first, second = (
