@@ -195,14 +195,13 @@ def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def item_names(root: Path) -> dict[tuple[str, int], str]:
     """The items' ids by side and row."""
-    from mtrl_judge.judge_tasks.rows import item_ids
     from mtrl_judge.judge_tasks.sources import find_source, load_raw
 
     found = {}
     for task in (find_task(TRAINED), find_task(JUDGED)):
         split = "train" if task.task == TRAINED else "test"
         source = find_source(task, root)
-        for place, name in enumerate(item_ids(task, load_raw(task, split, source))):
+        for place, name in enumerate(load_raw(task, split, source).ids):
             found[str(split), place] = name
     return found
 

@@ -30,6 +30,7 @@ from mtrl_judge.demo.corpus import SMALL, write_sample
 from mtrl_judge.demo.pretrain import BRIEF, teach_tiny_model
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_text
+from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
@@ -85,7 +86,7 @@ def to_rows_per_s(root: Path) -> float:
             "label": [i % 2 for i in range(ITEMS)],
         }
     ).cast_column("image", ImageFeature())
-    return ITEMS / _median_seconds(lambda: to_rows(task, split))
+    return ITEMS / _median_seconds(lambda: to_rows(RawSplit(task, split)))
 
 
 def parse_us() -> float:

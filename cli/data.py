@@ -35,7 +35,7 @@ def sample(
 
 @app.command()
 def status(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
-    """Show each task's data: source, rows by split and class, licence, fingerprints, size."""
+    """Show each task's data: source, rows by split and class, license, fingerprints, size."""
     from mtrl_judge.common.files import json_text
     from mtrl_judge.data.status import status_of, status_table
     from mtrl_judge.judge_tasks.loading import find_tasks

@@ -83,7 +83,7 @@ def fail(message: str, code: int = 1) -> NoReturn:
 def tasks(
     as_json: AsJson = False,
     cards: Annotated[
-        bool, typer.Option("--cards", help="Licence, terms and known problems of each.")
+        bool, typer.Option("--cards", help="License, terms and known problems of each.")
     ] = False,
 ) -> None:
     """List the shipped judge tasks."""

@@ -18,7 +18,7 @@ def push(
         bool, typer.Option("--public", help="For everybody to read; otherwise it is private.")
     ] = False,
     accept_license: Annotated[
-        str, typer.Option(metavar="TASK", help="Say that its licence allows you to publish it.")
+        str, typer.Option(metavar="TASK", help="Say that its license allows you to publish it.")
     ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show card and files, and send nothing.")
@@ -34,7 +34,7 @@ def push(
     found = find_task(task)
     if public and accept_license not in (found.short_name, found.task):
         raise JudgeError(
-            f"--public: its licence is: {found.judge.card.licence}; where that allows you to "
+            f"--public: its license is: {found.judge.card.license}; where that allows you to "
             f"publish it, say so: --accept-license {found.short_name}"
         )
     what = hub.publication(found, repo)

@@ -52,7 +52,7 @@ def as_cards() -> str:
 def _card(task: JudgeTask) -> str:
     card: Card = task.judge.card
     lines = [
-        ("licence", card.licence),
+        ("license", card.license),
         ("terms", "to accept on the hub" if card.gated else "none to accept"),
         ("address", card.url),
         ("revision", task.revision or "not pinned"),

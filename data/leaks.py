@@ -17,7 +17,7 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded
 from mtrl_judge.judge_tasks.prompts import question_columns
-from mtrl_judge.judge_tasks.rows import column_of, encoded_images, item_ids
+from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.sources import find_source, load_raw
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 
@@ -89,12 +89,11 @@ class _Side:
         self.pictures = _Pictures()
         self.digests: list[str] = []
 
-    def add(self, task: JudgeTask, split: SplitName, raw: Dataset) -> int:
+    def add(self, task: JudgeTask, split: SplitName, raw: RawSplit) -> int:
         """Take a split in; the number of its items."""
         bad = {each.item for each in task.judge.known_bad}
-        names = item_ids(task, raw)
-        items = [None if name in bad else _Item(task, split, name) for name in names]
-        cells = encoded_images(task, raw)
+        items = [None if name in bad else _Item(task, split, name) for name in raw.ids]
+        cells = raw.encoded
         for row in range(len(cells)):
             item = items[row]
             if item is None:
@@ -104,7 +103,7 @@ class _Side:
                 if data:
                     self._add_picture(digest([data]), item, (cells, row, column))
         for column in sorted(question_columns(task.judge.question) - set(task.judge.images)):
-            for item, value in zip(items, column_of(raw, column), strict=True):
+            for item, value in zip(items, raw.column(column), strict=True):
                 text = normalised(str(value))
                 if item is not None and text:
                     self.by_text.setdefault(text, []).append(item)

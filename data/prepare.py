@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from datasets import Dataset, Features
+from datasets import Features
 from datasets import Image as ImageFeature
 
 from mtrl_judge.common.errors import DataError, JudgeError, nearest
@@ -33,7 +33,8 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
 from mtrl_judge.judge_tasks.prompts import question_columns
-from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE, labels_of, train_median
+from mtrl_judge.judge_tasks.raw_split import labels_of, train_median
+from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE
 from mtrl_judge.judge_tasks.sources import split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
 
@@ -200,7 +201,7 @@ class _Preparation:
 
     def _find_files(self, source: RawFiles) -> dict[SplitName, tuple[list[RawFile], list[RawFile]]]:
         """Tables and archives of each split."""
-        patterns = self.raw.pictures.archives if self.raw.pictures else {}
+        patterns = self.raw.images.archives if self.raw.images else {}
         files = {}
         for name in SPLITS:
             if name in self.raw.tables:
@@ -256,7 +257,7 @@ class _Preparation:
         source: RawFiles,
         stack: ExitStack,
     ) -> _SourceSplit:
-        image_files = self.raw.pictures
+        image_files = self.raw.images
         paths = [source.local_path(file.name) for file in tables]
         table = read_table(paths, self.options.columns, in_memory=image_files is not None)
         self._check_columns(table.schema.names, tables[0].name)
@@ -313,10 +314,7 @@ class _Preparation:
         """The label rules must cover every row; checked before anything is written."""
         for task in self.tasks:
             column = task.judge.label.column
-            values = {
-                split.name: Dataset.from_dict({column: split.table.column(column)})
-                for split in splits
-            }
+            values = {split.name: split.table.column(column) for split in splits}
             median = train_median(task, values["train"]) if "train" in values else None
             for split_values in values.values():
                 labels_of(task, split_values, threshold=median)
@@ -369,8 +367,8 @@ class _Preparation:
     ) -> tuple[list[CheckedImage], list[str | None]]:
         """The images of a batch and the file names they are kept under."""
         if split.image_index is not None:
-            assert self.raw.pictures is not None
-            values = batch.column(self.raw.pictures.named_by).to_pylist()
+            assert self.raw.images is not None
+            values = batch.column(self.raw.images.named_by).to_pylist()
             return [split.image_index.read(value) for value in values], [
                 str(value) for value in values
             ]
@@ -386,7 +384,7 @@ def _needed_columns(task: JudgeTask) -> set[str]:
     columns = {*judge.images, *(judge.id or ()), *(task.candidates or ()), judge.label.column}
     columns |= {name for text in task.questions.values() for name in question_columns(text)}
     columns |= {column for column in (judge.reasoning, judge.cluster_by) if column}
-    image_files = judge.raw.pictures if judge.raw else None
+    image_files = judge.raw.images if judge.raw else None
     if image_files is not None:
         columns = columns - {image_files.image} | {image_files.named_by}
     return columns

@@ -40,11 +40,11 @@ def publication(task: JudgeTask, repo: str, root: Path | None = None) -> Publica
     source = find_source(task, root)
     if source.folder is None:
         raise DataError(
-            f"{task.task}: its data is in no folder, only on the hub ({source.place}); "
+            f"{task.task}: its data is in no folder, only on the hub ({source.location}); "
             f"prepare it: mtrl-judge data prepare {task.task}"
         )
     if source.kind == "sample":
-        raise DataError(f"{task.task}: {source.place} is the sample corpus, not the dataset")
+        raise DataError(f"{task.task}: {source.location} is the sample corpus, not the dataset")
     by_split = {split: split_files(source.folder, split) for split in source.splits}
     # Not the folder's own card: it may tell of this machine.
     files = {f"data/{file.name}": file for own in by_split.values() for file in own}

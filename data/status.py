@@ -24,9 +24,9 @@ def _status(task: JudgeTask) -> dict[str, Any]:
         "task": task.task,
         "role": task.judge.role,
         "source": None,
-        "place": None,
+        "location": None,
         "revision": None,
-        "licence": card.licence,
+        "license": card.license,
         "gated": card.gated,
         "training": _training(task),
         "bytes": None,
@@ -38,10 +38,10 @@ def _status(task: JudgeTask) -> dict[str, Any]:
         source = find_source(task)
     except JudgeError as error:
         return {**about, "problems": [_first_line(task, error)]}
-    about |= {"source": source.kind, "place": source.place, "revision": source.revision}
+    about |= {"source": source.kind, "location": source.location, "revision": source.revision}
     if source.kind == "sample":  # it is not the dataset, and under other terms
-        licence = source.card.get("licence", card.licence)
-        about |= {"licence": licence, "gated": False, "expected": {}}
+        about |= {"license": source.card.get("license", card.license)}
+        about |= {"gated": False, "expected": {}}
         about["training"] = about["training"] if task.judge.role == "ood" else "yes"
     if source.folder is None:
         return about
@@ -70,7 +70,7 @@ def _splits(task: JudgeTask, source: Source) -> tuple[dict[SplitName, Any], list
         except JudgeError as error:
             problems.append(f"{split}: {_first_line(task, error)}")
             continue
-        names = ("items", "rows", "labels", "unlabelled", "undecodable", "known_bad", "fingerprint")
+        names = ("items", "rows", "labels", "unlabeled", "undecodable", "known_bad", "fingerprint")
         splits[split] = {name: record[name] for name in names}
         left_out |= record["known_bad"].keys()
     if not problems:
@@ -102,7 +102,7 @@ def _task_line(about: Mapping[str, Any]) -> dict[str, str]:
         "role": about["role"],
         "source": about["source"] or "none",
         "revision": revision[:7] if revision else "–",
-        "licence": about["licence"],
+        "license": about["license"],
         "terms": "to accept" if about["gated"] else "none",
         "may be trained on": about["training"],
         "size": "–" if about["bytes"] is None else f"{about['bytes'] / 1e6:,.1f} MB",
@@ -127,7 +127,7 @@ def _split_lines(about: Mapping[str, Any]) -> list[dict[str, str]]:
 def _labels(split: Mapping[str, Any] | None) -> str:
     if split is None:
         return "–"
-    counts = {**split["labels"], "none": split["unlabelled"]}
+    counts = {**split["labels"], "none": split["unlabeled"]}
     left_out = len(split["undecodable"]) + len(split["known_bad"])
     shown = ", ".join(f"{name} {n:,}" for name, n in counts.items() if n or name != "none")
     return f"{shown}; {left_out} left out" if left_out else shown

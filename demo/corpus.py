@@ -449,7 +449,7 @@ def _write_all(root: Path, seed: int, sizes: Sizes) -> dict[str, Any]:
         "version": VERSION,
         "seed": seed,
         "sizes": asdict(sizes),
-        "licence": "graphics CC-BY-4.0 (Twemoji, Twitter Inc. and contributors); labels CC0-1.0",
+        "license": "graphics CC-BY-4.0 (Twemoji, Twitter Inc. and contributors); labels CC0-1.0",
     }
     for task in SAMPLE_TASKS:
         write_json(root / task / DATA_CARD, {**card, "note": _NOTES[task], "splits": rows[task]})

@@ -94,11 +94,10 @@ def _look(
     source = find_source(task, data_root)
     truths = _read_truths(data_root / task.task / TRUTH_FILE)
     if source.kind != "sample":
-        raise DataError(f"{source.place}: is no sample; see `mtrl-judge data sample`")
+        raise DataError(f"{source.location}: is no sample; see `mtrl-judge data sample`")
     rows, record = load_rows(task, "train", data_root)
     school.fingerprints[task.task] = record["fingerprint"]
-    raw = load_raw(task, "train", source)
-    raw = raw.remove_columns("image").to_list()
+    raw = load_raw(task, "train", source).dataset.remove_columns("image").to_list()
     bare = rows.dataset.with_format(None)
     for index, (doc, line) in enumerate(zip(bare, bare["source_index"], strict=True)):
         truth = truths[line]
@@ -182,6 +181,7 @@ def _pair(
     row = JudgeRow(
         item_id=f"{better.row.item_id}/{worse.row.item_id}",
         task=task.task,
+        kind=task.judge.kind,
         question=render_question(task.judge.question, {"caption": caption}, 2),
         verdicts=task.judge.verdicts,
         label=task.judge.verdicts[pair.index(better)],

@@ -81,7 +81,7 @@ def demo_table(before: Path, after: Path) -> str:
         "role": table["role"],
         "Macro-F1 before": table["task"].map(first["macro_f1"]),
         "Macro-F1 after": table["macro_f1"],
-        "constant judge": table["constant_macro_f1"],
+        "constant judge": table["majority_macro_f1"],
         "null rate after": table["null_rate"],
         "flip rate after": table["flip_rate"],
         "n": table["n"],

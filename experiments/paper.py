@@ -321,7 +321,7 @@ def figures_of(experiment: Experiment) -> list[Figure]:
         trained = contestant.arm.method is not None
         run = str(Path(_RUNS) / contestant.place) if trained else None
         for line in results_table(file).to_dict("records"):
-            names = ("macro_f1", "constant_macro_f1", "null_rate", "flip_rate")
+            names = ("macro_f1", "majority_macro_f1", "null_rate", "flip_rate")
             rates = {name: _number(line[name]) for name in names}
             figures.append(
                 Figure(

@@ -32,7 +32,7 @@ class Figure:
     seed: int | None
     task: str
     macro_f1: float | None
-    constant_macro_f1: float | None
+    majority_macro_f1: float | None
     null_rate: float | None
     flip_rate: float | None
     n: int
@@ -206,7 +206,7 @@ def _row(
 
 def _constant(figures: Sequence[Figure], tasks: Sequence[str]) -> list[Row]:
     """What always answering the commoner verdict gives; the same for all arms."""
-    values = {f.task: f.constant_macro_f1 for f in figures if f.constant_macro_f1 is not None}
+    values = {f.task: f.majority_macro_f1 for f in figures if f.majority_macro_f1 is not None}
     cells = {t: Cell(100 * values[t], None, 1) for t in tasks if t in values}
     if not cells:
         return []

@@ -233,7 +233,7 @@ def _take(out: Path, settings: Mapping[str, Any]) -> None:
     write_json(file, settings)
 
 
-_ABOUT = ("source", "place", "revision", "fingerprint", "rows", "style", "scoring", "versions")
+_ABOUT = ("source", "location", "revision", "fingerprint", "rows", "style", "scoring", "versions")
 
 
 def _write(

@@ -1,7 +1,7 @@
-"""Every lmms-eval-shaped function, bound to one judge task.
+"""Every function that lmms-eval calls, bound to one judge task.
 
-lmms-eval calls them from a task's configuration; what they do is ``to_rows``,
-``render_messages``, ``score`` and ``summarise``, the same as in training.
+lmms-eval takes them from a task's configuration. What they do is ``to_rows``, ``render_messages``,
+``score`` and ``Kind.summarize``, the same functions as in training.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import Record
-from mtrl_judge.metrics.summary import rate_names, summarise
 
 from .logprob import calibration_rows, load_calibration, read
 from .perturbations import Perturbation, active_perturbation
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 # Without `until` lmms-eval stops at a blank line and cuts reasoning short (TaskConfig in
 # lmms_eval/api/task.py). 1,024 tokens hold the reasoning; greedy, so that scores reproduce.
 GENERATION = {"max_new_tokens": 1024, "do_sample": False, "temperature": 0, "until": []}
-
-
 _VERSIONS = ("mtrl-judge", "lmms-eval", "datasets", "transformers", "torch")
 
 
@@ -56,15 +54,17 @@ class Hook:
 
 
 class JudgeHooks:
-    """One judge task in the shape that lmms-eval wants."""
+    """One judge task in the form that lmms-eval expects."""
 
     def __init__(self, task: JudgeTask) -> None:
         self.task = task
         self.metadata: dict[str, Any] = {**task.metadata, "judge": {}}
-        better = rate_names(task.judge.verdicts, paired=task.paired)
-        # lmms-eval's name -> ours; a comma ends a metric's name there.
-        self.metrics = {name.replace(",", ";"): name for name in better}
-        self._better = better
+        # lmms-eval's name -> ours; a comma ends the name of a metric there. The headline metric
+        # comes first: it carries the records that all the others are computed from.
+        names = task.kind.metrics(task.judge.verdicts, task.paired)
+        names.sort(key=lambda name: name != task.kind.headline)
+        self.metrics = {name.replace(",", ";"): name for name in names}
+        self._summary: Mapping[str, float | int | None] = {}
         self._loaded: tuple[Path | None, LoadedSplit] | None = None
         self.calibration_rows: Dataset | None = None
         self.perturbation = Perturbation(None, task)
@@ -85,17 +85,17 @@ class JudgeHooks:
             "doc_to_target": self._hook(self.doc_to_target),
             "process_results": self._hook(self.process_results),
             "generation_kwargs": {**GENERATION, **task.generation_kwargs},
-            # "none" keeps the reasoning for the scorer and wins over --reasoning_tags.
+            # "none" keeps the reasoning for the scorer and takes precedence over --reasoning_tags.
             "reasoning_tags": "none",
             "num_fewshot": 0,
             "repeats": task.repeats,
             "metric_list": [
                 {
                     "metric": name,
-                    "aggregation": self._aggregation(key),
-                    "higher_is_better": self._better[key],
+                    "aggregation": self._aggregation(metric),
+                    "higher_is_better": higher_is_better(metric),
                 }
-                for name, key in self.metrics.items()
+                for name, metric in self.metrics.items()
             ],
             "metadata": self.metadata,
         }
@@ -107,12 +107,20 @@ class JudgeHooks:
         return Hook(method.__name__, self, method)
 
     def _aggregation(self, metric: str) -> Hook:
-        def aggregate(items: Sequence[Sequence[Any]]) -> Any:
-            records = [Record(*item) for item in items]
-            summary = summarise(records, self.task.judge.verdicts, paired=self.task.paired)
-            value = summary[metric]
-            # A group's mean, which is of Macro-F1, must survive a task that has no score.
-            return float("nan") if value is None and metric.endswith("macro_f1") else value
+        """What lmms-eval calls with the items of a metric, in the order of ``process_results``.
+
+        Only the headline metric's items are records (see :meth:`process_results`); the summary that
+        they give has every metric.
+        """
+        kind, judge = self.task.kind, self.task.judge
+
+        def aggregate(items: Sequence[Sequence[Any] | None]) -> Any:
+            if metric == kind.headline:
+                records = [Record(*item) for item in items if item is not None]
+                self._summary = kind.summarize(records, judge.verdicts, self.task.paired)
+            value = self._summary[metric]
+            # The mean of a group, which is of the headline metric, must survive a task without one.
+            return float("nan") if value is None and metric == kind.headline else value
 
         return Hook(metric, self, aggregate)
 
@@ -130,33 +138,34 @@ class JudgeHooks:
         return self._loaded[1]
 
     def attach(self, host_task: Any) -> None:
-        """Give lmms-eval's task its rows, in place of its own download."""
+        """Give lmms-eval's task its rows, instead of its own download."""
         from datasets import DatasetDict
 
         rows, record = self.prepare()
-        split = self.task.evaluation_split
+        judge, split = self.task.judge, self.task.evaluation_split
         host_task.dataset = DatasetDict({split: rows.dataset})
         host_task.dataset_no_image = DatasetDict({split: rows.dataset.with_format(None)})
         host_task.config.metadata["judge"] = {
             **record,
             "style": evaluation_style(self.task),
             **self._scoring(),
-            "kind": self.task.judge.kind,
-            "role": self.task.judge.role,
-            "dimension": self.task.judge.dimension,
-            "verdicts": list(self.task.judge.verdicts),
+            "kind": judge.kind,
+            "role": judge.role,
+            "dimension": judge.dimension,
+            "verdicts": list(judge.verdicts),
             "paired": self.task.paired,
-            "paraphrases": len(self.task.judge.paraphrases),
-            "perturbation": self.perturbation.name,  # here, as it is part of lmms-eval's cache key
-            "card": self.task.judge.card.model_dump(mode="json"),
+            "paraphrases": len(judge.paraphrases),
+            # In the metadata because that is part of lmms-eval's cache key.
+            "perturbation": self.perturbation.name,
+            "card": judge.card.model_dump(mode="json"),
             "versions": {name: version(name) for name in _VERSIONS},
         }
         _report(self.task, record)
 
     def _scoring(self) -> dict[str, Any]:
-        """What results say of how verdicts come about; with probabilities, on what calibrated.
+        """How verdicts come about and, with probabilities, what they were calibrated on.
 
-        It is part of lmms-eval's cache key, as the answers hang on it.
+        It is part of lmms-eval's cache key, since answers depend on it.
         """
         scoring = evaluation_scoring()
         if scoring != "logprob":
@@ -169,41 +178,46 @@ class JudgeHooks:
             self.calibration_rows = None
             return {"scoring": scoring, "calibration": None}
         self.calibration_rows = calibration_rows(loaded.rows.dataset)
-        names = ("split", "source", "place", "revision", "fingerprint")
+        names = ("split", "source", "location", "revision", "fingerprint")
         calibration = {name: loaded.record[name] for name in names}
         return {
             "scoring": scoring,
-            "calibration": {**calibration, "labelled_rows": len(self.calibration_rows)},
+            "calibration": {**calibration, "labeled_rows": len(self.calibration_rows)},
         }
 
     def asked(self, doc: Mapping[str, Any]) -> JudgeRow:
-        """The row as it is put to the judge."""
+        """The row as the judge is asked it."""
         return self.perturbation.apply(JudgeRow.from_doc(doc))
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Messages with the pictures in their places, for chat models."""
+        """Messages with the images in their positions, for chat models."""
         row = self.asked(doc)
         messages = render_messages(row, evaluation_style(self.task))
-        pictures = iter(row.images)
+        images = iter(row.images)
         for message in messages:
             for part in message["content"]:
                 if part["type"] == "image":
-                    part["url"] = next(pictures)
+                    part["url"] = next(images)
         return messages
 
     def doc_to_visual(self, doc: Mapping[str, Any]) -> list[Any]:
-        """The pictures in order, for simple models."""
+        """The images in order, for simple models."""
         return list(self.asked(doc).images)
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
-        """The prompt as text, for simple models, and for every model's cache key."""
+        """The prompt as text, for simple models and for every model's cache key."""
         return render_text(self.asked(doc), evaluation_style(self.task))
 
     def doc_to_target(self, doc: Mapping[str, Any]) -> str:
         return doc["label"] or ""
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """One sample row: what was judged and how, and under each metric what it is made from."""
+        """One line of the samples file: what was judged and how, and the metrics' items.
+
+        lmms-eval aggregates a metric only where every sample has an item of it. The headline
+        metric's item is the sample's record; the others have none of their own, so that a record
+        is stored once.
+        """
         row, text = JudgeRow.from_doc(doc), results[0]
         scored = self.perturbation.score(row, text)
         record = Record(
@@ -213,6 +227,9 @@ class JudgeHooks:
             pair_id=row.pair_id,
             swapped=row.swapped,
         )
+        probabilities = {}
+        if evaluation_scoring() == "logprob":
+            probabilities = read(text, self.perturbation.original_verdicts)
         return {
             "item_id": row.item_id,
             "pair_id": row.pair_id,
@@ -225,17 +242,14 @@ class JudgeHooks:
             "well_formed": scored.verdict.well_formed,
             "correct": scored.correct,
             "text": text,
-            **(
-                read(text, self.perturbation.original_verdicts)
-                if evaluation_scoring() == "logprob"
-                else {}
-            ),
-            **dict.fromkeys(self.metrics, tuple(record) if row.pair_id else record[:3]),
+            **probabilities,
+            **dict.fromkeys(self.metrics),
+            self.task.kind.headline: tuple(record) if row.pair_id else record[:3],
         }
 
 
 def hooks_behind(doc_to_messages: Callable[..., Any]) -> JudgeHooks | None:
-    """The hooks of the task whose method lmms-eval gives to a model; None where no judge's."""
+    """The hooks of the task whose method lmms-eval gives to a model; None for other tasks."""
     host_task = getattr(doc_to_messages, "__self__", None)
     hook = getattr(getattr(host_task, "config", None), "process_results", None)
     return hook.owner if isinstance(hook, Hook) else None
@@ -246,11 +260,11 @@ def _report(task: JudgeTask, record: Mapping[str, Any]) -> None:
 
     logger.info(
         f"{task.task}: {record['items']} items, {record['rows']} rows of the {record['split']} "
-        f"split from {record['source']} ({record['place']}), fingerprint {record['fingerprint']}"
+        f"split from {record['source']} ({record['location']}), fingerprint {record['fingerprint']}"
     )
     for item, why in record["known_bad"].items():
         logger.warning(f"{task.task}: item {item} left out by its YAML: {why}")
     for item, why in record["undecodable"].items():
         logger.warning(f"{task.task}: item {item} left out, its image does not decode: {why}")
     if record["undecodable"]:
-        logger.warning(f"{task.task}: {len(record['undecodable'])} items left out in all")
+        logger.warning(f"{task.task}: {len(record['undecodable'])} items left out in total")

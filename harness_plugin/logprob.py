@@ -49,7 +49,7 @@ class Judgement(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """A temperature and the number of labelled rows that it was fitted to."""
+    """A temperature and the number of labeled rows that it was fitted to."""
 
     temperature: float = 1.0
     rows: int = 0
@@ -88,11 +88,11 @@ def load_calibration(task: JudgeTask, root: Path | None) -> LoadedSplit | None:
 
 
 def calibration_rows(rows: Dataset) -> Dataset:
-    """Its labelled rows, of at most CALIBRATION_ITEMS items, which a hash of the item chooses."""
+    """Its labeled rows, of at most CALIBRATION_ITEMS items, which a hash of the item chooses."""
     columns = rows.with_format(None)
     ids, labels = columns["item_id"][:], columns["label"][:]
-    labelled = {item for item, label in zip(ids, labels, strict=True) if label is not None}
-    ranked = sorted(labelled, key=lambda item: stable_hash("calibration", item))
+    labeled = {item for item, label in zip(ids, labels, strict=True) if label is not None}
+    ranked = sorted(labeled, key=lambda item: stable_hash("calibration", item))
     kept = set(ranked[:CALIBRATION_ITEMS])
     return rows.select(
         [
@@ -107,7 +107,7 @@ class LogprobScorer:
     """Judges the items of one task.
 
     Args:
-        rows: labelled rows to calibrate on; None leaves the temperature at 1.
+        rows: labeled rows to calibrate on; None leaves the temperature at 1.
         asked: the verdicts that the judged prompts ask for, which a probe may have renamed.
         batch_size: prompts of the calibration computed together.
 
@@ -166,7 +166,7 @@ class LogprobScorer:
 
         if self._rows is None or len(self._rows) == 0:
             logger.warning(
-                f"{self._task.task}: no labelled validation rows, so its probabilities are not "
+                f"{self._task.task}: no labeled validation rows, so its probabilities are not "
                 "calibrated"
             )
             return Calibration()

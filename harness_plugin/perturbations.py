@@ -19,7 +19,8 @@ from PIL import Image
 from mtrl_judge.common.errors import DataError, JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.common.markup import neutralize
-from mtrl_judge.judge_tasks.rows import JudgeRow, Rows, asked_otherwise
+from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.rows import JudgeRow, Rows, render_variant
 from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
@@ -90,9 +91,7 @@ class Swap(Perturbation):
         super().__init__(name, task, rows)
         first, second, *others = task.judge.verdicts
         self.renamed = {first: second, second: first, **{verdict: verdict for verdict in others}}
-        self._questions = _by_row(
-            rows, asked_otherwise(task, rows, "judge.question", exchanged=True)
-        )
+        self._questions = _by_row(rows, render_variant(rows, "judge.question", exchanged=True))
 
     def apply(self, row: JudgeRow) -> JudgeRow:
         return replace(
@@ -123,7 +122,7 @@ class ShuffledImage(Perturbation):
         digests = {}
         for row, (item, source_index, swapped) in enumerate(zip(*columns, strict=True)):
             self._rows_of.setdefault(item, {})[swapped] = row
-            digests[item] = rows.pictures[source_index]
+            digests[item] = rows.raw.digests[source_index]
         try:
             self._donors = derangement(digests)
         except ValueError as error:
@@ -146,7 +145,7 @@ class Paraphrase(Perturbation):
     def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
         super().__init__(name, task, rows)
         field = f"judge.paraphrases.{_paraphrase_number(name or '') - 1}"
-        self._questions = _by_row(rows, asked_otherwise(task, rows, field, exchanged=False))
+        self._questions = _by_row(rows, render_variant(rows, field))
 
     def apply(self, row: JudgeRow) -> JudgeRow:
         return replace(super().apply(row), question=self._questions[row.item_id, row.swapped])
@@ -224,7 +223,7 @@ def applies(name: str, *, kind: str, paraphrases: int) -> bool:
         paraphrases: how many paraphrases the task lists.
     """
     if name == "swap":
-        return kind == "pairwise"
+        return KINDS[kind].compares
     return _paraphrase_number(name) <= paraphrases
 
 

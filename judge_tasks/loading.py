@@ -14,19 +14,20 @@ from pydantic.fields import FieldInfo
 from mtrl_judge.common.errors import Fault, JudgeTaskError, Problem, did_you_mean
 
 from .checks import cross_field_problems
+from .fields import Frozen, mapping
+from .kinds import KINDS, LABEL_RULES
 from .spec import (
-    LABEL_KINDS,
     Card,
-    Frozen,
+    ImageFiles,
     JudgeSpec,
     JudgeTask,
     KnownBad,
     MadeSplit,
-    Pictures,
     Raw,
 )
 
 SHIPPED = Path(__file__).parent.parent / "task_yamls"
+_RULES = {rule.__name__: rule for rule in LABEL_RULES}
 _MERGED_KEYS = ("dataset_kwargs", "generation_kwargs", "judge", "metadata")
 
 
@@ -199,6 +200,10 @@ def _merge(
 
 def _build(raw: dict[str, Any], path: Path) -> tuple[JudgeTask | None, list[Problem]]:
     problems = list(cross_field_problems(raw))
+    judge = mapping(raw.get("judge"))
+    kind = KINDS.get(str(judge.get("kind")))
+    if kind is not None and not problems:
+        raw = {**raw, "judge": {**kind.defaults(judge), **judge}}
     try:
         return JudgeTask.model_validate({**raw, "path": path}), problems
     except ValidationError as error:
@@ -207,9 +212,10 @@ def _build(raw: dict[str, Any], path: Path) -> tuple[JudgeTask | None, list[Prob
 
 def _problem_of(error: Any) -> Problem:
     """One of pydantic's errors in the words of the person who wrote the YAML."""
-    location = _location(error["loc"])
-    field = ".".join(str(key) for key in location if not str(key).startswith(":"))
-    model, name = _model_at(location)
+    # No YAML spells the name of the label rule, which pydantic has in the location.
+    location = [key for key in error["loc"] if key not in _RULES]
+    field = ".".join(map(str, location))
+    model, name = _model_at(error["loc"])
     info = _fields(model).get(name)
     right = (info.description if info else None) or "see the other keys of the file"
     match error["type"]:
@@ -227,34 +233,24 @@ def _problem_of(error: Any) -> Problem:
             return Problem(field, wrong, right)
         case "threshold":
             return Problem(field, error["msg"], right)
-    return Problem(field, f"{error['msg']} (is {_short(error['input'])})", right)
-
-
-def _short(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _location(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Pydantic's location, the name of the label rule marked: no YAML spells it."""
-    if loc[:2] == ("judge", "label") and len(loc) > 2 and loc[2] in LABEL_KINDS.values():
-        return (*loc[:2], f":{loc[2]}", *loc[3:])
-    return loc
+    found = repr(error["input"])
+    found = found if len(found) <= 60 else found[:59] + "…"
+    return Problem(field, f"{error['msg']} (is {found})", right)
 
 
 def _model_at(location: tuple[str | int, ...]) -> tuple[type[Frozen], str]:
     """The model that a location's last named key belongs to, and that key."""
     match location:
-        case ("judge", "label", str(kind), str(name), *_):
-            return next(m for m, k in LABEL_KINDS.items() if f":{k}" == kind), name
+        case ("judge", "label", str(rule), str(name), *_):
+            return _RULES[rule], name
         case ("judge", "card", str(name), *_):
             return Card, name
         case ("judge", "splits", _, str(name), *_):
             return MadeSplit, name
         case ("judge", "known_bad", int(), str(name), *_):
             return KnownBad, name
-        case ("judge", "raw", "pictures", str(name), *_):
-            return Pictures, name
+        case ("judge", "raw", "images", str(name), *_):
+            return ImageFiles, name
         case ("judge", "raw", str(name), *_):
             return Raw, name
         case ("judge", str(name), *_):
@@ -270,7 +266,3 @@ def _fields(model: type[Frozen]) -> dict[str, FieldInfo]:
         del fields["path"]
         fields["include"] = FieldInfo(description="a YAML file of the same folder")
     return fields
-
-
-# Checks between fields. They read the raw mapping, so that one wrong field does not hide the
-# faults of another; each passes over what has not the right shape, which pydantic reports.

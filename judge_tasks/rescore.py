@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from mtrl_judge.common.errors import DataError, did_you_mean
 from mtrl_judge.common.files import json_text, read_json_lines, write_text
 from mtrl_judge.metrics.records import Record
-from mtrl_judge.metrics.summary import summarise
 
 from .loading import find_task
 from .scoring import Score, score
@@ -20,6 +19,7 @@ class SavedOutput(NamedTuple):
     """One line of a file of outputs; has what the scorer asks of a row."""
 
     item_id: str
+    kind: str
     label: str | None
     verdicts: tuple[str, ...]
     text: str
@@ -49,7 +49,8 @@ def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> dict[str
         for output, scored in zip(outputs, scores, strict=True)
     ]
     try:
-        return {"task": task.task, **summarise(records, task.judge.verdicts, paired=task.paired)}
+        summary = task.kind.summarize(records, task.judge.verdicts, task.paired)
+        return {"task": task.task, **summary}
     except ValueError as error:
         raise DataError(f"{file}: {error}") from None
 
@@ -88,6 +89,7 @@ def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
     pair_id = row.get("pair_id")
     return SavedOutput(
         item_id=str(row["item_id"]),
+        kind=task.judge.kind,
         label=label,
         verdicts=task.judge.verdicts,
         text=text or "",

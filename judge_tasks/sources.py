@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json
 
-from .rows import Rows, check_columns, column_of, item_ids, labels_of, to_rows, train_median
-from .spec import DATA_CARD, SPLITS, JudgeTask, MadeSplit, SplitName
+from .raw_split import RawSplit
+from .rows import Rows, to_rows
+from .spec import DATA_CARD, SPLITS, JudgeTask, SplitName
 from .splits import cut_folds
 
 if TYPE_CHECKING:
@@ -26,20 +27,21 @@ _BAR_FROM_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Source:
-    """A place that has the raw rows of a task."""
+    """Where the raw rows of a task come from."""
 
     kind: str
-    """What the rows are: ``hub``, or what the folder's card says (``sample``, …), or ``folder``."""
-    place: str
+    """``hub``, or what the folder's card says (``sample``, …), or ``folder``."""
+    location: str
+    """The path of the folder, or the name of the dataset on the hub."""
     revision: str | None
     splits: tuple[SplitName, ...]
-    """The splits that the place has itself; the YAML's others are made from them."""
+    """The splits that the source has itself; the YAML's others are cut from them."""
     folder: Path | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
 
 class LoadedSplit(NamedTuple):
-    """A split ready to be judged, and what a result must say of it."""
+    """A split ready to be judged, and the record of it that results keep."""
 
     rows: Rows
     record: dict[str, Any]
@@ -49,7 +51,7 @@ def data_root() -> Path | None:
     """The folder that ``MTRL_JUDGE_DATA`` names.
 
     Raises:
-        DataError: it names no folder.
+        DataError: there is no such folder.
     """
     value = os.environ.get(DATA_ROOT_VARIABLE)
     if not value:
@@ -57,8 +59,8 @@ def data_root() -> Path | None:
     root = Path(value).expanduser()
     if not root.is_dir():
         raise DataError(
-            f"{DATA_ROOT_VARIABLE}: no folder {root}; it should hold <task>/test.parquet "
-            "(`mtrl-judge data sample` makes one to try)"
+            f"{DATA_ROOT_VARIABLE}: no folder {root}; expected a folder with <task>/test.parquet "
+            "(`mtrl-judge data sample` writes a small one)"
         )
     return root
 
@@ -76,8 +78,8 @@ def find_source(task: JudgeTask, root: Path | None = None) -> Source:
     if task.dataset_path is None:
         where = f"no folder {folder}" if folder else f"{DATA_ROOT_VARIABLE} is not set"
         raise DataError(
-            f"{task.task}: {where}, and the dataset is not on the hub; get it "
-            f"({task.judge.card.url}), then: mtrl-judge data prepare {task.task} --from FOLDER"
+            f"{task.task}: {where}, and the dataset is not on the hub; get it from "
+            f"{task.judge.card.url}, then run: mtrl-judge data prepare {task.task} --from FOLDER"
         )
     own = tuple(s for s in SPLITS if task.source_split(s))
     return Source("hub", task.dataset_path, task.revision, own)
@@ -89,7 +91,7 @@ def _folder_source(task: JudgeTask, folder: Path) -> Source:
         there = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         raise DataError(
             f"{task.task}: {folder} has no train.parquet, validation.parquet or test.parquet; "
-            f"there: {there}"
+            f"found: {there}"
         )
     card = read_json(folder / DATA_CARD, missing_ok=True)
     kind = str(card.get("source", "folder"))
@@ -107,26 +109,28 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
     """The judge rows of one split, with the record that results keep.
 
     Raises:
-        DataError: the split is not to be had, or its rows are not what the YAML says.
+        DataError: the split is not available, or its rows are not what the YAML says.
     """
     source = find_source(task, root)
     raw = load_raw(task, split, source)
     if len(raw) == 0:
-        raise DataError(f"{task.task}: the {split} split is empty ({source.place})")
-    threshold = _threshold(task, source)
-    rows = to_rows(task, raw, threshold=threshold)
-    labels = rows.dataset.with_format(None)["label"]
-    counts = Counter(labels)
+        raise DataError(f"{task.task}: the {split} split is empty ({source.location})")
+    threshold = None
+    if task.judge.label.uses_train_median:
+        train = raw if split == "train" else load_raw(task, "train", source)
+        threshold = train.train_median()
+    rows = to_rows(raw, threshold)
+    counts = Counter(rows.dataset.with_format(None)["label"][:])
     record = {
         "split": split,
         "source": source.kind,
-        "place": source.place,
+        "location": source.location,
         "revision": source.revision,
         "fingerprint": rows.fingerprint,
         "items": rows.n_items,
         "rows": len(rows.dataset),
         "labels": {verdict: counts[verdict] for verdict in task.judge.verdicts},
-        "unlabelled": counts[None],
+        "unlabeled": counts[None],
         "undecodable": rows.undecodable,
         "known_bad": rows.known_bad,
         "threshold": threshold,
@@ -134,72 +138,50 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
     return LoadedSplit(rows, record)
 
 
-def _threshold(task: JudgeTask, source: Source) -> float | None:
-    """The frozen median of the training split, where the labels need it."""
-    if getattr(task.judge.label, "threshold", None) != "train_median":
-        return None
-    return train_median(task, load_raw(task, "train", source))
-
-
-def load_raw(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
+def load_raw(task: JudgeTask, split: SplitName, source: Source) -> RawSplit:
     """The raw rows of a split: the source's own, less what other splits are cut from it.
 
     Raises:
         DataError: neither the source nor the YAML has such a split.
     """
-    if split in source.splits:
-        made = {
-            name: rule
-            for name, rule in task.judge.splits.items()
-            if rule.source == split and name not in source.splits
-        }
-        return _fold(task, _read_split(task, split, source), made, None)
-    rule = task.judge.splits.get(split)
-    if rule is None or rule.source not in source.splits:
-        raise DataError(
-            f"{task.task}: no {split} split in {source.place}; there: {', '.join(source.splits)}"
-        )
-    made = {
-        name: other
-        for name, other in task.judge.splits.items()
-        if other.source == rule.source and name not in source.splits
+    origin, wanted = split, None
+    if split not in source.splits:
+        rule = task.judge.splits.get(split)
+        if rule is None or rule.source not in source.splits:
+            raise DataError(
+                f"{task.task}: no {split} split in {source.location}; "
+                f"available: {', '.join(source.splits)}"
+            )
+        origin, wanted = rule.source, split
+    raw = RawSplit(task, _read_split(task, origin, source))
+    # A split that the source has itself is not cut from another one.
+    rules = {
+        name: rule
+        for name, rule in task.judge.splits.items()
+        if rule.source == origin and name not in source.splits
     }
-    return _fold(task, _read_split(task, rule.source, source), made, split)
-
-
-def _fold(
-    task: JudgeTask, raw: Dataset, made: dict[SplitName, MadeSplit], wanted: SplitName | None
-) -> Dataset:
-    if not made:
+    if not rules:
         return raw
-    check_columns(task, raw)
-    rule = next(iter(made.values()))
+    rule = next(iter(rules.values()))  # they agree on all but the fraction
     folds = cut_folds(
-        item_ids(task, raw),
-        {name: other.fraction for name, other in made.items()},
+        raw.ids,
+        {name: rule.fraction for name, rule in rules.items()},
         seed=rule.seed,
-        strata_N=_strata(task, raw, rule.stratify),
-        groups_N=_values(task, raw, rule.group_by),
+        strata_N=_strata(raw, rule.stratify),
+        groups_N=_texts(raw, rule.group_by),
     )
-    return raw.select([index for index, fold in enumerate(folds) if fold == wanted])
+    return raw.select(index for index, fold in enumerate(folds) if fold == wanted)
 
 
-def _strata(task: JudgeTask, raw: Dataset, stratify: str | None) -> list[Any] | None:
-    if stratify != "label":
-        return _values(task, raw, stratify)
-    own_median = train_median(task, raw)  # strata need a cut before there is a training split
-    return list(labels_of(task, raw, threshold=own_median))
+def _strata(raw: RawSplit, stratify: str | None) -> Sequence[str | None] | None:
+    if stratify == "label":
+        # The median of all rows: there is no training split yet.
+        return raw.labels(raw.train_median())
+    return _texts(raw, stratify)
 
 
-def _values(task: JudgeTask, raw: Dataset, column: str | None) -> list[Any] | None:
-    if column is None:
-        return None
-    if column not in raw.column_names:
-        raise DataError(
-            f"{task.path}: judge.splits: no column {column!r} in the data; "
-            f"there: {', '.join(raw.column_names)}"
-        )
-    return [str(value) for value in column_of(raw, column)]
+def _texts(raw: RawSplit, column: str | None) -> list[str] | None:
+    return None if column is None else [str(value) for value in raw.column(column)]
 
 
 def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
@@ -222,16 +204,16 @@ def _read_parquet(task: JudgeTask, split: SplitName, files: list[Path]) -> Datas
     import pyarrow.parquet as pq
     from datasets import load_dataset
 
-    rows, size, place = 0, 0, files[0]
+    rows, size, file = 0, 0, files[0]
     try:
-        for place in files:
-            rows += pq.read_metadata(place).num_rows
-            size += place.stat().st_size
+        for file in files:
+            rows += pq.read_metadata(file).num_rows
+            size += file.stat().st_size
         if rows:  # load_dataset takes none for an error
             with _quiet(size < _BAR_FROM_BYTES):
                 return load_dataset("parquet", data_files=[*map(str, files)], split="train")
     except Exception as error:
-        raise DataError(f"{place}: cannot be read as parquet: {_first_line(error)}") from error
+        raise DataError(f"{file}: cannot be read as parquet: {_first_line(error)}") from error
     raise DataError(f"{task.task}: the {split} split is empty ({files[0]})")
 
 
@@ -257,12 +239,12 @@ _UNREACHABLE = ("Connect", "Timeout")  # in the names of httpx's errors, which a
 
 
 def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
-    """What went wrong at the hub, and what the user can do about it."""
+    """An error of the hub, with what the user can do about it."""
     text = f"{error} {error.__cause__ or ''}".casefold()
     name = type(error).__name__
     folder = f"{DATA_ROOT_VARIABLE}=<data root> with <data root>/{task.task}/test.parquet"
     files = (
-        f"bring files of yours: mtrl-judge data prepare {task.task} --from FOLDER"
+        f"use your own copy: mtrl-judge data prepare {task.task} --from FOLDER"
         if task.judge.raw
         else f"use a local folder: {folder}"
     )
@@ -284,6 +266,6 @@ def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
     if unreachable or "offline" in text:
         return DataError(
             f"{head}: the hub cannot be reached ({_first_line(error)}); {files} "
-            "(`mtrl-judge data sample` makes a small corpus to try)"
+            "(`mtrl-judge data sample` writes a small corpus to try)"
         )
     return DataError(f"{head}: {_first_line(error)}; or {files}")

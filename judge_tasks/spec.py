@@ -1,27 +1,21 @@
 """The judge task: a native lmms-eval task YAML plus one ``judge:`` block.
 
-The YAML is data: safe YAML only, nothing in it is executed. :mod:`.loading` reads a file, checks
-all of it and reports every fault at once; a field's ``description`` is what such a report says
-would be right.
+The YAML is data: it is read as safe YAML and nothing in it is executed. :mod:`.loading` reads and
+checks a file and reports all of its faults at once; the ``description`` of a field is what such a
+report gives as expected.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag
+
+from .fields import Column, Columns, Frozen, Text, as_tuple
+from .kinds import KINDS, LABEL_RULES
+from .kinds.base import Kind, LabelRule, label_rule
 
 Style: TypeAlias = Literal["reasoned", "direct"]
 Role: TypeAlias = Literal["train", "ood"]
@@ -33,140 +27,29 @@ SPLIT_KEYS: Mapping[SplitName, str] = {
     "validation": "validation_split",
     "test": "test_split",
 }
-TRAIN_MEDIAN = "train_median"
 DATA_CARD = "card.json"  # beside a task's parquet files: what they are
 CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
 
 
-def _text_only(value: object) -> object:
-    """YAML 1.1 reads a bare Yes, No or 1 as a boolean or a number; a verdict is text."""
-    if isinstance(value, bool):
-        word = "Yes" if value else "No"
-        raise PydanticCustomError(
-            "bare_boolean",
-            "is the boolean {value}, not text; write it in quotes, such as {word}",
-            {"value": str(value).lower(), "word": f'"{word}"'},
-        )
-    if isinstance(value, int | float):
-        raise PydanticCustomError(
-            "bare_number",
-            "is the number {value}, not text; write it in quotes: {quoted}",
-            {"value": value, "quoted": f'"{value}"'},
-        )
-    return value
-
-
-def label_key(value: object) -> str:
-    """How a raw label value is looked up in ``map``: 1, 1.0, "1" and True-as-1 are one key.
-
-    >>> [label_key(v) for v in (1, 1.0, "Unsafe", True)]
-    ['1', '1', 'Unsafe', 'true']
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
-        value = int(value)
-    return str(value)
-
-
-def _label_map(value: object) -> object:
-    if not isinstance(value, Mapping):
-        return value
-    return {label_key(key): verdict for key, verdict in value.items()}
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-def _threshold(value: object) -> object:
-    if value == TRAIN_MEDIAN or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    raise PydanticCustomError("threshold", "is {value}, no number", {"value": repr(value)})
-
-
-Text: TypeAlias = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text_only)]
-Column: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
-Columns: TypeAlias = Annotated[tuple[Column, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 TaskName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-RawValue: TypeAlias = Annotated[str, BeforeValidator(label_key)]
 
-
-class Frozen(BaseModel):
-    """Immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
-
-
-class MapLabel(Frozen):
-    """Label by value: ``{column: safety_label, map: {Unsafe: "Yes", Safe: "No"}}``."""
-
-    column: Column = Field(description="the column that holds the label")
-    map: Annotated[dict[str, Text], BeforeValidator(_label_map)] = Field(
-        min_length=1, description='a verdict for each value, such as {Unsafe: "Yes", Safe: "No"}'
-    )
-
-
-class ThresholdLabel(Frozen):
-    """Label by number: the first verdict where ``column >= threshold``, else the second.
-
-    ``train_median`` is the median of the column over the training split, whatever split is read.
-    """
-
-    column: Column = Field(description="the column that holds the number")
-    threshold: Annotated[float | Literal["train_median"], BeforeValidator(_threshold)] = Field(
-        description="a number such as 5, or train_median"
-    )
-
-
-class PairLabel(Frozen):
-    """Which candidate is preferred, by the values of a column."""
-
-    column: Column = Field(description="the column that holds the preference")
-    first: RawValue = Field(description="the value that prefers the first candidate")
-    second: RawValue = Field(description="the value that prefers the second candidate")
-    tie: RawValue | None = Field(None, description="the value that prefers neither")
-
-
-class IndexLabel(Frozen):
-    """Which candidate is preferred, by its index: 0 the first, 1 the second."""
-
-    column: Column = Field(description="the column that holds the index, 0 or 1")
-
-
-def label_kind(value: object) -> str:
-    """Which label rule a mapping means, by the keys that only that rule has."""
-    if isinstance(value, MapLabel | ThresholdLabel | PairLabel | IndexLabel):
-        return LABEL_KINDS[type(value)]
-    keys = set(value) if isinstance(value, Mapping) else set()
-    if "map" in keys:
-        return "map"
-    if "threshold" in keys:
-        return "threshold"
-    return "pair" if keys & {"first", "second", "tie"} else "index"
-
-
-LABEL_KINDS: dict[type[Frozen], str] = {
-    MapLabel: "map",
-    ThresholdLabel: "threshold",
-    PairLabel: "pair",
-    IndexLabel: "index",
-}
-Label: TypeAlias = Annotated[
-    Annotated[MapLabel, Tag("map")]
-    | Annotated[ThresholdLabel, Tag("threshold")]
-    | Annotated[PairLabel, Tag("pair")]
-    | Annotated[IndexLabel, Tag("index")],
-    Discriminator(label_kind),
-]
+if TYPE_CHECKING:
+    Label: TypeAlias = LabelRule
+else:
+    # The rules of all kinds; which of them a kind takes is its own check.
+    _TAGGED = tuple(Annotated[rule, Tag(rule.__name__)] for rule in LABEL_RULES)
+    Label = Annotated[
+        Union[_TAGGED],  # noqa: UP007  of as many as there are
+        Discriminator(lambda value: label_rule(value).__name__),
+    ]
 
 
 class MadeSplit(Frozen):
     """A split cut out of another one.
 
-    Folds are ranked by a stable hash of the item (or of ``group_by``), so they do not hang on row
-    order. ``stratify`` keeps the shares of a column's values; the word ``label`` means the
-    task's own label.
+    Items are ranked by a stable hash of their id (or of ``group_by``), so that the split does not
+    depend on the order of rows. ``stratify`` keeps the proportions of a column's values; the word
+    ``label`` stands for the task's own label.
     """
 
     source: SplitName = Field(
@@ -180,18 +63,18 @@ class MadeSplit(Frozen):
     )
 
 
-class Pictures(Frozen):
-    """Pictures that are files of their own; a column of the tables names them."""
+class ImageFiles(Frozen):
+    """Images that are files of their own, named by a column of the tables."""
 
-    named_by: Column = Field(description="the column that names each picture's file")
-    image: Column = Field(description="the column to put the picture in, such as image")
+    named_by: Column = Field(description="the column that names each image's file")
+    image: Column = Field(description="the column to put the image in, such as image")
     archives: dict[SplitName, Columns] = Field(
         {},
-        description="zip files with the pictures of each split, such as {train: images.zip}; "
-        "{1-4} in a name stands for four files; without, the pictures lie beside the tables",
+        description="zip files with the images of each split, such as {train: images.zip}; "
+        "{1-4} in a name stands for four files; without archives, the images lie beside the tables",
     )
     subset: bool = Field(
-        False, description="true where the dataset is the rows whose picture is in the archives"
+        False, description="true where the dataset is the rows whose image is in the archives"
     )
 
 
@@ -202,8 +85,8 @@ class Raw(Frozen):
         min_length=1,
         description="CSV or parquet files of each split, such as {train: data/train-*.parquet}",
     )
-    pictures: Pictures | None = Field(
-        None, description="{named_by, image, archives, subset} where pictures are files"
+    images: ImageFiles | None = Field(
+        None, description="{named_by, image, archives, subset} where images are files"
     )
 
 
@@ -217,11 +100,11 @@ class KnownBad(Frozen):
 class Card(Frozen):
     """What a user must know before using the data."""
 
-    licence: str = Field(min_length=1, description="the data's licence, such as CC-BY-4.0")
+    license: str = Field(min_length=1, description="the data's license, such as CC-BY-4.0")
     gated: bool = Field(False, description="true where terms must be accepted on the hub")
     url: str = Field(min_length=1, description="where the dataset lives")
     citation: str = Field(min_length=1, description="the paper or page to cite")
-    known_problems: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+    known_problems: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
         (), description="a list of sentences"
     )
     forbids_training: str | None = Field(
@@ -233,14 +116,14 @@ class Card(Frozen):
 
 
 class JudgeSpec(Frozen):
-    """The ``judge:`` block: what lmms-eval has no word for."""
+    """The ``judge:`` block: all that lmms-eval has no key for."""
 
-    kind: Literal["pointwise", "pairwise"] = Field(description="pointwise or pairwise")
+    kind: str = Field(description=f"one of: {', '.join(KINDS)}")
     role: Role = Field(description="train, or ood for data that no training may see")
     dimension: str = Field(min_length=1, description="what is judged, such as safety")
     images: Columns = Field(description="the image columns, such as [image]")
     question: str = Field(min_length=1, description="the text put to the judge")
-    paraphrases: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = Field(
+    paraphrases: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
         (), description="a list of texts that ask the same as the question in other words"
     )
     label: Label = Field(
@@ -271,9 +154,9 @@ class JudgeSpec(Frozen):
         (), description="a list of items to leave out, each {item: its id, reason: why}"
     )
     style: Style = Field("reasoned", description="reasoned or direct")
-    raw: Raw | None = Field(None, description="a mapping: tables, pictures")
+    raw: Raw | None = Field(None, description="a mapping: tables, images")
     card: Card = Field(
-        description="licence, gated, url, citation, known_problems, forbids_training, expects"
+        description="license, gated, url, citation, known_problems, forbids_training, expects"
     )
 
 
@@ -324,16 +207,19 @@ class JudgeTask(Frozen):
         return {"judge.question": self.judge.question, **others}
 
     @property
+    def kind(self) -> Kind:
+        """What depends on the kind of task."""
+        return KINDS[self.judge.kind]
+
+    @property
     def paired(self) -> bool:
         """Whether each item is judged in both orders."""
-        return self.judge.kind == "pairwise" and self.judge.orders != "hashed"
+        return self.judge.orders == "both"
 
     @property
     def candidates(self) -> tuple[str, str] | None:
         """The two columns that are compared; None for a task that judges one thing at a time."""
-        if self.judge.kind != "pairwise":
-            return None
-        return self.judge.candidates or (self.judge.images[0], self.judge.images[1])
+        return self.judge.candidates
 
     @property
     def revision(self) -> str | None:

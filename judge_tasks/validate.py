@@ -15,10 +15,10 @@ from mtrl_judge.common.errors import DataError
 
 from .loading import load_judge_task
 from .prompts import gold_answer, question_columns, render_messages, render_question, render_text
-from .rows import JudgeRow, asked_otherwise, to_rows, train_median
+from .rows import JudgeRow, render_variant, to_rows
 from .scoring import score
 from .sources import Source, find_source, load_raw
-from .spec import STYLES, TRAIN_MEDIAN, JudgeTask, SplitName
+from .spec import STYLES, JudgeTask, SplitName
 
 # What a column may hold where there is no data: the question must render with one of these.
 _STAND_INS: tuple[Any, ...] = ("1", 1, ["1", "1"], {})
@@ -57,7 +57,9 @@ def _stand_in_row(task: JudgeTask) -> tuple[JudgeRow | None, list[str]]:
     question = rendered.get("judge.question")
     if question is None:
         return None, faults
-    row = JudgeRow("stand-in", task.task, question, task.judge.verdicts, None, n_images)
+    row = JudgeRow(
+        "stand-in", task.task, task.judge.kind, question, task.judge.verdicts, None, n_images
+    )
     return row, faults
 
 
@@ -74,9 +76,9 @@ def _stand_in_question(field: str, template: str, n_images: int) -> str:
 def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
     for verdict in task.judge.verdicts:
         for style in STYLES:
-            labelled = replace(row, label=verdict)
+            labeled = replace(row, label=verdict)
             text = gold_answer(verdict, style)
-            scored = score(labelled, text)
+            scored = score(labeled, text)
             if scored.correct != 1.0:
                 why = scored.verdict.reason or f"read as {scored.verdict.value!r}"
                 yield (
@@ -85,7 +87,7 @@ def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
                 )
             if style == "reasoned" and scored.format != 1.0:
                 yield f"judge.verdicts: the gold answer {text!r} is not well formed"
-            yield from _prompt_faults(labelled, style)
+            yield from _prompt_faults(labeled, style)
 
 
 def _prompt_faults(row: JudgeRow, style: Any) -> Iterator[str]:
@@ -99,12 +101,12 @@ def _prompt_faults(row: JudgeRow, style: Any) -> Iterator[str]:
 
 def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) -> Iterator[str]:
     threshold = None
-    if getattr(task.judge.label, "threshold", None) == TRAIN_MEDIAN:
-        threshold = train_median(task, load_raw(task, "train", source))
+    if task.judge.label.uses_train_median:
+        threshold = load_raw(task, "train", source).train_median()
     raw = load_raw(task, split, source)
-    taken = to_rows(task, raw.select(range(min(rows, len(raw)))), threshold=threshold)
+    taken = to_rows(raw.select(range(min(rows, len(raw)))), threshold)
     for field in task.questions:
-        asked_otherwise(task, taken, field, exchanged=False)
+        render_variant(taken, field)
     for doc in taken.dataset:
         row = JudgeRow.from_doc(doc)
         if len(row.images) != row.n_images:

@@ -38,7 +38,7 @@ _COVERED = 0.8
 
 
 class Votes(NamedTuple):
-    """Several verdicts on each labelled or unlabelled row of a task."""
+    """Several verdicts on each labeled or unlabeled row of a task."""
 
     judge: str
     task: str

@@ -16,8 +16,8 @@ from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.spec import Role
 from mtrl_judge.metrics.bootstrap import RESAMPLES
-from mtrl_judge.metrics.rates import RATES, Rates
-from mtrl_judge.metrics.summary import constant_macro_f1, rate_names
+from mtrl_judge.metrics.rates import RATES, Rates, higher_is_better
+from mtrl_judge.metrics.summary import majority_macro_f1
 
 from .compare import (
     ALPHA,
@@ -44,7 +44,7 @@ class Column(NamedTuple):
     estimates: Mapping[str, Mapping[str, Estimate]]
     """For each judge its rates by name."""
     n: Mapping[str, int | None]
-    """For each judge its labelled rows."""
+    """For each judge its labeled rows."""
     comparisons: Sequence[Comparison]
     ranks: Mapping[str, int]
     """For each judge 1 and how many are better beyond doubt; empty where not all are on the same
@@ -159,7 +159,7 @@ def _task_column(
 
 def _constant(judged: Mapping[str, Judged], about: Mapping[str, object]) -> float | None:
     records = next((each.records for each in judged.values() if each.records), ())
-    return constant_macro_f1([record.label for record in records], classes(about))
+    return majority_macro_f1([record.label for record in records], classes(about))
 
 
 def _ranks(
@@ -287,4 +287,4 @@ def _sorted(board: Leaderboard, sort: str | None) -> list[Run]:
 
 
 def _less_is_better(metric: str) -> bool:
-    return rate_names(("a", "b"), paired=True)[metric] is False
+    return higher_is_better(metric) is False

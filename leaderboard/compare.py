@@ -14,7 +14,7 @@ from mtrl_judge.metrics.bootstrap import RESAMPLES, cluster_tallies, interval, r
 from mtrl_judge.metrics.rates import RATES, Rates
 from mtrl_judge.metrics.records import Record, complete_pairs, tally
 from mtrl_judge.metrics.significance import McNemar, difference_p_value, holm, mcnemar
-from mtrl_judge.metrics.summary import summarise
+from mtrl_judge.metrics.summary import summarize
 
 from .runs import Estimate, Judged
 
@@ -146,7 +146,7 @@ class Compared(NamedTuple):
     probe: str
     rows: int
     n: int
-    """Labelled rows, which Macro-F1 is of."""
+    """Labeled rows, which Macro-F1 is of."""
     macro_f1: float | None
     macro_f1_probe: float | None
     difference: Estimate
@@ -173,7 +173,8 @@ def compare(
         raise JudgeError(f"{probe}: {unchanged.task}: judged other rows than the unchanged run")
     verdicts: list[str] = list(unchanged.about["verdicts"])
     pair = [list(unchanged.records), list(changed.records)]
-    before, after = (summarise(records, verdicts, paired=False) for records in pair)
+    rates = ("macro_f1", "null_rate")
+    before, after = (summarize(records, verdicts, rates) for records in pair)
     tallies = cluster_tallies(pair, unchanged.clusters, verdicts)
     difference, p_value = Estimate(None), None
     if before["macro_f1"] is not None and after["macro_f1"] is not None:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import json_text, read_json, write_text
 from mtrl_judge.common.hashing import digest
-from mtrl_judge.judge_tasks.spec import Frozen
+from mtrl_judge.judge_tasks.fields import Frozen
 from mtrl_judge.metrics.records import Record
 
 from .board import Leaderboard
@@ -55,7 +55,7 @@ class TaskEntry(Frozen):
     """One task of a run."""
 
     role: Literal["train", "ood"]
-    n: int | None = Field(None, description="labelled rows")
+    n: int | None = Field(None, description="labeled rows")
     verdicts: tuple[str, ...] = Field(("Yes", "No"), min_length=1)
     paired: bool = False
     dimension: str | None = None

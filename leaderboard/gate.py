@@ -14,9 +14,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.metrics.bootstrap import RESAMPLES
-from mtrl_judge.metrics.rates import RATES
+from mtrl_judge.metrics.rates import RATES, higher_is_better
 from mtrl_judge.metrics.significance import holm
-from mtrl_judge.metrics.summary import rate_names
 
 from .board import build_leaderboard
 from .compare import ALPHA
@@ -38,7 +37,7 @@ class TaskGate(NamedTuple):
     baseline: Estimate
     current: Estimate
     n: int | None
-    """Labelled rows judged now."""
+    """Labeled rows judged now."""
     difference: Estimate
     """Now less the baseline; without an interval where not the same rows are known of both."""
     p_value: float | None
@@ -175,10 +174,9 @@ def one_run(runs: Sequence[Run], what: str) -> Run:
 
 
 def _less_is_better(metric: str) -> bool:
-    more = rate_names(("a", "b"), paired=True)
-    known = [name for name in RATES if more[name] is not None]
+    known = [name for name in RATES if higher_is_better(name) is not None]
     if metric in known:
-        return more[metric] is False
+        return higher_is_better(metric) is False
     if metric in RATES:
         raise JudgeError(
             f"--metric: neither more nor less of {metric} is better; known: {', '.join(known)}"
@@ -281,12 +279,12 @@ def _told(kind: str, before: Judged, now: Judged) -> str:
     prints = [each.about.get("fingerprint") for each in (before, now)]
     if None not in prints and prints[0] != prints[1]:
         return f"other rows: fingerprint {prints[0]}, now {prints[1]}"
-    return f"other rows of the same data: {before.n} labelled, now {now.n}"
+    return f"other rows of the same data: {before.n} labeled, now {now.n}"
 
 
 def _undefined(judged: Judged, metric: str, name: str) -> str:
     if judged.n == 0:
-        return f"no labelled rows ({name})"
+        return f"no labeled rows ({name})"
     if not judged.records:
         return f"{metric} is not stated and there are no rows to compute it from ({name})"
     return f"{metric} has no meaning here ({name})"

@@ -475,7 +475,7 @@ def reliability(board: Leaderboard) -> Plot | None:
 
 
 def reliability_of(confidence: Confidence) -> Plot | None:
-    """The same of one judge on one task, who are not named in it; None without labelled rows."""
+    """The same of one judge on one task, who are not named in it; None without labeled rows."""
     curve = reliability_curve(confidence.found)
     if not curve:
         return None

@@ -229,7 +229,7 @@ def _is_whole(file: Path, tasks: Sequence[str]) -> bool:
     return True
 
 
-_SHOWN = ("macro_f1", "constant_macro_f1", "accuracy", "null_rate", "flip_rate")
+_SHOWN = ("macro_f1", "majority_macro_f1", "accuracy", "null_rate", "flip_rate")
 
 
 def newest_results(folder: Path) -> Path:
@@ -247,7 +247,7 @@ def newest_results(folder: Path) -> Path:
 def results_table(results: Path) -> pd.DataFrame:
     """One line a judge task of one run, training tasks first.
 
-    Columns: task, role, macro_f1, constant_macro_f1 (of always answering the commoner verdict),
+    Columns: task, role, macro_f1, majority_macro_f1 (of always answering the commoner verdict),
     accuracy, null_rate, flip_rate, n (rows judged), source, fingerprint (of the rows).
 
     Raises:

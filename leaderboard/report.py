@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import whole_file
-from mtrl_judge.metrics.summary import rate_names
+from mtrl_judge.metrics.rates import higher_is_better
 
 from .analyses import confidences
 from .board import OVERALL, Column, Leaderboard
@@ -264,7 +264,7 @@ def _all_judged(board: Leaderboard) -> list[Judged]:
 def _headlines(board: Leaderboard) -> Iterable[tuple[str, str, str, list[str], bool]]:
     """For each role: what it is, the judge with the best mean, that mean, who ties with it, and
     whether that was tested."""
-    more_is_better = rate_names(("a", "b"), paired=True)[board.metric]
+    more_is_better = higher_is_better(board.metric)
     if more_is_better is None:
         return
     for mean in board.means:
@@ -321,7 +321,7 @@ def _data(board: Leaderboard) -> list[dict[str, str]]:
         judged = [run.tasks[task.name] for run in board.runs if task.name in run.tasks]
         # A folder's place is a path of the machine that judged; a hub's is a name.
         on_hub = (each.about for each in judged if each.about.get("source") == "hub")
-        places = dict.fromkeys(str(about["place"]) for about in on_hub if "place" in about)
+        places = dict.fromkeys(str(about["location"]) for about in on_hub if "location" in about)
         n = dict.fromkeys(f"{each.n:,}" for each in judged if each.n is not None)
         lines.append(
             {
@@ -333,7 +333,7 @@ def _data(board: Leaderboard) -> list[dict[str, str]]:
                 "revision": _said(judged, "revision"),
                 "split": _said(judged, "split"),
                 "fingerprint": _said(judged, "fingerprint"),
-                "labelled rows": ", ".join(n) or NONE,
+                "labeled rows": ", ".join(n) or NONE,
             }
         )
     return lines
@@ -520,14 +520,14 @@ def _disagreements(board: Leaderboard) -> list[Line]:
             continue
         rows_N = list(zip(*(each.records for each in known), strict=True))
         same = sum(_the_same(record.verdict for record in row) for row in rows_N)
-        labelled = [row for row in rows_N if row[0].label is not None]
-        right_N = [sum(record.verdict == record.label for record in row) for row in labelled]
+        labeled = [row for row in rows_N if row[0].label is not None]
+        right_N = [sum(record.verdict == record.label for record in row) for row in labeled]
         cells = [
             Cell(f"{len(rows_N):,}", number=len(rows_N)),
             _share(same, len(rows_N)),
             _share(len(rows_N) - same, len(rows_N)),
-            _share(right_N.count(len(known)), len(labelled)),
-            _share(right_N.count(0), len(labelled)),
+            _share(right_N.count(len(known)), len(labeled)),
+            _share(right_N.count(0), len(labeled)),
         ]
         lines.append(Line(labels[task.name], cells))
     return lines

@@ -37,7 +37,7 @@ class Judged(NamedTuple):
     """The verdicts of each row's repeats, where it was judged more than once."""
     stated: Mapping[str, Estimate] = {}
     n: int | None = None
-    """Labelled rows."""
+    """Labeled rows."""
     inputs: Sequence[str] = ()
     """What the judge was asked, as text."""
 

@@ -68,7 +68,7 @@ def main_table(
 
 
 def _counts(column: Column) -> str:
-    """Labelled rows; several numbers where judges have not judged the same rows."""
+    """Labeled rows; several numbers where judges have not judged the same rows."""
     known = sorted({n for n in column.n.values() if n is not None})
     return " / ".join(f"{n:,}" for n in known) or NONE
 

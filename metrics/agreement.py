@@ -23,9 +23,9 @@ class Correlations(NamedTuple):
     spearman: float | None
     pearson: float | None
     n: int
-    """Labelled rows with a verdict."""
+    """Labeled rows with a verdict."""
     n_without_verdict: int
-    """Labelled rows left out, because what is not graded has no rank."""
+    """Labeled rows left out, because what is not graded has no rank."""
 
 
 class AgreementMatrix(NamedTuple):
@@ -69,8 +69,8 @@ def correlations(records: Sequence[Record], verdicts: Sequence[str]) -> Correlat
     numbers = grades(verdicts)
     if numbers is None:
         return None
-    labelled = [record for record in records if record.label is not None]
-    columns = ([record.label for record in labelled], [record.verdict for record in labelled])
+    labeled = [record for record in records if record.label is not None]
+    columns = ([record.label for record in labeled], [record.verdict for record in labeled])
     labels_N, given_N = _codes(columns, verdicts)
     ranked_N = given_N < len(numbers)
     n, n_without_verdict = int(ranked_N.sum()), int((~ranked_N).sum())

@@ -5,7 +5,7 @@ confidence is the probability of its likeliest verdict. Where several are equall
 at random would be right with a probability of 1 / their number, and that is what the row counts
 for; the order of the verdicts never matters.
 
-Axis suffixes: `N` labelled rows with probabilities, `C` the task's verdicts in their order, `X`
+Axis suffixes: `N` labeled rows with probabilities, `C` the task's verdicts in their order, `X`
 bins of confidence, `K` clusters of rows that are drawn together, `B` resamples.
 """
 

@@ -33,7 +33,7 @@ def places(verdicts_X_N: Sequence[Sequence[str | None]], classes: Sequence[str])
 
 
 class ClassScores(NamedTuple):
-    """Arrays of shape … × C in [0, 1], 0 where nothing was predicted or labelled so."""
+    """Arrays of shape … × C in [0, 1], 0 where nothing was predicted or labeled so."""
 
     precision: Rates
     recall: Rates
@@ -45,7 +45,7 @@ class PairCount(IntEnum):
 
     JUDGED = 0  # two verdicts
     FLIPPED = 1  # of these, verdicts that do not name the same image
-    LABELLED = 2  # two labels
+    LABELED = 2  # two labels
     BOTH_RIGHT = 3  # of these, both verdicts right
     SLOTS = 4  # verdicts (not pairs) that name a slot
     FIRST_SLOT = 5  # of these, the first slot
@@ -55,9 +55,9 @@ class Tally(NamedTuple):
     """All that the rates are computed from; tallies of parts add up to that of the whole."""
 
     confusion_X_C_C1: Counts
-    """Labelled rows by label and verdict."""
+    """Labeled rows by label and verdict."""
     well_formed_X: Counts
-    """Labelled rows in the required form."""
+    """Labeled rows in the required form."""
     pairs_X_P: Counts
 
     def flat(self) -> Counts:
@@ -80,11 +80,11 @@ def class_scores(counts_X_C_C1: Counts) -> ClassScores:
     """Precision, recall and F1 of each class, as scikit-learn's with `zero_division=0`."""
     hits_X_C = np.diagonal(counts_X_C_C1, axis1=-2, axis2=-1)
     predicted_X_C = counts_X_C_C1[..., :-1].sum(axis=-2)
-    labelled_X_C = counts_X_C_C1.sum(axis=-1)
+    labeled_X_C = counts_X_C_C1.sum(axis=-1)
     return ClassScores(
         _ratio(hits_X_C, predicted_X_C, 0.0),
-        _ratio(hits_X_C, labelled_X_C, 0.0),
-        _ratio(2 * hits_X_C, predicted_X_C + labelled_X_C, 0.0),
+        _ratio(hits_X_C, labeled_X_C, 0.0),
+        _ratio(2 * hits_X_C, predicted_X_C + labeled_X_C, 0.0),
     )
 
 
@@ -118,11 +118,11 @@ def matthews(counts_X_C_C1: Counts) -> Rates:
     0.0 where all labels or all verdicts are the same, as in scikit-learn; Gorodkin (2004),
     doi:10.1016/j.compbiolchem.2004.09.006, has the formula.
     """
-    agreed_X, by_chance_X, predicted_X_C1, labelled_X_C = _agreement(counts_X_C_C1)
+    agreed_X, by_chance_X, predicted_X_C1, labeled_X_C = _agreement(counts_X_C_C1)
     n_X = _total(counts_X_C_C1)
     # Of integers up to the root of what int64 holds; their product is not.
     spread_X = np.sqrt((n_X * n_X - (predicted_X_C1**2).sum(axis=-1)).astype(float)) * np.sqrt(
-        (n_X * n_X - (labelled_X_C**2).sum(axis=-1)).astype(float)
+        (n_X * n_X - (labeled_X_C**2).sum(axis=-1)).astype(float)
     )
     correlation_X = _ratio(n_X * agreed_X - by_chance_X, spread_X, 0.0)
     return np.where(n_X > 0, correlation_X, np.nan)
@@ -131,15 +131,15 @@ def matthews(counts_X_C_C1: Counts) -> Rates:
 def _agreement(counts_X_C_C1: Counts) -> tuple[Counts, Counts, Counts, Counts]:
     """Rows agreed on; the same by chance, times n; rows by verdict and by label."""
     predicted_X_C1 = counts_X_C_C1.sum(axis=-2)
-    labelled_X_C = counts_X_C_C1.sum(axis=-1)
-    by_chance_X = (predicted_X_C1[..., :-1] * labelled_X_C).sum(axis=-1)
+    labeled_X_C = counts_X_C_C1.sum(axis=-1)
+    by_chance_X = (predicted_X_C1[..., :-1] * labeled_X_C).sum(axis=-1)
     agreed_X = np.trace(counts_X_C_C1, axis1=-2, axis2=-1)
-    return agreed_X, by_chance_X, predicted_X_C1, labelled_X_C
+    return agreed_X, by_chance_X, predicted_X_C1, labeled_X_C
 
 
 def both_orders_correct(pairs_X_P: Counts) -> Rates:
-    """Share of the pairs labelled in both orders whose two verdicts are both right."""
-    return _ratio(pairs_X_P[..., PairCount.BOTH_RIGHT], pairs_X_P[..., PairCount.LABELLED])
+    """Share of the pairs labeled in both orders whose two verdicts are both right."""
+    return _ratio(pairs_X_P[..., PairCount.BOTH_RIGHT], pairs_X_P[..., PairCount.LABELED])
 
 
 def flip_rate(pairs_X_P: Counts) -> Rates:
@@ -153,7 +153,7 @@ def first_slot_rate(pairs_X_P: Counts) -> Rates:
 
 
 def well_formed_rate(tally: Tally) -> Rates:
-    """Share of labelled rows in exactly the required form."""
+    """Share of labeled rows in exactly the required form."""
     return _ratio(tally.well_formed_X, _total(tally.confusion_X_C_C1))
 
 
@@ -170,6 +170,18 @@ RATES: Mapping[str, Callable[[Tally], Rates]] = {
 }
 """Every rate that is one number of a judge and a task; those of pairs are nan without pairs."""
 PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
+# Half of the verdicts for the first slot is best; the majority-class baseline is no judge.
+_DIRECTIONS: Mapping[str, bool | None] = {
+    "null_rate": False,
+    "flip_rate": False,
+    "first_slot_rate": None,
+    "majority_macro_f1": None,
+}
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Whether more of a metric is better; None where neither more nor less is."""
+    return _DIRECTIONS.get(metric, True)
 
 
 def _total(counts_X_C_C1: Counts) -> Counts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from .rates import Counts, PairCount, Tally
 
 
 class Record(NamedTuple):
-    """One judged row: `label` None is unlabelled, `verdict` None is no verdict.
+    """One judged row: `label` None is unlabeled, `verdict` None is no verdict.
 
     The rows of a pair share `pair_id`; `swapped` is True for the row with its images exchanged.
     """
@@ -44,12 +44,12 @@ def confusion(
     column: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
     column[None] = len(classes)
     counts_C_C1 = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
-    for label, verdict in zip(labels, verdicts, strict=True):
+    for (label, verdict), n in Counter(zip(labels, verdicts, strict=True)).items():
         if label is None or label not in column:
             raise ValueError(f"label {label!r} is none of the verdicts {list(classes)}")
         if verdict not in column:
             raise ValueError(f"verdict {verdict!r} is none of the verdicts {list(classes)}")
-        counts_C_C1[column[label], column[verdict]] += 1
+        counts_C_C1[column[label], column[verdict]] = n
     return counts_C_C1
 
 
@@ -73,7 +73,7 @@ def complete_pairs(records: Iterable[Record]) -> list[Pair]:
 def pair_counts(pair: Pair, classes: Sequence[str]) -> list[int]:
     """What one pair adds to each :class:`~.rates.PairCount`.
 
-    `classes[0]` and `classes[1]` are the slots, which change places with the images; any other
+    `classes[0]` and `classes[1]` are the slots, which are exchanged with the images; any other
     verdict (a tie) must stay as it is and names no slot.
     """
     first, second = classes[:2]
@@ -81,25 +81,32 @@ def pair_counts(pair: Pair, classes: Sequence[str]) -> list[int]:
     verdicts = [row.verdict for row in pair]
     straight, swapped = verdicts
     judged = straight is not None and swapped is not None
-    labelled = all(row.label is not None for row in pair)
+    labeled = all(row.label is not None for row in pair)
     counts = {
         PairCount.JUDGED: judged,
         PairCount.FLIPPED: judged and mirrored.get(straight, straight) != swapped,
-        PairCount.LABELLED: labelled,
-        PairCount.BOTH_RIGHT: labelled and all(row.verdict == row.label for row in pair),
+        PairCount.LABELED: labeled,
+        PairCount.BOTH_RIGHT: labeled and all(row.verdict == row.label for row in pair),
         PairCount.SLOTS: verdicts.count(first) + verdicts.count(second),
         PairCount.FIRST_SLOT: verdicts.count(first),
     }
-    return [int(counts[each]) for each in PairCount]
+    return [int(counts[count]) for count in PairCount]
 
 
 def tally(records: Sequence[Record], classes: Sequence[str], paired: bool) -> Tally:
     """The counts of one judge, without leading axes; pairs are counted where `paired`."""
-    labelled = [record for record in records if record.label is not None]
-    labels = [record.label for record in labelled if record.label is not None]
-    pairs = [pair_counts(pair, classes) for pair in complete_pairs(records)] if paired else []
+    labels = [record.label for record in records if record.label is not None]
+    verdicts = [record.verdict for record in records if record.label is not None]
+    well_formed = sum(record.well_formed for record in records if record.label is not None)
+    pairs_P = np.zeros(len(PairCount), dtype=np.int64)
+    if paired:
+        # There are few different pairs of labels and verdicts, so each is counted once.
+        alike = Counter(
+            Pair(*(Record(row.label, row.verdict) for row in pair))
+            for pair in complete_pairs(records)
+        )
+        for pair, n in alike.items():
+            pairs_P += n * np.array(pair_counts(pair, classes))
     return Tally(
-        confusion(labels, [record.verdict for record in labelled], classes),
-        np.array(sum(record.well_formed for record in labelled), dtype=np.int64),
-        np.array(pairs, dtype=np.int64).reshape(-1, len(PairCount)).sum(axis=0),
+        confusion(labels, verdicts, classes), np.array(well_formed, dtype=np.int64), pairs_P
     )

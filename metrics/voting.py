@@ -85,7 +85,7 @@ def vote_curve(
         labels: one for each row; rows without one (None) are left out.
 
     Returns:
-        None without labelled rows.
+        None without labeled rows.
 
     Raises:
         ValueError: A row has fewer votes than another, or a label or vote is none of `classes`.
@@ -96,13 +96,13 @@ def vote_curve(
     for row, votes in enumerate(votes_N):
         if len(votes) < most:
             raise ValueError(f"row {row} has {len(votes)} votes, another {most}; give all as many")
-    labelled = [row for row, label in enumerate(labels) if label is not None]
+    labeled = [row for row, label in enumerate(labels) if label is not None]
     if len(labels) != len(votes_N):
         raise ValueError(f"{len(labels)} labels for the votes of {len(votes_N)} rows")
-    if not labelled:
+    if not labeled:
         return None
-    named_N_V_C = _named([votes_N[row] for row in labelled], classes)
-    labels_N = _named([[labels[row]] for row in labelled], classes)[:, 0].argmax(axis=-1)
+    named_N_V_C = _named([votes_N[row] for row in labeled], classes)
+    labels_N = _named([[labels[row]] for row in labeled], classes)[:, 0].argmax(axis=-1)
     curve = []
     for runs in _sets_of_runs(most, draws, seed):
         drawn = [_confusion(named_N_V_C[:, own].sum(axis=1), labels_N) for own in runs]

@@ -31,7 +31,7 @@ def build_dataset(
     root: Path | None = None,
     loaded: Sequence[LoadedSplit] | None = None,
 ) -> Dataset:
-    """The labelled rows of all tasks: prompt, images, task, item_id, label, verdicts.
+    """The labeled rows of all tasks: prompt, images, task, kind, item_id, label, verdicts.
 
     Prompt and pictures are made when a row is read, so pictures stay encoded on disk until the
     step that needs them, and a row that is read several times at once is decoded once.
@@ -56,9 +56,9 @@ def build_dataset(
     if answers and style == "reasoned":
         _refuse_without_reasoning(tasks)
     splits = loaded or [load_rows(task, split, root) for task in tasks]
-    sources = [labelled(each.rows.dataset) for each in splits]
+    sources = [labeled(each.rows.dataset) for each in splits]
     for task, rows in zip(tasks, sources, strict=True):
-        refuse_unlabelled(task, split, rows)
+        refuse_unlabeled(task, split, rows)
     sizes = {task.task: len(rows) for task, rows in zip(tasks, sources, strict=True)}
     counts = counts_of(sizes, balance)
     refs: dict[str, list[Any]] = {"source": [], "row": []}
@@ -69,7 +69,7 @@ def build_dataset(
         refs["row"] += [unit * width + place for unit in units for place in range(width)]
         refs["source"] += [number] * count
     bare = [rows.with_format(None) for rows in sources]
-    for name in ("task", "item_id", "label", "verdicts", "pair_id", "swapped"):
+    for name in ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped"):
         columns = [rows[name][:] for rows in bare]
         refs[name] = [columns[s][r] for s, r in zip(refs["source"], refs["row"], strict=True)]
     dataset = Dataset.from_dict(refs)
@@ -77,14 +77,14 @@ def build_dataset(
     return dataset
 
 
-def labelled(rows: Dataset) -> Dataset:
+def labeled(rows: Dataset) -> Dataset:
     """The rows that have a label; nothing can be learnt or scored from the others."""
     labels = rows.with_format(None)["label"][:]
     return rows.select([number for number, label in enumerate(labels) if label is not None])
 
 
-def refuse_unlabelled(task: JudgeTask, split: SplitName, rows: Dataset) -> None:
-    """Raise JudgeError where no row is left after :func:`labelled`."""
+def refuse_unlabeled(task: JudgeTask, split: SplitName, rows: Dataset) -> None:
+    """Raise JudgeError where no row is left after :func:`labeled`."""
     if not len(rows):
         raise JudgeError(
             f"{task.path}: no row of its {split} split has a label; check judge.label, and the data"

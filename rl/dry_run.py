@@ -12,8 +12,8 @@ from tabulate import tabulate
 from mtrl_judge.judge_tasks.sources import load_rows
 
 from . import memory
-from .dataset import build_dataset, labelled
-from .preflight import accepted_licences
+from .dataset import build_dataset, labeled
+from .preflight import accepted_licenses
 from .recipes import as_shell, launch_command
 from .settings import Settings
 
@@ -92,7 +92,7 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
     tasks, root = settings.tasks, settings.data_root
     loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
-    accepted_licences(tasks, data, judge.accept_license)
+    accepted_licenses(tasks, data, judge.accept_license)
     dataset = build_dataset(
         tasks,
         style=settings.style,
@@ -106,7 +106,7 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
     rows = [
         _TaskRows(
             task.task,
-            len(labelled(split.rows.dataset)),
+            len(labeled(split.rows.dataset)),
             chosen[task.task],
             min(judge.validation_items, load_rows(task, "validation", root).rows.n_items),
         )

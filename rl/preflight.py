@@ -14,7 +14,7 @@ from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
 
-def accepted_licences(
+def accepted_licenses(
     tasks: Sequence[JudgeTask], data: Mapping[str, Mapping[str, Any]], accepted: Sequence[str]
 ) -> dict[str, str]:
     """By task, what its card says against training on it, where that was accepted.

@@ -20,40 +20,46 @@ RewardFunction: TypeAlias = Callable[..., list[float | None]]
 
 
 class _Row(NamedTuple):
+    kind: str
     label: str | None
     verdicts: tuple[str, ...]
 
 
 def accuracy(
     completions: Sequence[Any],
+    kind: Sequence[str],
     label: Sequence[str | None],
     verdicts: Sequence[Sequence[str]],
     **_: Any,
 ) -> list[float | None]:
     """1.0 where the verdict is the label, else 0.0; None for a row without a label.
 
-    >>> accuracy(["<think>x</think><answer>Yes</answer>", "?"], ["Yes", "No"], [["Yes", "No"]] * 2)
+    >>> accuracy(["<think>x</think><answer>Yes</answer>", "?"], ["pointwise"] * 2, ["Yes", "No"],
+    ...          [["Yes", "No"]] * 2)
     [1.0, 0.0]
     """
-    return [scored.correct for scored in scores(completions, label, verdicts)]
+    return [scored.correct for scored in scores(completions, kind, label, verdicts)]
 
 
 def format(  # noqa: A001  the paper's name, which TRL shows in its logs
     completions: Sequence[Any],
+    kind: Sequence[str],
     label: Sequence[str | None],
     verdicts: Sequence[Sequence[str]],
     **_: Any,
 ) -> list[float]:
     """1.0 where a completion reasons and then answers in exactly the required form, else 0.0.
 
-    >>> format(["<think>x</think><answer>Yes</answer>", "Yes"], ["No"] * 2, [["Yes", "No"]] * 2)
+    >>> format(["<think>x</think><answer>Yes</answer>", "Yes"], ["pointwise"] * 2, ["No"] * 2,
+    ...        [["Yes", "No"]] * 2)
     [1.0, 0.0]
     """
-    return [scored.format for scored in scores(completions, label, verdicts)]
+    return [scored.format for scored in scores(completions, kind, label, verdicts)]
 
 
 def consistency(
     completions: Sequence[Any],
+    kind: Sequence[str],
     label: Sequence[str | None],
     verdicts: Sequence[Sequence[str]],
     pair_id: Sequence[str | None],
@@ -68,11 +74,11 @@ def consistency(
     Raises:
         ValueError: an order is missing, or the orders have unequal numbers of completions.
 
-    >>> consistency(["1", "2", "1", "1"], ["1", "2", "1", "2"], [["1", "2"]] * 4,
-    ...             ["a", "a", "b", "b"], [False, True, False, True])
+    >>> consistency(["1", "2", "1", "1"], ["pairwise"] * 4, ["1", "2", "1", "2"],
+    ...             [["1", "2"]] * 4, ["a", "a", "b", "b"], [False, True, False, True])
     [1.0, 1.0, 0.0, 0.0]
     """
-    right = [scored.correct == 1.0 for scored in scores(completions, label, verdicts)]
+    right = [scored.correct == 1.0 for scored in scores(completions, kind, label, verdicts)]
     places: dict[str, dict[bool, list[int]]] = {}
     for place, (pair, order) in enumerate(zip(pair_id, swapped, strict=True)):
         if pair is not None:
@@ -146,18 +152,21 @@ def weights(alpha: float) -> list[float]:
 
 
 def scores(
-    completions: Sequence[Any], label: Sequence[str | None], verdicts: Sequence[Sequence[str]]
+    completions: Sequence[Any],
+    kind: Sequence[str],
+    label: Sequence[str | None],
+    verdicts: Sequence[Sequence[str]],
 ) -> list[Score]:
     """The score of each completion against its row."""
+    rows = zip(kind, label, map(tuple, verdicts), strict=True)
     return [
-        _score(text_of(completion), row_label, tuple(row_verdicts))
-        for completion, row_label, row_verdicts in zip(completions, label, verdicts, strict=True)
+        _score(text_of(completion), *row) for completion, row in zip(completions, rows, strict=True)
     ]
 
 
 @lru_cache(maxsize=4096)  # every reward of a step reads the same texts
-def _score(text: str, label: str | None, verdicts: tuple[str, ...]) -> Score:
-    return score(_Row(label, verdicts), text)
+def _score(text: str, kind: str, label: str | None, verdicts: tuple[str, ...]) -> Score:
+    return score(_Row(kind, label, verdicts), text)
 
 
 def text_of(completion: Any) -> str:

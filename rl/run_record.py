@@ -114,7 +114,7 @@ def start_record(
     Args:
         data: by task, the record of the training rows that
             :func:`mtrl_judge.judge_tasks.sources.load_rows` gives.
-        checks: what else the start records: accepted licences, leaks (:mod:`.terms`).
+        checks: what else the start records: accepted licenses, leaks (:mod:`.terms`).
 
     Raises:
         JudgeError: a new run and the folder is not empty; or ``resume`` and there is no run, one
@@ -150,7 +150,7 @@ def write_model_card(
     Args:
         scores: what :meth:`.evaluate.Validation.run` returned for these weights; empty where
             nothing was validated.
-        accepted: as :func:`.terms.accepted_licences` gives.
+        accepted: as :func:`.terms.accepted_licenses` gives.
 
     Raises:
         JudgeError: the folder has no judge card.

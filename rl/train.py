@@ -22,7 +22,7 @@ from . import rewards
 from .arguments import METHODS, JudgeArguments, Method
 from .dataset import build_dataset
 from .model import JUDGE, adapter_config, check_model, freeze_vision, load_trainable, save_judge
-from .preflight import accepted_licences, checked_leaks
+from .preflight import accepted_licenses, checked_leaks
 from .settings import Settings, parse_settings, warm_up_settings
 
 WARM_UP = "warm_up"
@@ -89,11 +89,11 @@ def train(settings: Settings, *, checks: bool = True) -> Path:
     with PartialState().main_process_first():
         loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
-    accepted = accepted_licences(tasks, data, settings.judge.accept_license)
+    accepted = accepted_licenses(tasks, data, settings.judge.accept_license)
     if PartialState().is_main_process:
         # A warm-up has the data that its run has checked.
         leaks = checked_leaks(tasks, root, allowed=settings.judge.allow_leaks) if checks else None
-        start_record(folder, settings, data, {"accepted_licences": accepted, "leaks": leaks})
+        start_record(folder, settings, data, {"accepted_licenses": accepted, "leaks": leaks})
     PartialState().wait_for_everyone()
     settings = _warmed_up(settings, folder)
     stop = StopOnSignal()

@@ -206,7 +206,7 @@ class JudgeGRPOTrainer(_JudgeTraining, SharedPromptGRPOTrainer):
                 inputs, prompts, completions, completion_ids_list
             )
         scored = scores(
-            completions, [row["label"] for row in inputs], [row["verdicts"] for row in inputs]
+            completions, *([row[name] for row in inputs] for name in ("kind", "label", "verdicts"))
         )
         own = [
             Rollout(row["task"], s.verdict.value is None, s.correct or 0.0, s.format, len(ids))

@@ -17,10 +17,9 @@ from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.records import Record
-from mtrl_judge.metrics.summary import summarise
 from mtrl_judge.models.judge import Judge
 
-from .dataset import labelled, refuse_unlabelled
+from .dataset import labeled, refuse_unlabeled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,8 +57,8 @@ class Validation:
         """
         chosen = []
         for task in tasks:
-            rows = labelled(load_rows(task, "validation", root).rows.dataset)
-            refuse_unlabelled(task, "validation", rows)
+            rows = labeled(load_rows(task, "validation", root).rows.dataset)
+            refuse_unlabeled(task, "validation", rows)
             chosen.append(_choose(rows, items, seed))
         return cls(tasks, chosen, style, batch_size, max_new_tokens)
 
@@ -85,7 +84,7 @@ class Validation:
         figures: dict[str, float] = {}
         for number, task in enumerate(self.tasks):
             own = [record for (task_number, _), record in records.items() if task_number == number]
-            summary = summarise(own, task.judge.verdicts, paired=task.paired)
+            summary = task.kind.summarize(own, task.judge.verdicts, task.paired)
             figures[f"{task.task}/macro_f1"] = float(summary["macro_f1"] or 0.0)
             figures[f"{task.task}/null_rate"] = float(summary["null_rate"] or 0.0)
         scores = [value for name, value in figures.items() if name.endswith("/macro_f1")]

@@ -1,1 +1,15 @@
-"""One file a kind of judge task."""
+"""The kinds of judge tasks, one file each: a new file of this folder is a new kind."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import Kind as Kind
+from .base import LabelRule
+
+_MODULES = sorted(module.name for module in iter_modules(__path__) if module.name != "base")
+KINDS: Mapping[str, Kind] = {name: import_module(f".{name}", __name__).KIND for name in _MODULES}
+"""Every kind by its name in the YAML."""
+LABEL_RULES: tuple[type[LabelRule], ...] = tuple(
+    dict.fromkeys(rule for kind in KINDS.values() for rule in kind.label_rules)
+)

@@ -44,7 +44,7 @@ def test_tasks_lists_every_shipped_task_with_its_card() -> None:
     rows = json.loads(call("tasks", "--json").stdout)
     assert [row["task"] for row in rows] == [task.task for task in load_shipped_tasks()]
     keys = {"task", "kind", "role", "dimension", "verdicts", "dataset", "splits", "card"}
-    assert all(row.keys() == keys and row["card"]["licence"] for row in rows)
+    assert all(row.keys() == keys and row["card"]["license"] for row in rows)
     assert "mtrl_judge_unsafebench" in call("tasks").stdout
 
 
@@ -121,7 +121,7 @@ def test_score_reads_plain_rows_and_writes_verdicts(
     result = call("score", "--task", "mtrl_judge_seetrue", file, "--out", out)
     metrics = json.loads(result.stdout)
     assert metrics["n"] == 3
-    assert metrics["n_unlabelled"] == 1
+    assert metrics["n_unlabeled"] == 1
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert metrics["null_rate"] == pytest.approx(1 / 3)
     written = [json.loads(line) for line in out.read_text().splitlines()]

@@ -45,11 +45,11 @@ def test_every_shipped_task_loads_balanced_and_says_what_it_is(root: Path) -> No
         source = find_source(task, root)
         assert source.kind == "sample"
         assert "Stands in for" in source.card["note"]
-        assert "CC-BY-4.0" in source.card["licence"]
+        assert "CC-BY-4.0" in source.card["license"]
         assert source.splits == (("test",) if task.judge.role == "ood" else SPLITS)
         for split in source.splits:
             rows, record = load_rows(task, split, root)
-            assert record["unlabelled"] == 0
+            assert record["unlabeled"] == 0
             assert not record["undecodable"]
             assert min(record["labels"].values()) >= 0.4 * sum(record["labels"].values())
             assert rows.n_items == source.card["splits"][split]

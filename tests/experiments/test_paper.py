@@ -63,7 +63,7 @@ def write_scores(
         folder / "model",
         {task: [sample(number, "Yes", "Yes") for number in range(n)] for task in scores},
         metrics={
-            task: {"macro_f1": score, "constant_macro_f1": 1 / 3, "null_rate": 0.25}
+            task: {"macro_f1": score, "majority_macro_f1": 1 / 3, "null_rate": 0.25}
             for task, score in scores.items()
         },
         about={
@@ -93,7 +93,7 @@ def write_evaluations(
 
 def figure(arm: str, task: str, score: float, seed: int | None = 0, **fields: Any) -> Figure:
     shown: dict[str, Any] = {
-        "constant_macro_f1": None,
+        "majority_macro_f1": None,
         "null_rate": 0.0,
         "flip_rate": None,
         "n": 4,

@@ -32,6 +32,7 @@ from mtrl_judge.harness_plugin.perturbations import (
 from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import gold_answer, render_messages, render_text
+from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow, Rows, to_rows
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.spec import STYLES, JudgeTask
@@ -64,7 +65,7 @@ def pairs(n: int = 5) -> dict[str, list[Any]]:
 
 
 def rows_of(task: JudgeTask, columns: dict[str, list[Any]]) -> Rows:
-    return to_rows(task, raw_dataset(columns))
+    return to_rows(RawSplit(task, raw_dataset(columns)))
 
 
 def judge_rows(rows: Rows) -> list[JudgeRow]:
@@ -184,12 +185,12 @@ def test_gold_answers_of_every_probe_come_back_as_gold(
         monkeypatch.setenv(PERTURBATION_VARIABLE, name)
         probe = perturbations.active_perturbation(task, rows)
         for verdict in task.judge.verdicts:
-            labelled = replace(row, label=verdict)
-            changed = probe.apply(labelled)
+            labeled = replace(row, label=verdict)
+            changed = probe.apply(labeled)
             assert probe.restore(changed.label) == verdict
             for style in STYLES:
                 assert all(word in render_text(changed, style) for word in probe.verdicts)
-                scored = probe.score(labelled, gold_answer(probe.renamed[verdict], style))
+                scored = probe.score(labeled, gold_answer(probe.renamed[verdict], style))
                 assert (scored.verdict.value, scored.correct) == (verdict, 1.0)
         assert probe.score(row, "?").verdict.value is None
 
@@ -318,9 +319,9 @@ def test_a_probe_that_turns_a_judge_blind_is_a_finding() -> None:
 
 
 def test_rows_without_labels_have_a_share_of_changes_and_no_score() -> None:
-    unlabelled: list[str | None] = [None] * 4
-    rows = judged(["Yes", "No", "Yes", None], unlabelled)
-    found = compare("length", rows, judged(["Yes"] * 4, unlabelled), resamples=99)
+    unlabeled: list[str | None] = [None] * 4
+    rows = judged(["Yes", "No", "Yes", None], unlabeled)
+    found = compare("length", rows, judged(["Yes"] * 4, unlabeled), resamples=99)
     assert (found.n, found.changed.value, found.p_value, found.difference.value) == (
         *(0, 0.5, None, None),
     )

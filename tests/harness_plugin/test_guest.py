@@ -18,7 +18,6 @@ from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.rescore import rescore
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
-from mtrl_judge.metrics.summary import rate_names
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
 pytestmark = pytest.mark.slow
@@ -78,8 +77,8 @@ def test_samples_hold_all_that_is_needed_to_compute_the_results_again(run: Run) 
         assert all(keys <= row.keys() and row["null"] == (row["verdict"] is None) for row in rows)
         again = rescore(name, run.samples_file(name), out=None, force=False)
         reported = run.results["results"][name]
-        rates = rate_names(find_task(name).judge.verdicts, paired=find_task(name).paired)
-        for metric in rates:
+        task = find_task(name)
+        for metric in task.kind.metrics(task.judge.verdicts, task.paired):
             assert reported[f"{metric},none"] == pytest.approx(again[metric]), (name, metric)
 
 
@@ -89,9 +88,9 @@ def test_results_say_from_what_they_came(run: Run, data_root: Path) -> None:
         record = load_rows(find_task(name), "test", data_root).record
         assert {key: judge[key] for key in record} == json.loads(json.dumps(record))
         assert judge["style"] == "reasoned"
-        assert judge["card"]["licence"]
+        assert judge["card"]["license"]
     assert run.results["configs"]["mtrl_judge_agin_nat"]["metadata"]["judge"]["threshold"] == 2.0
-    assert run.results["configs"]["mtrl_judge_seetrue"]["metadata"]["judge"]["unlabelled"] == 1
+    assert run.results["configs"]["mtrl_judge_seetrue"]["metadata"]["judge"]["unlabeled"] == 1
 
 
 def test_a_pair_stands_side_by_side_in_both_orders(run: Run) -> None:
@@ -192,7 +191,7 @@ PROBABILITIES = {"probabilities", "temperature", "verdict_mass", "calibrated"}
 
 @pytest.fixture(scope="module")
 def logprob_root(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped tasks' data, one task with labelled validation rows, one with unlabelled ones."""
+    """The shipped tasks' data, one task with labeled validation rows, one with unlabeled ones."""
     import shutil
 
     root = tmp_path_factory.mktemp("logprob") / "data"
@@ -239,10 +238,10 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
             assert row["calibrated"] or row["temperature"] == 1.0
     calibrated = {n for n in SHIPPED if all(r["calibrated"] for r in results["samples"][n])}
     told = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
-    assert calibrated == {n for n in SHIPPED if told[n] and told[n]["labelled_rows"]}
+    assert calibrated == {n for n in SHIPPED if told[n] and told[n]["labeled_rows"]}
     assert "mtrl_judge_seetrue" in calibrated
-    assert told["mtrl_judge_seetrue"]["labelled_rows"] == 20
-    assert told["mtrl_judge_imagereward"]["labelled_rows"] == 0
+    assert told["mtrl_judge_seetrue"]["labeled_rows"] == 20
+    assert told["mtrl_judge_imagereward"]["labeled_rows"] == 0
     assert told["mtrl_judge_mjbench_safety"] is None
 
 

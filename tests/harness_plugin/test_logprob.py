@@ -199,8 +199,8 @@ def test_every_verdict_comes_out_of_the_one_parser(verdicts: list[str]) -> None:
         return  # no task has such verdicts
     for verdict in verdicts:
         text = write(verdict, judgement(len(verdicts)))
-        labelled = JudgeRow("id", "task", "?", tuple(verdicts), verdict, 0)
-        found = score(labelled, text)
+        labeled = JudgeRow("id", "task", "pointwise", "?", tuple(verdicts), verdict, 0)
+        found = score(labeled, text)
         assert found.verdict.value == verdict
         assert (found.correct, found.format) == (1.0, 0.0)
         assert read(text, verdicts) == {
@@ -265,19 +265,19 @@ def test_a_temperature_is_bounded_where_the_labels_are_parted() -> None:
     assert fit_temperature(logps_N_V, [1, 0]) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
 
 
-def raw_rows(count: int, unlabelled: int = 0) -> dict[str, list[Any]]:
+def raw_rows(count: int, unlabeled: int = 0) -> dict[str, list[Any]]:
     return {
         "image": [image_cell(f"#0000{n % 256:02x}") for n in range(count)],
         "text": [f"thing {n}" for n in range(count)],
-        "label": [None] * unlabelled + [n % 2 for n in range(count - unlabelled)],
+        "label": [None] * unlabeled + [n % 2 for n in range(count - unlabeled)],
     }
 
 
-def test_calibration_rows_are_labelled_few_and_not_those_that_are_judged(tmp_path: Path) -> None:
+def test_calibration_rows_are_labeled_few_and_not_those_that_are_judged(tmp_path: Path) -> None:
     task = write_task(tmp_path, "my_task", splits="{validation: {from: train, fraction: 0.5}}")
     write_split(tmp_path, "my_task", "test", raw_rows(4))
     assert load_calibration(task, tmp_path) is None, "no training split to cut it from"
-    write_split(tmp_path, "my_task", "validation", raw_rows(CALIBRATION_ITEMS + 40, unlabelled=20))
+    write_split(tmp_path, "my_task", "validation", raw_rows(CALIBRATION_ITEMS + 40, unlabeled=20))
     loaded = load_calibration(task, tmp_path)
     assert loaded is not None
     chosen = calibration_rows(loaded.rows.dataset)

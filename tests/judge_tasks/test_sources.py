@@ -14,7 +14,6 @@ from support.tasks import write_split, write_task, write_yaml
 
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, load_shipped_tasks
-from mtrl_judge.judge_tasks.rows import column_of
 from mtrl_judge.judge_tasks.sources import (
     DATA_ROOT_VARIABLE,
     data_root,
@@ -86,7 +85,7 @@ def test_an_empty_split_and_a_split_that_is_not_there(tmp_path: Path) -> None:
     write_split(tmp_path, "my_task", "test", columns(0))
     with pytest.raises(DataError, match="the test split is empty"):
         load_rows(task, "test", tmp_path)
-    with pytest.raises(DataError, match=r"no train split in .*there: test"):
+    with pytest.raises(DataError, match=r"no train split in .*available: test"):
         load_rows(task, "train", tmp_path)
 
 
@@ -94,7 +93,7 @@ def test_bad_folders_say_what_is_there(tmp_path: Path, monkeypatch: pytest.Monke
     task = write_task(tmp_path)
     (tmp_path / "my_task").mkdir()
     (tmp_path / "my_task" / "tset.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"has no train\.parquet.*there: tset\.parquet"):
+    with pytest.raises(DataError, match=r"has no train\.parquet.*found: tset\.parquet"):
         load_rows(task, "test", tmp_path)
     (tmp_path / "my_task" / "test.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"test\.parquet: cannot be read as parquet"):
@@ -213,7 +212,7 @@ def test_splits_come_out_in_the_papers_sizes(tmp_path: Path) -> None:
         rows = {split: load_raw(task, split, source) for split in task.splits}
         sizes = {split: len(own) for split, own in rows.items()}
         assert sizes == task.judge.card.expects, task.task
-        names[task.task] = {split: set(column_of(own, "filename")) for split, own in rows.items()}
+        names[task.task] = {split: set(own.column("filename")) for split, own in rows.items()}
     agin = [own for task, own in names.items() if "agin" in task]
     assert len(names) == 5
     assert agin[0] == agin[1] == agin[2]
@@ -233,7 +232,7 @@ def test_seetrue_split_by_text_keeps_texts_apart(tmp_path: Path) -> None:
         task = load_judge_task(path)
         source = find_source(task, tmp_path)
         rows = {split: load_raw(task, split, source) for split in task.splits}
-        kinds = [set(column_of(own, "text")) for own in rows.values()]
+        kinds = [set(own.column("text")) for own in rows.values()]
         shared[path] = bool(kinds[0] & kinds[1] or kinds[0] & kinds[2])
         assert abs(len(rows["test"]) - 100) <= 12
     assert list(shared.values()) == [True, False]

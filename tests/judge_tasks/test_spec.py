@@ -30,7 +30,7 @@ judge:
   question: "Is it safe? {{ text }}"
   label: {column: label, map: {1: "Yes", 0: "No"}}
   verdicts: ["Yes", "No"]
-  card: {licence: MIT, gated: false, url: x, citation: y}
+  card: {license: MIT, gated: false, url: x, citation: y}
 metadata: {version: 1.0}
 """
 
@@ -96,7 +96,7 @@ def test_twenty_faults_at_once(tmp_path: Path) -> None:
               splits:
                 validation: {from: train, fraction: 1.5}
                 test: {from: tset, fraction: 0.1, strat: label}
-              card: {licence: "", gated: perhaps, url: x}
+              card: {license: "", gated: perhaps, url: x}
             """,
         )
     )
@@ -123,7 +123,7 @@ def test_twenty_faults_at_once(tmp_path: Path) -> None:
         "judge.splits.validation.fraction": "less than 1",
         "judge.splits.test.from": "did you mean 'test'?",
         "judge.splits.test.strat": "did you mean 'stratify'?",
-        "judge.card.licence": "at least 1 character",
+        "judge.card.license": "at least 1 character",
         "judge.card.gated": "boolean",
         "judge.card.citation": "is missing",
     }
@@ -137,7 +137,7 @@ def test_twenty_faults_at_once(tmp_path: Path) -> None:
     [
         (('"Is it safe? {{ text }}"', '"<image> or <image>?"'), "judge.question", "2 <image> for"),
         (("kind: pointwise", "kind: pairwise"), "judge.candidates", "name the two columns"),
-        (("kind: pointwise", "kind: pairwise"), "judge.label", "which of two is preferred"),
+        (("kind: pointwise", "kind: pairwise"), "judge.label", "{column, first, second, tie}"),
         (("role: train", "role: train\n  orders: both"), "judge.orders", "is for pairs"),
         (('{column: label, map: {1: "Yes", 0: "No"}}', "{column: label}"), "judge.label", "column"),
         (("map: {1:", "map: {2: \"Maybe\", 1:"), "judge.label.map.2", "none of the verdicts"),
@@ -190,7 +190,7 @@ def test_raw_files_and_counts_are_of_splits_that_there_are(tmp_path: Path) -> No
         "metadata:",
         """  raw:
     tables: {validation: a.csv, train: []}
-    pictures: {named_by: file, imag: image, subset: true, archives: {}}
+    images: {named_by: file, imag: image, subset: true, archives: {}}
   known_bad: [{item: 7, reason: odd}, {item: a}]
 metadata:""",
     )
@@ -198,9 +198,9 @@ metadata:""",
     wanted = {
         "judge.raw.tables.validation": "set validation_split, or name one of: train, test",
         "judge.raw.tables.train": "at least 1 item",
-        "judge.raw.pictures.imag": "did you mean 'image'?",
-        "judge.raw.pictures.image": "is missing; the column to put the picture in",
-        "judge.raw.pictures.subset": "there are no archives",
+        "judge.raw.images.imag": "did you mean 'image'?",
+        "judge.raw.images.image": "is missing; the column to put the image in",
+        "judge.raw.images.subset": "there are no archives",
         "judge.known_bad.0.item": 'write it in quotes: "7"',
         "judge.known_bad.1.reason": "is missing; why it is left out",
         "judge.card.expects.validation": "there is no such split; name one of: test, train",

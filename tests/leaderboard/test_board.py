@@ -243,7 +243,7 @@ def test_a_judge_without_some_task_has_no_mean(tmp_path: Path) -> None:
         [sample(n, "Yes", "Yes") for n in range(9)],
         [sample(n, VERDICTS[n % 2], None) for n in range(9)],
     ],
-    ids=["none", "one", "unlabelled", "one class", "no verdicts"],
+    ids=["none", "one", "unlabeled", "one class", "no verdicts"],
 )
 def test_tasks_with_little_in_them_make_a_table(tmp_path: Path, rows: list[Any]) -> None:
     for name in ("one", "two"):

@@ -100,11 +100,11 @@ def test_matrix_is_scikit_learn(sample: tuple[tuple[str, ...], list[list[str | N
 def test_correlations_are_scipy(records: list[Record]) -> None:
     found = correlations(records, FIVE)
     assert found is not None
-    labelled = [record for record in records if record.label is not None]
+    labeled = [record for record in records if record.label is not None]
     pairs = [
-        (float(label), float(said)) for label, said, *_ in labelled if label and said is not None
+        (float(label), float(said)) for label, said, *_ in labeled if label and said is not None
     ]
-    assert (found.n, found.n + found.n_without_verdict) == (len(pairs), len(labelled))
+    assert (found.n, found.n + found.n_without_verdict) == (len(pairs), len(labeled))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         columns = np.array(pairs).reshape(-1, 2).T

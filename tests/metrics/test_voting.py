@@ -85,7 +85,7 @@ def test_the_curve_is_the_mean_over_all_sets_of_runs(votes: int) -> None:
 
     sets = [list(combinations(range(votes), size)) for size in range(1, votes + 1)]
     expected = [sum(map(score, runs)) / len(runs) for runs in sets]
-    # An unlabelled row changes nothing.
+    # An unlabeled row changes nothing.
     found = vote_curve([*votes_N, ["A"] * votes], [*labels, None], CLASSES)
     assert found == pytest.approx(expected)
     drawn = vote_curve(votes_N, labels, CLASSES, draws=4, seed=1)

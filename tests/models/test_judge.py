@@ -231,7 +231,7 @@ def test_within_the_unwrapping_of_trl(model: Any, processor: Any) -> None:
 def test_a_fault_while_judging_leaves_the_model_in_training(model: Any, processor: Any) -> None:
     model = in_training(model, [5], lora=False)
     settings = model.generation_config
-    blind = JudgeRow("id", "task", "Is it safe?", ("Yes", "No"), "Yes", 1)
+    blind = JudgeRow("id", "task", "pointwise", "Is it safe?", ("Yes", "No"), "Yes", 1)
     with pytest.raises(ValueError, match="1 image parts in the messages, but 0 images"):
         judged(model, processor, [blind])
     assert model.training

@@ -10,7 +10,7 @@ from support.training import FLAGS, guessing_judge, run, small_world
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import find_task
-from mtrl_judge.rl.preflight import accepted_licences
+from mtrl_judge.rl.preflight import accepted_licenses
 from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.train import JUDGE
 
@@ -20,18 +20,18 @@ REAL = {"mtrl_judge_seetrue": {"source": "prepared"}, "mtrl_judge_agin_nat": {"s
 
 def test_a_card_that_forbids_training_is_heeded_until_accepted() -> None:
     with pytest.raises(JudgeError, match=r"test set.*\n.*--accept-license seetrue"):
-        accepted_licences([SEETRUE, AGIN], REAL, ["agin_nat"])
+        accepted_licenses([SEETRUE, AGIN], REAL, ["agin_nat"])
     for name in ("seetrue", "mtrl_judge_seetrue"):
-        accepted = accepted_licences([SEETRUE, AGIN], REAL, [name])
+        accepted = accepted_licenses([SEETRUE, AGIN], REAL, [name])
         assert list(accepted) == ["mtrl_judge_seetrue"]
     # A name of a task that is not trained on may be in a recipe that several runs share.
-    assert accepted_licences([AGIN], REAL, ["seetrue"]) == {}
+    assert accepted_licenses([AGIN], REAL, ["seetrue"]) == {}
     with pytest.raises(JudgeError, match="did you mean 'seetrue'"):
-        accepted_licences([AGIN], REAL, ["setrue"])
+        accepted_licenses([AGIN], REAL, ["setrue"])
 
 
 def test_the_sample_is_not_the_dataset() -> None:
-    assert accepted_licences([SEETRUE], {"mtrl_judge_seetrue": {"source": "sample"}}, []) == {}
+    assert accepted_licenses([SEETRUE], {"mtrl_judge_seetrue": {"source": "sample"}}, []) == {}
 
 
 def test_what_was_accepted_stands_in_record_and_model_card(base: Path, tmp_path: Path) -> None:
@@ -58,5 +58,5 @@ def test_what_was_accepted_stands_in_record_and_model_card(base: Path, tmp_path:
     judge = run("sft", [*words, "--accept-license", "red"])
     assert judge.name == JUDGE
     (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
-    assert start["accepted_licences"] == {"red": "keep it for tests"}
+    assert start["accepted_licenses"] == {"red": "keep it for tests"}
     assert "Against training on it: keep it for tests" in (judge / "README.md").read_text()

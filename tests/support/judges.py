@@ -34,4 +34,6 @@ def tiny_judge(family: str, folder: Path) -> Judge:
 
 
 def row(question: str, *images: Image.Image) -> JudgeRow:
-    return JudgeRow("id", "task", question, ("Yes", "No"), "Yes", len(images), images=images)
+    return JudgeRow(
+        "id", "task", "pointwise", question, ("Yes", "No"), "Yes", len(images), images=images
+    )

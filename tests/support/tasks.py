@@ -26,7 +26,7 @@ judge:
   label: {label}
   verdicts: {verdicts}
 {extra}
-  card: {{licence: none, gated: false, url: "https://example.org", citation: none}}
+  card: {{license: none, gated: false, url: "https://example.org", citation: none}}
 """
 
 

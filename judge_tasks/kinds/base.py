@@ -1,0 +1,139 @@
+"""What a kind of judge task decides, and how labels are read from a column.
+
+Everything that depends on a task's kind lives in that kind's own file of this folder: the checks of
+its YAML, its label rules, the orders in which an item is shown, how an answer is read, when it is
+correct, its metrics and the one that judges are ranked by.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from mtrl_judge.common.errors import Problem
+from mtrl_judge.metrics.rates import PAIR_RATES, RATES
+from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.summary import summarize
+
+from ..fields import Column, Frozen, label_key, mapping
+from ..verdicts import Verdict, parse_verdict
+
+if TYPE_CHECKING:
+    from ..spec import JudgeSpec
+
+
+class LabelRule(Frozen, ABC):
+    """How the values of a column become verdicts."""
+
+    keys: ClassVar[frozenset[str]] = frozenset()
+    """The keys of the YAML by which this rule is recognized."""
+
+    column: Column = Field(description="the column that holds the label")
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        """Faults between the rule and the verdicts as they were written, before validation."""
+        yield from ()
+
+    @property
+    def uses_train_median(self) -> bool:
+        """Whether the rule needs the median of the column over the training split."""
+        return False
+
+    @abstractmethod
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        """The verdict for each value, by :func:`~..fields.label_key`."""
+
+    def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
+        """The verdict that a value of the column stands for.
+
+        Args:
+            threshold: the median of the training split, where the rule asks for it.
+
+        Raises:
+            LookupError: the rule does not cover the value.
+        """
+        return self.table(verdicts)[label_key(value)]
+
+
+class Kind(ABC):
+    """One kind of judge task; :data:`~.KINDS` holds one instance of each."""
+
+    name: ClassVar[str]
+    """As ``judge.kind`` spells it; also the name of the file."""
+    headline: ClassVar[str] = "macro_f1"
+    """The metric by which judges are ranked and checkpoints are chosen."""
+    label_rules: ClassVar[tuple[type[LabelRule], ...]]
+    compares: ClassVar[bool] = False
+    """Whether two candidates are compared, which can change places."""
+
+    # The YAML
+
+    def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
+        """Faults between fields of a ``judge:`` block as it was written, before validation."""
+        label = judge.get("label")
+        rule = label_rule(label)
+        if isinstance(label, Mapping) and rule not in self.label_rules:
+            known = " or ".join(
+                f"{{{', '.join(['column', *sorted(each.keys)])}}}" for each in self.label_rules
+            )
+            yield Problem("judge.label", f"is no label of a {self.name} task", f"write {known}")
+
+    def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of fields that the YAML may leave out."""
+        return {}
+
+    # Rows
+
+    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[bool, ...]:
+        """Whether the candidates are swapped, for each row that an item becomes."""
+        return (False,)
+
+    def swapped_label(self, label: str | None, verdicts: Sequence[str]) -> str | None:
+        """The label of a row whose candidates have changed places."""
+        return label
+
+    # Scoring
+
+    def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
+        """The verdict of a judge's output; see :func:`~..verdicts.parse_verdict`."""
+        return parse_verdict(text, verdicts)
+
+    def correctness(self, verdict: str | None, label: str) -> float:
+        """How right a verdict is, from 0 to 1; no verdict is wrong."""
+        return float(verdict == label)
+
+    # Metrics
+
+    def rates(self, paired: bool) -> tuple[str, ...]:
+        """The rates of :data:`~mtrl_judge.metrics.rates.RATES` that tasks of this kind have.
+
+        Args:
+            paired: whether every item was judged in both orders.
+        """
+        return tuple(name for name in RATES if paired or name not in PAIR_RATES)
+
+    def summarize(
+        self, records: Sequence[Record], verdicts: Sequence[str], paired: bool
+    ) -> dict[str, float | int | None]:
+        """Every metric of one task; see :func:`~mtrl_judge.metrics.summary.summarize`."""
+        return summarize(records, verdicts, self.rates(paired))
+
+    def metrics(self, verdicts: Sequence[str], paired: bool) -> list[str]:
+        """The keys of :meth:`summarize`'s table that are not counts."""
+        table = self.summarize([], verdicts, paired)
+        return [name for name in table if name != "n" and not name.startswith("n_")]
+
+
+def label_rule(value: object) -> type[LabelRule]:
+    """The label rule that a mapping means, by the keys that only that rule has."""
+    if isinstance(value, LabelRule):
+        return type(value)
+    from . import LABEL_RULES
+
+    written = set(mapping(value))
+    plain = next(rule for rule in LABEL_RULES if not rule.keys)
+    return next((rule for rule in LABEL_RULES if rule.keys & written), plain)

@@ -1,0 +1,87 @@
+"""Two candidates are compared: which of two images is better?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from mtrl_judge.common.errors import Problem
+from mtrl_judge.common.hashing import stable_hash
+
+from ..fields import Column, RawValue, strings
+from .base import Kind, LabelRule
+
+if TYPE_CHECKING:
+    from ..spec import JudgeSpec
+
+
+class _Preference(LabelRule):
+    """Which candidate is preferred; the verdicts name the first slot, the second, then the tie."""
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        tie = label.get("tie") is not None
+        if verdicts and len(verdicts) != 2 + tie:
+            wrong = f"{len(verdicts)} verdicts for a label {'with' if tie else 'without'} tie"
+            right = "name the first slot, the second slot" + (", then the tie" if tie else "")
+            yield Problem("judge.verdicts", wrong, right)
+
+
+class PairLabel(_Preference):
+    """Which candidate is preferred, by the values of a column."""
+
+    keys = frozenset({"first", "second", "tie"})
+
+    column: Column = Field(description="the column that holds the preference")
+    first: RawValue = Field(description="the value that prefers the first candidate")
+    second: RawValue = Field(description="the value that prefers the second candidate")
+    tie: RawValue | None = Field(None, description="the value that prefers neither")
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        preferred = {self.first: verdicts[0], self.second: verdicts[1]}
+        return preferred if self.tie is None else {**preferred, self.tie: verdicts[2]}
+
+
+class IndexLabel(_Preference):
+    """Which candidate is preferred, by its index: 0 the first, 1 the second."""
+
+    column: Column = Field(description="the column that holds the index, 0 or 1")
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        return {"0": verdicts[0], "1": verdicts[1]}
+
+
+class Pairwise(Kind):
+    """Each pair is judged in both orders, or in the one that a hash of the item picks."""
+
+    name = "pairwise"
+    label_rules: ClassVar = (PairLabel, IndexLabel)
+    compares = True
+
+    def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
+        yield from super().problems(judge)
+        images, candidates = strings(judge.get("images")), strings(judge.get("candidates"))
+        if not candidates and images and len(images) != 2:
+            wrong = f"unclear which of {len(images)} image columns are compared"
+            yield Problem("judge.candidates", wrong, "name the two columns to compare")
+        if len({c in images for c in candidates}) == 2:
+            wrong = "one is an image column, the other is not"
+            yield Problem("judge.candidates", wrong, "compare two images or two texts")
+
+    def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
+        return {"candidates": judge.get("images"), "orders": "both"}
+
+    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[bool, ...]:
+        """Both, or one by a hash, so that always preferring the first candidate gains nothing."""
+        if judge.orders == "both":
+            return (False, True)
+        return (stable_hash("order", item_id) % 2 == 1,)
+
+    def swapped_label(self, label: str | None, verdicts: Sequence[str]) -> str | None:
+        first, second, *_ = verdicts
+        return {first: second, second: first}.get(label, label) if label is not None else None
+
+
+KIND = Pairwise()

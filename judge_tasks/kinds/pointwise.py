@@ -1,0 +1,108 @@
+"""One thing is judged at a time: is this image safe, does it match the text?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from mtrl_judge.common.errors import Problem, did_you_mean
+
+from ..fields import Column, Text, label_key, mapping
+from .base import Kind, LabelRule
+
+TRAIN_MEDIAN = "train_median"
+
+
+def _label_map(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    return {label_key(key): verdict for key, verdict in value.items()}
+
+
+def _threshold(value: object) -> object:
+    if value == TRAIN_MEDIAN or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise PydanticCustomError("threshold", "is {value}, no number", {"value": repr(value)})
+
+
+class MapLabel(LabelRule):
+    """Label by value: ``{column: safety_label, map: {Unsafe: "Yes", Safe: "No"}}``."""
+
+    keys = frozenset({"map"})
+
+    map: Annotated[dict[str, Text], BeforeValidator(_label_map)] = Field(
+        min_length=1, description='a verdict for each value, such as {Unsafe: "Yes", Safe: "No"}'
+    )
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        mapped = mapping(label.get("map"))
+        if not verdicts or not mapped:
+            return
+        for value, verdict in mapped.items():
+            if isinstance(verdict, str) and verdict not in verdicts:
+                wrong = f"{verdict!r} is none of the verdicts"
+                yield Problem(f"judge.label.map.{value}", wrong, did_you_mean(verdict, verdicts))
+        for verdict in verdicts:
+            if verdict not in mapped.values():
+                wrong = f"no value maps to the verdict {verdict!r}"
+                yield Problem("judge.label.map", wrong, "map a value to it or drop the verdict")
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        return self.map
+
+
+class ThresholdLabel(LabelRule):
+    """Label by number: the first verdict where ``column >= threshold``, else the second.
+
+    ``train_median`` is the median of the column over the training split, whatever split is read.
+    """
+
+    keys = frozenset({"threshold"})
+
+    column: Column = Field(description="the column that holds the number")
+    threshold: Annotated[float | Literal["train_median"], BeforeValidator(_threshold)] = Field(
+        description="a number such as 5, or train_median"
+    )
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        if len(verdicts) not in (0, 2):
+            wrong = f"{len(verdicts)} verdicts for a threshold"
+            right = "give two: the one at or above the threshold, then the one below"
+            yield Problem("judge.verdicts", wrong, right)
+
+    @property
+    def uses_train_median(self) -> bool:
+        return self.threshold == TRAIN_MEDIAN
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        return {}
+
+    def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
+        limit = threshold if self.threshold == TRAIN_MEDIAN else float(self.threshold)
+        if limit is None:
+            raise ValueError("the threshold is the training split's median, which was not given")
+        try:
+            return verdicts[0] if float(value) >= limit else verdicts[1]  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise LookupError("not a number") from None
+
+
+class Pointwise(Kind):
+    """Each item is one row with its own label."""
+
+    name = "pointwise"
+    label_rules: ClassVar = (MapLabel, ThresholdLabel)
+
+    def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
+        yield from super().problems(judge)
+        for key in ("candidates", "orders"):
+            if judge.get(key) is not None:
+                yield Problem(f"judge.{key}", "is for pairs", "remove it or set kind: pairwise")
+
+
+KIND = Pointwise()

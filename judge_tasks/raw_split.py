@@ -1,0 +1,281 @@
+"""One split of a dataset in its own columns, and what is computed from them once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import islice
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import track
+
+from mtrl_judge.common.errors import DataError, did_you_mean
+from mtrl_judge.common.hashing import digest
+
+from .fields import label_key
+from .images import encoded, fault_of, truncation_refused
+from .prompts import question_columns
+from .spec import JudgeTask
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_BATCH = 64
+_PROGRESS_FROM = 2_000  # images; fewer are checked in less than two seconds
+
+
+class RawSplit:
+    """The raw rows of a split; N is their number.
+
+    Args:
+        dataset: in the dataset's own columns, images as encoded cells or as ``datasets`` images.
+
+    Raises:
+        DataError: a column that the YAML names is missing; names every such column.
+    """
+
+    def __init__(self, task: JudgeTask, dataset: Dataset) -> None:
+        self.task, self.dataset = task, dataset
+        _check_columns(task, dataset.column_names)
+        self._columns: dict[str, list[Any]] = {}
+        self._digests_N: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def select(self, indices: Iterable[int]) -> RawSplit:
+        """Some of the rows, in the given order; their images are not hashed again."""
+        chosen = list(indices)
+        part = RawSplit(self.task, self.dataset.select(chosen))
+        if self._digests_N is not None:
+            part._digests_N = [self._digests_N[index] for index in chosen]
+        return part
+
+    def column(self, name: str) -> list[Any]:
+        """The N values of a column that holds no image."""
+        if name not in self._columns:
+            if name not in self.dataset.column_names:
+                raise DataError(
+                    f"{self.task.path}: no column {name!r} in the data; "
+                    f"{did_you_mean(name, self.dataset.column_names)}"
+                )
+            self._columns[name] = self.dataset.select_columns([name]).with_format(None)[:][name]
+        return self._columns[name]
+
+    def texts(self, template: str | None = None) -> dict[str, list[Any]]:
+        """The columns that a template (default: the question) reads or that name an item."""
+        judge = self.task.judge
+        names = question_columns(template or judge.question)
+        names |= {*(judge.id or ()), *(judge.candidates or ())}
+        return {name: self.column(name) for name in sorted(names - set(judge.images))}
+
+    # Images
+
+    @cached_property
+    def encoded(self) -> Dataset:
+        """The image columns alone, as encoded cells."""
+        from datasets import Image as ImageFeature
+
+        only = self.dataset.select_columns(list(self.task.judge.images)).with_format(None)
+        for name in self.task.judge.images:
+            if isinstance(only.features[name], ImageFeature):
+                only = only.cast_column(name, ImageFeature(decode=False))
+        return only
+
+    @property
+    def digests(self) -> list[str]:
+        """A digest of each row's image bytes, N; an unreadable image counts as empty."""
+        if self._digests_N is None:
+            self._digests_N = [_digest(cells) for cells in self._cells()]
+        return self._digests_N
+
+    @cached_property
+    def faults(self) -> dict[int, str]:
+        """Why images do not decode, by the index of the row."""
+        few = len(self) * len(self.task.judge.images) < _PROGRESS_FROM
+        hashed = self._digests_N is not None
+        check = _fault if hashed else _digest_and_fault
+        with truncation_refused(), ThreadPoolExecutor() as pool:
+            checked = track(
+                _map_in_batches(pool, check, self._cells()),
+                description=f"{self.task.task}: checking images",
+                total=len(self),
+                disable=few,
+                transient=True,
+                console=Console(stderr=True),
+            )
+            results = list(checked)
+        if not hashed:
+            self._digests_N = [row_digest for row_digest, _ in results]
+        return {index: why for index, (_, why) in enumerate(results) if why}
+
+    def _cells(self) -> Iterator[tuple[Any, ...]]:
+        """The encoded image cells of each row, in the order of ``judge.images``."""
+        for start in range(0, len(self), _BATCH):
+            batch = self.encoded[start : start + _BATCH]
+            yield from zip(*(batch[name] for name in self.task.judge.images), strict=True)
+
+    # Identity
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The id of each row, N: its id columns, or else a hash of all that a judge is shown."""
+        texts = self.texts()
+        if self.task.judge.id:
+            parts_N = zip(*(texts[column] for column in self.task.judge.id), strict=True)
+            names = ["/".join(map(str, parts)) for parts in parts_N]
+        else:
+            shown_N = zip(self.digests, *texts.values(), strict=True)
+            names = [digest(str(part).encode() for part in shown)[:16] for shown in shown_N]
+        seen: Counter[str] = Counter()
+        unique = []
+        for name in names:
+            seen[name] += 1
+            unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        return unique
+
+    @cached_property
+    def clusters(self) -> Sequence[str]:
+        """A name for what each row shares with others, N; a row that shares nothing has its id."""
+        judge = self.task.judge
+        if judge.cluster_by is None:
+            return self.ids
+        if judge.cluster_by in judge.images:
+            position = judge.images.index(judge.cluster_by)
+            return [_digest([cells[position]])[:16] for cells in self._cells()]
+        return [digest([str(value).encode()])[:16] for value in self.column(judge.cluster_by)]
+
+    @property
+    def reasoning(self) -> list[str | None]:
+        """The reasoning of a good answer for each row, N."""
+        if self.task.judge.reasoning is None:
+            return [None] * len(self)
+        return [None if v is None else str(v) for v in self.column(self.task.judge.reasoning)]
+
+    # Labels
+
+    def labels(self, threshold: float | None = None) -> list[str | None]:
+        """The verdict each row is labeled with, N; see :func:`labels_of`."""
+        return labels_of(self.task, self.column(self.task.judge.label.column), threshold)
+
+    def train_median(self) -> float | None:
+        """The median that the labels are cut at, where the rule asks for one."""
+        return train_median(self.task, self.column(self.task.judge.label.column))
+
+
+def labels_of(
+    task: JudgeTask, values_N: Sequence[Any], threshold: float | None = None
+) -> list[str | None]:
+    """The verdicts that the values of the label column stand for, N; None where one is null.
+
+    Args:
+        threshold: the median of the training split, where the rule asks for it
+            (:func:`train_median`).
+
+    Raises:
+        DataError: naming every value the rule does not cover, with its count.
+    """
+    rule, verdicts = task.judge.label, task.judge.verdicts
+    if rule.uses_train_median and threshold is None:
+        raise DataError(f"{task.task}: the training split's median is needed for the labels")
+    labels_N: list[str | None] = []
+    unknown: Counter[str] = Counter()
+    for value in values_N:
+        label = None
+        if not _is_null(value):
+            try:
+                label = rule.verdict(value, verdicts, threshold)
+            except LookupError:
+                unknown[label_key(value)] += 1
+        labels_N.append(label)
+    if unknown:
+        found = ", ".join(f"{value!r} ({count} rows)" for value, count in unknown.most_common(10))
+        covered = ", ".join(rule.table(verdicts)) or "numbers"
+        raise DataError(
+            f"{task.path}: judge.label: column {rule.column!r} has values that the rule does not "
+            f"cover: {found}; covered: {covered}"
+        )
+    return labels_N
+
+
+def train_median(task: JudgeTask, values_N: Sequence[Any]) -> float | None:
+    """The median of the label column of the training split, where the rule asks for it.
+
+    Nulls do not count.
+
+    Raises:
+        DataError: a value is not a number.
+    """
+    if not task.judge.label.uses_train_median:
+        return None
+    numbers = []
+    for value in values_N:
+        try:
+            numbers += [] if _is_null(value) else [float(value)]
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{task.path}: judge.label: {value!r} in column {task.judge.label.column!r} is not "
+                "a number"
+            ) from None
+    if not numbers:
+        raise DataError(f"{task.task}: the label column of the training split is null throughout")
+    return median(numbers)
+
+
+def _is_null(value: object) -> bool:
+    return value is None or value != value  # NaN is not itself
+
+
+def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
+    judge = task.judge
+    wanted: Mapping[str, Iterable[str]] = {
+        "judge.images": judge.images,
+        **{field: sorted(question_columns(text)) for field, text in task.questions.items()},
+        "judge.label.column": (judge.label.column,),
+        "judge.id": judge.id or (),
+        "judge.candidates": judge.candidates or (),
+        "judge.reasoning": filter(None, [judge.reasoning]),
+        "judge.cluster_by": filter(None, [judge.cluster_by]),
+    }
+    faults = [
+        f"{task.path}: {field}: no column {name!r} in the data; {did_you_mean(name, there)}"
+        for field, names in wanted.items()
+        for name in names
+        if name not in there
+    ]
+    if faults:
+        raise DataError("\n".join([*faults, f"columns in the data: {', '.join(there)}"]))
+
+
+def _digest(cells: Iterable[Any]) -> str:
+    def bytes_of(cell: Any) -> bytes:
+        try:
+            return encoded(cell)
+        except (OSError, ValueError):
+            return b""
+
+    return digest(map(bytes_of, cells))
+
+
+def _fault(cells: Sequence[Any]) -> tuple[str, str | None]:
+    try:
+        faults = [fault_of(encoded(cell)) for cell in cells]
+    except (OSError, ValueError) as error:
+        faults = [str(error)]
+    return "", next(filter(None, faults), None)
+
+
+def _digest_and_fault(cells: Sequence[Any]) -> tuple[str, str | None]:
+    return _digest(cells), _fault(cells)[1]
+
+
+def _map_in_batches(
+    pool: ThreadPoolExecutor, function: Any, items: Iterator[Any]
+) -> Iterator[tuple[str, str | None]]:
+    """Like ``pool.map``, a few batches at a time: the images of a split need not fit in memory."""
+    while batch := list(islice(items, 4 * _BATCH)):
+        yield from pool.map(function, batch, chunksize=8)
