@@ -72,7 +72,8 @@ def step_s(root: Path, base: Path, run: Path) -> dict[str, float]:
 
 def rewards_per_s() -> float:
     """Completions a second through both reward functions of the paper."""
-    columns: Any = {"label": ["Yes"] * COMPLETIONS, "verdicts": [["Yes", "No"]] * COMPLETIONS}
+    row = {"kind": "pointwise", "label": "Yes", "verdicts": ["Yes", "No"]}
+    columns: Any = {name: [value] * COMPLETIONS for name, value in row.items()}
     seconds = []
     for batch in range(BATCHES):
         texts = [_text(batch * COMPLETIONS + place) for place in range(COMPLETIONS)]

@@ -27,6 +27,7 @@ COLUMNS = {
     "item_id",
     "label",
     "verdicts",
+    "kind",
     "pair_id",
     "swapped",
 }

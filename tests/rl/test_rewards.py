@@ -30,7 +30,7 @@ def test_the_reward_is_the_evaluation_on_the_same_completions(data_root: Path) -
         for text in TEXTS:
             judged = [hooks.process_results(doc, [text]) for doc in docs]
             turns = [[{"role": "assistant", "content": text}]] * len(docs)
-            columns = {"label": docs["label"], "verdicts": docs["verdicts"]}
+            columns = {name: docs[name] for name in ("kind", "label", "verdicts")}
             assert rewards.accuracy(turns, **columns) == [row["correct"] for row in judged]
             assert rewards.format(turns, **columns) == [row["well_formed"] for row in judged]
 
@@ -51,7 +51,7 @@ def test_the_reward_is_the_evaluation_on_the_same_completions(data_root: Path) -
 )
 def test_a_hack_never_gets_the_whole_reward(hack: str) -> None:
     for label in ("Yes", "No"):
-        columns: Any = {"label": [label], "verdicts": [("Yes", "No")]}
+        columns: Any = {"kind": ["pointwise"], "label": [label], "verdicts": [("Yes", "No")]}
         assert (rewards.accuracy([hack], **columns) + rewards.format([hack], **columns)) != [1, 1]
 
 
@@ -61,7 +61,8 @@ def test_a_copied_prompt_gets_nothing(data_root: Path) -> None:
         doc = load_rows(task, "test", data_root).rows.dataset.with_format(None)[0]
         text = render_text(JudgeRow.from_doc(doc), "reasoned")
         for verdict in task.judge.verdicts:
-            columns: Any = {"label": [verdict], "verdicts": [task.judge.verdicts]}
+            columns: Any = {"kind": [task.judge.kind], "label": [verdict]}
+            columns["verdicts"] = [task.judge.verdicts]
             assert rewards.accuracy([text], **columns) == [0.0]
             assert rewards.format([text], **columns) == [0.0]
 
@@ -71,6 +72,7 @@ PAIRS: dict[str, list[Any]] = {
     "pair_id": ["a"] * 4 + ["b"] * 4,
     "swapped": [False, False, True, True] * 2,
     "label": ["1", "1", "2", "2"] * 2,
+    "kind": ["pairwise"] * 8,
     "verdicts": [("1", "2")] * 8,
 }
 ANSWERS = ["1", "2", "2", "2", "1", "1", "1", "2"]

@@ -160,7 +160,7 @@ def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_pat
     log = first_log(trainer)
     by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for n, completion in enumerate(call["completions"]):
-        doc = {name: call[name][n] for name in ("label", "verdicts")}
+        doc = {name: call[name][n] for name in ("kind", "label", "verdicts")}
         row = JudgeRow(item_id="", task="", question="", n_images=0, **doc)
         scored = score(row, completion[0]["content"])
         by_task[call["task"][n]].append(
