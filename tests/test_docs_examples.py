@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_qwen3_vl
+from support.tiny_models import tiny_qwen3_vl
 
 from mtrl_judge.demo.corpus import Sizes, write_sample
 
