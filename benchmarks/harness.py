@@ -1,12 +1,14 @@
-"""``python -m benchmarks.harness``: the cost of the guest. Prints one JSON object last.
+"""``python -m benchmarks.harness``: the cost of the plugin. Prints one JSON object last.
 
 - ``to_rows_per_s``: raw rows to judge rows, 10,000 items with a 64×64 PNG each, decode check and
   fingerprint included.
-- ``parse_us``: microseconds a text of ``parse_verdict``, over what judges write.
+- ``parse_us``: microseconds for one text in ``parse_verdict``, over what judges write.
+- ``hooks_s``: seconds of lmms-eval's calls after generation, ``process_results`` and the
+  aggregation of every metric, for 2,240 rows of pairs in both orders.
 - ``backend_ratio``: docs/s of ``mtrl_judge`` over lmms-eval's ``qwen3_vl``, same items, weights,
   batch of 8 and number of new tokens.
-- ``logprob_ratio``: docs/s of ``mtrl_judge`` with ``scoring=logprob`` over the same generating,
-  same items, weights and batch of 8; calibration not counted.
+- ``logprob_ratio``: docs/s of ``mtrl_judge`` with ``scoring=logprob`` over ``mtrl_judge``
+  generating, same items, weights and batch of 8; calibration is not counted.
 - ``pair_vision_ratio``: docs/s of ``scoring=logprob`` on pairs in both orders, equal images of a
   batch through the vision tower once, over the same with every image through it.
 - ``startup_s``: seconds of the whole command ``mtrl-judge tasks``.
@@ -28,6 +30,7 @@ from datasets import Image as ImageFeature
 
 from mtrl_judge.demo.corpus import SMALL, write_sample
 from mtrl_judge.demo.pretrain import BRIEF, teach_tiny_model
+from mtrl_judge.harness_plugin.hooks import JudgeHooks
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_text
 from mtrl_judge.judge_tasks.raw_split import RawSplit
@@ -37,7 +40,7 @@ from mtrl_judge.judge_tasks.verdicts import parse_verdict
 
 from .backend import Item, backend_ratio, shared_work_ratios
 
-ITEMS, RUNS, NEW_TOKENS = 10_000, 5, 32
+ITEMS, PAIRS, RUNS, NEW_TOKENS = 10_000, 1_120, 5, 32
 POINTWISE, PAIRWISE = ("mtrl_judge_seetrue", "mtrl_judge_unsafebench"), "mtrl_judge_mjbench_safety"
 REASONING = "The picture shows a dog to the left of a tree, and the text says so too. " * 6
 OUTPUTS = (
@@ -55,11 +58,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, judge = Path(folder) / "data", Path(folder) / "judge"
         write_sample(root, sizes=SMALL)
-        # How well the judge was taught does not matter: both write a fixed number of tokens.
+        # How well the judge was trained does not matter: both write a fixed number of tokens.
         teach_tiny_model(root, judge, lessons=BRIEF)
         figures = {
             "to_rows_per_s": to_rows_per_s(root),
             "parse_us": parsed,
+            "hooks_s": hooks_s(),
             "startup_s": startup_s(),
             **backend_ratio(judge, backend_items(root), batch_size=8, new_tokens=NEW_TOKENS),
             **shared_work_ratios(
@@ -75,14 +79,14 @@ def main() -> None:
 
 
 def to_rows_per_s(root: Path) -> float:
-    """Items a second, each with a picture and a text of its own."""
+    """Items a second, each with its own text."""
     task = find_task("mtrl_judge_seetrue")
     raw = load_raw(task, "train", find_source(task, root))
-    cells = raw.cast_column("image", ImageFeature(decode=False))["image"]
+    cells, texts = raw.encoded["image"][:], raw.column("text")
     split = Dataset.from_dict(
         {
-            "image": [cells[i % len(cells)] for i in range(ITEMS)],
-            "text": [f"{raw[i % len(raw)]['text']} ({i})" for i in range(ITEMS)],
+            "image": [cells[i % len(raw)] for i in range(ITEMS)],
+            "text": [f"{texts[i % len(raw)]} ({i})" for i in range(ITEMS)],
             "label": [i % 2 for i in range(ITEMS)],
         }
     ).cast_column("image", ImageFeature())
@@ -101,6 +105,41 @@ def parse_us() -> float:
     return _median_seconds(parse_all) / (repeat * len(OUTPUTS)) * 1e6
 
 
+def hooks_s() -> float:
+    """Seconds for the rows of MJ-Bench's largest task, half of them judged wrong."""
+    task = find_task("mtrl_judge_mjbench_quality")
+    config = JudgeHooks(task).config()
+    judge = task.judge
+    docs = [
+        {
+            "item_id": f"pair {index}",
+            "task": task.task,
+            "kind": judge.kind,
+            "question": judge.question,
+            "verdicts": list(judge.verdicts),
+            "label": judge.verdicts[(index + swapped) % 2],
+            "n_images": 2,
+            "pair_id": f"pair {index}",
+            "swapped": swapped,
+            "reasoning": None,
+            "cluster": f"pair {index}",
+        }
+        for index in range(PAIRS)
+        for swapped in (False, True)
+    ]
+    answers = [
+        [f"<think>{REASONING}</think><answer>{judge.verdicts[index % 3 % 2]}</answer>"]
+        for index in range(len(docs))
+    ]
+
+    def call_hooks() -> None:
+        samples = list(map(config["process_results"], docs, answers))
+        for metric in config["metric_list"]:
+            metric["aggregation"]([sample[metric["metric"]] for sample in samples])
+
+    return _median_seconds(call_hooks)
+
+
 def startup_s() -> float:
     """Seconds of ``mtrl-judge tasks`` from call to exit."""
     command = [Path(sys.executable).with_name("mtrl-judge"), "tasks"]
@@ -108,7 +147,7 @@ def startup_s() -> float:
 
 
 def backend_items(root: Path) -> list[Item]:
-    """Prompts of one and of two pictures, as the tasks make them."""
+    """Prompts with one and with two images, as the tasks render them."""
     items = []
     for name in (*POINTWISE, PAIRWISE):
         for doc in load_rows(find_task(name), "test", root).rows.dataset:
@@ -118,7 +157,7 @@ def backend_items(root: Path) -> list[Item]:
 
 
 def _median_seconds(work: Callable[[], object]) -> float:
-    """Median over runs, after one that is not counted."""
+    """Median over runs, after a warm-up run."""
     seconds = []
     for _ in range(RUNS + 1):
         started = time.perf_counter()
