@@ -65,6 +65,8 @@ class Perturbation:
 
         A row without images stays without: lmms-eval drops them from the rows it scores.
         """
+        if self.name is None:
+            return row
         label = None if row.label is None else self.renamed[row.label]
         return replace(row, verdicts=self.verdicts, label=label)
 
