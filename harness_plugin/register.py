@@ -1,9 +1,9 @@
-"""The entry point that makes the stock lmms-eval know the judge tasks and the judge backend.
+"""The entry point through which the stock lmms-eval finds the judge tasks and the judge backend.
 
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
-TaskManager, and none for tasks. So :func:`register` hands over the backend and, on the way, wraps
-four functions of lmms-eval in memory. A wrapper does nothing of its own unless a judge YAML is at
-hand, so people who run other tasks are not affected.
+TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
+wraps four functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
+involved, so other tasks are not affected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 
 
 def register() -> Any:
-    """Teach lmms-eval the judge tasks; called once by its model registry.
+    """Make lmms-eval find the judge tasks; called once by its model registry.
 
     Returns:
         The ``ModelManifest`` of the ``mtrl_judge`` backend.
@@ -57,7 +57,7 @@ def _wrap_yaml_loading() -> None:
     """A judge YAML loads as the native configuration it stands for.
 
     In lmms-eval's "simple" mode, which builds the index of all tasks, it loads as its name alone,
-    so that a fault in it stops only those who ask for it.
+    so that a fault in it stops only runs of that task.
     """
     from lmms_eval import utils
 
@@ -71,7 +71,7 @@ def _wrap_yaml_loading() -> None:
             return stock(yaml_path, *args, **kwargs)
         if kwargs.get("mode", "full") == "simple":
             if path.name.startswith("_"):
-                return {}  # a part that other YAMLs include
+                return {}  # included by other YAMLs
             name = raw.get("task")
             return {"task": name if isinstance(name, str) else path.stem}
         return hooks_of(path).config()
@@ -92,7 +92,7 @@ def _wrap_task_manager() -> None:
         for name in shipped.keys() & index.keys():
             other = index[name]["yaml_path"]
             if Path(str(other)).parent != SHIPPED:
-                logger.warning(f"{name}: {other} takes the place of mtrl-judge's task")
+                logger.warning(f"{name}: {other} replaces the task of mtrl-judge")
         return {**shipped, **index}
 
     @functools.wraps(stock_match)
@@ -106,12 +106,12 @@ def _wrap_task_manager() -> None:
 
 
 def _prepare(manager: Any, names: Iterable[str]) -> None:
-    """Check the YAMLs and the data of the chosen tasks while no model is loaded yet.
+    """Check the YAMLs and the data of the selected tasks before a model is loaded.
 
-    lmms-eval's command line matches names first and loads the model next. It prints a traceback
-    for an ``Exception`` and goes on to exit 0, hence ``SystemExit``.
+    lmms-eval's command line matches names first and then loads the model. It prints a traceback
+    for an ``Exception`` and exits with 0, hence ``SystemExit``.
     """
-    set_checkpoint_style(None)  # one command may evaluate several models, one after another
+    set_checkpoint_style(None)  # one command may evaluate several models in turn
     faults: list[str] = []
     for path in _judge_paths(manager, names):
         try:
@@ -121,8 +121,8 @@ def _prepare(manager: Any, names: Iterable[str]) -> None:
         except JudgeError as error:
             faults.append(str(error))
     if faults:
-        told = dict.fromkeys(faults)  # a wrong variable is wrong for every task
-        raise SystemExit("\n".join(["mtrl-judge: cannot run the chosen tasks", *told]))
+        unique = dict.fromkeys(faults)  # a wrong environment variable affects every task
+        raise SystemExit("\n".join(["mtrl-judge: cannot run the selected tasks", *unique]))
 
 
 def _judge_paths(manager: Any, names: Iterable[str]) -> list[Path]:
@@ -143,7 +143,7 @@ def _judge_paths(manager: Any, names: Iterable[str]) -> list[Path]:
 
 
 def _wrap_download() -> None:
-    """A judge task takes its rows from mtrl-judge, once and without lmms-eval's retries."""
+    """Rows of a judge task come from mtrl-judge, once and without lmms-eval's retries."""
     from lmms_eval.api.task import ConfigurableTask
 
     stock = ConfigurableTask.download

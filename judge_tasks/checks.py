@@ -1,4 +1,8 @@
-"""Checks between the fields of a judge YAML."""
+"""Checks between the fields of a judge YAML.
+
+They read the raw mapping, so that one wrong field does not hide the faults of another. Each skips
+values of the wrong type, which pydantic reports.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ def _check_name(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Pr
 def _check_metadata(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
     for key in mapping(raw.get("metadata")):
         if key in RESERVED_METADATA:
-            wrong = "is a key that lmms-eval and the results use themselves"
+            wrong = "is a key that lmms-eval or the results use themselves"
             yield Problem(f"metadata.{key}", wrong, "rename it")
 
 
@@ -54,7 +58,7 @@ def _check_paraphrases(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iter
         field = f"judge.paraphrases.{number}"
         yield from _template_problems(field, text, strings(judge.get("images")))
         if text in seen:
-            yield Problem(field, "is there already", "ask the same in other words, or drop it")
+            yield Problem(field, "repeats an earlier text", "rephrase the question, or remove it")
         seen.append(text)
 
 
@@ -69,7 +73,7 @@ def _template_problems(field: str, template: str, images: Sequence[str]) -> Iter
     marks = template.count(IMAGE_MARK)
     if images and marks not in (0, len(images)):
         wrong = f"has {marks} {IMAGE_MARK} for {len(images)} image columns"
-        right = f"place each image once, or write no {IMAGE_MARK} to put all before the text"
+        right = f"place each image once, or no {IMAGE_MARK} at all to put them before the text"
         yield Problem(field, wrong, right)
 
 
@@ -100,18 +104,20 @@ def _check_label(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[P
 
 def _check_splits(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
     made: dict[str, Any] = {k: v for k, v in mapping(judge.get("splits")).items() if k in SPLITS}
-    own = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
+    native = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
     for name, rule in made.items():
         source = mapping(rule).get("from")
-        if name in own:
+        if name in native:
             wrong = f"{SPLIT_KEYS[name]} is given too"
             yield Problem(f"judge.splits.{name}", wrong, "keep one of the two")
-        if source in SPLITS and source not in own:
+        if source in SPLITS and source not in native:
             wrong = f"the dataset has no {source} split"
-            right = f"set {SPLIT_KEYS[source]}, or cut it from one of: {', '.join(own) or 'none'}"
+            right = (
+                f"set {SPLIT_KEYS[source]}, or cut it from one of: {', '.join(native) or 'none'}"
+            )
             yield Problem(f"judge.splits.{name}.from", wrong, right)
     yield from _check_shared_source(made)
-    available = {*own, *made}
+    available = {*native, *made}
     if judge.get("role") == "train" and "train" not in available:
         yield Problem("training_split", "is missing", "a task with role: train needs one")
     if not available & {"validation", "test"}:
@@ -126,7 +132,7 @@ def _check_shared_source(made: Mapping[str, Any]) -> Iterator[Problem]:
             if len({str(rule.get(key)) for rule in rules.values()}) > 1:
                 field = f"judge.splits.{list(rules)[-1]}.{key}"
                 wrong = f"differs between the splits cut from {source}"
-                yield Problem(field, wrong, "give the same in each")
+                yield Problem(field, wrong, "give the same value in each")
         fractions = [r.get("fraction") for r in rules.values()]
         numbers = [f for f in fractions if isinstance(f, int | float)]
         if len(numbers) > 1 and sum(numbers) >= 1:
@@ -135,23 +141,23 @@ def _check_shared_source(made: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _check_raw(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
-    own = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
+    native = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
     files = mapping(judge.get("raw"))
     images = mapping(files.get("images"))
     named = {"raw.tables": files.get("tables"), "raw.images.archives": images.get("archives")}
     for field, by_split in named.items():
         for split in mapping(by_split):
-            if split in SPLITS and split not in own:
-                right = f"set {SPLIT_KEYS[split]}, or name one of: {', '.join(own) or 'none'}"
+            if split in SPLITS and split not in native:
+                right = f"set {SPLIT_KEYS[split]}, or name one of: {', '.join(native) or 'none'}"
                 wrong = f"the dataset has no {split} split"
                 yield Problem(f"judge.{field}.{split}", wrong, right)
     if images.get("subset") is True and not images.get("archives"):
         right = "name the archives, or remove it"
         yield Problem("judge.raw.images.subset", "there are no archives", right)
-    there = {*own, *mapping(judge.get("splits"))}
+    splits = {*native, *mapping(judge.get("splits"))}
     for split in mapping(mapping(judge.get("card")).get("expects")):
-        if split in SPLITS and split not in there:
-            right = f"name one of: {', '.join(sorted(there)) or 'none'}"
+        if split in SPLITS and split not in splits:
+            right = f"name one of: {', '.join(sorted(splits)) or 'none'}"
             yield Problem(f"judge.card.expects.{split}", "there is no such split", right)
 
 

@@ -1,4 +1,4 @@
-"""Image cells of a dataset: encoded bytes in, RGB pictures out, and a check that they decode."""
+"""Image cells of a dataset: encoded bytes in, RGB images out, and a check that they decode."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ from PIL import Image, ImageFile, ImageOps
 
 
 def encoded(cell: Any) -> bytes:
-    """The bytes of a cell: raw bytes, or ``datasets``' ``{bytes, path}``.
+    """The bytes of a cell, which is raw bytes or ``datasets``' ``{bytes, path}``.
 
     Raises:
-        ValueError: the cell is empty or no image cell.
+        ValueError: the cell is empty or is not an image cell.
         OSError: its file cannot be read.
     """
     if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
         return Path(cell["path"]).read_bytes()
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
-        raise ValueError("the image cell is empty" if not data else f"no image: {type(data)}")
+        raise ValueError(
+            "the image cell is empty" if not data else f"not an image cell: {type(data)}"
+        )
     return data
 
 
 def decode(data: bytes, enough: tuple[int, int] | None = None) -> Image.Image:
-    """An RGB picture, turned as its EXIF says, transparency laid on white, an animation's first.
+    """Decode to RGB: EXIF orientation applied, transparency on white, the first frame only.
 
     Args:
-        enough: width and height that will do; a larger JPEG is then read at a fraction of its size.
+        enough: sufficient (width, height); a larger JPEG is decoded at a fraction of its size.
     """
-    picture: Image.Image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data))
     if enough is not None:
-        picture.draft("RGB", enough)
-    picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.new("RGBA", layer.size, "white")
-        picture.alpha_composite(layer)
-    return _eight_bits(picture).convert("RGB")
+        image.draft("RGB", enough)
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return _eight_bits(image).convert("RGB")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of more bits scaled to 8; Pillow's own conversion clips it to white."""
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture, dtype=np.float32)
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grayscale of more than 8 bits, scaled to 8; Pillow's own conversion clips it to white."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float32)
     most = float(values.max(initial=0))
-    top = next((top for top in _RANGES[picture.mode[0]] if most <= top), most)
+    top = next((top for top in _RANGES[image.mode[0]] if most <= top), most)
     return Image.fromarray(np.clip(values * (255 / top) + 0.5, 0, 255).astype(np.uint8))
 
 
@@ -58,17 +60,17 @@ _RANGES = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}
 
 
 def fault_of(data: bytes) -> str | None:
-    """Why an image does not decode, or None. Cheaper than :func:`decode`, as strict.
+    """Why an image does not decode, or None; as strict as :func:`decode` and cheaper.
 
-    A JPEG is read to its end at an eighth of its size, a PNG by the checksums of its chunks.
+    A JPEG is decoded to its end at an eighth of its size; a PNG's chunk checksums are verified.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.format == "PNG":
-                picture.verify()
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format == "PNG":
+                image.verify()
                 return None
-            picture.draft("L", (1, 1))
-            picture.load()
+            image.draft("L", (1, 1))
+            image.load()
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         return str(error) or type(error).__name__
     return None
@@ -76,7 +78,10 @@ def fault_of(data: bytes) -> str | None:
 
 @contextmanager
 def truncation_refused() -> Iterator[None]:
-    """lmms_eval makes Pillow fill up cut images in silence (lmms_eval/api/task.py); not here."""
+    """Make Pillow reject truncated images.
+
+    lmms_eval sets ``LOAD_TRUNCATED_IMAGES`` when it is imported (lmms_eval/api/task.py).
+    """
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:

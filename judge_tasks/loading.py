@@ -1,4 +1,4 @@
-"""A YAML file to a :class:`JudgeTask`, or to every fault it has."""
+"""Read a judge YAML: a :class:`JudgeTask`, or all of its faults."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def find_task(name_or_path: str) -> JudgeTask:
 
 
 def find_tasks(words: Sequence[str]) -> list[JudgeTask]:
-    """Tasks by names, patterns of shipped names and paths of YAMLs, each once; all where empty.
+    """Tasks by name, pattern of shipped names or path of a YAML, each once; all shipped by default.
 
     Raises:
-        JudgeTaskError: as :func:`find_task`; a pattern that matches none is no task's name.
+        JudgeTaskError: as :func:`find_task`; a pattern without a match is not a task's name.
     """
     names = [path.stem for path in shipped_paths()]
     found: dict[str, JudgeTask] = {}
@@ -110,7 +110,7 @@ def peek(path: Path) -> dict[str, Any] | None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that notes, rather than forgets, duplicate keys and foreign tags."""
+    """Safe YAML that records duplicate keys and foreign tags as problems."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -153,8 +153,11 @@ def _read(
         return raw, faults
     include = raw.pop("include")
     if not isinstance(include, str) or Path(include).name != include:
-        right = "name one YAML file of the same folder"
-        return raw, [*faults, Fault(path, "include", f"{include!r} is no sibling", right)]
+        right = "name a YAML file of the same folder"
+        return raw, [
+            *faults,
+            Fault(path, "include", f"{include!r} is not in the same folder", right),
+        ]
     base_path = path.parent / include
     if base_path in (path, *including):
         return raw, [*faults, Fault(path, "include", f"{include} includes itself", "remove it")]
@@ -183,18 +186,18 @@ def _parse(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
         what = getattr(error, "problem", None) or type(error).__name__
         return None, [Problem(where, f"not YAML: {what}", "check quotes, colons and indentation")]
     if not isinstance(raw, dict):
-        return None, [Problem("file", "is no mapping", "start with task: and judge:")]
+        return None, [Problem("file", "is not a mapping", "start with task: and judge:")]
     return raw, loader.problems
 
 
 def _merge(
-    base: Mapping[str, Any], own: Mapping[str, Any], keys: Sequence[str] = _MERGED_KEYS
+    base: Mapping[str, Any], overrides: Mapping[str, Any], keys: Sequence[str] = _MERGED_KEYS
 ) -> dict[str, Any]:
-    """The own keys over the included ones; the named mappings are merged key by key."""
-    merged = {**base, **own}
+    """The including file's keys take precedence; the named mappings are merged key by key."""
+    merged = {**base, **overrides}
     for key in keys:
-        if isinstance(base.get(key), Mapping) and isinstance(own.get(key), Mapping):
-            merged[key] = _merge(base[key], own[key], ("card",))
+        if isinstance(base.get(key), Mapping) and isinstance(overrides.get(key), Mapping):
+            merged[key] = _merge(base[key], overrides[key], ("card",))
     return merged
 
 

@@ -1,4 +1,4 @@
-"""A row's question to the messages a judge reads, reasoning first or verdict only.
+"""From a row's question to the messages that a judge reads: reasoning first, or the verdict only.
 
 The paper demands reasoning and then the verdict from RL, the verdict alone from SFT (MT-RL-Judge,
 arXiv 2603.11665, section on training); its prompt texts are not published, these are ours.
@@ -45,7 +45,7 @@ class Judgeable(Protocol):
 
 
 def _finalize(value: Any) -> Any:
-    """What ``{{ … }}`` puts into the text. Jinja leaves the template's own text alone."""
+    """What ``{{ … }}`` inserts; text of the template itself does not pass through here."""
     if value is None:
         raise ValueError("a value of the question is null; write {{ column or '' }} to allow it")
     if isinstance(value, Undefined | int | float):

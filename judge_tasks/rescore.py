@@ -1,4 +1,4 @@
-"""``mtrl-judge score``: saved outputs through the one scorer again."""
+"""Score saved outputs again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .spec import JudgeTask
 
 
 class SavedOutput(NamedTuple):
-    """One line of a file of outputs; has what the scorer asks of a row."""
+    """One line of a file of outputs, with the fields that the scorer needs."""
 
     item_id: str
     kind: str
@@ -28,10 +28,15 @@ class SavedOutput(NamedTuple):
 
 
 def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> dict[str, Any]:
-    """The metrics of a file of outputs; with ``out`` each item's verdict and score as JSONL.
+    """The metrics of a file of outputs.
+
+    Args:
+        name: of the task, or the path of its YAML.
+        file: JSONL of {item_id, label, text}, or lmms-eval's samples of a judge task.
+        out: a JSONL file to write with each item's verdict and score.
 
     Raises:
-        DataError: naming the line that is not what it should be.
+        DataError: naming the invalid line.
     """
     task = find_task(name)
     outputs = list(read_outputs(file, task))
@@ -70,7 +75,7 @@ def read_outputs(file: Path, task: JudgeTask) -> Iterator[SavedOutput]:
     """The outputs in a JSONL file, ours or lmms-eval's samples of a judge task.
 
     Raises:
-        DataError: naming the line that is not what it should be.
+        DataError: naming the invalid line.
     """
     for where, row in read_json_lines(file):
         yield _output(row, task, where)
@@ -79,13 +84,13 @@ def read_outputs(file: Path, task: JudgeTask) -> Iterator[SavedOutput]:
 def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
     missing = [key for key in ("item_id", "label", "text") if key not in row]
     if missing:
-        raise DataError(f"{where} has no {missing[0]!r}; there: {', '.join(map(str, row))}")
+        raise DataError(f"{where}: no field {missing[0]!r}; found: {', '.join(map(str, row))}")
     label, text = row["label"], row["text"]
     if label is not None and label not in task.judge.verdicts:
         hint = did_you_mean(label, task.judge.verdicts)
-        raise DataError(f"{where}: label {label!r} is no verdict of {task.task}; {hint}")
+        raise DataError(f"{where}: label {label!r} is not a verdict of {task.task}; {hint}")
     if not isinstance(text, str | None):
-        raise DataError(f"{where}: text is {text!r}; write what the judge answered, as a string")
+        raise DataError(f"{where}: text is {text!r}; expected the judge's answer, a string")
     pair_id = row.get("pair_id")
     return SavedOutput(
         item_id=str(row["item_id"]),

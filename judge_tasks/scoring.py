@@ -1,4 +1,4 @@
-"""The only scorer there is: evaluation and training both call :func:`score`."""
+"""The one scorer: evaluation and training both call :func:`score`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Score(NamedTuple):
 
 
 def score(row: Labeled, text: str) -> Score:
-    """Score what a judge wrote for a row.
+    """Score a judge's output for a row.
 
     >>> from types import SimpleNamespace
     >>> row = SimpleNamespace(kind="pointwise", label="Yes", verdicts=("Yes", "No"))

@@ -81,26 +81,28 @@ def find_source(task: JudgeTask, root: Path | None = None) -> Source:
             f"{task.task}: {where}, and the dataset is not on the hub; get it from "
             f"{task.judge.card.url}, then run: mtrl-judge data prepare {task.task} --from FOLDER"
         )
-    own = tuple(s for s in SPLITS if task.source_split(s))
-    return Source("hub", task.dataset_path, task.revision, own)
+    splits = tuple(s for s in SPLITS if task.source_split(s))
+    return Source("hub", task.dataset_path, task.revision, splits)
 
 
 def _folder_source(task: JudgeTask, folder: Path) -> Source:
-    own = tuple(s for s in SPLITS if split_files(folder, s))
-    if not own:
-        there = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+    splits = tuple(s for s in SPLITS if split_files(folder, s))
+    if not splits:
+        names = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         raise DataError(
             f"{task.task}: {folder} has no train.parquet, validation.parquet or test.parquet; "
-            f"found: {there}"
+            f"found: {names}"
         )
     card = read_json(folder / DATA_CARD, missing_ok=True)
     kind = str(card.get("source", "folder"))
     revision = card.get("revision")
-    return Source(kind, str(folder), None if revision is None else str(revision), own, folder, card)
+    return Source(
+        kind, str(folder), None if revision is None else str(revision), splits, folder, card
+    )
 
 
 def split_files(folder: Path, split: SplitName) -> list[Path]:
-    """The parquet files of a split in a task's folder: one, or several that follow each other."""
+    """The parquet files of a split in a task's folder: one file, or shards in their order."""
     whole = folder / f"{split}.parquet"
     return [whole] if whole.is_file() else sorted(folder.glob(f"{split}-*.parquet"))
 
@@ -209,7 +211,7 @@ def _read_parquet(task: JudgeTask, split: SplitName, files: list[Path]) -> Datas
         for file in files:
             rows += pq.read_metadata(file).num_rows
             size += file.stat().st_size
-        if rows:  # load_dataset takes none for an error
+        if rows:  # load_dataset fails on an empty table
             with _quiet(size < _BAR_FROM_BYTES):
                 return load_dataset("parquet", data_files=[*map(str, files)], split="train")
     except Exception as error:
@@ -235,7 +237,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
 
 
-_UNREACHABLE = ("Connect", "Timeout")  # in the names of httpx's errors, which are no OSError
+_UNREACHABLE = ("Connect", "Timeout")  # in the names of httpx errors, which are not OSErrors
 
 
 def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
@@ -251,7 +253,7 @@ def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
     head = f"{task.task}: {task.dataset_path}"
     if "gated" in text or (task.judge.card.gated and ("401" in text or "authenticat" in text)):
         return DataError(
-            f"{head} is gated: accept its terms at {task.judge.card.url} and log in "
+            f"{head} is gated: accept the terms at {task.judge.card.url} and log in "
             f"(`hf auth login`, or HF_TOKEN), or {files}"
         )
     if "script" in text and "support" in text:
@@ -261,7 +263,7 @@ def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
         )
     if "NotFound" in name or "404" in text:
         at = f" at revision {task.revision}" if task.revision else ""
-        return DataError(f"{head}: there is no such dataset on the hub{at} ({name}), or {files}")
+        return DataError(f"{head}: not found on the hub{at} ({name}); check the name, or {files}")
     unreachable = isinstance(error, OSError) or any(part in name for part in _UNREACHABLE)
     if unreachable or "offline" in text:
         return DataError(

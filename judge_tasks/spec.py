@@ -36,10 +36,10 @@ TaskName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-
 if TYPE_CHECKING:
     Label: TypeAlias = LabelRule
 else:
-    # The rules of all kinds; which of them a kind takes is its own check.
+    # The rules of all kinds; each kind checks that the rule is one of its own.
     _TAGGED = tuple(Annotated[rule, Tag(rule.__name__)] for rule in LABEL_RULES)
     Label = Annotated[
-        Union[_TAGGED],  # noqa: UP007  of as many as there are
+        Union[_TAGGED],  # noqa: UP007  the number of rules is not fixed
         Discriminator(lambda value: label_rule(value).__name__),
     ]
 
@@ -59,12 +59,12 @@ class MadeSplit(Frozen):
     seed: int = Field(0, description="a whole number, such as 0")
     stratify: Column | None = Field(None, description="a column, or label for the task's label")
     group_by: Column | None = Field(
-        None, description="a column whose values must not stand in two splits"
+        None, description="a column whose values must not occur in two splits"
     )
 
 
 class ImageFiles(Frozen):
-    """Images that are files of their own, named by a column of the tables."""
+    """Images in separate files, named by a column of the tables."""
 
     named_by: Column = Field(description="the column that names each image's file")
     image: Column = Field(description="the column to put the image in, such as image")
@@ -91,10 +91,10 @@ class Raw(Frozen):
 
 
 class KnownBad(Frozen):
-    """An item that is left out."""
+    """An item that is excluded."""
 
     item: Text = Field(description="the item's id, as in results")
-    reason: str = Field(min_length=1, description="why it is left out")
+    reason: str = Field(min_length=1, description="why it is excluded")
 
 
 class Card(Frozen):
@@ -122,9 +122,9 @@ class JudgeSpec(Frozen):
     role: Role = Field(description="train, or ood for data that no training may see")
     dimension: str = Field(min_length=1, description="what is judged, such as safety")
     images: Columns = Field(description="the image columns, such as [image]")
-    question: str = Field(min_length=1, description="the text put to the judge")
+    question: str = Field(min_length=1, description="the text that the judge is asked")
     paraphrases: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
-        (), description="a list of texts that ask the same as the question in other words"
+        (), description="a list of texts that ask the question in other words"
     )
     label: Label = Field(
         description='a mapping such as {column: safety_label, map: {Unsafe: "Yes", Safe: "No"}}'
@@ -133,7 +133,7 @@ class JudgeSpec(Frozen):
         min_length=2, description='the possible answers, such as ["Yes", "No"]'
     )
     id: Columns | None = Field(
-        None, description="columns that name an item; without, an item is named by its content"
+        None, description="columns that identify an item; without them its content does"
     )
     candidates: tuple[Column, Column] | None = Field(
         None, description="the two columns to compare, such as [image0, image1]"
@@ -145,13 +145,13 @@ class JudgeSpec(Frozen):
         None, description="the column that holds the reasoning of a good answer, to learn from"
     )
     cluster_by: Column | None = Field(
-        None, description="the column of what items share, such as prompt or image"
+        None, description="a column of what items share, such as prompt or image"
     )
     splits: dict[SplitName, MadeSplit] = Field(
         {}, description="such as {validation: {from: train, fraction: 0.1}}"
     )
     known_bad: tuple[KnownBad, ...] = Field(
-        (), description="a list of items to leave out, each {item: its id, reason: why}"
+        (), description="a list of items to exclude, each {item: its id, reason: why}"
     )
     style: Style = Field("reasoned", description="reasoned or direct")
     raw: Raw | None = Field(None, description="a mapping: tables, images")
@@ -182,27 +182,27 @@ class JudgeTask(Frozen):
 
     @property
     def short_name(self) -> str:
-        """The task's name as one types it: seetrue for mtrl_judge_seetrue."""
+        """The task's name without the prefix: seetrue for mtrl_judge_seetrue."""
         return self.task.removeprefix("mtrl_judge_")
 
     def source_split(self, split: SplitName) -> str | None:
-        """The dataset's own name for a split, None where the dataset has no such split."""
+        """The dataset's name for a split; None if the dataset has no such split."""
         name: str | None = getattr(self, SPLIT_KEYS[split])
         return name
 
     @property
     def splits(self) -> tuple[SplitName, ...]:
-        """The splits a user can ask for: the dataset's own and those made from them."""
+        """The splits that exist: the dataset's own and those cut from them."""
         return tuple(s for s in SPLITS if self.source_split(s) or s in self.judge.splits)
 
     @property
     def evaluation_split(self) -> SplitName:
-        """The split lmms-eval judges: test, or validation where there is no test."""
+        """The split lmms-eval evaluates: test, or validation if there is no test split."""
         return "test" if "test" in self.splits else "validation"
 
     @property
     def questions(self) -> dict[str, str]:
-        """The question's template and those of its paraphrases, by their fields."""
+        """The templates of the question and of its paraphrases, by field."""
         others = {f"judge.paraphrases.{n}": text for n, text in enumerate(self.judge.paraphrases)}
         return {"judge.question": self.judge.question, **others}
 

@@ -1,4 +1,4 @@
-"""Splits made from one: exact shares, stable under row order, whole groups, even strata."""
+"""Cut splits out of another: exact sizes, independent of row order, whole groups, even strata."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def cut_folds(
     strata_N: Sequence[Hashable] | None = None,
     groups_N: Sequence[Hashable] | None = None,
 ) -> list[str | None]:
-    """The fold of each item, None for what is left to the source split.
+    """Assign each item to a fold, or to None, which is the source split.
 
     Within a stratum, groups (single items without ``groups_N``) are ranked by a hash of seed and
-    name and dealt out in that order, so that a fold gets ``round(fraction · items)`` items, or as
-    near as whole groups allow. A group belongs to the stratum most of its items are in.
+    name and assigned in that order, so that a fold gets ``round(fraction · items)`` items, or as
+    close to it as whole groups allow. A group belongs to the stratum of most of its items.
 
     Returns:
-        N names out of ``fractions``, or None, in the order of the items.
+        N names of ``fractions`` or None, in the order of the items.
 
     >>> folds = cut_folds([str(i) for i in range(10)], {"test": 0.2}, seed=0)
     >>> folds.count("test")
@@ -45,7 +45,7 @@ def cut_folds(
     for stratum, groups in by_stratum.items():
         ranked = sorted(groups, key=lambda group: (stable_hash(seed, group), str(group)))
         for group, fold in zip(
-            ranked, _deal([len(members[g]) for g in ranked], quotas[stratum]), strict=True
+            ranked, _fill([len(members[g]) for g in ranked], quotas[stratum]), strict=True
         ):
             for index in members[group]:
                 folds[index] = fold
@@ -55,7 +55,7 @@ def cut_folds(
 def _quotas(
     sizes: Mapping[Hashable, int], fractions: Mapping[str, float]
 ) -> dict[Hashable, dict[str, int]]:
-    """Items a stratum gives to a fold: largest remainders, so that the totals are exact."""
+    """Items that each stratum gives to each fold, by largest remainders: the totals are exact."""
     quotas: dict[Hashable, dict[str, int]] = {stratum: {} for stratum in sizes}
     total = sum(sizes.values())
     for fold, fraction in fractions.items():
@@ -68,13 +68,13 @@ def _quotas(
     return quotas
 
 
-def _deal(sizes_G: Sequence[int], quotas: Mapping[str, int]) -> list[str | None]:
-    """Give ranked groups to the folds in turn until each has its quota."""
+def _fill(sizes_G: Sequence[int], quotas: Mapping[str, int]) -> list[str | None]:
+    """Assign ranked groups to the folds, one fold after another, until each has its quota."""
     left = dict(quotas)
-    dealt: list[str | None] = []
+    assigned: list[str | None] = []
     for size in sizes_G:
         fold = next((name for name, n in left.items() if n > 0 and 2 * n >= size), None)
-        dealt.append(fold)
+        assigned.append(fold)
         if fold is not None:
             left[fold] -= size
-    return dealt
+    return assigned

@@ -1,7 +1,7 @@
-"""Is a task sound? Every fault of its YAML, and a gold answer for each verdict must score 1.0.
+"""Check a task: all faults of its YAML, and that a gold answer for each verdict scores 1.0.
 
-The gold answer goes through prompt, parser and scorer without a model and without data; the habit
-is verifiers' ``Task.validate``.
+The gold answer goes through prompt, parser and scorer, without a model and without data, as in
+``Task.validate`` of verifiers.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from .scoring import score
 from .sources import Source, find_source, load_raw
 from .spec import STYLES, JudgeTask, SplitName
 
-# What a column may hold where there is no data: the question must render with one of these.
+# Values for a column when there is no data: the question must render with one of them.
 _STAND_INS: tuple[Any, ...] = ("1", 1, ["1", "1"], {})
 
 
 def validate(path: Path | str, rows: int = 0) -> list[str]:
-    """The task's faults, none if it is sound.
+    """The faults of a task; empty if there are none.
 
     Args:
-        rows: how many real rows of each split to take through as well.
+        rows: number of real rows of each split to check as well.
 
     Raises:
         JudgeTaskError: with every fault of the YAML.
-        DataError: the data is not to be had (only where ``rows`` asks for it).
+        DataError: the data is not available (only if ``rows`` asks for it).
     """
     task = load_judge_task(path)
     row, faults = _stand_in_row(task)
@@ -46,7 +46,7 @@ def validate(path: Path | str, rows: int = 0) -> list[str]:
 
 
 def _stand_in_row(task: JudgeTask) -> tuple[JudgeRow | None, list[str]]:
-    """A row, None where its question does not render; and what of all questions does not."""
+    """A row, or None if its question does not render, and the faults of all questions."""
     n_images = len(task.judge.images)
     rendered, faults = {}, []
     for field, template in task.questions.items():
@@ -83,7 +83,7 @@ def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
                 why = scored.verdict.reason or f"read as {scored.verdict.value!r}"
                 yield (
                     f"judge.verdicts: the {style} gold answer {text!r} does not score 1.0 ({why}); "
-                    "choose verdicts that can be told apart in text"
+                    "choose verdicts that are distinguishable in text"
                 )
             if style == "reasoned" and scored.format != 1.0:
                 yield f"judge.verdicts: the gold answer {text!r} is not well formed"

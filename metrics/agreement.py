@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .rates import Rates, accuracy, cohen_kappa, places
+from .rates import Rates, accuracy, class_indices, cohen_kappa
 from .records import Record
 
 
@@ -160,6 +160,6 @@ def _codes(
     sizes = [len(verdicts_N) for verdicts_N in verdicts_J_N]
     if len(set(sizes)) > 1:
         raise ValueError(f"the judges have {sizes} verdicts; give one of each judge for each row")
-    return np.array(places(verdicts_J_N, classes), dtype=np.int64).reshape(
+    return np.array(class_indices(verdicts_J_N, classes), dtype=np.int64).reshape(
         len(sizes), sizes[0] if sizes else 0
     )

@@ -1,4 +1,4 @@
-"""The rates of a judge from counts: of one judge, of many at once, or of every resample of them.
+"""Rates of judges from counts: of one judge, of many at once, or of every resample of them.
 
 Axis suffixes: `X` any leading axes or none (clusters, judges, resamples), `C` the task's verdicts
 in their order, `C1` the same and then "no verdict", `P` as :class:`PairCount`. A rate is nan where
@@ -18,22 +18,24 @@ Counts = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
 
-def places(verdicts_X_N: Sequence[Sequence[str | None]], classes: Sequence[str]) -> list[list[int]]:
-    """The place of each verdict in `classes`, X rows of N; C is no verdict.
+def class_indices(
+    verdicts_X_N: Sequence[Sequence[str | None]], classes: Sequence[str]
+) -> list[list[int]]:
+    """The index of each verdict in `classes`, X rows of N; C stands for no verdict.
 
     Raises:
         ValueError: A verdict is none of `classes`.
     """
-    place: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
-    place[None] = len(classes)
-    strange = {verdict for verdicts_N in verdicts_X_N for verdict in verdicts_N} - place.keys()
+    index: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    index[None] = len(classes)
+    strange = {verdict for verdicts_N in verdicts_X_N for verdict in verdicts_N} - index.keys()
     if strange:
         raise ValueError(f"verdict {min(map(str, strange))!r} is none of {list(classes)}")
-    return [[place[verdict] for verdict in verdicts_N] for verdicts_N in verdicts_X_N]
+    return [[index[verdict] for verdict in verdicts_N] for verdicts_N in verdicts_X_N]
 
 
 class ClassScores(NamedTuple):
-    """Arrays of shape … × C in [0, 1], 0 where nothing was predicted or labeled so."""
+    """Arrays of shape … × C in [0, 1]; 0 where a class was neither predicted nor labeled."""
 
     precision: Rates
     recall: Rates
@@ -43,16 +45,16 @@ class ClassScores(NamedTuple):
 class PairCount(IntEnum):
     """What is counted of pairs judged in both orders."""
 
-    JUDGED = 0  # two verdicts
-    FLIPPED = 1  # of these, verdicts that do not name the same image
-    LABELED = 2  # two labels
-    BOTH_RIGHT = 3  # of these, both verdicts right
+    JUDGED = 0  # pairs with two verdicts
+    FLIPPED = 1  # of these, pairs whose verdicts do not name the same image
+    LABELED = 2  # pairs with two labels
+    BOTH_RIGHT = 3  # of these, pairs with both verdicts right
     SLOTS = 4  # verdicts (not pairs) that name a slot
     FIRST_SLOT = 5  # of these, the first slot
 
 
 class Tally(NamedTuple):
-    """All that the rates are computed from; tallies of parts add up to that of the whole."""
+    """The counts that rates are computed from; tallies of parts add up to that of the whole."""
 
     confusion_X_C_C1: Counts
     """Labeled rows by label and verdict."""
@@ -148,7 +150,7 @@ def flip_rate(pairs_X_P: Counts) -> Rates:
 
 
 def first_slot_rate(pairs_X_P: Counts) -> Rates:
-    """Share of the verdicts naming a slot that name the first; 0.5 is no preference by place."""
+    """Share of the verdicts naming a slot that name the first; 0.5 means no position bias."""
     return _ratio(pairs_X_P[..., PairCount.FIRST_SLOT], pairs_X_P[..., PairCount.SLOTS])
 
 
@@ -168,9 +170,9 @@ RATES: Mapping[str, Callable[[Tally], Rates]] = {
     "flip_rate": lambda tally: flip_rate(tally.pairs_X_P),
     "first_slot_rate": lambda tally: first_slot_rate(tally.pairs_X_P),
 }
-"""Every rate that is one number of a judge and a task; those of pairs are nan without pairs."""
+"""Every rate that is one number for a judge and a task; those of pairs are nan without pairs."""
 PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
-# Half of the verdicts for the first slot is best; the majority-class baseline is no judge.
+# A first-slot rate of 0.5 is best; the majority-class baseline is a property of the data.
 _DIRECTIONS: Mapping[str, bool | None] = {
     "null_rate": False,
     "flip_rate": False,

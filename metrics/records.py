@@ -1,4 +1,4 @@
-"""Judged rows and what is counted of them."""
+"""Judged rows and their counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rates import Counts, PairCount, Tally
 
 
 class Record(NamedTuple):
-    """One judged row: `label` None is unlabeled, `verdict` None is no verdict.
+    """One judged row; `label` None is unlabeled, `verdict` None is no verdict.
 
     The rows of a pair share `pair_id`; `swapped` is True for the row with its images exchanged.
     """
@@ -65,7 +65,7 @@ def complete_pairs(records: Iterable[Record]) -> list[Pair]:
             continue
         if record.swapped in orders[record.pair_id]:
             order = "swapped" if record.swapped else "unswapped"
-            raise ValueError(f"pair {record.pair_id!r} has two {order} rows; one of each is right")
+            raise ValueError(f"pair {record.pair_id!r} has two {order} rows; expected one of each")
         orders[record.pair_id][record.swapped] = record
     return [Pair(rows[False], rows[True]) for rows in orders.values() if len(rows) == 2]
 

@@ -1,4 +1,4 @@
-"""Metrics of a judge against people's labels: evaluation, the command line and tests share them.
+"""Metrics of a judge against human labels, shared by evaluation, training and the command line.
 
 Axis suffixes: `C` the task's verdicts in their order, `C1` the same and then "no verdict".
 A missing verdict is a miss for its class and a hit for none; an unlabeled record is scored by

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mtrl_judge.common.hashing import stable_hash
 
-from .rates import Counts, macro_f1, places
+from .rates import Counts, class_indices, macro_f1
 
 
 class Consistency(NamedTuple):
@@ -135,6 +135,6 @@ def _confusion(votes_N_C: Counts, labels_N: NDArray[np.int64]) -> Counts:
 
 def _named(votes_N: Sequence[Sequence[str | None]], classes: Sequence[str]) -> Counts:
     """1 where a vote names a verdict, N × V × C; all rows have as many votes."""
-    places_N_V = np.array(places(votes_N, classes), dtype=np.int64).reshape(len(votes_N), -1)
+    places_N_V = np.array(class_indices(votes_N, classes), dtype=np.int64).reshape(len(votes_N), -1)
     named_N_V_C: Counts = (places_N_V[:, :, None] == np.arange(len(classes))).astype(np.int64)
     return named_N_V_C

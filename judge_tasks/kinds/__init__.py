@@ -1,4 +1,7 @@
-"""The kinds of judge tasks, one file each: a new file of this folder is a new kind."""
+"""The kinds of judge tasks, one file each; a new file in this folder adds a kind.
+
+Each file defines ``KIND``, an instance of :class:`~.base.Kind`.
+"""
 
 from collections.abc import Mapping
 from importlib import import_module

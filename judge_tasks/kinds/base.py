@@ -80,7 +80,7 @@ class Kind(ABC):
             known = " or ".join(
                 f"{{{', '.join(['column', *sorted(each.keys)])}}}" for each in self.label_rules
             )
-            yield Problem("judge.label", f"is no label of a {self.name} task", f"write {known}")
+            yield Problem("judge.label", f"is not a label of a {self.name} task", f"write {known}")
 
     def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         """Values of fields that the YAML may leave out."""
@@ -93,7 +93,7 @@ class Kind(ABC):
         return (False,)
 
     def swapped_label(self, label: str | None, verdicts: Sequence[str]) -> str | None:
-        """The label of a row whose candidates have changed places."""
+        """The label of a row whose candidates are swapped."""
         return label
 
     # Scoring

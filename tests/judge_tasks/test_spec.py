@@ -146,7 +146,7 @@ def test_twenty_faults_at_once(tmp_path: Path) -> None:
         (("test_split: test\n", ""), "test_split", "name the split to judge"),
         (('map: {1: "Yes", 0: "No"}', "threshold: high"), "judge.label.threshold", "no number"),
         (("task: my_task", "task: my task"), "task", "letters, digits"),
-        (("task: my_task", "include: ../x.yaml\ntask: my_task"), "include", "no sibling"),
+        (("task: my_task", "include: ../x.yaml\ntask: my_task"), "include", "not in the same folder"),
         (("task: my_task", "include: nope.yaml\ntask: my_task"), "include", "no file nope.yaml"),
         (("task: my_task", "task: [a"), "line 3", "not YAML"),
     ],
