@@ -51,5 +51,5 @@ def preview(name: str, *, n: int, split: str | None, style: str | None, out: Pat
         typer.echo(f"left out: item {item}, whose image does not decode: {why}")
     typer.echo(
         f"{record['rows']} rows of {task.task} {split_name} from {record['source']} "
-        f"({record['place']}), fingerprint {record['fingerprint']}"
+        f"({record['location']}), fingerprint {record['fingerprint']}"
     )

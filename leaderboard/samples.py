@@ -289,7 +289,7 @@ def _rows_of(name: str, judged: Sequence[Judged], include: Sequence[Path]) -> Ro
     loaded = load_rows(task, splits[0] if splits else task.evaluation_split)
     if loaded.rows.fingerprint not in told:
         raise JudgeError(
-            f"the rows in {loaded.record['place']} have fingerprint {loaded.rows.fingerprint}, "
+            f"the rows in {loaded.record['location']} have fingerprint {loaded.rows.fingerprint}, "
             f"those judged {min(map(str, told))}"
         )
     return loaded.rows

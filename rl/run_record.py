@@ -245,8 +245,8 @@ def _data_differences(
         elif then[task]["fingerprint"] != now[task]["fingerprint"]:
             old, new = then[task], now[task]
             yield (
-                f"data: {task}: other rows: {old['rows']} from {old['place']} then "
-                f"({old['fingerprint']}), {new['rows']} from {new['place']} now "
+                f"data: {task}: other rows: {old['rows']} from {old['location']} then "
+                f"({old['fingerprint']}), {new['rows']} from {new['location']} now "
                 f"({new['fingerprint']})"
             )
 

@@ -136,7 +136,7 @@ def test_score_reads_plain_rows_and_writes_verdicts(
     [
         ('{"item_id": 1, "label": "Yes"', "line 2: not valid JSON"),
         ("[1]", "line 2: found list"),
-        ('{"item_id": 1, "label": "Yes"}', "line 2 has no 'text'; there: item_id, label"),
+        ('{"item_id": 1, "label": "Yes"}', "line 2: no field 'text'; found: item_id, label"),
         ('{"item_id": 1, "label": "yes", "text": ""}', "did you mean 'Yes'?"),
     ],
 )

@@ -109,7 +109,7 @@ def test_bad_folders_say_what_is_there(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("error", "part"),
     [
-        (Exception("Dataset 'o/n' is a gated dataset on the Hub."), "accept its terms at https"),
+        (Exception("Dataset 'o/n' is a gated dataset on the Hub."), "accept the terms at https"),
         (RuntimeError("Dataset scripts are no longer supported, but found n.py"), "script dataset"),
         (ConnectionError("Couldn't reach 'o/n' on the Hub (ConnectError)"), "cannot be reached"),
         (ValueError("Unknown split \"tset\". Should be one of ['test']."), "Unknown split"),
