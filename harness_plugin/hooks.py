@@ -19,7 +19,7 @@ from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import Record
 
-from .logprob import calibration_rows, load_calibration, read
+from .logprob import calibration_rows, load_calibration, parse_answer
 from .perturbations import Perturbation, active_perturbation
 from .prompt_style import evaluation_scoring, evaluation_style
 
@@ -229,7 +229,7 @@ class JudgeHooks:
         )
         probabilities = {}
         if evaluation_scoring() == "logprob":
-            probabilities = read(text, self.perturbation.original_verdicts)
+            probabilities = parse_answer(text, self.perturbation.original_verdicts)
         return {
             "item_id": row.item_id,
             "pair_id": row.pair_id,

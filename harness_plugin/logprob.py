@@ -1,8 +1,8 @@
-"""``scoring=logprob``: items judged by the probability of each verdict.
+"""``scoring=logprob``: judge items by the probability of each verdict, without generation.
 
 The backend answers with a text, as every backend does, so that lmms-eval's cache and the one parser
-read it: a line of JSON with the probabilities, in the order of the task's verdicts, and the
-verdict::
+of answers read it: a line of JSON with the probabilities, in the order of the task's verdicts,
+followed by the verdict::
 
     {"probabilities": [0.83, 0.17], "verdict_mass": 0.99, "temperature": 1.4, "calibrated": true}
     <answer>Yes</answer>
@@ -26,81 +26,80 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
+from mtrl_judge.models.temperature import Floats, fit_temperature, probabilities
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from mtrl_judge.models.judge import Batch, Judge
-    from mtrl_judge.models.temperature import Floats
+    from mtrl_judge.models.judge import Answer, Batch, Judge
 
-CALIBRATION_ITEMS = 256  # one number is fitted to them
+CALIBRATION_ITEMS = 256  # enough to fit a single parameter
 
 
-class Judgement(NamedTuple):
-    """What a judge's probabilities say of one item."""
+class Judgment(NamedTuple):
+    """A judge's probabilities for one item."""
 
     probabilities: tuple[float, ...]
-    """Of each verdict among the verdicts, calibrated; they add up to 1."""
+    """Of each verdict, calibrated, among the verdicts; they add up to 1."""
     verdict_mass: float
-    """Of all verdicts together among all that the model could write."""
+    """Of all verdicts together, uncalibrated, among everything the model could generate."""
     temperature: float
     calibrated: bool
-    """Whether the temperature was fitted; else it is 1."""
+    """Whether the temperature was fitted; otherwise it is 1."""
 
 
-class Calibration(NamedTuple):
-    """A temperature and the number of labeled rows that it was fitted to."""
-
-    temperature: float = 1.0
-    rows: int = 0
-
-
-def write(verdict: str, judgement: Judgement) -> str:
-    """The backend's answer."""
+def format_answer(verdict: str, judgment: Judgment) -> str:
+    """The backend's answer: the probabilities and the most probable verdict."""
+    # Unless neutralized, the parser would read a tag within a verdict.
     safe = neutralize(verdict, ANSWER_TAGS)
-    return f"{json.dumps(judgement._asdict())}\n<answer>{safe}</answer>"
+    return f"{json.dumps(judgment._asdict())}\n<answer>{safe}</answer>"
 
 
-def read(text: str, verdicts: Sequence[str]) -> dict[str, Any]:
-    """What a sample says of an answer of :func:`write`; nothing where the text is none."""
+def parse_answer(text: str, verdicts: Sequence[str]) -> dict[str, Any]:
+    """The fields of a sample for an answer of :func:`format_answer`; empty for any other text.
+
+    Args:
+        verdicts: the task's verdicts, in the order of the probabilities.
+    """
     try:
-        found = Judgement(**json.loads(text.partition("\n")[0]))
-        probabilities = dict(zip(verdicts, found.probabilities, strict=True))
+        judgment = Judgment(**json.loads(text.partition("\n")[0]))
+        by_verdict = dict(zip(verdicts, judgment.probabilities, strict=True))
     except (TypeError, ValueError, RecursionError):
         return {}
-    return {**found._asdict(), "probabilities": probabilities}
+    return {**judgment._asdict(), "probabilities": by_verdict}
 
 
 def load_calibration(task: JudgeTask, root: Path | None) -> LoadedSplit | None:
-    """The validation rows to calibrate on; None where there are none but those that are judged.
+    """The validation split to calibrate on; None if there is none besides the evaluated rows.
 
     Raises:
-        DataError: there are, but they are not what the YAML says.
+        DataError: the split exists but is not what the YAML describes.
     """
     source = find_source(task, root)
-    made = task.judge.splits.get("validation")
-    there = "validation" in source.splits or (made is not None and made.source in source.splits)
-    if not there or task.evaluation_split == "validation":
+    cut = task.judge.splits.get("validation")
+    exists = "validation" in source.splits or (cut is not None and cut.source in source.splits)
+    if not exists or task.evaluation_split == "validation":
         return None
-    if len(load_raw(task, "validation", source)) == 0:  # a small share of few rows
+    if len(load_raw(task, "validation", source)) == 0:  # a small fraction of few rows
         return None
     return load_rows(task, "validation", root)
 
 
 def calibration_rows(rows: Dataset) -> Dataset:
-    """Its labeled rows, of at most CALIBRATION_ITEMS items, which a hash of the item chooses."""
+    """The labeled rows of at most CALIBRATION_ITEMS items, which a hash of the item id selects."""
     columns = rows.with_format(None)
-    ids, labels = columns["item_id"][:], columns["label"][:]
-    labeled = {item for item, label in zip(ids, labels, strict=True) if label is not None}
-    ranked = sorted(labeled, key=lambda item: stable_hash("calibration", item))
-    kept = set(ranked[:CALIBRATION_ITEMS])
-    return rows.select(
-        [
-            n
-            for n, (item, label) in enumerate(zip(ids, labels, strict=True))
-            if item in kept and label is not None
-        ]
+    labeled = [
+        (index, item)
+        for index, (item, label) in enumerate(
+            zip(columns["item_id"][:], columns["label"][:], strict=True)
+        )
+        if label is not None
+    ]
+    ranked = sorted(
+        {item for _, item in labeled}, key=lambda item: stable_hash("calibration", item)
     )
+    selected = set(ranked[:CALIBRATION_ITEMS])
+    return rows.select([index for index, item in labeled if item in selected])
 
 
 class LogprobScorer:
@@ -108,11 +107,11 @@ class LogprobScorer:
 
     Args:
         rows: labeled rows to calibrate on; None leaves the temperature at 1.
-        asked: the verdicts that the judged prompts ask for, which a probe may have renamed.
-        batch_size: prompts of the calibration computed together.
+        verdicts: those that the judged prompts offer, which a perturbation may have renamed.
+        batch_size: calibration prompts computed together.
 
     Raises:
-        JudgeError: no text says one of the task's verdicts alone.
+        JudgeError: a verdict cannot be read back from an answer.
     """
 
     def __init__(
@@ -121,70 +120,64 @@ class LogprobScorer:
         task: JudgeTask,
         rows: Dataset | None,
         *,
-        asked: Sequence[str],
+        verdicts: Sequence[str],
         batch_size: int,
     ) -> None:
         self._judge, self._task, self._rows = judge, task, rows
-        self._asked, self._batch_size = asked, batch_size
-        even = Judgement((1 / len(asked),) * len(asked), 1.0, 1.0, False)
-        for verdict in asked:
-            if parse_verdict(write(verdict, even), asked).value != verdict:
+        self._verdicts, self._batch_size = verdicts, batch_size
+        uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, 1.0, False)
+        for verdict in verdicts:
+            if parse_verdict(format_answer(verdict, uniform), verdicts).value != verdict:
                 raise JudgeError(
                     f"{task.path}: judge.verdicts: {verdict!r} cannot be read back from an answer; "
-                    "write it without tags"
+                    "expected a verdict without tags"
                 )
 
-    def answer(self, batch: Batch) -> list[str]:
-        """What is answered to each of B prompts; the first call calibrates."""
-        from mtrl_judge.models.temperature import probabilities
+    def answer(self, batch: Batch) -> list[Answer]:
+        """The answers to B prompts; the first call calibrates."""
+        from mtrl_judge.models.judge import Answer
 
-        calibration = self.calibration
-        logps_B_V = self._logps(batch, self._asked)
-        probabilities_B_V = probabilities(logps_B_V, calibration.temperature)
-        # The end of an answer counted or not, verdicts exclude one another.
-        mass_B = np.exp(logps_B_V).sum(axis=1)
-        best_B = logps_B_V.argmax(axis=1)
-        return [
-            write(
-                self._asked[best],
-                Judgement(tuple(own), mass, calibration.temperature, calibration.rows > 0),
-            )
-            for best, own, mass in zip(
-                best_B, probabilities_B_V.tolist(), mass_B.tolist(), strict=True
-            )
-        ]
+        fitted = self.fitted_temperature
+        temperature = 1.0 if fitted is None else fitted
+        logps_B_V = self._logps(batch, self._verdicts)
+        probabilities_B_V = probabilities(logps_B_V, temperature).tolist()
+        # Verdicts exclude each other even where no end token follows them (see verdict_tokens).
+        mass_B = np.exp(logps_B_V).sum(axis=1).tolist()
+        tokens_B = batch.inputs["attention_mask"].sum(dim=1).tolist()
+        answers = []
+        for best, row_V, mass, tokens in zip(
+            logps_B_V.argmax(axis=1), probabilities_B_V, mass_B, tokens_B, strict=True
+        ):
+            judgment = Judgment(tuple(row_V), mass, temperature, fitted is not None)
+            answers.append(Answer(format_answer(self._verdicts[best], judgment), tokens, 0))
+        return answers
 
     @cached_property
-    def calibration(self) -> Calibration:
-        """Fitted to the validation rows by the same forward passes that judge.
+    def fitted_temperature(self) -> float | None:
+        """Fitted to the calibration rows by the forward passes that judge; None without rows.
 
-        No probe changes these rows: a judge keeps its temperature, and one thing is changed.
+        The calibration rows are never perturbed, so a perturbed run differs in one thing only.
         """
         from loguru import logger
 
-        from mtrl_judge.models.temperature import fit_temperature
-
         if self._rows is None or len(self._rows) == 0:
-            logger.warning(
-                f"{self._task.task}: no labeled validation rows, so its probabilities are not "
-                "calibrated"
-            )
-            return Calibration()
+            logger.warning(f"{self._task.task}: not calibrated: no labeled validation rows")
+            return None
         verdicts = self._task.judge.verdicts
-        labels = [verdicts.index(label) for label in self._rows.with_format(None)["label"]]
+        labels_N = [verdicts.index(label) for label in self._rows.with_format(None)["label"]]
         prompts = (
             self._judge.prompt(render_messages(row, "direct"), row.images)
             for row in map(JudgeRow.from_doc, self._rows)
         )
-        logps_N_V = np.empty((len(labels), len(verdicts)))
+        logps_N_V = np.empty((len(labels_N), len(verdicts)))
         for batch in self._judge.batches(prompts, self._batch_size):
             logps_N_V[list(batch.indices)] = self._logps(batch, verdicts)
-        fitted = Calibration(fit_temperature(logps_N_V, labels), len(labels))
+        temperature = fit_temperature(logps_N_V, labels_N)
         logger.info(
-            f"{self._task.task}: temperature {fitted.temperature:.3f}, fitted to {fitted.rows} "
+            f"{self._task.task}: temperature {temperature:.3f}, fitted to {len(labels_N)} "
             "validation rows"
         )
-        return fitted
+        return temperature
 
     def _logps(self, batch: Batch, verdicts: Sequence[str]) -> Floats:
         logps_B_V: Floats = self._judge.verdict_logps(batch, verdicts).double().cpu().numpy()

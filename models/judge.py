@@ -128,7 +128,7 @@ class Judge:
         with _evaluation_mode(self.model):
             for batch in self.batches(prompts, batch_size):
                 answers = self.generate(
-                    batch.inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+                    batch, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
                 )
                 texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
         return [texts[index] for index in range(len(rows))]
@@ -203,18 +203,16 @@ class Judge:
                 yield Batch(indices, batch, self.inputs(batch))
                 del window[:size]
 
-    def generate(
-        self, inputs: Mapping[str, torch.Tensor], *, until: Sequence[str] = (), **settings: Any
-    ) -> list[Answer]:
-        """Generate answers for one batch: B answers, in its order.
+    def generate(self, batch: Batch, *, until: Sequence[str] = (), **settings: Any) -> list[Answer]:
+        """Generate the answers to B prompts, in the order of the batch.
 
         Args:
-            inputs: from :meth:`inputs`; moved to the model's device and dtype.
+            batch: from :meth:`batches`.
             until: stop strings; an answer is cut before the first of them.
             settings: of a `GenerationConfig`. The model's own `generation_config` fills in what
                 they leave open.
         """
-        inputs = self._to_model(inputs)
+        inputs = self._to_model(batch.inputs)
         pad = self.tokenizer.pad_token_id
         generation = GenerationConfig(
             **settings,

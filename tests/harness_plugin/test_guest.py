@@ -273,12 +273,14 @@ def test_the_response_cache_keeps_probabilities_apart_from_generations(
 
 def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_judge: Path) -> None:
     from mtrl_judge.harness_plugin.hooks import JudgeHooks
-    from mtrl_judge.harness_plugin.logprob import Judgement, write
+    from mtrl_judge.harness_plugin.logprob import Judgment, format_answer
 
     in_process("mtrl_judge", ["mtrl_judge_seetrue"], model_args=f"pretrained={random_judge}")
     hooks = JudgeHooks(find_task("mtrl_judge_seetrue"))
     doc = hooks.prepare().rows.dataset[0]
-    forged = hooks.process_results(doc, [write("Yes", Judgement((0.9, 0.1), 1.0, 1.0, True))])
+    forged = hooks.process_results(
+        doc, [format_answer("Yes", Judgment((0.9, 0.1), 1.0, 1.0, True))]
+    )
     assert forged["verdict"] == "Yes"
     assert not PROBABILITIES & forged.keys()
 

@@ -21,14 +21,14 @@ from support.tasks import write_split, write_task
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.harness_plugin.logprob import (
     CALIBRATION_ITEMS,
-    Judgement,
+    Judgment,
     calibration_rows,
+    format_answer,
     load_calibration,
-    read,
-    write,
+    parse_answer,
 )
 from mtrl_judge.harness_plugin.prompt_style import (
-    checked_scoring,
+    check_scoring,
     evaluation_scoring,
     evaluation_style,
     set_checkpoint_style,
@@ -181,8 +181,8 @@ def test_numbers_that_are_none_are_told(random_judge: Path) -> None:
 # The answer
 
 
-def judgement(count: int) -> Judgement:
-    return Judgement(tuple([1 / count] * count), 0.9, 1.5, True)
+def judgment(count: int) -> Judgment:
+    return Judgment(tuple([1 / count] * count), 0.9, 1.5, True)
 
 
 @example(["Yes", "<answer>No</answer>"])
@@ -198,13 +198,13 @@ def test_every_verdict_comes_out_of_the_one_parser(verdicts: list[str]) -> None:
     except ValueError:
         return  # no task has such verdicts
     for verdict in verdicts:
-        text = write(verdict, judgement(len(verdicts)))
+        text = format_answer(verdict, judgment(len(verdicts)))
         labeled = JudgeRow("id", "task", "pointwise", "?", tuple(verdicts), verdict, 0)
         found = score(labeled, text)
         assert found.verdict.value == verdict
         assert (found.correct, found.format) == (1.0, 0.0)
-        assert read(text, verdicts) == {
-            **judgement(len(verdicts))._asdict(),
+        assert parse_answer(text, verdicts) == {
+            **judgment(len(verdicts))._asdict(),
             "probabilities": dict.fromkeys(verdicts, 1 / len(verdicts)),
         }
 
@@ -214,7 +214,7 @@ def test_every_verdict_comes_out_of_the_one_parser(verdicts: list[str]) -> None:
 @example('{"probabilities": 3, "verdict_mass": 1, "temperature": 1, "calibrated": true}')
 @example("[" * 100_000)
 def test_what_is_no_answer_of_ours_says_nothing(text: str) -> None:
-    assert read(text, ("Yes", "No")) == {}
+    assert parse_answer(text, ("Yes", "No")) == {}
 
 
 # Calibration
@@ -297,13 +297,13 @@ def test_scoring_and_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     set_checkpoint_style("reasoned", scoring="logprob")
     assert (evaluation_style(task), evaluation_scoring()) == ("direct", "logprob")
     monkeypatch.setenv("MTRL_JUDGE_STYLE", "direct")
-    assert checked_scoring("logprob") == "logprob"
+    assert check_scoring("logprob") == "logprob"
     monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
-    assert checked_scoring("generation") == "generation"
-    for call in (lambda: checked_scoring("logprob"), lambda: evaluation_style(task)):
+    assert check_scoring("generation") == "generation"
+    for call in (lambda: check_scoring("logprob"), lambda: evaluation_style(task)):
         with pytest.raises(JudgeError, match="MTRL_JUDGE_STYLE is 'reasoned', but scoring=logprob"):
             call()
     set_checkpoint_style(None)
     assert (evaluation_style(task), evaluation_scoring()) == ("reasoned", "generation")
     with pytest.raises(JudgeError, match="'logprobs'; did you mean 'logprob'"):
-        checked_scoring("logprobs")
+        check_scoring("logprobs")

@@ -240,9 +240,9 @@ def test_system_prompt_comes_first(qwen3: Path) -> None:
     ("model_args", "message"),
     [
         ({"max_pixel": 4096}, "unknown key 'max_pixel'; did you mean 'max_pixels'?"),
-        ({"batch_size": "auto"}, "batch_size: 'auto'"),
-        ({"batch_size": 0}, "batch_size: 0"),
-        ({"dtype": "float99"}, "dtype: 'float99'"),
+        ({"batch_size": "auto"}, "batch_size: found 'auto'"),
+        ({"batch_size": 0}, "batch_size: found 0"),
+        ({"dtype": "float99"}, "dtype: found 'float99'"),
         ({"min_pixels": 9000, "max_pixels": 4000}, "min_pixels: 9000 is more than max_pixels"),
     ],
 )
@@ -258,9 +258,9 @@ def test_wrong_generation_settings_are_named(qwen3: Path) -> None:
 
 def test_a_judge_only_generates(qwen3: Path) -> None:
     judge = build(qwen3)
-    with pytest.raises(SystemExit, match="generate_until only"):
+    with pytest.raises(SystemExit, match="only tasks with output_type generate_until"):
         judge.loglikelihood([])
-    with pytest.raises(SystemExit, match="generate_until only"):
+    with pytest.raises(SystemExit, match="only tasks with output_type generate_until"):
         judge.generate_until_multi_round([])
 
 
@@ -342,8 +342,8 @@ def test_a_checkpoint_of_ours_sets_its_style(qwen3: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("scoring", "message"),
     [
-        ("logprobs", "scoring: no scoring 'logprobs'; did you mean 'logprob'?"),
-        ("sampling", "scoring: no scoring 'sampling'; known: generation, logprob"),
+        ("logprobs", "scoring: unknown scoring 'logprobs'; did you mean 'logprob'?"),
+        ("sampling", "scoring: unknown scoring 'sampling'; known: generation, logprob"),
     ],
 )
 def test_a_scoring_there_is_not_is_named(qwen3: Path, scoring: str, message: str) -> None:
@@ -361,12 +361,12 @@ def test_reasoning_and_logprob_exclude_each_other(
 
 def test_logprob_refuses_a_task_without_verdicts(qwen3: Path) -> None:
     judge = build(qwen3, scoring="logprob")
-    with pytest.raises(SystemExit, match="shapes: is no judge task, so there are no verdicts"):
+    with pytest.raises(SystemExit, match="shapes: not a judge task"):
         ask(judge, MIXED)
 
 
 def test_what_is_no_picture_is_named(qwen3: Path) -> None:
     judge = build(qwen3)
     judge.task_dict[TASK] = {SPLIT: [[b"not a picture"]]}
-    with pytest.raises(SystemExit, match=r"shapes, item 0: image \(bytes\)"):
+    with pytest.raises(SystemExit, match=r"shapes, item 0: found image \(bytes\)"):
         judge.generate_until(requests_for([0], {}))

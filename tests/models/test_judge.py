@@ -25,7 +25,7 @@ from mtrl_judge.models.checkpoint import (
     load_processor,
     read_checkpoint_card,
 )
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.judge import Batch, Judge
 from mtrl_judge.models.pixels import fit_pixels
 
 NEW_TOKENS = 12
@@ -89,8 +89,9 @@ def test_the_style_is_what_is_asked(model: Any, processor: Any) -> None:
     assert answers["reasoned"] != answers["direct"]
 
 
-def inputs_of(judge: Judge, row: JudgeRow) -> Any:
-    return judge.inputs([judge.prompt(render_messages(row, "reasoned"), row.images)])
+def batch_of(judge: Judge, row: JudgeRow) -> Batch:
+    (batch,) = judge.batches([judge.prompt(render_messages(row, "reasoned"), row.images)], 1)
+    return batch
 
 
 @contextmanager
@@ -177,9 +178,9 @@ def test_a_model_in_training_is_left_as_it_was(
     assert texts == judged(model, processor)
 
     judge = Judge(model, processor)
-    inputs = inputs_of(judge, ROWS[0])
+    batch = batch_of(judge, ROWS[0])
     model.eval()
-    leaking = judge.generate(inputs, do_sample=False, max_new_tokens=NEW_TOKENS)[0].text
+    leaking = judge.generate(batch, do_sample=False, max_new_tokens=NEW_TOKENS)[0].text
     assert leaking != texts[0], "settings that change nothing would prove nothing"
     base.generation_config = untouched.generation_config
     assert texts[0] == stock_answer(model, processor, ROWS[0])
@@ -195,7 +196,7 @@ def test_training_goes_on_between_judgings(model: Any, processor: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    inputs = inputs_of(Judge(model, processor), ROWS[0])
+    inputs = batch_of(Judge(model, processor), ROWS[0]).inputs
 
     def gradient() -> torch.Tensor:
         model.zero_grad()
@@ -265,14 +266,15 @@ def test_reasoning_tags_survive_decoding(model: Any, random_judge: Path) -> None
 def test_the_answer_ends_where_the_model_ends_it(model: Any, processor: Any) -> None:
     """With a token that the model writes made its end token, the answer ends there."""
     judge = Judge(model, processor)
-    inputs = inputs_of(judge, ROWS[0])
+    batch = batch_of(judge, ROWS[0])
+    inputs = batch.inputs
     output = model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
     written = output[0, inputs["input_ids"].shape[1] :].tolist()
     model.generation_config.eos_token_id = written[3]
     kept = written[: written.index(written[3]) + 1]
     texts = judged(model, processor)
     assert texts[0] == judge.decode(kept)
-    (answer,) = Judge(model, processor).generate(inputs, max_new_tokens=NEW_TOKENS)
+    (answer,) = Judge(model, processor).generate(batch, max_new_tokens=NEW_TOKENS)
     assert (answer.text, answer.output_tokens) == (texts[0], len(kept))
     assert answer.input_tokens == inputs["input_ids"].shape[1]
 
