@@ -1,9 +1,10 @@
-"""``mtrl-judge data …``: get data to judge, see what there is, give it on."""
+"""``mtrl-judge data …``: get data to judge, inspect it and publish it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +13,7 @@ from .options import AsJson, DataRoot, Force, Seed, TaskNames, use_data_root
 from .prepare import prepare
 from .push import push
 
-app = typer.Typer(help="Get data to judge, and see what there is.", no_args_is_help=True)
+app = typer.Typer(help="Get data to judge, inspect it and publish it.", no_args_is_help=True)
 app.command()(prepare)
 app.command()(leaks)
 app.command()(push)
@@ -26,20 +27,66 @@ def sample(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Write a small corpus for every shipped task, from real pictures that a package brings."""
+    """Write a small synthetic corpus for the shipped tasks, drawn from emoji images."""
     from mtrl_judge.demo.corpus import write_sample
 
     write_sample(data_root, seed=seed, force=force)
-    typer.echo(f"use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
+    typer.echo(f"to use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
 
 
 @app.command()
 def status(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
-    """Show each task's data: source, rows by split and class, license, fingerprints, size."""
+    """Show each task's data: source, license, size, rows by split and class, fingerprints."""
     from mtrl_judge.common.files import json_text
-    from mtrl_judge.data.status import status_of, status_table
+    from mtrl_judge.data.status import data_status
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     use_data_root(data_root)
-    found = status_of(find_tasks(tasks or []))
-    typer.echo(json_text(found) if as_json else status_table(found))
+    statuses = data_status(find_tasks(tasks or []))
+    typer.echo(json_text(statuses) if as_json else _status_tables(statuses))
+
+
+def _status_tables(statuses: Sequence[Mapping[str, Any]]) -> str:
+    """A table of tasks, one of their splits, and the problems."""
+    from tabulate import tabulate
+
+    tasks = [
+        {
+            "task": status["task"],
+            "role": status["role"],
+            "source": status["source"] or "none",
+            "revision": status["revision"][:7] if status["revision"] else "–",
+            "license": status["license"],
+            "terms": "to accept" if status["gated"] else "none",
+            "training": status["training"],
+            "size": "–" if status["bytes"] is None else f"{status['bytes'] / 1e6:,.1f} MB",
+        }
+        for status in statuses
+    ]
+    splits = [
+        {
+            "task": status["task"],
+            "split": split,
+            "items": f"{record['items']:,}" if record else "–",
+            "expected": f"{status['expected'][split]:,}" if split in status["expected"] else "–",
+            "labels of rows": _label_counts(record) if record else "–",
+            "fingerprint": record["fingerprint"] if record else "–",
+        }
+        for status in statuses
+        for split in dict.fromkeys([*status["splits"], *status["expected"]])
+        for record in [status["splits"].get(split)]
+    ]
+    parts = [
+        tabulate(tasks, headers="keys", maxcolwidths=36),
+        tabulate(splits, headers="keys"),
+        "\n".join(f"{s['task']}: {problem}" for s in statuses for problem in s["problems"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _label_counts(record: Mapping[str, Any]) -> str:
+    counts = [f"{name} {n:,}" for name, n in record["labels"].items()]
+    if record["unlabeled"]:
+        counts.append(f"none {record['unlabelled']:,}")
+    excluded = len(record["undecodable"]) + len(record["known_bad"])
+    return ", ".join(counts) + (f"; {excluded} excluded" if excluded else "")

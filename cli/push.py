@@ -1,4 +1,4 @@
-"""``mtrl-judge data push``: a prepared set as a dataset on the hub."""
+"""``mtrl-judge data push``: publish a prepared dataset on the hub."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from .options import DataRoot, Force, use_data_root
 
 def push(
     task: Annotated[str, typer.Argument(help="A task's name, or the path of a YAML.")],
-    repo: Annotated[str, typer.Option(help="Where to: owner/name on the hub.")],
+    repo: Annotated[str, typer.Option(help="The repository on the hub: owner/name.")],
     public: Annotated[
-        bool, typer.Option("--public", help="For everybody to read; otherwise it is private.")
+        bool, typer.Option("--public", help="Make the repository public (default: private).")
     ] = False,
     accept_license: Annotated[
-        str, typer.Option(metavar="TASK", help="Say that its license allows you to publish it.")
+        str,
+        typer.Option(metavar="TASK", help="Confirm that its license allows you to publish it."),
     ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show card and files, and send nothing.")
+        bool, typer.Option("--dry-run", help="Show the card and the files without uploading.")
     ] = False,
     data_root: DataRoot = None,
     force: Force = False,
 ) -> None:
     """Publish a task's prepared data as a dataset with a card."""
-    from mtrl_judge.data import publish as hub
+    from mtrl_judge.data import publish
     from mtrl_judge.judge_tasks.loading import find_task
 
     use_data_root(data_root)
-    found = find_task(task)
-    if public and accept_license not in (found.short_name, found.task):
+    judge_task = find_task(task)
+    if public and accept_license not in (judge_task.short_name, judge_task.task):
         raise JudgeError(
-            f"--public: its license is: {found.judge.card.license}; where that allows you to "
-            f"publish it, say so: --accept-license {found.short_name}"
+            f"--public: the data's license is: {judge_task.judge.card.license}; if it allows you "
+            f"to publish the data, pass --accept-license {judge_task.short_name}"
         )
-    what = hub.publication(found, repo)
-    if dry_run:
-        lines = [
-            f"{file.stat().st_size / 1e6:10,.1f} MB  {path}" for path, file in what.files.items()
-        ]
-        typer.echo("\n".join([what.card, *lines, "nothing was sent (--dry-run)"]))
+    publication = publish.publication(judge_task, repo)
+    if not dry_run:
+        typer.echo(publish.push(judge_task, publication, private=not public, force=force))
         return
-    typer.echo(hub.push(found, what, private=not public, force=force))
+    typer.echo(publication.card)
+    for path, file in publication.files.items():
+        typer.echo(f"{file.stat().st_size / 1e6:10,.1f} MB  {path}")
+    typer.echo("nothing was uploaded (--dry-run)")

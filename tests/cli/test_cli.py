@@ -210,7 +210,7 @@ def test_a_push_that_is_not_sent_shows_card_and_files(
     assert "| train | 8 | Yes" in shown
     assert "dataset_path: me/agin" in shown
     assert "data/train.parquet" in shown
-    assert "nothing was sent" in shown
+    assert "nothing was uploaded" in shown
     public = fails(capsys, monkeypatch, *arguments, "--repo", "me/agin", "--public")
     assert "--accept-license agin_nat" in public
     assert "owner/name" in fails(capsys, monkeypatch, *arguments, "--repo", "agin")
