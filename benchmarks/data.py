@@ -119,13 +119,13 @@ def measured_leaks(root: Path, pictures: int) -> dict[str, Any]:
     right = {
         (kind, names["train", i], names["test", half - near - exact + i])
         for i in range(near + exact)
-        for kind in (("picture",) if i < near else ("bytes",))
+        for kind in (("near_copy",) if i < near else ("bytes",))
     }
     found = hits & right
     return {
         "leaks_s": round(seconds, 1),
         "leaks_pictures": 2 * half,
-        "near_copy_recall": round(sum(kind == "picture" for kind, *_ in found) / near, 4),
+        "near_copy_recall": round(sum(kind == "near_copy" for kind, *_ in found) / near, 4),
         "exact_recall": round(sum(kind == "bytes" for kind, *_ in found) / exact, 4),
         "false_hits": len(hits - right),
         "leaks_peak_mib": peak_mib(),

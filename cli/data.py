@@ -87,6 +87,6 @@ def _status_tables(statuses: Sequence[Mapping[str, Any]]) -> str:
 def _label_counts(record: Mapping[str, Any]) -> str:
     counts = [f"{name} {n:,}" for name, n in record["labels"].items()]
     if record["unlabeled"]:
-        counts.append(f"none {record['unlabelled']:,}")
+        counts.append(f"none {record['unlabeled']:,}")
     excluded = len(record["undecodable"]) + len(record["known_bad"])
     return ", ".join(counts) + (f"; {excluded} excluded" if excluded else "")

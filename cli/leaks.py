@@ -1,4 +1,4 @@
-"""``mtrl-judge data leaks``: does evaluation hold what training has seen?"""
+"""``mtrl-judge data leaks``: does evaluation data contain training data?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
     """Find items that training shares with evaluation: same bytes, near copies, same text.
 
-    Exit code: 0 none that training would refuse, 1 some. Only data in the data root is looked at.
+    Exit code: 1 if training would refuse any of them, else 0. Only data in the data root is
+    compared.
     """
     from mtrl_judge.common.files import json_text
     from mtrl_judge.common.progress import ProgressBars
@@ -26,33 +27,34 @@ def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot 
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     use_data_root(data_root)
-    found = find_tasks(tasks or [])
-    trained = [task for task in found if _has_training(task)]
+    judge_tasks = find_tasks(tasks or [])
+    trained = [task for task in judge_tasks if _has_training_data(task)]
     if not trained:
-        raise DataError("no task here has a training split; see: mtrl-judge data status")
+        raise DataError(
+            "no task has a training split in the data root; see: mtrl-judge data status"
+        )
     with ProgressBars(transient=True) as bars:
-        report = find_leaks(trained, found, progress=bars.report)
-    bad = refused(report)
+        report = find_leaks(trained, judge_tasks, progress=bars.report)
+    n_refused = len(refused(report))
     if as_json:
-        about = {
+        result = {
             "leaks": [leak._asdict() for leak in report.leaks],
-            "refused": len(bad),
+            "refused": n_refused,
             "checked": report.checked,
             "left_out": report.left_out,
         }
-        typer.echo(json_text(about))
+        typer.echo(json_text(result))
     else:
-        for task, why in report.left_out.items():
-            typer.echo(f"{task}: not looked at: {why}", err=True)
+        for task, reason in report.left_out.items():
+            typer.echo(f"{task}: not compared: {reason}", err=True)
         if report.leaks:
             typer.echo(leak_table(report.leaks))
         items = sum(n for splits in report.checked.values() for n in splits.values())
-        typer.echo(f"{items:,} items looked at; {len(bad)} leaks that training refuses")
-    sys.exit(bool(bad))
+        typer.echo(f"{items:,} items compared; {n_refused} leaks that training refuses")
+    sys.exit(n_refused > 0)
 
 
-def _has_training(task: JudgeTask) -> bool:
-    """Whether there is a training split of it in the data root."""
+def _has_training_data(task: JudgeTask) -> bool:
     from mtrl_judge.judge_tasks.sources import find_source
 
     try:

@@ -1,7 +1,7 @@
-"""What evaluation shares with training: the same picture, a near copy of it, or the same text.
+"""What evaluation data shares with training data: identical images, near copies, identical text.
 
-A judge that has seen an item is not tested by it. Training asks :func:`find_leaks` first and does
-not start where :func:`refused` has something.
+A judge that was trained on an item is not tested by it. Training calls :func:`find_leaks` first and
+does not start if :func:`refused` returns any.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded
 from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.raw_split import RawSplit
-from mtrl_judge.judge_tasks.sources import find_source, load_raw
+from mtrl_judge.judge_tasks.sources import Source, find_source, load_raw
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 
 from .near_duplicates import near_copies
@@ -26,38 +26,39 @@ from .near_duplicates import near_copies
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind: TypeAlias = Literal["bytes", "picture", "text"]
-KINDS: Mapping[Kind, str] = {
-    "bytes": "same picture",
-    "picture": "near copy",
+LeakKind: TypeAlias = Literal["bytes", "near_copy", "text"]
+LEAK_KINDS: Mapping[LeakKind, str] = {
+    "bytes": "same image",
+    "near_copy": "near copy",
     "text": "same text",
 }
-# "a dog" is what two people write who know nothing of each other.
-_LEAST_WORDS, _LEAST_CHARACTERS = 3, 12
+# Two people may both write "a dog" without knowing of each other.
+_MIN_WORDS, _MIN_CHARACTERS = 3, 12
 
 
 class Leak(NamedTuple):
-    """An item of evaluation and the first one of training that it shares something with."""
+    """An evaluation item and the first training item of a task that it shares something with."""
 
-    kind: Kind
+    kind: LeakKind
     train_task: str
     train_item: str
     task: str
     split: SplitName
     item: str
     expected: bool
-    """Text that the task's own YAML lets stand in several splits, as it cuts by row."""
+    """The task's own YAML cuts splits by row, so that a text may be in several of them."""
 
 
 class LeakReport(NamedTuple):
-    """All that was found, and what was looked at."""
+    """All leaks, and what was compared."""
 
     leaks: Sequence[Leak]
     roles: Mapping[str, str]
+    """By task."""
     checked: Mapping[str, Mapping[SplitName, int]]
     """Items by task and split."""
     left_out: Mapping[str, str]
-    """Tasks whose data is not here, and why."""
+    """Why tasks were not compared: their data is not in a folder."""
 
 
 class _Item(NamedTuple):
@@ -66,68 +67,83 @@ class _Item(NamedTuple):
     name: str
 
 
-class _Pictures(Sequence[bytes]):
-    """Pictures where they lie; each is read when it is asked for."""
+class _Images(Sequence[bytes]):
+    """Images in their datasets; each is read when it is accessed."""
 
-    def __init__(self) -> None:
-        self.places: list[tuple[Dataset, int, str]] = []
+    def __init__(self, cells: Sequence[tuple[Dataset, int, str]]) -> None:
+        self.cells = cells
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.cells)
 
-    def __getitem__(self, place: int) -> bytes:  # type: ignore[override]
-        cells, row, column = self.places[place]
-        return _bytes_of(cells[row][column])
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
+        dataset, row, column = self.cells[index]
+        return _image_bytes(dataset[row][column])
 
 
 class _Side:
-    """What one side, training or evaluation, has: items by picture and by text."""
+    """The items of training or of evaluation, by what they may share."""
 
     def __init__(self) -> None:
-        self.by_bytes: dict[str, list[_Item]] = {}
+        self.by_digest: dict[str, list[_Item]] = {}
         self.by_text: dict[str, list[_Item]] = {}
-        self.pictures = _Pictures()
-        self.digests: list[str] = []
+        self.cells: dict[str, tuple[Dataset, int, str]] = {}
+        """Where the first image of each digest is."""
 
-    def add(self, task: JudgeTask, split: SplitName, raw: RawSplit) -> int:
-        """Take a split in; the number of its items."""
-        bad = {each.item for each in task.judge.known_bad}
-        items = [None if name in bad else _Item(task, split, name) for name in raw.ids]
-        cells = raw.encoded
-        for row in range(len(cells)):
-            item = items[row]
-            if item is None:
-                continue
-            for column, cell in cells[row].items():
-                data = _bytes_of(cell)
-                if data:
-                    self._add_picture(digest([data]), item, (cells, row, column))
-        for column in sorted(question_columns(task.judge.question) - set(task.judge.images)):
-            for item, value in zip(items, raw.column(column), strict=True):
-                text = normalised(str(value))
-                if item is not None and text:
+    def add(self, raw: RawSplit, split: SplitName) -> int:
+        """Add a split, less its known bad items; the number of items."""
+        judge = raw.task.judge
+        known_bad = {bad.item for bad in judge.known_bad}
+        items = {
+            row: _Item(raw.task, split, name)
+            for row, name in enumerate(raw.ids)
+            if name not in known_bad
+        }
+        for row, item in items.items():
+            for column, image_digest in _image_digests(raw, row).items():
+                self.by_digest.setdefault(image_digest, []).append(item)
+                self.cells.setdefault(image_digest, (raw.encoded, row, column))
+        for column in sorted(question_columns(judge.question) - set(judge.images)):
+            values = raw.column(column)
+            for row, item in items.items():
+                if text := normalized(str(values[row])):
                     self.by_text.setdefault(text, []).append(item)
-        return sum(item is not None for item in items)
-
-    def _add_picture(self, name: str, item: _Item, place: tuple[Dataset, int, str]) -> None:
-        if name not in self.by_bytes:
-            self.digests.append(name)
-            self.pictures.places.append(place)
-        self.by_bytes.setdefault(name, []).append(item)
+        return len(items)
 
 
-def normalised(text: str) -> str:
-    """A text without case, punctuation and spacing; empty where it is too short to tell anything.
+def _image_digests(raw: RawSplit, row: int) -> dict[str, str]:
+    """The digests of a row's readable images by column."""
+    columns = raw.task.judge.images
+    if len(columns) == 1:  # the digest of a row is that of its images together
+        digests = {columns[0]: raw.digests[row]}
+    else:
+        cells = raw.encoded[row]
+        digests = {column: digest([_image_bytes(cells[column])]) for column in columns}
+    return {column: value for column, value in digests.items() if value != _UNREADABLE}
 
-    >>> normalised("  A Zebra, to the RIGHT…"), normalised("a dog")
+
+def _image_bytes(cell: object) -> bytes:
+    try:
+        return encoded(cell)
+    except (OSError, ValueError):
+        return b""
+
+
+_UNREADABLE = digest([b""])
+
+
+def normalized(text: str) -> str:
+    """A text without case, punctuation and spacing; empty if it is too short to identify an item.
+
+    >>> normalized("  A Zebra, to the RIGHT…"), normalized("a dog")
     ('a zebra to the right', '')
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", folded))
     joined = " ".join(words)
     # Some languages write no spaces.
-    unspaced = not joined.isascii() and len(joined) >= _LEAST_CHARACTERS
-    return joined if len(words) >= _LEAST_WORDS or unspaced else ""
+    unspaced = not joined.isascii() and len(joined) >= _MIN_CHARACTERS
+    return joined if len(words) >= _MIN_WORDS or unspaced else ""
 
 
 def find_leaks(
@@ -136,99 +152,81 @@ def find_leaks(
     root: Path | None = None,
     progress: ProgressCallback = lambda *_: None,
 ) -> LeakReport:
-    """Compare the training splits of tasks with every other split of theirs and of other tasks.
+    """Compare the training splits of tasks with the other splits of these and of other tasks.
 
-    Of `others` only those whose data is in a folder take part: nothing is fetched to be compared.
-
-    Args:
-        progress: called with what is done, how much of it, and of how much.
+    Of `others` only tasks whose data is in a folder are compared: nothing is downloaded for this.
 
     Raises:
-        JudgeError: the training data is not to be had.
+        JudgeError: the training data cannot be loaded.
     """
-    train, evaluation = _Side(), _Side()
+    training, evaluation = _Side(), _Side()
     checked: dict[str, dict[SplitName, int]] = {}
     left_out: dict[str, str] = {}
-    own = {task.task for task in trained}
-    tasks = [*trained, *(task for task in others if task.task not in own)]
+    names = {task.task for task in trained}
+    tasks = [*trained, *(task for task in others if task.task not in names)]
     for done, task in enumerate(tasks):
         progress("reading", done, len(tasks))
-        if task.task in own:
-            counts = dict(_added(train, task, ["train"], root))
-            counts |= dict(_added(evaluation, task, _evaluated(task, root), root))
-        else:
-            try:
-                if find_source(task, root).folder is None:
-                    raise DataError("is not in the data root")
-                counts = dict(_added(evaluation, task, _evaluated(task, root), root))
-            except JudgeError as error:
-                left_out[task.task] = str(error).splitlines()[0].removeprefix(f"{task.task}: ")
-                continue
-        checked[task.task] = counts
-    leaks = [*_shared(train, evaluation, progress)]
-    return LeakReport(leaks, {t.task: t.judge.role for t in tasks}, checked, left_out)
+        counts: dict[SplitName, int] = {}
+        try:
+            source = find_source(task, root)
+            if task.task in names:
+                counts["train"] = training.add(load_raw(task, "train", source), "train")
+            elif source.folder is None:
+                raise DataError("not in the data root")
+            for split in _evaluation_splits(task, source):
+                counts[split] = evaluation.add(load_raw(task, split, source), split)
+            checked[task.task] = counts
+        except JudgeError as error:
+            if task.task in names:
+                raise
+            left_out[task.task] = str(error).splitlines()[0].removeprefix(f"{task.task}: ")
+    leaks = [*_shared(training, evaluation, progress)]
+    return LeakReport(leaks, {task.task: task.judge.role for task in tasks}, checked, left_out)
 
 
-def _evaluated(task: JudgeTask, root: Path | None) -> list[SplitName]:
-    """The splits that a task has and nobody trains on."""
-    source = find_source(task, root)
+def _evaluation_splits(task: JudgeTask, source: Source) -> list[SplitName]:
+    """The splits that are not trained on and can be loaded."""
+    rules = task.judge.splits
     return [
         split
         for split in task.splits
         if split != "train"
-        and (
-            split in source.splits
-            or (split in task.judge.splits and task.judge.splits[split].source in source.splits)
-        )
+        and (split in source.splits or (split in rules and rules[split].source in source.splits))
     ]
 
 
-def _added(
-    side: _Side, task: JudgeTask, splits: Sequence[SplitName], root: Path | None
-) -> Iterator[tuple[SplitName, int]]:
-    source = find_source(task, root)
-    for split in splits:
-        yield split, side.add(task, split, load_raw(task, split, source))
-
-
-def _shared(train: _Side, evaluation: _Side, progress: ProgressCallback) -> Iterator[Leak]:
-    for name, items in evaluation.by_bytes.items():
-        yield from _between("bytes", train.by_bytes.get(name, ()), items)
-    known = _without(train, evaluation), _without(evaluation, train)
-    for one, other in near_copies(known[0][1], known[1][1], progress):
-        first = train.by_bytes[known[0][0][one]]
-        yield from _between("picture", first, evaluation.by_bytes[known[1][0][other]])
+def _shared(training: _Side, evaluation: _Side, progress: ProgressCallback) -> Iterator[Leak]:
+    for image, items in evaluation.by_digest.items():
+        yield from _leaks("bytes", training.by_digest.get(image, ()), items)
+    known = [image for image in training.cells if image not in evaluation.cells]
+    asked = [image for image in evaluation.cells if image not in training.cells]
+    copies = near_copies(
+        _Images([training.cells[image] for image in known]),
+        _Images([evaluation.cells[image] for image in asked]),
+        progress,
+    )
+    for first, second in copies:
+        items = evaluation.by_digest[asked[second]]
+        yield from _leaks("near_copy", training.by_digest[known[first]], items)
     for text, items in evaluation.by_text.items():
-        yield from _between("text", train.by_text.get(text, ()), items)
+        yield from _leaks("text", training.by_text.get(text, ()), items)
 
 
-def _without(side: _Side, other: _Side) -> tuple[list[str], _Pictures]:
-    """The pictures whose very bytes the other side does not have."""
-    digests, pictures = [], _Pictures()
-    for name, place in zip(side.digests, side.pictures.places, strict=True):
-        if name not in other.by_bytes:
-            digests.append(name)
-            pictures.places.append(place)
-    return digests, pictures
-
-
-def _between(kind: Kind, trained: Sequence[_Item], judged: Sequence[_Item]) -> Iterator[Leak]:
-    first: dict[str, _Item] = {}
+def _leaks(kind: LeakKind, trained: Sequence[_Item], judged: Sequence[_Item]) -> Iterator[Leak]:
+    """A leak for each judged item and each training task that shares something with it."""
+    first_items: dict[str, str] = {}
     for item in trained:
-        first.setdefault(item.task.task, item)
-    for item in judged:
-        for task, origin in first.items():
-            expected = kind == "text" and task == item.task.task and _by_row(item)
-            yield Leak(kind, task, origin.name, item.task.task, item.split, item.name, expected)
-
-
-def _by_row(item: _Item) -> bool:
-    rule = item.task.judge.splits.get(item.split)
-    return rule is not None and rule.source == "train" and rule.group_by is None
+        first_items.setdefault(item.task.task, item.name)
+    for task, split, name in judged:
+        rule = task.judge.splits.get(split)
+        cut_by_row = rule is not None and rule.source == "train" and rule.group_by is None
+        for train_task, train_item in first_items.items():
+            expected = kind == "text" and train_task == task.task and cut_by_row
+            yield Leak(kind, train_task, train_item, task.task, split, name, expected)
 
 
 def refused(report: LeakReport) -> list[Leak]:
-    """The leaks that training must not start with: into a test split or out of distribution."""
+    """The leaks that training refuses: into a test split or into out-of-distribution data."""
     return [
         leak
         for leak in report.leaks
@@ -237,29 +235,24 @@ def refused(report: LeakReport) -> list[Leak]:
 
 
 def leak_table(leaks: Sequence[Leak]) -> str:
-    """A line for what two tasks share in one way; items are counted once."""
+    """A line for each pair of tasks and kind of leak; items are counted once."""
     from tabulate import tabulate
 
     groups: dict[tuple[str, str, str, str], dict[str, Leak]] = {}
     for leak in leaks:
-        kind = KINDS[leak.kind] + (" (split by row)" if leak.expected else "")
+        kind = LEAK_KINDS[leak.kind] + (" (split by row)" if leak.expected else "")
         key = (leak.train_task, leak.task, leak.split, kind)
         groups.setdefault(key, {}).setdefault(leak.item, leak)
-    lines = [
-        {
-            "trained on": train_task,
-            "judged": f"{task} ({split})",
-            "shared": kind,
-            "items": len(found),
-            "such as": "; ".join(f"{e.train_item} → {e.item}" for e in list(found.values())[:2]),
-        }
-        for (train_task, task, split, kind), found in groups.items()
-    ]
+    lines = []
+    for (train_task, task, split, kind), by_item in groups.items():
+        examples = list(by_item.values())[:2]
+        lines.append(
+            {
+                "trained on": train_task,
+                "judged": f"{task} ({split})",
+                "shared": kind,
+                "items": len(by_item),
+                "examples": "; ".join(f"{leak.train_item} → {leak.item}" for leak in examples),
+            }
+        )
     return tabulate(lines, headers="keys", maxcolwidths=[None, None, None, None, 60])
-
-
-def _bytes_of(cell: object) -> bytes:
-    try:
-        return encoded(cell)
-    except (OSError, ValueError):
-        return b""

@@ -74,7 +74,10 @@ def push(task: JudgeTask, publication: Publication, *, private: bool, force: boo
     from huggingface_hub import CommitOperationAdd, HfApi
 
     hub, repo = HfApi(), publication.repo
-    contents = {"README.md": publication.card.encode(), **publication.files}
+    contents: dict[str, bytes | Path] = {
+        "README.md": publication.card.encode(),
+        **publication.files,
+    }
     try:
         hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         existing = set(hub.list_repo_files(repo, repo_type="dataset")) - {".gitattributes"}

@@ -49,8 +49,8 @@ def _task_status(task: JudgeTask) -> dict[str, Any]:
         return {**status, "problems": [_first_line(task, error)]}
     status |= {"source": source.kind, "location": source.location, "revision": source.revision}
     if source.kind == "sample":  # not the dataset, and under its own license
-        license = source.card.get("license", card.license)
-        status |= {"license": license, "gated": False, "expected": {}}
+        status |= {"license": source.card.get("license", card.license)}
+        status |= {"gated": False, "expected": {}}
         if task.judge.role == "train":
             status["training"] = "yes"
     if source.folder is not None:
@@ -62,7 +62,8 @@ def _task_status(task: JudgeTask) -> dict[str, Any]:
 
 def _split_records(task: JudgeTask, source: Source) -> tuple[dict[str, Any], list[str]]:
     """What is recorded of each split that can be loaded, and why the others cannot."""
-    records, problems = {}, []
+    records: dict[str, Any] = {}
+    problems = []
     known_bad = {bad.item for bad in task.judge.known_bad}
     for split in task.splits:
         if split in source.splits or split in task.judge.splits:

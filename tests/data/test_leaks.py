@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mtrl_judge.cli.main import app
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.data.leaks import Leak, find_leaks, normalised, refused
+from mtrl_judge.data.leaks import Leak, find_leaks, normalized, refused
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.demo.corpus import Sizes, write_sample
 from mtrl_judge.judge_tasks.loading import find_tasks, load_judge_task, load_shipped_tasks
@@ -76,7 +76,7 @@ def test_each_kind_is_found_across_tasks(tmp_path: Path) -> None:
     found = {(leak.kind, leak.train_item, leak.task, leak.item) for leak in report.leaks}
     assert found == {
         ("bytes", "number 3 of mine", "theirs", "one of theirs"),
-        ("picture", "number 5 of mine", "theirs", "two of theirs"),
+        ("near_copy", "number 5 of mine", "theirs", "two of theirs"),
         ("text", "number 8 of mine", "theirs", "Number 8, of MINE!"),
     }
     assert len(refused(report)) == 3
@@ -101,7 +101,7 @@ def test_known_bad_items_are_no_leak(tmp_path: Path) -> None:
     bad = '  known_bad: [{item: "one of theirs", reason: "in training"}]\n  card:'
     (tmp_path / "theirs.yaml").write_text(text.replace("  card:", bad))
     report = find_leaks([mine], [load_judge_task(tmp_path / "theirs.yaml")], tmp_path)
-    assert {leak.kind for leak in report.leaks} == {"picture", "text"}
+    assert {leak.kind for leak in report.leaks} == {"near_copy", "text"}
 
 
 def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) 
     same = {(each.task, each.item) for each in leaks if each.kind == "bytes"}
     assert len(same) == 120, "all of them"
     shown = CliRunner().invoke(app, [*arguments, "mtrl_judge_unsafebench"])
-    assert "same picture" in shown.stdout
+    assert "same image" in shown.stdout
     assert "60" in shown.stdout
 
 
@@ -175,7 +175,7 @@ def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Pat
     }
     words = [*(f"--{name}={value}" for name, value in given.items())]
     words += ["--tasks", str(world / "red.yaml"), str(world / "warm.yaml")]
-    with pytest.raises(JudgeError, match=r"(?s)same picture.*--allow_leaks"):
+    with pytest.raises(JudgeError, match=r"(?s)same image.*--allow_leaks"):
         run("sft", words)
     assert not (tmp_path / "run").exists()
     run("sft", [*words, "--allow_leaks", "true"])
@@ -187,14 +187,14 @@ def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Pat
 
 def test_without_training_data_there_is_nothing_to_compare(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "leaks", "--data-root", str(tmp_path)])
-    assert "no task here has a training split" in str(done.exception)
+    assert "no task has a training split in the data root" in str(done.exception)
 
 
 @given(st.text(max_size=40))
-def test_normalised_text_stays_as_it_is(text: str) -> None:
-    once = normalised(text)
-    assert normalised(once) == once
-    assert normalised(f"  {text.upper().lower()} !") == normalised(text.upper().lower())
+def test_normalized_text_stays_as_it_is(text: str) -> None:
+    once = normalized(text)
+    assert normalized(once) == once
+    assert normalized(f"  {text.upper().lower()} !") == normalized(text.upper().lower())
 
 
 @pytest.mark.parametrize(
@@ -207,4 +207,4 @@ def test_normalised_text_stays_as_it_is(text: str) -> None:
     ],
 )
 def test_texts_that_say_the_same_are_one(one: str, other: str) -> None:
-    assert normalised(one) == normalised(other) != ""
+    assert normalized(one) == normalized(other) != ""

@@ -327,7 +327,7 @@ BROKEN: list[tuple[Callable[[Path, int], None], str, Breaker, str]] = [
         agin,
         AGIN[0],
         rewritten(AGIN_CSV, lambda text: text.replace(",1.7", ",good")),
-        "is no number",
+        "is not a number",
     ),
     (seetrue, "mtrl_judge_seetrue", without("images.zip"), "found SeeTRUE.*; expected images.zip"),
     (seetrue, "mtrl_judge_seetrue", cut("images.zip"), "not a complete .zip file"),
