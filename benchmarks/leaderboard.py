@@ -1,11 +1,11 @@
-"""``python -m benchmarks.leaderboard``: what comparing judges costs. Prints one JSON object last.
+"""``python -m benchmarks.leaderboard``: the cost of comparing judges. The last line is JSON.
 
 - ``leaderboard_s``: seconds from lmms-eval's files of 8 models on 9 tasks of 2,700 items to the
-  markdown table, every rate with its interval from 10,000 resamples and all pairs compared.
+  Markdown table, every rate with its interval from 10,000 resamples and all pairs compared.
 - ``load_s``: the part of it that reads the files.
-- ``peak_mib``: the most memory of the whole process.
-- ``bootstrap_ratio``: Macro-F1 in resamples a second, over a loop of scikit-learn's ``f1_score`` on
-  the same judges' verdicts.
+- ``peak_mib``: peak memory of the whole process.
+- ``bootstrap_ratio``: Macro-F1 of resamples per second, relative to a loop of scikit-learn's
+  ``f1_score`` over the same judges' verdicts.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from mtrl_judge.leaderboard.board import build_leaderboard
-from mtrl_judge.leaderboard.formats import markdown
 from mtrl_judge.leaderboard.reading import load_runs
-from mtrl_judge.leaderboard.runs import Judged
-from mtrl_judge.leaderboard.tables import main_table, summary_table
+from mtrl_judge.leaderboard.runs import TaskResult
+from mtrl_judge.leaderboard.tables import markdown
+from mtrl_judge.leaderboard.view import build_view
 from mtrl_judge.metrics.bootstrap import RESAMPLES, cluster_tallies, resampled
 
 MODELS, TASKS, ITEMS, OOD = 8, 9, 2_700, 3
 LOOP = 200  # resamples of the loop
 VERDICTS = ["Yes", "No"]
-REASONING = "The picture shows what the text says, but for one thing that is missing. " * 4
+REASONING = "The image shows what the text says, but for one thing that is missing. " * 4
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         runs = load_runs([Path(folder)])
         loaded = time.perf_counter()
         board = build_leaderboard(runs)
-        markdown([main_table(board), summary_table(board)])
+        markdown(build_view(board, full=False).tables)
         done = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     panel = [run.tasks["mtrl_judge_0"] for run in runs]
@@ -54,15 +54,15 @@ def main() -> None:
 
 
 def write_run(folder: Path, model: int) -> None:
-    """What lmms-eval leaves of one model, skilled from 0.6 to 0.9."""
-    place, date = folder / f"model-{model}", f"2026010{model + 1}_000000"
-    place.mkdir()
-    configs = {f"mtrl_judge_{task}": _about(task) for task in range(TASKS)}
+    """The files of one model, with an accuracy from 0.6 to 0.9."""
+    output, date = folder / f"model-{model}", f"2026010{model + 1}_000000"
+    output.mkdir()
+    configs = {f"mtrl_judge_{task}": _config(task) for task in range(TASKS)}
     for task, name in enumerate(configs):
         draw = np.random.default_rng([model, task])
         labels_N = np.random.default_rng(task).random(ITEMS) < 0.4
         right_N = draw.random(ITEMS) < 0.6 + 0.3 * model / MODELS
-        with (place / f"{date}_samples_{name}.jsonl").open("w", encoding="utf-8") as lines:
+        with (output / f"{date}_samples_{name}.jsonl").open("w", encoding="utf-8") as lines:
             for item in range(ITEMS):
                 label = VERDICTS[int(labels_N[item])]
                 verdict = VERDICTS[int(labels_N[item] == right_N[item])]
@@ -73,18 +73,22 @@ def write_run(folder: Path, model: int) -> None:
         "model_name": f"owner/model-{model}",
         "date": date,
     }
-    (place / f"{date}_results.json").write_text(json.dumps(results), encoding="utf-8")
+    (output / f"{date}_results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
-def _about(task: int) -> dict[str, object]:
-    role = "ood" if task >= TASKS - OOD else "train"
-    about = {"role": role, "verdicts": VERDICTS, "paired": False, "fingerprint": str(task)}
-    return {"metadata": {"judge": about}}
+def _config(task: int) -> dict[str, object]:
+    metadata = {
+        "kind": "pointwise",
+        "role": "ood" if task >= TASKS - OOD else "train",
+        "verdicts": VERDICTS,
+        "paired": False,
+        "fingerprint": str(task),
+    }
+    return {"metadata": {"judge": metadata}}
 
 
 def _sample(item: int, label: str, verdict: str) -> dict[str, object]:
-    """As long as lmms-eval writes it, which keeps a record under each metric."""
-    metrics = {f"metric_{number}": [label, verdict, True] for number in range(13)}
+    """A sample as long as lmms-eval writes it."""
     return {
         "item_id": str(item),
         "pair_id": None,
@@ -93,20 +97,21 @@ def _sample(item: int, label: str, verdict: str) -> dict[str, object]:
         "verdict": verdict,
         "well_formed": True,
         "text": f"<think>{REASONING}</think><answer>{verdict}</answer>",
-        **metrics,
+        "macro_f1": [label, verdict, True],
         "input": REASONING * 3,
     }
 
 
-def resamples_per_s(panel: list[Judged]) -> float:
-    """Macro-F1 of one judge in one resample is one."""
+def resamples_per_s(panel: list[TaskResult]) -> float:
+    """Each Macro-F1 of one judge in one resample counts as one."""
     started = time.perf_counter()
-    tallies = cluster_tallies([each.records for each in panel], panel[0].clusters, VERDICTS)
+    clusters = [sample.cluster for sample in panel[0].samples]
+    tallies = cluster_tallies([result.records for result in panel], clusters, VERDICTS)
     resampled(tallies)
     return len(panel) * RESAMPLES / (time.perf_counter() - started)
 
 
-def loop_resamples_per_s(panel: list[Judged]) -> float:
+def loop_resamples_per_s(panel: list[TaskResult]) -> float:
     draw = np.random.default_rng(0)
     labels_N = np.array([record.label for record in panel[0].records])
     verdicts_N = np.array([record.verdict for record in panel[0].records])

@@ -1,34 +1,31 @@
-"""``mtrl-judge gate`` and ``mtrl-judge baseline save``: is a judge worse than it was? For CI."""
+"""``mtrl-judge gate`` and ``mtrl-judge baseline save``: has a judge become worse? For CI."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import refuse_existing, write_text
 
-from .leaderboard import Allow, Metric, Results, Seed, Tasks
+from .leaderboard import Allow, Metric, Results, Seed, Tasks, split_names
 from .options import Force
-
-if TYPE_CHECKING:
-    from mtrl_judge.leaderboard.gate import Gate
-    from mtrl_judge.leaderboard.runs import Run
 
 SAVE = "mtrl-judge baseline save"
 
-app = typer.Typer(help="What a judge is held against by `gate`.", no_args_is_help=True)
+app = typer.Typer(help="The baseline that `gate` compares with.", no_args_is_help=True)
 
 
 def gate(
     results: Results,
     baseline: Annotated[
-        Path, typer.Option(help=f"What `{SAVE}` wrote, or other results of one run.")
+        Path, typer.Option(help=f"A file written by `{SAVE}`, or other results of one run.")
     ],
-    metric: Metric = "macro_f1",
+    metric: Metric = None,
     max_drop: Annotated[
         float, typer.Option(help="Fail a task that is worse by more, even if it may be noise.")
     ] = 0.01,
@@ -40,135 +37,117 @@ def gate(
         typer.Option(
             "--min",
             metavar="TASK=VALUE",
-            help="The worst value that passes: the least; of null_rate and flip_rate the most.",
+            help="The worst value that passes: a minimum; a maximum for null_rate and flip_rate.",
         ),
     ] = None,
     tasks: Tasks = "",
     allow: Allow = "",
-    summary: Annotated[Path | None, typer.Option(help="Write the summary as markdown.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a test case a task.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Write the summary as Markdown.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML, one test case per task.")
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Hold a judge against a baseline. Exit code: 0 passed, 1 worse, 2 cannot be judged.
+    """Compare a judge with a baseline. Exit code: 0 passed, 1 worse, 2 not comparable.
 
-    Worse is: significantly (paired bootstrap, Holm over the tasks), beyond --max-drop, or beyond a
-    task's --min. Where a task is worse and another cannot be judged the exit code is 1.
+    A task is worse if it is significantly worse (paired bootstrap, Holm over the tasks), worse by
+    more than --max-drop, or misses its --min. If one task is worse and another is not comparable,
+    the exit code is 1.
     """
-    from mtrl_judge.common.files import refuse_existing
     from mtrl_judge.leaderboard import gate_report
+    from mtrl_judge.leaderboard.compatibility import select_tasks, tasks_of
+    from mtrl_judge.leaderboard.gate import one_run, run_gate
+    from mtrl_judge.leaderboard.reading import load_runs
 
-    if not force:
-        for place in (summary, junit):
-            if place is not None:
-                refuse_existing(place)
+    for path in (summary, junit):
+        if path is not None:
+            refuse_existing(path, force)
     try:
-        judged = _judged(
-            results,
-            baseline,
-            _words(tasks),
+        if not baseline.exists():
+            raise JudgeError(
+                f"--baseline: no {baseline}; save one: {SAVE} RESULTS --out {baseline}"
+            )
+        before = one_run(load_runs([baseline]), "--baseline")
+        now = one_run(load_runs(results), "RESULTS")
+        names = tasks_of(select_tasks([now, before], split_names(tasks)))
+        result = run_gate(
+            now.with_tasks(names),
+            before.with_tasks(names),
             metric=metric,
             max_drop=max_drop,
             alpha=alpha,
             minimum=_minimum(minimum or []),
-            allow=_words(allow),
+            allow=split_names(allow),
             seed=seed,
         )
     except JudgeError as error:
-        # A pull request should say so too, and not show what an earlier run left.
-        _write(summary, gate_report.markdown_of_error(str(error)), force)
-        _write(junit, gate_report.junit_of_error(str(error)), force)
+        # A pull request should show the error, and not the result of an earlier run.
+        _write(summary, gate_report.markdown_of_error(str(error)))
+        _write(junit, gate_report.junit_of_error(str(error)))
         raise
-    text = gate_report.markdown(judged)
-    _write(summary, text, force)
-    _write(junit, gate_report.junit(judged), force)
+    text = gate_report.markdown(result)
+    _write(summary, text)
+    _write(junit, gate_report.junit(result))
     typer.echo(text, nl=False)
-    raise typer.Exit(judged.exit_code)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()
 def save(
     results: Results,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("baseline.json"),
+    out: Annotated[Path, typer.Option(help="Output file.")] = Path("baseline.json"),
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Keep one run of one model, with its rows, for `mtrl-judge gate --baseline`."""
+    """Save one run of one model, with its rows, for `mtrl-judge gate --baseline`."""
     from mtrl_judge.leaderboard.board import build_leaderboard
     from mtrl_judge.leaderboard.compatibility import DIFFERENCES
-    from mtrl_judge.leaderboard.file import entry_of, write_entries
+    from mtrl_judge.leaderboard.file import entries_of, write_entries
     from mtrl_judge.leaderboard.gate import one_run
     from mtrl_judge.leaderboard.reading import load_runs
 
     run = one_run(load_runs(results), "RESULTS")
-    without = [task for task, judged in run.tasks.items() if not judged.records]
+    without = [task for task, result in run.tasks.items() if not result.samples]
     if without:
         raise JudgeError(
-            f"{run.file}: no rows of {', '.join(without)}, and without them nothing can be tested; "
-            "save from lmms-eval's results, made with --log_samples"
+            f"{run.file}: no rows of {', '.join(without)}; a baseline needs them for tests of "
+            "significance. Save it from lmms-eval's results with samples (--log_samples)"
         )
-    board = build_leaderboard([run], allow=DIFFERENCES, seed=seed)
-    rates = {column.name: column.estimates[run.name] for column in board.tasks}
+    # A baseline keeps all rates; the metric would only decide on ranks.
+    board = build_leaderboard([run], metric="accuracy", allow=DIFFERENCES, seed=seed)
     with _writing(out):
-        write_entries([entry_of(run, rates, rows=True)], out, force=force)
-    rows = sum(len(judged.records) for judged in run.tasks.values())
+        write_entries(entries_of(board, rows=True), out, force=force)
+    rows = sum(len(result.samples) for result in run.tasks.values())
     typer.echo(
-        f"{out}: {run.model} of {run.date}, {len(run.tasks)} tasks, {rows:,} rows; use it: "
+        f"{out}: {run.model} of {run.date}, {len(run.tasks)} tasks, {rows:,} rows; use it with "
         f"mtrl-judge gate RESULTS --baseline {out}"
     )
 
 
-def _judged(results: Sequence[Path], baseline: Path, tasks: Sequence[str], **settings: Any) -> Gate:
-    from mtrl_judge.leaderboard.gate import judge_gate, one_run
-    from mtrl_judge.leaderboard.reading import load_runs
-
-    if not baseline.exists():
-        raise JudgeError(f"--baseline: no {baseline}; save one: {SAVE} RESULTS --out {baseline}")
-    before = one_run(load_runs([baseline]), "--baseline")
-    now = one_run(load_runs(results), "RESULTS")
-    return judge_gate(*_only(tasks, now, before), **settings)
-
-
-def _only(patterns: Sequence[str], *runs: Run) -> list[Run]:
-    """The runs with the tasks that a pattern matches in either of them."""
-    from mtrl_judge.leaderboard.compatibility import chosen, tasks_of
-
-    names = tasks_of(chosen(runs, patterns))
-    return [
-        run._replace(tasks={name: run.tasks[name] for name in names if name in run.tasks})
-        for run in runs
-    ]
-
-
-def _minimum(words: Sequence[str]) -> Mapping[str, float]:
-    found = {}
-    for word in words:
-        task, _, value = word.rpartition("=")
+def _minimum(options: Sequence[str]) -> Mapping[str, float]:
+    minimum = {}
+    for option in options:
+        task, _, value = option.rpartition("=")
         try:
-            found[task] = float(value)
+            minimum[task] = float(value)
         except ValueError:
             task = ""
         if not task:
-            raise JudgeError(f"--min: is {word!r}; would be right: TASK=VALUE, such as mine=0.7")
-    return found
+            raise JudgeError(f"--min: is {option!r}; expected TASK=VALUE, such as mine=0.7")
+    return minimum
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in text.replace(",", " ").split() if word]
-
-
-def _write(place: Path | None, text: str, force: bool) -> None:
-    from mtrl_judge.common.files import write_text
-
-    if place is not None:
-        with _writing(place):
-            write_text(place, text, force)
+def _write(path: Path | None, text: str) -> None:
+    if path is not None:
+        with _writing(path):
+            write_text(path, text)
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """A folder that cannot be written into is the user's to mend."""
+def _writing(path: Path) -> Iterator[None]:
+    """Report a folder that cannot be written to as the user's mistake."""
     try:
         yield
     except OSError as error:
-        raise JudgeError(f"{place}: cannot be written: {error.strerror or error}") from None
+        raise JudgeError(f"{path}: cannot be written: {error.strerror or error}") from None

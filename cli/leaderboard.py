@@ -1,17 +1,16 @@
-"""``mtrl-judge leaderboard``: lmms-eval's results to one table, and the file that keeps them."""
+"""``mtrl-judge leaderboard``: compare lmms-eval's results, and the file that keeps them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from typer.core import TyperGroup
 
-from .options import Force, use_data_root
+from mtrl_judge.common.files import refuse_existing, write_text
 
-if TYPE_CHECKING:
-    from mtrl_judge.leaderboard.board import Leaderboard
+from .options import Force, use_data_root
 
 Format: TypeAlias = Literal["md", "csv", "json", "html", "latex"]
 
@@ -27,8 +26,8 @@ class ShowByDefault(TyperGroup):
 
 app = typer.Typer(
     cls=ShowByDefault,
-    help="Compare judges: lmms-eval's results of any number of models to one table. "
-    "`leaderboard RESULTS…` is `leaderboard show RESULTS…`.",
+    help="Compare judges: lmms-eval's results of any number of models in one table. "
+    "`leaderboard RESULTS…` is short for `leaderboard show RESULTS…`.",
     no_args_is_help=True,
 )
 
@@ -36,152 +35,153 @@ Results = Annotated[
     list[Path],
     typer.Argument(
         metavar="RESULTS…",
-        help="Folders of lmms-eval's output, *_results.json files, leaderboard files.",
+        help="lmms-eval's output folders, *_results.json files, or leaderboard files.",
     ),
 ]
-Metric = Annotated[str, typer.Option(help="macro_f1, accuracy, cohen_kappa, flip_rate, …")]
-Tasks = Annotated[str, typer.Option(help="Names or patterns, with commas (default: all).")]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="macro_f1, accuracy, cohen_kappa, flip_rate, … (default: the tasks' headline metric)."
+    ),
+]
+Tasks = Annotated[str, typer.Option(help="Task names or patterns, comma-separated (default: all).")]
 Allow = Annotated[
     str,
     typer.Option(
         help="What the runs may differ in: rows, source, style, perturbation (comma-separated)."
     ),
 ]
-Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same intervals.")]
+Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
 RESAMPLES = 10_000
 
 
 @app.command()
 def show(
     results: Results,
-    form: Annotated[Format, typer.Option("--format", help="What to write.")] = "md",
-    metric: Metric = "macro_f1",
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "md",
+    metric: Metric = None,
     tasks: Tasks = "",
     sort: Annotated[
-        str | None, typer.Option(help="A task, train, ood, drop or name; best first.")
+        str | None, typer.Option(help="A task, train, ood, gap or name; best first.")
     ] = None,
     allow: Allow = "",
     full: Annotated[
         bool,
         typer.Option(
-            "--full", help="Also pairs of judges, agreement, votes, calibration (html: always)."
+            "--full", help="Add pairs of judges, agreement, votes, calibration (html: always)."
         ),
     ] = False,
-    digits: Annotated[int, typer.Option(min=0, max=6, help="Digits behind the point.")] = 3,
+    digits: Annotated[int, typer.Option(min=0, max=6, help="Decimal places.")] = 3,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write (html: leaderboard.html).")
+        Path | None, typer.Option(help="Output file (html: leaderboard.html by default).")
     ] = None,
     plots: Annotated[
-        Path | None, typer.Option(help="Also write the plots into this folder, PNG and SVG.")
+        Path | None, typer.Option(help="Also write the plots into this folder, as PNG and SVG.")
     ] = None,
     include_path: Annotated[
         list[Path] | None,
         typer.Option(
             "--include-path",
             "--include_path",
-            help="A folder with YAMLs of tasks of your own, for the report's items.",
+            help="A folder with YAMLs of your own tasks, for the items of the report.",
         ),
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Where the report finds the pictures it shows.")
+        Path | None, typer.Option(help="Folder with the images that the report shows.")
     ] = None,
     resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """One table of all judges, with 95 % intervals, ranks and what cannot be told apart."""
-    from mtrl_judge.common.files import refuse_existing, write_text
+    """Show all judges in one table, with 95 % intervals, ranks and significance."""
+    from mtrl_judge.leaderboard.board import build_leaderboard
+    from mtrl_judge.leaderboard.file import leaderboard_file
+    from mtrl_judge.leaderboard.reading import load_runs
+    from mtrl_judge.leaderboard.tables import csv_text, latex, markdown
+    from mtrl_judge.leaderboard.view import TIDY_FIELDS, build_view, tidy_records
 
     if form == "html" and out is None:
         out = Path("leaderboard.html")
     for path in (out, plots):
         if path is not None:
             refuse_existing(path, force)
-    board = _board(
-        results, metric=metric, tasks=tasks, allow=allow, sort=sort, resamples=resamples, seed=seed
+    board = build_leaderboard(
+        load_runs(results),
+        metric=metric,
+        tasks=split_names(tasks),
+        allow=split_names(allow),
+        sort=sort,
+        resamples=resamples,
+        seed=seed,
     )
     if plots is not None:
         from mtrl_judge.leaderboard.plots import write_plots
 
-        for path in write_plots(board, plots, force=force):
-            typer.echo(f"{path}: written", err=True)
-    if form == "html":
-        from mtrl_judge.leaderboard.analyses import analyses
-        from mtrl_judge.leaderboard.report import write_report
+        for file in write_plots(board, plots, force=force):
+            typer.echo(f"{file}: written", err=True)
+    if form == "json":
+        text = leaderboard_file(board).model_dump_json(indent=2, exclude_defaults=True)
+    elif form == "csv":
+        text = csv_text(TIDY_FIELDS, tidy_records(board)).rstrip("\n")
+    elif form == "html":
+        from mtrl_judge.leaderboard.report import render_report
 
-        assert out is not None
-        _use_data_root(data_root)
-        write_report(board, analyses(board, digits), out, force=force, include=include_path or ())
-        typer.echo(f"{out}: written", err=True)
-        return
-    text = _text(board, form, full=full, digits=digits)
+        use_data_root(data_root)
+        view = build_view(board, full=True)
+        text = render_report(board, view, digits=digits, include=include_path or ()).rstrip("\n")
+    else:
+        write = markdown if form == "md" else latex
+        text = write(build_view(board, full=full).tables, digits)
     if out is None:
         typer.echo(text)
         return
     write_text(out, text + "\n", force)
+    typer.echo(f"{out}: written", err=True)
 
 
-def _board(
-    results: list[Path], *, tasks: str = "", allow: str = "", **settings: Any
-) -> Leaderboard:
-    from mtrl_judge.leaderboard.board import build_leaderboard
-    from mtrl_judge.leaderboard.reading import load_runs
-
-    runs = load_runs(results)
-    return build_leaderboard(runs, tasks=_words(tasks), allow=_words(allow), **settings)
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in text.replace(",", " ").split() if word]
-
-
-def _text(board: Leaderboard, form: Format, *, full: bool, digits: int) -> str:
-    from mtrl_judge.leaderboard import formats, tables
-    from mtrl_judge.leaderboard.analyses import analyses
-    from mtrl_judge.leaderboard.file import leaderboard_file
-
-    if form == "json":
-        return leaderboard_file(board).model_dump_json(indent=2, exclude_defaults=True)
-    if form == "csv":
-        return tables.tidy_table(board).to_csv(index=False).rstrip("\n")
-    bold = (lambda text: f"**{text}**") if form == "md" else (lambda text: text)
-    sections = [tables.main_table(board, digits, bold), tables.summary_table(board, digits)]
-    if full:
-        sections += [tables.comparison_table(board, digits), *analyses(board, digits)]
-    return formats.markdown(sections) if form == "md" else formats.latex(sections)
+def split_names(text: str) -> list[str]:
+    """Names separated by commas or spaces."""
+    return text.replace(",", " ").split()
 
 
 @app.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="The leaderboard file; made where there is none.")],
+    file: Annotated[Path, typer.Argument(help="The leaderboard file; created if missing.")],
     results: Results,
     rows: Annotated[
-        bool, typer.Option("--rows", help="Keep the rows, to compare with item by item later.")
+        bool, typer.Option("--rows", help="Keep the rows, for comparisons sample by sample.")
     ] = False,
     resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
 ) -> None:
-    """Add runs to a leaderboard file; one that is in it already is refused."""
-    from mtrl_judge.leaderboard.file import add_entries, leaderboard_file
+    """Add runs to a leaderboard file; fails if it already has one of them."""
+    from mtrl_judge.leaderboard.board import build_leaderboard
+    from mtrl_judge.leaderboard.compatibility import DIFFERENCES
+    from mtrl_judge.leaderboard.file import add_entries, entries_of
+    from mtrl_judge.leaderboard.reading import load_runs
 
-    board = _board(results, allow="rows,source,style,perturbation", resamples=resamples, seed=seed)
-    added = add_entries(file, leaderboard_file(board, rows=rows).entries)
-    for entry in added:
+    # Entries keep all rates; the metric would only decide on ranks.
+    board = build_leaderboard(
+        load_runs(results), metric="accuracy", allow=DIFFERENCES, resamples=resamples, seed=seed
+    )
+    entries = entries_of(board, rows=rows)
+    add_entries(file, entries)
+    for entry in entries:
         typer.echo(f"{file}: added {entry.model} of {entry.date}")
 
 
 @app.command()
 def merge(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Leaderboard files.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    out: Annotated[Path, typer.Option(help="Output file.")],
     base: Annotated[
         Path | None,
-        typer.Option(help="Their common ancestor: what a file left out of it stays left out."),
+        typer.Option(help="Their common ancestor: entries that one file removed stay removed."),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Unite leaderboard files; also git's merge driver for them (see docs/leaderboard.md)."""
+    """Merge leaderboard files; also git's merge driver for them (see docs/leaderboard.md)."""
     from mtrl_judge.leaderboard.file import merge_files
 
     count = merge_files(files, out, base=base, force=force)
@@ -194,7 +194,3 @@ def schema() -> None:
     from mtrl_judge.leaderboard.file import json_schema
 
     typer.echo(json_schema())
-
-
-def _use_data_root(root: Path | None) -> None:
-    use_data_root(root)

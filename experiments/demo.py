@@ -69,33 +69,29 @@ def run_demo(out: Path, *, seed: int) -> None:
 
 
 def demo_table(before: Path, after: Path) -> str:
-    """The newest results under two folders beside one another, with what the columns mean."""
-    from tabulate import tabulate
+    """The results under two folders side by side, with what the columns mean."""
+    from mtrl_judge.leaderboard.compatibility import tasks_of
+    from mtrl_judge.leaderboard.reading import load_run, results_files
+    from mtrl_judge.leaderboard.tables import Cell, Row, Table, plain_text
 
-    from mtrl_judge.leaderboard.reading import newest_results, results_table
-
-    first = results_table(newest_results(before)).set_index("task")
-    table = results_table(newest_results(after))
-    shown = {
-        "task": table["task"],
-        "role": table["role"],
-        "Macro-F1 before": table["task"].map(first["macro_f1"]),
-        "Macro-F1 after": table["macro_f1"],
-        "constant judge": table["majority_macro_f1"],
-        "null rate after": table["null_rate"],
-        "flip rate after": table["flip_rate"],
-        "n": table["n"],
-    }
-    cells = {name: [_shown(value) for value in column] for name, column in shown.items()}
+    first, last = (load_run(results_files(folder)[-1], samples=False) for folder in (before, after))
+    rows = []
+    for task in tasks_of([last]):
+        result = last.tasks[task]
+        cells = {
+            "role": Cell(result.role),
+            "Macro-F1 before": Cell(first.tasks[task].reported("macro_f1"), "rate"),
+            "Macro-F1 after": Cell(result.reported("macro_f1"), "rate"),
+            "majority class": Cell(result.reported("majority_macro_f1"), "rate"),
+            "null rate after": Cell(result.reported("null_rate"), "rate"),
+            "flip rate after": Cell(result.reported("flip_rate"), "rate"),
+            "n": Cell(result.n_rows, "count"),
+        }
+        rows.append(Row(task, cells))
     return (
-        tabulate(cells, headers="keys", disable_numparse=True)
-        + "\n\nconstant judge: the Macro-F1 of always answering the commoner verdict. null rate: "
-        "answers without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict names "
-        "another picture when the two change places.\nThe data is a teaching corpus: never compare "
-        "these scores with those of the real datasets."
+        f"{plain_text(Table('Demo', 'task', rows))}\n\n"
+        "majority class: Macro-F1 of always answering the most frequent label. null rate: answers "
+        "without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict prefers the "
+        "other image when the two are swapped.\nThe data is a sample corpus: never compare these "
+        "scores with those on real datasets."
     )
-
-
-def _shown(value: object) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return "–" if text in ("nan", "None") else text

@@ -22,7 +22,8 @@ from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.files import read_json, write_json
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.leaderboard.reading import results_table, whole_results
+from mtrl_judge.leaderboard.compatibility import tasks_of
+from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.model import JUDGE
 from mtrl_judge.rl.recipes import resolve_tasks
@@ -315,24 +316,26 @@ def figures_of(experiment: Experiment) -> list[Figure]:
     figures = []
     for contestant in experiment.contestants(ARMS, _seeds_there(experiment)):
         tasks = [task.task for task in experiment.judged_on(contestant)]
-        file = whole_results(experiment.evaluation_folder(contestant), tasks)
-        if file is None:
+        evaluation = complete_run(experiment.evaluation_folder(contestant), tasks)
+        if evaluation is None:
             continue
         trained = contestant.arm.method is not None
         run = str(Path(_RUNS) / contestant.place) if trained else None
-        for line in results_table(file).to_dict("records"):
-            names = ("macro_f1", "majority_macro_f1", "null_rate", "flip_rate")
-            rates = {name: _number(line[name]) for name in names}
+        for task in tasks_of([evaluation]):
+            result = evaluation.tasks[task]
             figures.append(
                 Figure(
                     arm=contestant.arm.name,
                     seed=contestant.seed,
-                    task=line["task"],
-                    **rates,
-                    n=int(line["n"]),
-                    source=line["source"],
-                    fingerprint=line["fingerprint"],
-                    results=str(file.relative_to(experiment.out)),
+                    task=task,
+                    macro_f1=result.reported("macro_f1"),
+                    majority_macro_f1=result.reported("majority_macro_f1"),
+                    null_rate=result.reported("null_rate"),
+                    flip_rate=result.reported("flip_rate"),
+                    n=result.n_rows or 0,
+                    source=result.metadata["source"],
+                    fingerprint=result.metadata["fingerprint"],
+                    results=str(evaluation.file.relative_to(experiment.out)),
                     run=run,
                 )
             )
@@ -447,10 +450,3 @@ def _lengths(experiment: Experiment, arms: Collection[str]) -> str:
             parts.append(f"{arm.name} {trainer.num_train_epochs:g} epochs")
     lengths = f"Trained at most: {', '.join(parts)}; " if parts else ""
     return f"{lengths}the best checkpoint in validation is judged. Recipe {experiment.recipe}."
-
-
-def _number(value: Any) -> float | None:
-    """A rate of lmms-eval's, where undefined is null or "N/A" or nan."""
-    if isinstance(value, int | float) and not math.isnan(value):
-        return float(value)
-    return None

@@ -16,12 +16,12 @@ from tabulate import tabulate
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import whole_file, write_json, write_text
+from mtrl_judge.leaderboard.formats import NONE, format_number
 
 PAPER = Path(__file__).parent / "paper.yaml"
 TEACHING = "sample"  # rows that are no real data: the paper's numbers say nothing of them
 BASE, SFT, OURS = "off the shelf", "SFT-Unified", "MT-RL-Judge"
 CONSTANT = "constant judge"
-_NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Cell(NamedTuple):
     seeds: int
 
     def __str__(self) -> str:
-        spread = "" if self.spread is None else f" ± {self.spread:.2f}"
-        return f"{self.mean:.2f}{spread}"
+        spread = "" if self.spread is None else f" ± {format_number(self.spread, 2)}"
+        return f"{format_number(self.mean, 2)}{spread}"
 
 
 class Row(NamedTuple):
@@ -276,14 +276,14 @@ def _grid(table: Table, style: str) -> str:
     lines = []
     for row in table.rows:
         cells = [*map(row.cells.get, table.tasks), row.mean, *[row.null_rate for _ in last]]
-        shown = [_NONE if cell is None else str(cell) for cell in cells]
+        shown = [NONE if cell is None else str(cell) for cell in cells]
         lines.append([row.name, _seeds(row), *shown])
         if row.paper:
             values = [row.paper.get(task) for task in table.tasks]
             known = [value for value in values if value is not None]
             mean = fmean(known) if len(known) == len(values) else None
-            numbers = [_NONE if value is None else f"{value:.2f}" for value in [*values, mean]]
-            lines.append([f"{row.name}, paper", "", *numbers, *[_NONE for _ in last]])
+            numbers = [format_number(value, 2) for value in [*values, mean]]
+            lines.append([f"{row.name}, paper", "", *numbers, *[NONE for _ in last]])
     head = ["judge", "seeds", *map(short, table.tasks), "mean", *last]
     return tabulate(lines, headers=head, tablefmt=style, disable_numparse=True)
 

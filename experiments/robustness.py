@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,15 @@ from mtrl_judge.harness_plugin.perturbations import (
 )
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, data_root
 from mtrl_judge.judge_tasks.spec import STYLES
-from mtrl_judge.leaderboard.compare import SEED, Compared, adjust_p_values, compare
-from mtrl_judge.leaderboard.reading import load_run, results_files
-from mtrl_judge.leaderboard.runs import Estimate, Run
-from mtrl_judge.metrics.bootstrap import RESAMPLES
+from mtrl_judge.leaderboard.compare import (
+    PERTURBATION_SEED,
+    PerturbationEffect,
+    adjust_p_values,
+    compare_perturbation,
+)
+from mtrl_judge.leaderboard.reading import complete_run, load_run, results_files
+from mtrl_judge.leaderboard.runs import Run
+from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
 
 from .launch import run_lmms_eval
 
@@ -45,7 +51,7 @@ class HarnessError(JudgeError):
 class Probed(NamedTuple):
     """What a command found."""
 
-    compared: Sequence[Compared]
+    effects: Sequence[PerturbationEffect]
     left_out: Mapping[str, Sequence[str]]
     """For each probe the tasks that have not what it changes."""
     file: Path
@@ -90,17 +96,17 @@ def run_probes(
     for probe, others in left_out.items():
         print(f"{probe}: does not apply to {', '.join(others)}", flush=True)
     runs = harness.changed({probe: chosen for probe, chosen in plan.items() if chosen}, unchanged)
-    compared = adjust_p_values(
+    effects = adjust_p_values(
         [
-            compare(probe, judged, run.tasks[task])
-            for task, judged in unchanged.tasks.items()
+            compare_perturbation(probe, result, run.tasks[task])
+            for task, result in unchanged.tasks.items()
             for probe, run in runs.items()
             if task in plan[probe]
         ]
     )
     file = out / PROBES_FILE
-    _write(file, settings, {UNCHANGED: unchanged, **runs}, compared, left_out)
-    return Probed(compared, left_out, file)
+    _write(file, settings, {UNCHANGED: unchanged, **runs}, effects, left_out)
+    return Probed(effects, left_out, file)
 
 
 # The runs
@@ -116,7 +122,7 @@ class _Harness(NamedTuple):
 
     def unchanged(self, tasks: str) -> Run:
         """The run that the others are compared with."""
-        found = _whole(self.out / UNCHANGED)
+        found = complete_run(self.out / UNCHANGED, samples=True)
         print(f"{UNCHANGED}: {'is there' if found else tasks}", flush=True)
         run = found or self._run(UNCHANGED, tasks)
         if not run.tasks:
@@ -127,7 +133,7 @@ class _Harness(NamedTuple):
         """The run of each probe, of those tasks alone that have what it changes."""
         runs = {}
         for number, (probe, tasks) in enumerate(plan.items(), 1):
-            found = _whole(self.out / probe)
+            found = complete_run(self.out / probe, samples=True)
             if found is not None and _differing(found, unchanged, tasks):
                 found = None
             told = "is there" if found else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
@@ -165,35 +171,25 @@ class _Harness(NamedTuple):
 
 def _plan(probes: Sequence[str], unchanged: Run) -> dict[str, list[str]]:
     """For each probe the tasks that have what it changes."""
-    about = {task: judged.about for task, judged in unchanged.tasks.items()}
-    most = max(int(each["paraphrases"]) for each in about.values())
+    paraphrases = {
+        task: int(result.metadata["paraphrases"]) for task, result in unchanged.tasks.items()
+    }
     return {
         probe: [
             task
-            for task, each in about.items()
-            if applies(probe, kind=each["kind"], paraphrases=each["paraphrases"])
+            for task, result in unchanged.tasks.items()
+            if applies(probe, kind=result.metadata["kind"], paraphrases=paraphrases[task])
         ]
-        for probe in expand_paraphrases(probes, max(1, most))
+        for probe in expand_paraphrases(probes, max(1, *paraphrases.values()))
     }
-
-
-def _whole(folder: Path) -> Run | None:
-    """The newest run in a folder, if nothing is missing of it."""
-    files = results_files(folder)
-    if not files:
-        return None
-    try:
-        return load_run(files[-1])
-    except JudgeError:
-        return None
 
 
 def _differing(run: Run, unchanged: Run, tasks: Sequence[str]) -> list[str]:
     """What results say otherwise of a task than the unchanged ones, but for the probe."""
     differing = []
     for task in tasks:
-        ours = run.tasks[task].about if task in run.tasks else {}
-        theirs = unchanged.tasks[task].about
+        ours = run.tasks[task].metadata if task in run.tasks else {}
+        theirs = unchanged.tasks[task].metadata
         keys = sorted((ours.keys() | theirs.keys()) - {"perturbation"})
         differing += [f"{task}: {key}" for key in keys if ours.get(key) != theirs.get(key)]
     return differing
@@ -240,7 +236,7 @@ def _write(
     file: Path,
     settings: Mapping[str, Any],
     runs: Mapping[str, Run],
-    compared: Sequence[Compared],
+    effects: Sequence[PerturbationEffect],
     left_out: Mapping[str, Sequence[str]],
 ) -> None:
     unchanged = runs[UNCHANGED]
@@ -249,19 +245,19 @@ def _write(
         "model_name": unchanged.model,
         "settings": settings,
         "tasks": {
-            task: {key: judged.about.get(key) for key in _ABOUT}
-            for task, judged in unchanged.tasks.items()
+            task: {key: result.metadata.get(key) for key in _ABOUT}
+            for task, result in unchanged.tasks.items()
         },
         "results": {name: str(run.file.relative_to(file.parent)) for name, run in runs.items()},
-        "seed": SEED,
+        "seed": PERTURBATION_SEED,
         "resamples": RESAMPLES,
         "left_out": left_out,
         "probes": [
             {
-                name: value._asdict() if isinstance(value, Estimate) else value
-                for name, value in each._asdict().items()
+                name: asdict(value) if isinstance(value, Estimate) else value
+                for name, value in effect._asdict().items()
             }
-            for each in compared
+            for effect in effects
         ],
     }
     write_json(file, found)

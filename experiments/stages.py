@@ -14,7 +14,7 @@ from mtrl_judge.common.files import read_json
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
-from mtrl_judge.leaderboard.reading import whole_results
+from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.rl.callbacks import LOG_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
 from mtrl_judge.rl.recipes import as_shell, launch_command
@@ -141,7 +141,7 @@ def evaluation_step(
     if DATA_ROOT_VARIABLE in environment:
         words += ["--data-root", environment[DATA_ROOT_VARIABLE]]
     command = shlex.join([*words, "--output_path", str(out)])
-    return Step(name, kind, lambda: whole_results(out, names) is not None, run, command)
+    return Step(name, kind, lambda: complete_run(out, names) is not None, run, command)
 
 
 def is_finished(run_folder: Path) -> bool:

@@ -1,19 +1,24 @@
-"""What else results tell of judges: agreement with people and with each other, votes, calibration.
+"""Further tables: agreement with people and between judges, votes, calibration.
 
-Each is a table of those judges and tasks that it can be told of.
+Each covers the judges and tasks that have what it needs.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.metrics.agreement import agreement_matrix, correlations, grades, krippendorff_alpha
+from mtrl_judge.metrics.agreement import (
+    agreement_matrix,
+    correlations,
+    krippendorff_alpha,
+    ratings,
+)
+from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.calibration import (
     BINS,
     Predictions,
@@ -28,239 +33,249 @@ from mtrl_judge.metrics.voting import consistency, vote_curve, vote_shares
 
 from .board import Leaderboard
 from .compatibility import tasks_of
-from .formats import NONE, Section, shown
-from .runs import Estimate, Judged, Run
-from .tables import task_labels
+from .formats import task_labels
+from .runs import Run, TaskResult
+from .tables import Cell, Row, Table
 
-# Numbers of votes that a vote curve shows; the last is always shown.
 _VOTES = (1, 3, 5, 9, 17, 33)
-_COVERED = 0.8
+"""Numbers of votes for which the majority is shown; that of all votes is always shown."""
+_COVERAGE = 0.8
 
 
 class Votes(NamedTuple):
-    """Several verdicts on each labeled or unlabeled row of a task."""
+    """Several verdicts for each row of a task."""
 
     judge: str
-    task: str
-    judged: Judged
+    result: TaskResult
     votes_N: Sequence[Sequence[str | None]]
 
 
 class Confidence(NamedTuple):
-    """How sure a judge was of its verdicts on a task."""
+    """How confident a judge was of its verdicts on a task."""
 
     judge: str
-    task: str
-    judged: Judged
-    found: Predictions
-    kind: str
-    """By what: probabilities or votes."""
+    result: TaskResult
+    predictions: Predictions
+    kind: Literal["probability", "share of votes"]
 
 
-def analyses(board: Leaderboard, digits: int = 3) -> list[Section]:
-    """The tables that have a line.
+Rows: TypeAlias = Iterable[tuple[str, dict[str, Cell]]]
+"""Tasks with the cells of a row."""
 
-    Raises:
-        JudgeError: probabilities of a sample file are none.
+
+def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
+    """The tables that have rows.
+
+    Args:
+        known: the confidences of the board's runs.
     """
-    sections = (
-        with_people(board, digits),
-        between_judges(board, digits),
-        matrix_of_judges(board, digits),
-        by_votes(board, digits),
-        calibration(board, digits),
-        reliability(board, digits),
+    kappa_note = (
+        "κ treats a missing verdict as one more category; rank correlations, where verdicts are "
+        "ratings, cover the rows with a verdict."
     )
-    return [section for section in sections if not section.table.empty]
+    judges_note = (
+        "α treats a missing verdict as a missing value, agreement as a verdict of its own."
+    )
+    votes_note = (
+        "Mean Macro-F1 of the majority of k random votes of those there are; a tie is no verdict. "
+        "Votes are repeats within a run, or several runs of one model."
+    )
+    calibration_note = (
+        f"ECE over {BINS} bins of equal width. The ECE of a sample is biased upward and its "
+        "interval is not, so the value may lie above it. Brier score over all verdicts (0 to 2)."
+    )
+    reliability_note = "A calibrated judge is correct as often as its mean confidence says."
+    tables = [
+        _table("Agreement with people", _with_people(board), kappa_note),
+        _table("Agreement between judges", _between_judges(board), judges_note),
+        _matrix_of_judges(board),
+        _table("Votes", _by_votes(board), votes_note),
+        _table("Calibration", _calibration(board, known), calibration_note),
+        _table("Reliability", _reliability(known), reliability_note),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def with_people(board: Leaderboard, digits: int = 3) -> Section:
-    """κ and accuracy of each judge on each task; rank correlations where labels are graded."""
-    lines = []
-    for run, task, judged in _all(board.runs):
-        column = next(column for column in board.tasks if column.name == task)
-        estimates = column.estimates[run.name]
-        line = {
-            "task": task,
-            "judge": run.name,
-            "accuracy": shown(estimates.get("accuracy"), digits),
-            "Cohen's κ": shown(estimates.get("cohen_kappa"), digits),
+def _table(title: str, lines: Rows, note: str) -> Table:
+    rows = [Row(task, cells) for task, cells in lines]
+    labels = task_labels([row.title for row in rows])
+    return Table(title, "task", [row._replace(title=labels[row.title]) for row in rows], note)
+
+
+def _with_people(board: Leaderboard) -> Rows:
+    """κ and accuracy of each judge on each task; rank correlations where labels are ratings."""
+    columns = {column.name: column for column in board.tasks}
+    for run, task, result in _all_results(board.runs):
+        cells = {
+            "judge": Cell(run.name, "name"),
+            "accuracy": Cell(columns[task].estimate(run.name, "accuracy"), "rate"),
+            "Cohen's κ": Cell(columns[task].estimate(run.name, "cohen_kappa"), "rate"),
         }
-        graded = correlations(judged.records, judged.about["verdicts"])
-        if graded is not None and judged.records:
-            line |= {
-                "Kendall τ-b": _number(graded.kendall_tau_b, digits),
-                "Spearman": _number(graded.spearman, digits),
-                "Pearson": _number(graded.pearson, digits),
-                "graded": f"{graded.n} of {graded.n + graded.n_without_verdict}",
+        rated = correlations(result.records, result.verdicts) if result.samples else None
+        if rated is not None:
+            cells |= {
+                "Kendall τ-b": Cell(rated.kendall_tau_b, "rate"),
+                "Spearman": Cell(rated.spearman, "rate"),
+                "Pearson": Cell(rated.pearson, "rate"),
+                "with verdict": Cell(rated.n, "count", of=rated.n + rated.n_without_verdict),
             }
-        lines.append(line)
-    note = "κ counts a missing verdict as one more category."
-    if any("graded" in line for line in lines):
-        note += " Correlations are over the rows with a verdict."
-    return _section("Agreement with people", note, lines)
+        yield task, cells
 
 
-def between_judges(board: Leaderboard, digits: int = 3) -> Section:
-    """Krippendorff's α of the judges of the same rows, beside how often two of them agree."""
-    lines = []
+def _between_judges(board: Leaderboard) -> Rows:
+    """Krippendorff's α of the judges of the same rows, and how often two of them agree."""
     for task, panel in _panels(board):
-        classes = panel[0].about["verdicts"]
         verdicts_J_N = _verdicts(panel)
-        graded = grades(classes)
-        matrix = agreement_matrix(verdicts_J_N, classes)
-        above = np.triu_indices(len(panel), 1)
-        lines.append(
+        numbers = ratings(panel[0].verdicts)
+        matrix = agreement_matrix(verdicts_J_N, panel[0].verdicts)
+        pairs = np.triu_indices(len(panel), 1)
+        alpha = krippendorff_alpha(verdicts_J_N, panel[0].verdicts, numbers)
+        yield (
+            task,
             {
-                "task": task,
-                "judges": len(panel),
-                "Krippendorff's α": _number(
-                    krippendorff_alpha(verdicts_J_N, classes, graded), digits
-                ),
-                "level": "nominal" if graded is None else "interval",
-                "mean agreement of two": _number(float(matrix.agreement_J_J[above].mean()), digits),
-                "rows": len(verdicts_J_N[0]),
-            }
+                "judges": Cell(len(panel), "count"),
+                "Krippendorff's α": Cell(alpha, "rate"),
+                "level": Cell("nominal" if numbers is None else "interval"),
+                "mean agreement of two": Cell(float(matrix.agreement_J_J[pairs].mean()), "rate"),
+                "rows": Cell(len(verdicts_J_N[0]), "count"),
+            },
         )
-    note = "For α a missing verdict is a missing value; for agreement it is a verdict of its own."
-    return _section("Agreement between judges", note, lines)
 
 
-def matrix_of_judges(board: Leaderboard, digits: int = 3) -> Section:
-    """How often two judges say the same, over the rows of all tasks that all of them judged."""
+def _matrix_of_judges(board: Leaderboard) -> Table:
+    """How often two judges agree, over the rows of all tasks that all of them judged."""
     panels = [panel for _, panel in _panels(board) if len(panel) == len(board.runs)]
     names = [run.name for run in board.runs]
-    if not panels:
-        return _section("Share of rows with the same verdict", "", [])
-    shares_X_J_J = [
-        agreement_matrix(_verdicts(panel), panel[0].about["verdicts"]).agreement_J_J
-        for panel in panels
-    ]
-    rows_X = [len(panel[0].records) for panel in panels]
-    share_J_J = np.average(np.stack(shares_X_J_J), axis=0, weights=rows_X)
-    table = pd.DataFrame(share_J_J, index=names, columns=names).map(_number, digits=digits)
+    rows: list[Row] = []
+    if panels:
+        shares = [
+            agreement_matrix(_verdicts(panel), panel[0].verdicts).agreement_J_J for panel in panels
+        ]
+        n_rows = [len(panel[0].samples) for panel in panels]
+        share_J_J = np.average(np.stack(shares), axis=0, weights=n_rows)
+        rows = [
+            Row(
+                name,
+                {other: Cell(share, "rate") for other, share in zip(names, share_J, strict=True)},
+            )
+            for name, share_J in zip(names, share_J_J.tolist(), strict=True)
+        ]
     note = "Over all tasks that all judges share; a missing verdict is a verdict of its own."
-    return Section("Share of rows with the same verdict", note, table)
+    return Table("Share of rows with the same verdict", "judge", rows, note)
 
 
-def by_votes(board: Leaderboard, digits: int = 3) -> Section:
+def _by_votes(board: Leaderboard) -> Rows:
     """Macro-F1 of the majority of more and more votes, and how far the votes agree."""
-    lines = []
-    for each in votes_of(board.runs):
-        labels = [record.label for record in each.judged.records]
-        classes = each.judged.about["verdicts"]
-        curve = vote_curve(each.votes_N, labels, classes, seed=board.seed) or ()
-        agreed = consistency(each.votes_N)
-        line = {"task": each.task, "judge": each.judge, "votes": len(each.votes_N[0])}
-        for k in dict.fromkeys([*(k for k in _VOTES if k < len(curve)), len(curve)][: len(curve)]):
-            line[f"Macro-F1 of {k}"] = _number(curve[k - 1], digits)
-        line["two votes agree"] = _number(agreed.pairwise, digits)
-        line["all agree"] = _number(agreed.unanimous, digits)
-        lines.append(line)
-    note = (
-        "Of the majority of k votes drawn from those there are, on average; a tie is no verdict. "
-        "Votes are repeats of a run, or several runs of one model."
-    )
-    return _section("Votes", note, lines)
-
-
-def calibration(board: Leaderboard, digits: int = 3) -> Section:
-    """How far confidence is accuracy, where probabilities or votes are known."""
-    lines = []
-    for each in confidences(board.runs):
-        ends = ece_interval(
-            each.found, each.judged.clusters, resamples=board.resamples, seed=board.seed
-        )
-        ece = expected_calibration_error(each.found)
-        covered = risk_coverage(each.found)
-        most = None
-        if covered is not None:
-            most = float(covered.risk_N[np.searchsorted(covered.coverage_N, _COVERED)])
-        lines.append(
+    for votes in votes_of(board.runs):
+        result = votes.result
+        labels = [record.label for record in result.records]
+        curve = vote_curve(votes.votes_N, labels, result.verdicts, seed=board.seed) or ()
+        agreement = consistency(votes.votes_N)
+        sizes = [k for k in _VOTES if k < len(curve)] + [len(curve)] * bool(curve)
+        yield (
+            result.task,
             {
-                "task": each.task,
-                "judge": each.judge,
-                "confidence": each.kind,
-                "ECE": shown(Estimate(ece, *(ends or (None, None))), digits),
-                "Brier": _number(brier(each.found), digits),
-                f"wrong among the surest {_COVERED:.0%}": _number(most, digits),
-                "area under risk": _number(covered and covered.area, digits),
-                "rows": len(each.found.labels_N),
-            }
+                "judge": Cell(votes.judge, "name"),
+                "votes": Cell(len(votes.votes_N[0]), "count"),
+                **{f"Macro-F1 of {k}": Cell(curve[k - 1], "rate") for k in sizes},
+                "two votes agree": Cell(agreement.pairwise, "rate"),
+                "all agree": Cell(agreement.unanimous, "rate"),
+            },
         )
-    note = (
-        f"ECE over {BINS} bins of equal width; a sample's is biased upward, its interval is not, "
-        "so the value may lie above it. Brier is over all verdicts, from 0 to 2."
-    )
-    return _section("Calibration", note, lines)
 
 
-def reliability(board: Leaderboard, digits: int = 3) -> Section:
-    """The reliability curves, a line a bin that has rows."""
-    lines = [
-        {
-            "task": each.task,
-            "judge": each.judge,
-            "confidence": each.kind,
-            "above": f"{own.low:.{digits}f}",
-            "to": f"{own.high:.{digits}f}",
-            "mean confidence": _number(own.confidence, digits),
-            "right": _number(own.accuracy, digits),
-            "rows": own.n,
-        }
-        for each in confidences(board.runs)
-        for own in reliability_curve(each.found)
-    ]
-    note = "A calibrated judge is right as often as its mean confidence says."
-    return _section("Reliability", note, lines)
+def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Rows:
+    """How well confidence matches accuracy, where probabilities or votes are known."""
+    for confidence in known:
+        found = confidence.predictions
+        clusters = [sample.cluster for sample in confidence.result.samples]
+        ends = ece_interval(found, clusters, resamples=board.resamples, seed=board.seed)
+        ece = Estimate(expected_calibration_error(found), *(ends or ()))
+        covered = risk_coverage(found)
+        risk = None
+        if covered is not None:
+            risk = float(covered.risk_N[np.searchsorted(covered.coverage_N, _COVERAGE)])
+        yield (
+            confidence.result.task,
+            {
+                "judge": Cell(confidence.judge, "name"),
+                "confidence": Cell(confidence.kind),
+                "ECE": Cell(ece, "rate"),
+                "Brier": Cell(brier(found), "rate"),
+                f"error of the {_COVERAGE:.0%} most confident": Cell(risk, "rate"),
+                "area under risk": Cell(covered and covered.area, "rate"),
+                "rows": Cell(len(found.labels_N), "count"),
+            },
+        )
+
+
+def _reliability(known: Sequence[Confidence]) -> Rows:
+    """The reliability curves, one row for each bin that is not empty."""
+    for confidence in known:
+        for bin_ in reliability_curve(confidence.predictions):
+            yield (
+                confidence.result.task,
+                {
+                    "judge": Cell(confidence.judge, "name"),
+                    "confidence": Cell(confidence.kind),
+                    "above": Cell(bin_.low, "rate"),
+                    "up to": Cell(bin_.high, "rate"),
+                    "mean confidence": Cell(bin_.confidence, "rate"),
+                    "accuracy": Cell(bin_.accuracy, "rate"),
+                    "rows": Cell(bin_.n, "count"),
+                },
+            )
 
 
 def votes_of(runs: Sequence[Run]) -> list[Votes]:
     """Repeats within runs, and runs of one model on the same rows in the same way."""
-    found = [
-        Votes(run.name, task, judged, judged.votes)
-        for run, task, judged in _all(runs)
-        if judged.votes and len({len(votes) for votes in judged.votes}) == 1
-    ]
-    same: defaultdict[tuple[Any, ...], list[Judged]] = defaultdict(list)
-    for run, task, judged in _all(runs):
-        if judged.records:
-            asked = tuple(judged.about.get(name) for name in ("style", "scoring", "perturbation"))
-            same[(run.model, task, *asked, judged.rows)].append(judged)
-    for (model, task, *_), several in same.items():
-        if len(several) > 1:
-            votes_N = list(zip(*_verdicts(several), strict=True))
-            found.append(Votes(f"{model} ({len(several)} runs)", task, several[0], votes_N))
+    found = []
+    alike: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
+    for run, task, result in _all_results(runs):
+        votes_N = [sample.votes for sample in result.samples]
+        if votes_N and len(votes_N[0]) > 1 and len(set(map(len, votes_N))) == 1:
+            found.append(Votes(run.name, result, votes_N))
+        if result.samples:
+            keys = ("style", "scoring", "perturbation")
+            way = tuple(result.metadata.get(key) for key in keys)
+            alike[run.model, task, *way, result.rows].append(result)
+    for (model, *_), results in alike.items():
+        if len(results) > 1:
+            votes_N = list(zip(*_verdicts(results), strict=True))
+            found.append(Votes(f"{model} ({len(results)} runs)", results[0], votes_N))
     return found
 
 
 def confidences(runs: Sequence[Run]) -> list[Confidence]:
-    """Of verdicts by probability, and of votes by their shares.
+    """Verdicts' probabilities, and the shares of votes.
 
     Raises:
-        JudgeError: probabilities of a sample file are none.
+        JudgeError: the probabilities in a sample file are invalid.
     """
     found = []
-    for run, task, judged in _all(runs):
-        if judged.probabilities is not None:
+    for run, task, result in _all_results(runs):
+        given = [sample.probabilities for sample in result.samples]
+        if given and all(given):
             try:
-                known = _predictions(judged, judged.probabilities)
+                known = _predictions(result, given)
             except ValueError as error:
                 raise JudgeError(f"{run.file}: samples of {task}: {error}") from None
-            found.append(Confidence(run.name, task, judged, known, "probability"))
-    for each in votes_of(runs):
-        shares = [vote_shares(votes, each.judged.about["verdicts"]) for votes in each.votes_N]
-        known = _predictions(each.judged, shares)
-        found.append(Confidence(each.judge, each.task, each.judged, known, "share of votes"))
+            found.append(Confidence(run.name, result, known, "probability"))
+    for votes in votes_of(runs):
+        shares = [vote_shares(row, votes.result.verdicts) for row in votes.votes_N]
+        known = _predictions(votes.result, shares)
+        found.append(Confidence(votes.judge, votes.result, known, "share of votes"))
     return found
 
 
-def _predictions(judged: Judged, given: Sequence[Mapping[str, float] | None]) -> Predictions:
-    labels = [record.label for record in judged.records]
-    return predictions(given, labels, judged.about["verdicts"])
+def _predictions(
+    result: TaskResult, probabilities: Sequence[Mapping[str, float] | None]
+) -> Predictions:
+    labels = [record.label for record in result.records]
+    return predictions(probabilities, labels, result.verdicts)
 
 
-def _all(runs: Sequence[Run]) -> Iterator[tuple[Run, str, Judged]]:
+def _all_results(runs: Sequence[Run]) -> Iterator[tuple[Run, str, TaskResult]]:
     """By task, then by judge."""
     for task in tasks_of(runs):
         for run in runs:
@@ -268,30 +283,16 @@ def _all(runs: Sequence[Run]) -> Iterator[tuple[Run, str, Judged]]:
                 yield run, task, run.tasks[task]
 
 
-def _panels(board: Leaderboard) -> Iterator[tuple[str, list[Judged]]]:
-    """For each task the judges of the same rows, where there are two or more."""
-    for column in board.tasks:
-        groups: defaultdict[object, list[Judged]] = defaultdict(list)
-        for run in board.runs:
-            judged = run.tasks.get(column.name)
-            if judged is not None and judged.records:
-                groups[judged.rows].append(judged)
-        for panel in groups.values():
-            if len(panel) > 1:
-                yield column.name, panel
+def _panels(board: Leaderboard) -> Iterator[tuple[str, list[TaskResult]]]:
+    """For each task, the judges of the same rows, if there are several."""
+    panels: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
+    for _, task, result in _all_results(board.runs):
+        if result.samples:
+            panels[task, result.rows].append(result)
+    for (task, _), panel in panels.items():
+        if len(panel) > 1:
+            yield task, panel
 
 
-def _verdicts(panel: Sequence[Judged]) -> list[list[str | None]]:
-    return [[record.verdict for record in judged.records] for judged in panel]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return NONE if value is None or np.isnan(value) else f"{value:.{digits}f}"
-
-
-def _section(title: str, note: str, lines: Sequence[dict[str, Any]]) -> Section:
-    if not lines:
-        return Section(title, note, pd.DataFrame())
-    labels = task_labels([line["task"] for line in lines if "task" in line])
-    named = [{**line, "task": labels[line["task"]]} if "task" in line else line for line in lines]
-    return Section(title, note, pd.DataFrame(named).fillna(NONE).set_index(next(iter(named[0]))))
+def _verdicts(panel: Sequence[TaskResult]) -> list[list[str | None]]:
+    return [[record.verdict for record in result.records] for result in panel]

@@ -1,39 +1,31 @@
-"""Judges beside one another: rates with intervals, what differs, ranks, means, the drop out of
-distribution.
+"""The leaderboard: rates with intervals, comparisons, ranks, means over tasks, and the
+generalization gap between in-distribution and out-of-distribution tasks.
 
-Axis suffixes as in :mod:`mtrl_judge.metrics.bootstrap`. All judges of a task are resampled
-together, so that their differences are paired; tasks are resampled apart.
+All judges of a task are resampled together, so that their differences are paired; tasks are
+resampled independently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.spec import Role
-from mtrl_judge.metrics.bootstrap import RESAMPLES
-from mtrl_judge.metrics.rates import RATES, Rates, higher_is_better
+from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
+from mtrl_judge.metrics.rates import RATES, higher_is_better
 from mtrl_judge.metrics.summary import majority_macro_f1
 
-from .compare import (
-    ALPHA,
-    Comparison,
-    Draws,
-    classes,
-    compare_judges,
-    estimate,
-    panel_draws,
-    panels_of,
-    rates_of,
-)
-from .compatibility import ROLES, chosen, differences, tasks_of
-from .runs import Estimate, Judged, Run
+from .compare import ALPHA, UNKNOWN, Comparison, Score, compare, mean, minus, score_results
+from .compatibility import ROLES, headline_metric, require_comparable, select_tasks, tasks_of
+from .runs import Run, TaskResult
 
+Scores: TypeAlias = dict[str, dict[str, Score]]
+"""By judge and rate."""
 OVERALL = "overall_accuracy"
+_MEAN_RATES = ("accuracy", "null_rate", "flip_rate")
+"""The rates that means over tasks have besides the metric and the headline metric."""
 
 
 class Column(NamedTuple):
@@ -42,15 +34,18 @@ class Column(NamedTuple):
     name: str
     role: Role
     estimates: Mapping[str, Mapping[str, Estimate]]
-    """For each judge its rates by name."""
+    """By judge and rate."""
     n: Mapping[str, int | None]
-    """For each judge its labeled rows."""
+    """Labeled rows by judge."""
     comparisons: Sequence[Comparison]
     ranks: Mapping[str, int]
-    """For each judge 1 and how many are better beyond doubt; empty where not all are on the same
-    rows."""
-    constant: float | None
-    """Macro-F1 of always answering the commoner verdict; None for means."""
+    """For each judge, 1 plus the number of judges that are significantly better; empty unless all
+    judged the same rows."""
+    majority: float | None
+    """Macro-F1 of the majority-class baseline; None for means and other metrics."""
+
+    def estimate(self, judge: str, rate: str) -> Estimate:
+        return self.estimates.get(judge, {}).get(rate, UNKNOWN.estimate)
 
 
 class Leaderboard(NamedTuple):
@@ -62,20 +57,24 @@ class Leaderboard(NamedTuple):
     tasks: Sequence[Column]
     """Training tasks first."""
     means: Sequence[Column]
-    """By role: plain means of each rate over the role's tasks, for the judges that have them all;
-    and `overall_accuracy`, of all rows together, which is the mean weighted by rows."""
-    drops: Mapping[str, Estimate]
-    """For each judge how much lower its mean is out of distribution than in distribution."""
+    """By role: plain means of each rate over the role's tasks, for the judges that have all of
+    them; `overall_accuracy` is that of all rows together, the mean weighted by rows."""
+    gaps: Mapping[str, Estimate]
+    """Generalization gap of each judge: its mean in distribution minus that out of distribution."""
     notes: Sequence[str]
-    """What to know before reading it, a sentence each."""
+    """What readers should know, one sentence each."""
     resamples: int
     seed: int
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        return (*self.tasks, *self.means)
 
 
 def build_leaderboard(
     runs: Sequence[Run],
     *,
-    metric: str = "macro_f1",
+    metric: str | None = None,
     tasks: Sequence[str] = (),
     allow: Sequence[str] = (),
     sort: str | None = None,
@@ -85,206 +84,165 @@ def build_leaderboard(
     """Compare runs.
 
     Args:
-        metric: a rate of :data:`~mtrl_judge.metrics.rates.RATES`, which comparisons and ranks
-            are of.
-        tasks: names or patterns; all where empty.
-        allow: of :data:`~.comparable.DIFFERENCES`.
-        sort: a task, a role, `drop` or `name`; best first. By default the first role there is.
+        metric: the rate in :data:`~mtrl_judge.metrics.rates.RATES` that judges are compared and
+            ranked by; by default the headline metric of the tasks' kind.
+        tasks: names or patterns; all tasks if empty.
+        allow: names in :data:`~.compatibility.DIFFERENCES`.
+        sort: a task, a role, `gap` or `name`, best first; by default the first role there is.
 
     Raises:
-        JudgeError: a name is unknown, or runs differ in what they judged or how.
+        JudgeError: a name is unknown, or the runs differ in what they judged or how.
     """
-    if metric not in RATES:
+    if metric is not None and metric not in RATES:
         raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, list(RATES))}")
-    runs = chosen(runs, tasks)
-    notes = [f"Not all judged the same: {line.strip()}." for line in differences(runs, allow)]
-    columns, draws = [], {}
+    runs = select_tasks(runs, tasks)
+    notes = [f"Not all runs agree: {difference}." for difference in require_comparable(runs, allow)]
+    metric = metric or headline_metric(runs)
+    columns: list[Column] = []
+    scores: dict[str, Scores] = {}
     for task in tasks_of(runs):
-        judged = {run.name: run.tasks[task] for run in runs if task in run.tasks}
-        column, draws[task] = _task_column(task, judged, metric, resamples, seed)
+        results = {run.name: run.tasks[task] for run in runs if task in run.tasks}
+        column, scores[task] = _task_column(task, results, metric, resamples, seed)
         columns.append(column)
     means: list[Column] = []
-    mean_draws: dict[str, Draws] = {}
+    mean_scores: dict[Role, Scores] = {}
     for role in ROLES:
-        own = [column for column in columns if column.role == role]
-        if own:
-            mean, mean_draws[role] = _mean_column(role, own, draws, metric)
-            means.append(mean)
-    drops = _drops(means, mean_draws, metric)
-    notes += _too_few_resamples([*columns, *means], resamples)
-    board = Leaderboard(metric, runs, columns, means, drops, notes, resamples, seed)
+        of_role = [column for column in columns if column.role == role]
+        if of_role:
+            column, mean_scores[role] = _mean_column(role, of_role, scores, metric)
+            means.append(column)
+    most_pairs = max(len(column.comparisons) for column in (*columns, *means))
+    # The smallest p-value is 2 / (B + 1), and Holm multiplies it by the number of tests.
+    if 2 * most_pairs / (resamples + 1) >= ALPHA:
+        notes.append(
+            f"{resamples:,} resamples are too few for any of {most_pairs} pairs of judges to "
+            f"differ significantly; give --resamples {round(2 * most_pairs / ALPHA):,d} or more."
+        )
+    gaps = _gaps(mean_scores, metric)
+    board = Leaderboard(metric, runs, columns, means, gaps, notes, resamples, seed)
     return board._replace(runs=_sorted(board, sort))
 
 
-def _too_few_resamples(columns: Sequence[Column], resamples: int) -> list[str]:
-    """2 / (B + 1) is the least p-value, which Holm takes times the tests."""
-    tests = max((len(column.comparisons) for column in columns), default=0)
-    if 2 * tests / (resamples + 1) < ALPHA:
-        return []
-    return [
-        f"{resamples:,} resamples cannot tell {tests} pairs of judges apart, however they differ; "
-        f"give --resamples {round(2 * tests / ALPHA):,d} or more."
-    ]
-
-
-# One task
-
-
 def _task_column(
-    task: str, judged: Mapping[str, Judged], metric: str, resamples: int, seed: int
-) -> tuple[Column, Draws]:
-    about = next(iter(judged.values())).about
-    panels = panels_of(judged)
-    draws: dict[str, Mapping[str, Rates]] = {}
-    comparisons: list[Comparison] = []
-    estimates = {name: each.stated for name, each in judged.items()}
-    for panel in panels:
-        draws |= panel_draws(panel, resamples, stable_hash(task, seed))
-        for name, each in panel.items():
-            values = rates_of(each.records, about)
-            estimates[name] = {rate: estimate(values[rate], draws[name][rate]) for rate in RATES}
-        comparisons += compare_judges(task, metric, estimates, draws, panel)
+    task: str, results: Mapping[str, TaskResult], metric: str, resamples: int, seed: int
+) -> tuple[Column, Scores]:
+    first = next(iter(results.values()))
+    scores = score_results(
+        results,
+        first.kind.rates(first.paired),
+        resamples=resamples,
+        seed=stable_hash(task, seed),
+    )
+    comparisons = compare(
+        task, {name: rates.get(metric, UNKNOWN) for name, rates in scores.items()}, results
+    )
+    labels = next(
+        ([r.label for r in result.records] for result in results.values() if result.samples), []
+    )
+    same_rows = all(result.samples and result.rows == first.rows for result in results.values())
     column = Column(
         task,
-        about["role"],
-        estimates,
-        {name: each.n for name, each in judged.items()},
+        first.role,
+        {
+            name: {rate: score.estimate for rate, score in rates.items()}
+            for name, rates in scores.items()
+        },
+        {name: result.n for name, result in results.items()},
         comparisons,
-        _ranks(judged, comparisons, metric) if panels and set(panels[0]) == set(judged) else {},
-        _constant(judged, about),
+        _ranks(results, comparisons, metric) if same_rows else {},
+        majority_macro_f1(labels, first.verdicts) if metric == "macro_f1" else None,
     )
-    kept = {name: {rate: own[rate] for rate in _summary(metric)} for name, own in draws.items()}
-    return column, kept
-
-
-def _constant(judged: Mapping[str, Judged], about: Mapping[str, object]) -> float | None:
-    records = next((each.records for each in judged.values() if each.records), ())
-    return majority_macro_f1([record.label for record in records], classes(about))
+    # Resamples of the other rates are not needed any more, and take 80 kB each.
+    kept = {metric, first.kind.headline, *_MEAN_RATES}
+    return column, {
+        name: {rate: score for rate, score in rates.items() if rate in kept}
+        for name, rates in scores.items()
+    }
 
 
 def _ranks(
     judges: Mapping[str, object], comparisons: Sequence[Comparison], metric: str
 ) -> dict[str, int]:
-    better = -1 if _less_is_better(metric) else 1
+    sign = -1 if higher_is_better(metric) is False else 1
     ranks = dict.fromkeys(judges, 1)
-    for each in comparisons:
-        if each.differs and each.difference.value:
-            ahead = better * each.difference.value > 0
-            ranks[each.second if ahead else each.first] += 1
+    for comparison in comparisons:
+        if comparison.significant and comparison.difference.value:
+            first_is_better = sign * comparison.difference.value > 0
+            ranks[comparison.second if first_is_better else comparison.first] += 1
     return ranks
 
 
-# Means over tasks
-
-
 def _mean_column(
-    role: Role, columns: Sequence[Column], draws: Mapping[str, Draws], metric: str
-) -> tuple[Column, Draws]:
-    """Of the judges that have all tasks of the role; the others have no mean."""
-    everyone = dict.fromkeys(name for column in columns for name in column.estimates)
-    judges = [name for name in everyone if all(name in column.estimates for column in columns)]
-    estimates: dict[str, dict[str, Estimate]] = {}
-    means: dict[str, dict[str, Rates]] = {}
-    for name in judges:
-        estimates[name], means[name] = {}, {}
-        for rate in _summary(metric):
-            have = [c for c in columns if c.estimates[name].get(rate, _NONE).value is not None]
-            if not have or (rate == metric and len(have) < len(columns)):
-                continue
-            _average(rate, name, have, [1.0] * len(have), rate, draws, estimates, means)
-        weights = [column.n[name] for column in columns]
-        if "accuracy" in estimates[name] and None not in weights:
-            counted = [float(weight or 0) for weight in weights]
-            _average("accuracy", name, columns, counted, OVERALL, draws, estimates, means)
-    panel = {name: _UNSEEN for name in judges if metric in means[name]}
-    comparisons = (
-        compare_judges(role, metric, estimates, means, panel) if _one_panel(columns) else []
-    )
-    ranked = _one_panel(columns) and len(panel) == len(judges)
-    n = {name: _total([column.n[name] for column in columns]) for name in judges}
-    ranks = _ranks(panel, comparisons, metric) if ranked else {}
+    role: Role,
+    columns: Sequence[Column],
+    scores: Mapping[str, Scores],
+    metric: str,
+) -> tuple[Column, Scores]:
+    """The mean over a role's tasks, of the judges that have all of them."""
+    judges = [
+        name
+        for name in dict.fromkeys(name for column in columns for name in column.n)
+        if all(name in column.n for column in columns)
+    ]
+    means: Scores = {}
+    n: dict[str, int | None] = {}
+    for judge in judges:
+        of_judge = [scores[column.name][judge] for column in columns]
+        means[judge] = {}
+        for rate in dict.fromkeys(rate for rates in of_judge for rate in rates):
+            known = [
+                rates[rate] for rates in of_judge if rates.get(rate, UNKNOWN).value is not None
+            ]
+            # Tasks without the metric would make judges' means incomparable.
+            if known and (rate != metric or len(known) == len(columns)):
+                means[judge][rate] = mean(known, [1.0] * len(known))
+        counts = [column.n[judge] for column in columns]
+        n[judge] = None if None in counts else sum(count or 0 for count in counts)
+        accuracies = [
+            (rates.get("accuracy", UNKNOWN), count)
+            for rates, count in zip(of_judge, counts, strict=True)
+            if count
+        ]
+        if n[judge] and all(accuracy.value is not None for accuracy, _ in accuracies):
+            means[judge][OVERALL] = mean(*zip(*accuracies, strict=True))
+    comparisons: list[Comparison] = []
+    ranks: dict[str, int] = {}
+    # Ranks need every pair to be compared on every task.
+    if all(column.ranks for column in columns):
+        of_metric = {name: rates[metric] for name, rates in means.items() if metric in rates}
+        comparisons = compare(role, of_metric)
+        ranks = _ranks(of_metric, comparisons, metric) if len(of_metric) == len(judges) else {}
+    estimates = {
+        name: {rate: score.estimate for rate, score in rates.items()}
+        for name, rates in means.items()
+    }
     return Column(role, role, estimates, n, comparisons, ranks, None), means
 
 
-_NONE = Estimate(None)
-_UNSEEN = Judged("", {}, (), (), ())
-
-
-def _summary(metric: str) -> dict[str, None]:
-    """The rates that means are made of."""
-    return dict.fromkeys((metric, "macro_f1", "accuracy", "null_rate", "flip_rate"))
-
-
-def _one_panel(columns: Sequence[Column]) -> bool:
-    return all(column.ranks for column in columns)
-
-
-def _total(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
-
-
-def _average(
-    rate: str,
-    name: str,
-    columns: Sequence[Column],
-    weights: Sequence[float],
-    key: str,
-    draws: Mapping[str, Draws],
-    estimates: dict[str, dict[str, Estimate]],
-    means: dict[str, dict[str, Rates]],
-) -> None:
-    """The weighted mean of a judge's rate over tasks, into `estimates` and `means`."""
-    if not sum(weights):
-        return
-    values = [column.estimates[name][rate].value or 0.0 for column in columns]
-    value = float(np.average(values, weights=weights))
-    own = [draws[column.name].get(name, {}).get(rate) for column in columns]
-    known = [scores_B for scores_B in own if scores_B is not None]
-    if len(known) < len(own):
-        estimates[name][key] = Estimate(value)
-        return
-    means[name][key] = np.average(np.stack(known), axis=0, weights=weights)
-    estimates[name][key] = estimate(value, means[name][key])
-
-
-def _drops(means: Sequence[Column], draws: Mapping[str, Draws], metric: str) -> dict[str, Estimate]:
-    if [column.role for column in means] != list(ROLES):
-        return {}
-    inside, outside = means
-    drops = {}
-    for name in inside.estimates:
-        values = [column.estimates.get(name, {}).get(metric, _NONE).value for column in means]
-        if values[0] is None or values[1] is None:
-            continue
-        own = [draws[column.role][name].get(metric) for column in (inside, outside)]
-        value = values[0] - values[1]
-        if own[0] is None or own[1] is None:
-            drops[name] = Estimate(value)
-        else:
-            drops[name] = estimate(value, own[0] - own[1])
-    return drops
+def _gaps(scores: Mapping[Role, Scores], metric: str) -> dict[str, Estimate]:
+    inside, outside = (scores.get(role, {}) for role in ROLES)
+    return {
+        name: minus(rates[metric], outside[name][metric]).estimate
+        for name, rates in inside.items()
+        if metric in rates and metric in outside.get(name, {})
+    }
 
 
 def _sorted(board: Leaderboard, sort: str | None) -> list[Run]:
     columns = {column.name: column for column in (*board.means, *board.tasks)}
-    known = [*columns, "drop", "name"]
-    wanted = sort or next(iter(columns))
-    if wanted not in known:
-        raise JudgeError(f"--sort: no column {sort!r}; {did_you_mean(wanted, known)}")
-    if wanted == "name":
+    known = [*columns, "gap", "name"]
+    key = sort or known[0]
+    if key not in known:
+        raise JudgeError(f"--sort: no column {key!r}; {did_you_mean(key, known)}")
+    if key == "name":
         return sorted(board.runs, key=lambda run: run.name)
-    lower = wanted == "drop" or _less_is_better(board.metric)
+    sign = 1 if key == "gap" or higher_is_better(board.metric) is False else -1
 
-    def place(run: Run) -> tuple[bool, float, str]:
-        if wanted == "drop":
-            value = board.drops.get(run.name, _NONE).value
+    def order(run: Run) -> tuple[bool, float, str]:
+        if key == "gap":
+            value = board.gaps.get(run.name, UNKNOWN.estimate).value
         else:
-            value = columns[wanted].estimates.get(run.name, {}).get(board.metric, _NONE).value
-        return value is None, (value or 0.0) * (1 if lower else -1), run.name
+            value = columns[key].estimate(run.name, board.metric).value
+        return value is None, sign * (value or 0.0), run.name
 
-    return sorted(board.runs, key=place)
-
-
-def _less_is_better(metric: str) -> bool:
-    return higher_is_better(metric) is False
+    return sorted(board.runs, key=order)

@@ -1,28 +1,53 @@
-"""Judges compared on the same rows: paired bootstrap, Holm's correction, McNemar's test."""
+"""Judges compared on the same rows: paired bootstrap, Holm's correction, McNemar's test.
+
+The leaderboard, the gate and the robustness runs all compare through :func:`score_results` and
+:func:`compare`. Axis suffixes as in :mod:`mtrl_judge.metrics.bootstrap`.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.metrics.bootstrap import RESAMPLES, cluster_tallies, interval, resampled
+from mtrl_judge.metrics.bootstrap import (
+    RESAMPLES,
+    Estimate,
+    cluster_tallies,
+    estimate,
+    resampled,
+)
 from mtrl_judge.metrics.rates import RATES, Rates
-from mtrl_judge.metrics.records import Record, complete_pairs, tally
+from mtrl_judge.metrics.records import Record, tally
 from mtrl_judge.metrics.significance import McNemar, difference_p_value, holm, mcnemar
-from mtrl_judge.metrics.summary import summarize
 
-from .runs import Estimate, Judged
+from .runs import TaskResult
 
 ALPHA = 0.05
+PERTURBATION_SEED = 0  # of the resamples; lmms-eval has a --seed of its own
 
 
-Draws: TypeAlias = Mapping[str, Mapping[str, Rates]]
-"""For each judge the resamples of its rates, each B."""
+class Score(NamedTuple):
+    """A rate, and its value in each of B resamples where the rows are known."""
+
+    estimate: Estimate
+    draws_B: Rates | None = None
+
+    @classmethod
+    def of(cls, value: float | None, draws_B: Rates) -> Score:
+        return cls(estimate(value, draws_B), draws_B)
+
+    @property
+    def value(self) -> float | None:
+        return self.estimate.value
+
+
+UNKNOWN = Score(Estimate(None))
 
 
 class Comparison(NamedTuple):
@@ -33,193 +58,199 @@ class Comparison(NamedTuple):
     first: str
     second: str
     difference: Estimate
-    """The first's less the second's, from the same resamples of both."""
+    """First minus second, from the same resamples of both."""
     p_value: float
-    """That there is no difference, by the bootstrap."""
+    """Two-sided, by the bootstrap."""
     adjusted: float
-    """The same after Holm over all pairs of judges of the column."""
+    """The same after Holm's correction over all pairs of judges of the column."""
     mcnemar: McNemar | None
-    """Which is right where the other is not, by pair where both orders were judged; its p-value is
-    adjusted after Holm likewise. None for means. It takes rows as independent; ranks do not."""
+    """Counts rows (or pairs judged in both orders) that only one judge gets right; its p-value is
+    Holm-adjusted too. None for means. It assumes independent rows, which ranks do not."""
 
     @property
-    def differs(self) -> bool:
+    def significant(self) -> bool:
         return self.adjusted < ALPHA
 
 
-def rates_of(records: Sequence[Record], about: Mapping[str, object]) -> dict[str, float | None]:
-    """Every rate of one judge on one task by name."""
-    counts = tally(records, classes(about), paired=bool(about.get("paired")))
-    found = {name: float(rate(counts)) for name, rate in RATES.items()}
-    return {name: None if np.isnan(value) else value for name, value in found.items()}
+def score_results(
+    results: Mapping[str, TaskResult],
+    rates: Collection[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, dict[str, Score]]:
+    """Rates of several judges on one task, by judge and rate.
 
-
-def classes(about: Mapping[str, object]) -> Sequence[str]:
-    verdicts = about["verdicts"]
-    assert isinstance(verdicts, Sequence)
-    return verdicts
-
-
-def panels_of(judged: Mapping[str, Judged]) -> list[dict[str, Judged]]:
-    """The judges of the same rows together; those whose rows are not known stand nowhere."""
-    groups: defaultdict[object, dict[str, Judged]] = defaultdict(dict)
-    for name, each in judged.items():
-        if each.records:
-            groups[each.rows][name] = each
-    return list(groups.values())
-
-
-def panel_draws(panel: Mapping[str, Judged], resamples: int, seed: int) -> Draws:
-    first = next(iter(panel.values()))
-    tallies = cluster_tallies(
-        [each.records for each in panel.values()],
-        first.clusters,
-        classes(first.about),
-        paired=bool(first.about.get("paired")),
-    )
-    drawn = resampled(tallies, list(RATES), resamples=resamples, seed=seed)
-    return {
-        name: {rate: scores_B_M[:, place] for rate, scores_B_M in drawn.items()}
-        for place, name in enumerate(panel)
+    Judges of the same rows share their resamples, so that their differences are paired. A judge
+    without rows keeps the estimates that its file reports, without resamples.
+    """
+    scores = {
+        name: {rate: Score(value) for rate, value in result.rates.items()}
+        for name, result in results.items()
     }
-
-
-def estimate(value: float | None, scores_B: Rates) -> Estimate:
-    if value is None:
-        return Estimate(None)
-    ends = interval(scores_B)
-    return Estimate(value) if ends is None else Estimate(value, ends.low, ends.high)
-
-
-def compare_judges(
-    column: str,
-    metric: str,
-    estimates: Mapping[str, Mapping[str, Estimate]],
-    draws: Draws,
-    panel: Mapping[str, Judged],
-) -> list[Comparison]:
-    """Each pair of judges that have the metric; with no rows in the panel, of means."""
-    known = [name for name in panel if estimates[name][metric].value is not None]
-    right = {name: _right(panel[name]) for name in known}
-    found = []
-    for first, second in combinations(known, 2):
-        drawn_B = draws[first][metric], draws[second][metric]
-        values = [estimates[name][metric].value or 0.0 for name in (first, second)]
-        difference = estimate(values[0] - values[1], drawn_B[0] - drawn_B[1])
-        p_value = difference_p_value(*drawn_B)
-        tested = mcnemar(right[first], right[second]) if panel[first].records else None
-        found.append(Comparison(column, first, second, difference, p_value, p_value, tested))
-    return _corrected(found)
-
-
-def _right(judged: Judged) -> list[bool]:
-    if judged.about.get("paired"):
-        pairs = complete_pairs(judged.records)
-        return [
-            all(row.verdict == row.label for row in pair)
-            for pair in pairs
-            if all(row.label is not None for row in pair)
-        ]
-    return [row.verdict == row.label for row in judged.records if row.label is not None]
-
-
-def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    adjusted = holm([each.p_value for each in comparisons])
-    tests = [each.mcnemar for each in comparisons if each.mcnemar is not None]
-    exact = iter(holm([test.p_value for test in tests]))
-    return [
-        each._replace(
-            adjusted=p_value,
-            mcnemar=each.mcnemar and each.mcnemar._replace(p_value=next(exact)),
+    panels: defaultdict[object, list[str]] = defaultdict(list)
+    for name, result in results.items():
+        if result.samples:
+            panels[result.rows, tuple(result.verdicts), result.paired].append(name)
+    for names in panels.values():
+        panel = [results[name] for name in names]
+        first = panel[0]
+        tallies = cluster_tallies(
+            [result.records for result in panel],
+            [sample.cluster for sample in first.samples],
+            first.verdicts,
+            paired=first.paired,
         )
-        for each, p_value in zip(comparisons, adjusted, strict=True)
-    ]
+        draws = resampled(tallies, list(rates), resamples=resamples, seed=seed)
+        for index, (name, result) in enumerate(zip(names, panel, strict=True)):
+            counts = tally(result.records, result.verdicts, result.paired)
+            values = {rate: float(RATES[rate](counts)) for rate in rates}
+            scores[name] = {
+                rate: Score.of(None if np.isnan(value) else value, draws[rate][:, index])
+                for rate, value in values.items()
+            }
+    return scores
 
 
-SEED = 0  # of the resamples; lmms-eval has a --seed of its own
+def minus(first: Score, second: Score) -> Score:
+    """The paired difference of two scores that have values."""
+    value = (first.value or 0.0) - (second.value or 0.0)
+    if first.draws_B is None or second.draws_B is None:
+        return Score(Estimate(value))
+    return Score.of(value, first.draws_B - second.draws_B)
 
 
-class Compared(NamedTuple):
-    """One task under one probe, beside the same task as it is."""
-
-    task: str
-    probe: str
-    rows: int
-    n: int
-    """Labeled rows, which Macro-F1 is of."""
-    macro_f1: float | None
-    macro_f1_probe: float | None
-    difference: Estimate
-    """Of Macro-F1, probe less unchanged."""
-    p_value: float | None
-    """Two-sided, that both have the same Macro-F1."""
-    p_value_holm: float | None
-    """The same, adjusted for all tasks and probes of the command."""
-    changed: Estimate
-    """Share of all rows whose verdict is another one; that there is none is one too."""
-    null_rate: float | None
-    null_rate_probe: float | None
+def mean(scores: Sequence[Score], weights: Sequence[float]) -> Score:
+    """The weighted mean of scores that have values."""
+    value = float(np.average([score.value or 0.0 for score in scores], weights=weights))
+    draws = [score.draws_B for score in scores if score.draws_B is not None]
+    if len(draws) < len(scores):
+        return Score(Estimate(value))
+    return Score.of(value, np.average(np.stack(draws), axis=0, weights=weights))
 
 
 def compare(
-    probe: str, unchanged: Judged, changed: Judged, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> Compared:
-    """Two runs of the same rows; the resamples are those of the rows' clusters.
+    column: str, scores: Mapping[str, Score], results: Mapping[str, TaskResult] | None = None
+) -> list[Comparison]:
+    """Each pair of judges that have the metric on the same rows, after Holm over all pairs.
+
+    Args:
+        scores: the metric of each judge.
+        results: what each judge judged; None for means over tasks.
+    """
+    comparisons = []
+    for (first, one), (second, other) in combinations(scores.items(), 2):
+        if one.draws_B is None or other.draws_B is None or None in (one.value, other.value):
+            continue
+        test = None
+        if results is not None:
+            if results[first].rows != results[second].rows:
+                continue
+            test = mcnemar(results[first].correct, results[second].correct)
+        p_value = difference_p_value(one.draws_B, other.draws_B)
+        difference = minus(one, other).estimate
+        comparisons.append(Comparison(column, first, second, difference, p_value, p_value, test))
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    tests = holm([c.mcnemar.p_value if c.mcnemar else None for c in comparisons])
+    return [
+        comparison._replace(
+            adjusted=p_value,
+            mcnemar=comparison.mcnemar and comparison.mcnemar._replace(p_value=test or 0.0),
+        )
+        for comparison, p_value, test in zip(comparisons, adjusted, tests, strict=True)
+    ]
+
+
+class PerturbationEffect(NamedTuple):
+    """One task under one perturbation, beside the same task unchanged."""
+
+    task: str
+    perturbation: str
+    metric: str
+    """The headline metric of the task's kind."""
+    rows: int
+    n: int
+    """Labeled rows, which the metric is computed from."""
+    unchanged: float | None
+    perturbed: float | None
+    difference: Estimate
+    """Of the metric, perturbed minus unchanged."""
+    p_value: float | None
+    """Two-sided, that both have the same score."""
+    p_value_holm: float | None
+    """The same, adjusted for all tasks and perturbations of the command."""
+    changed: Estimate
+    """Share of all rows with another verdict; gaining or losing one counts too."""
+    null_rate: float | None
+    null_rate_perturbed: float | None
+
+
+def compare_perturbation(
+    perturbation: str,
+    unchanged: TaskResult,
+    perturbed: TaskResult,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = PERTURBATION_SEED,
+) -> PerturbationEffect:
+    """What a perturbation does to one task; the p-value is not adjusted yet.
 
     Raises:
         JudgeError: the rows are not the same.
     """
-    if unchanged.rows != changed.rows:
-        raise JudgeError(f"{probe}: {unchanged.task}: judged other rows than the unchanged run")
-    verdicts: list[str] = list(unchanged.about["verdicts"])
-    pair = [list(unchanged.records), list(changed.records)]
-    rates = ("macro_f1", "null_rate")
-    before, after = (summarize(records, verdicts, rates) for records in pair)
-    tallies = cluster_tallies(pair, unchanged.clusters, verdicts)
-    difference, p_value = Estimate(None), None
-    if before["macro_f1"] is not None and after["macro_f1"] is not None:
-        scores_B_M = resampled(tallies, resamples=resamples, seed=seed)["macro_f1"]
-        between = interval(scores_B_M[:, 1] - scores_B_M[:, 0])
-        difference = Estimate(after["macro_f1"] - before["macro_f1"], *(between or ()))
-        p_value = difference_p_value(scores_B_M[:, 1], scores_B_M[:, 0])
-    return Compared(
+    if unchanged.rows != perturbed.rows:
+        raise JudgeError(f"{perturbation}: {unchanged.task}: other rows than in the unchanged run")
+    metric = unchanged.kind.headline
+    names = ("perturbed", "unchanged")
+    # Only rates of single rows are compared; the rows of a pair share their cluster all the same.
+    results = {
+        name: replace(result, metadata={**result.metadata, "paired": False})
+        for name, result in zip(names, (perturbed, unchanged), strict=True)
+    }
+    scores = score_results(results, (metric, "null_rate"), resamples=resamples, seed=seed)
+    after, before = (
+        {rate: scores[name].get(rate, UNKNOWN) for rate in (metric, "null_rate")} for name in names
+    )
+    comparisons = compare(unchanged.task, {"perturbed": after[metric], "unchanged": before[metric]})
+    return PerturbationEffect(
         task=unchanged.task,
-        probe=probe,
-        rows=len(unchanged.records),
-        n=int(before["n"] or 0),
-        macro_f1=before["macro_f1"],
-        macro_f1_probe=after["macro_f1"],
-        difference=difference,
-        p_value=p_value,
+        perturbation=perturbation,
+        metric=metric,
+        rows=len(unchanged.samples),
+        n=sum(record.label is not None for record in unchanged.records),
+        unchanged=before[metric].value,
+        perturbed=after[metric].value,
+        difference=comparisons[0].difference if comparisons else Estimate(None),
+        p_value=comparisons[0].p_value if comparisons else None,
         p_value_holm=None,
-        changed=_share_changed(pair, unchanged.clusters, resamples, seed),
-        null_rate=before["null_rate"],
-        null_rate_probe=after["null_rate"],
+        changed=_share_changed(unchanged, perturbed, resamples, seed),
+        null_rate=before["null_rate"].value,
+        null_rate_perturbed=after["null_rate"].value,
     )
 
 
 def _share_changed(
-    pair: Sequence[Sequence[Record]], clusters: Sequence[str], resamples: int, seed: int
+    unchanged: TaskResult, perturbed: TaskResult, resamples: int, seed: int
 ) -> Estimate:
-    """A row that keeps its verdict is one judged right, so what is changed is 1 − accuracy."""
+    """1 - accuracy, where a row counts as correct if it keeps its verdict."""
     kept = [
         Record("kept", "kept" if before.verdict == after.verdict else None)
-        for before, after in zip(*pair, strict=True)
+        for before, after in zip(unchanged.records, perturbed.records, strict=True)
     ]
     if not kept:
         return Estimate(None)
-    tallies = cluster_tallies([kept], clusters, ["kept"])
-    shares_B = (
-        1 - resampled(tallies, ["accuracy"], resamples=resamples, seed=seed)["accuracy"][:, 0]
+    clusters = [sample.cluster for sample in unchanged.samples]
+    draws = resampled(
+        cluster_tallies([kept], clusters, ["kept"]), ["accuracy"], resamples=resamples, seed=seed
     )
     share = sum(record.verdict is None for record in kept) / len(kept)
-    return Estimate(share, *(interval(shares_B) or ()))
+    return estimate(share, 1 - draws["accuracy"][:, 0])
 
 
-def adjust_p_values(compared: Sequence[Compared]) -> list[Compared]:
-    tested = [each.p_value for each in compared if each.p_value is not None]
-    adjusted = iter(holm(tested))
+def adjust_p_values(effects: Sequence[PerturbationEffect]) -> list[PerturbationEffect]:
+    """The effects of one command with `p_value_holm`."""
+    adjusted = holm([effect.p_value for effect in effects])
     return [
-        each if each.p_value is None else each._replace(p_value_holm=next(adjusted))
-        for each in compared
+        effect._replace(p_value_holm=p_value)
+        for effect, p_value in zip(effects, adjusted, strict=True)
     ]

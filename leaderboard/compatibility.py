@@ -1,127 +1,168 @@
-"""Which runs may stand in one table: those that judged the same, asked the same way."""
+"""Which runs may share a table: those that judged the same rows, asked in the same way."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.spec import Role
 
-from .runs import Judged, Run
+from .runs import Run, TaskResult
 
 ROLES: tuple[Role, ...] = ("train", "ood")
 DIFFERENCES = ("rows", "source", "style", "perturbation")
-"""What runs of one table must have in common unless it is allowed that they do not."""
+"""What runs in one table must agree on unless ``--allow`` names it."""
+
+
+class Difference(NamedTuple):
+    """Something that runs do not agree on."""
+
+    name: str
+    """One of :data:`DIFFERENCES`."""
+    field: str
+    """Where it shows: fingerprint, style, …"""
+    tasks: Sequence[str]
+    groups: Sequence[tuple[str, Sequence[str]]]
+    """Each value with the names of the runs that have it."""
+
+    def __str__(self) -> str:
+        groups = " | ".join(f"{value}: {', '.join(names)}" for value, names in self.groups)
+        return f"{', '.join(self.tasks)} by {self.field}: {groups}"
 
 
 def tasks_of(runs: Iterable[Run]) -> list[str]:
-    """The tasks that any of the runs has, training tasks first."""
-    roles = {name: judged.about["role"] for run in runs for name, judged in run.tasks.items()}
+    """The tasks of all runs, training tasks first."""
+    roles = {name: result.role for run in runs for name, result in run.tasks.items()}
     return sorted(roles, key=lambda name: (ROLES.index(roles[name]), name))
 
 
-def chosen(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
-    """The runs with the tasks that match a pattern, all where there is none.
+def select_tasks(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
+    """The runs restricted to the tasks that match a pattern; all tasks without patterns.
 
     Raises:
         JudgeError: a pattern matches no task.
     """
-    there = tasks_of(runs)
+    known = tasks_of(runs)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in there):
-            raise JudgeError(f"--tasks: no task {pattern!r}; {did_you_mean(pattern, there)}")
-    names = [n for n in there if not patterns or any(fnmatchcase(n, each) for each in patterns)]
-    kept = [
-        run._replace(tasks={name: run.tasks[name] for name in names if name in run.tasks})
-        for run in runs
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise JudgeError(f"--tasks: no task {pattern!r}; {did_you_mean(pattern, known)}")
+    matching = [
+        name
+        for name in known
+        if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
-    return [run for run in kept if run.tasks]
+    return [run for run in (run.with_tasks(matching) for run in runs) if run.tasks]
 
 
-def differences(runs: Sequence[Run], allow: Sequence[str]) -> list[str]:
-    """What the runs differ in, allowed for.
+def headline_metric(runs: Iterable[Run]) -> str:
+    """The metric by which the tasks' kinds rank judges.
 
     Raises:
-        JudgeError: naming each difference that is not allowed, and who has what.
+        JudgeError: the kinds of the tasks rank by different metrics.
+    """
+    headlines = {result.kind.headline for run in runs for result in run.tasks.values()}
+    if len(headlines) > 1:
+        listed = ", ".join(sorted(headlines))
+        raise JudgeError(
+            f"the tasks rank judges by different metrics ({listed}); give --metric, or choose "
+            "tasks of one kind with --tasks"
+        )
+    return headlines.pop()
+
+
+def check_allowed(allow: Iterable[str]) -> None:
+    """
+    Raises:
+        JudgeError: a name is not one of :data:`DIFFERENCES`.
     """
     for name in allow:
         if name not in DIFFERENCES:
             raise JudgeError(f"--allow: no {name!r}; {did_you_mean(name, DIFFERENCES)}")
-    found = {name: list(_LINES[name](runs)) for name in DIFFERENCES}
-    refused = [line for name in DIFFERENCES if name not in allow for line in found[name]]
+
+
+def require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> list[Difference]:
+    """The differences that `allow` permits.
+
+    Raises:
+        JudgeError: runs differ in something else; the message lists what, and which runs.
+    """
+    check_allowed(allow)
+    found = differences(runs)
+    refused = [difference for difference in found if difference.name not in allow]
     if refused:
-        names = ",".join(name for name in DIFFERENCES if found[name] and name not in allow)
+        names = ",".join(dict.fromkeys(difference.name for difference in refused))
+        lines = [f"  {difference}" for difference in refused]
         raise JudgeError(
             "\n".join(
                 [
                     "the runs cannot be compared:",
-                    *refused,
+                    *lines,
                     f"leave some out (--tasks, other paths), or give --allow {names}",
                 ]
             )
         )
-    return [line for lines in found.values() for line in lines]
+    return found
 
 
-def _asked(field: str) -> Callable[[Sequence[Run]], Iterator[str]]:
-    """Who has which value of what results say of a task; whose results do not say it fits all."""
+def differences(runs: Sequence[Run]) -> list[Difference]:
+    """What the runs do not agree on, by task.
 
-    def lines(runs: Sequence[Run]) -> Iterator[str]:
-        yield from _told(runs, field, lambda judged: judged.about.get(field), shown=True)
-
-    return lines
-
-
-def _rows(runs: Sequence[Run]) -> Iterator[str]:
-    """Fingerprints are of all rows of a split; with ``--limit`` runs can still differ."""
-    lines = list(_told(runs, "fingerprint", lambda judged: judged.about.get("fingerprint")))
-    yield from lines or _told(runs, "the rows judged", lambda judged: judged.rows or None)
-
-
-def _perturbation(runs: Sequence[Run]) -> Iterator[str]:
-    yield from _told(
-        runs, "perturbation", lambda judged: judged.about.get("perturbation") or "none", shown=True
-    )
-
-
-def _source(runs: Sequence[Run]) -> Iterator[str]:
-    """Sample data says nothing of real data, not even of another task's."""
-    kinds: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for run in runs:
-        for judged in run.tasks.values():
-            source = judged.about.get("source")
-            if source is not None:
-                kinds["sample data" if source == "sample" else "real data"][run.name] = None
-    if len(kinds) > 1:
-        yield "  by source: " + "; ".join(f"{kind}: {', '.join(n)}" for kind, n in kinds.items())
+    A run whose results do not state a field agrees with every other run in it.
+    """
+    by_fingerprint = _disagreements(runs, "rows", "fingerprint", _metadata("fingerprint"))
+    # The fingerprint is that of the whole split; with --limit, runs can still judge other rows.
+    by_rows = _disagreements(runs, "rows", "rows judged", lambda result: result.rows or None)
+    return [
+        *(by_fingerprint or by_rows),
+        *_source_difference(runs),
+        *_disagreements(runs, "style", "style", _metadata("style")),
+        *_disagreements(
+            runs,
+            "perturbation",
+            "perturbation",
+            lambda result: result.metadata.get("perturbation") or "none",
+        ),
+    ]
 
 
-_LINES: Mapping[str, Callable[[Sequence[Run]], Iterator[str]]] = {
-    "rows": _rows,
-    "source": _source,
-    "style": _asked("style"),
-    "perturbation": _perturbation,
-}
+def _metadata(key: str) -> Callable[[TaskResult], Hashable]:
+    return lambda result: result.metadata.get(key)
 
 
-def _told(
-    runs: Sequence[Run], what: str, of: Callable[[Judged], Hashable], *, shown: bool = False
-) -> Iterator[str]:
-    """A line for all tasks in which the runs fall into the same groups."""
-    tasks_by_groups: defaultdict[str, list[str]] = defaultdict(list)
+def _disagreements(
+    runs: Sequence[Run], name: str, field: str, value_of: Callable[[TaskResult], Hashable]
+) -> list[Difference]:
+    """One difference for all tasks in which the runs fall into the same groups."""
+    tasks_by_groups: defaultdict[tuple[tuple[str, tuple[str, ...]], ...], list[str]]
+    tasks_by_groups = defaultdict(list)
     for task in tasks_of(runs):
-        groups: defaultdict[Hashable, list[str]] = defaultdict(list)
+        runs_by_value: defaultdict[Hashable, list[str]] = defaultdict(list)
         for run in runs:
             if task in run.tasks:
-                groups[of(run.tasks[task])].append(run.name)
-        groups.pop(None, None)
-        if len(groups) > 1:
-            parts = [
-                f"{value}: {', '.join(names)}" if shown else ", ".join(names)
-                for value, names in groups.items()
-            ]
-            tasks_by_groups[" | ".join(parts)].append(task)
-    for groups_told, tasks in tasks_by_groups.items():
-        yield f"  {', '.join(tasks)} by {what}: {groups_told}"
+                runs_by_value[value_of(run.tasks[task])].append(run.name)
+        runs_by_value.pop(None, None)
+        if len(runs_by_value) > 1:
+            # Rows have no short name; how many there are must do.
+            groups = tuple(
+                (f"{len(value)} rows" if isinstance(value, tuple) else str(value), tuple(names))
+                for value, names in runs_by_value.items()
+            )
+            tasks_by_groups[groups].append(task)
+    return [Difference(name, field, tasks, groups) for groups, tasks in tasks_by_groups.items()]
+
+
+def _source_difference(runs: Sequence[Run]) -> list[Difference]:
+    """Sample data says nothing about real data, not even about that of another task."""
+    groups: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for run in runs:
+        for result in run.tasks.values():
+            source = result.metadata.get("source")
+            if source is not None:
+                groups["sample data" if source == "sample" else "real data"][run.name] = None
+    if len(groups) < 2:
+        return []
+    listed = [(value, list(names)) for value, names in groups.items()]
+    return [Difference("source", "source", tasks_of(runs), listed)]

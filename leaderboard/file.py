@@ -1,39 +1,33 @@
-"""`leaderboard.json`: what was measured of judges, kept for comparison with later ones.
+"""Leaderboard files: runs kept for comparison with later ones.
 
-The schema is published as `docs/leaderboard.schema.json`. An entry is one run of one model; it may
-keep its rows, so that later judges can be compared with it item by item.
+The schema is published as `docs/leaderboard.schema.json`. An entry is one run of one model; it can
+keep its rows, so that later judges can be compared with it sample by sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import json_text, read_json, write_text
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.judge_tasks.fields import Frozen
+from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.records import Record
 
 from .board import Leaderboard
-from .runs import Estimate, Judged, Run
+from .runs import Run, Sample, TaskResult
 
 SCHEMA_VERSION: Literal[1] = 1
 
 
-class Rate(Frozen):
-    """A rate with its 95 % bootstrap interval, where one was computed."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-
 class Rows(Frozen):
-    """What was judged and how, a list a column; all lists have one length."""
+    """What was judged and how, one list per column; all lists have the same length."""
 
     item_ids: tuple[str, ...]
     labels: tuple[str | None, ...]
@@ -54,6 +48,7 @@ class Rows(Frozen):
 class TaskEntry(Frozen):
     """One task of a run."""
 
+    kind: str = Field(description="of judge task: pointwise, pairwise, …")
     role: Literal["train", "ood"]
     n: int | None = Field(None, description="labeled rows")
     verdicts: tuple[str, ...] = Field(("Yes", "No"), min_length=1)
@@ -64,9 +59,16 @@ class TaskEntry(Frozen):
     perturbation: str | None = None
     source: str | None = Field(None, description="hub, folder, sample, …")
     revision: str | None = None
-    fingerprint: str | None = Field(None, description="of the rows that were to be judged")
-    rates: dict[str, Rate] = Field(description="by name: macro_f1, accuracy, null_rate, …")
+    fingerprint: str | None = Field(None, description="of all rows of the split")
+    rates: dict[str, Estimate] = Field(description="by name: macro_f1, accuracy, null_rate, …")
     rows: Rows | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"no kind {kind!r}; expected one of {', '.join(KINDS)}")
+        return kind
 
 
 class Entry(Frozen):
@@ -81,40 +83,44 @@ class Entry(Frozen):
     @property
     def key(self) -> str:
         """The same for the same run, whether its rows are kept or not."""
-        judged = [f"{name} {task.fingerprint} {task.style}" for name, task in self.tasks.items()]
-        return digest(part.encode() for part in (self.model, self.date, *sorted(judged)))
+        tasks = [f"{name} {task.fingerprint} {task.style}" for name, task in self.tasks.items()]
+        return digest(part.encode() for part in (self.model, self.date, *sorted(tasks)))
 
 
-class Difference(Frozen):
+class PairEntry(Frozen):
     """Two judges on the same rows of a task, or on the mean over a role's tasks."""
 
     column: str = Field(description="the task, or train or ood for the mean")
     first: str
     second: str
-    difference: Rate = Field(description="the first's less the second's")
+    difference: Estimate = Field(description="first minus second")
     p_value: float = Field(description="by the paired bootstrap")
-    adjusted: float = Field(description="the same after Holm over the column's pairs")
-    mcnemar_p_value: float | None = Field(None, description="likewise after Holm")
+    adjusted: float = Field(description="the same, Holm-adjusted over the column's pairs")
+    mcnemar_p_value: float | None = Field(None, description="Holm-adjusted too")
 
 
 class Means(Frozen):
     """Of one judge, by role."""
 
-    rates: dict[Literal["train", "ood"], dict[str, Rate]] = Field(
+    rates: dict[Literal["train", "ood"], dict[str, Estimate]] = Field(
         description="plain means over tasks; overall_accuracy is of all rows together"
     )
-    drop: Rate | None = Field(None, description="in distribution less out of distribution")
-    ranks: dict[str, int] = Field({}, description="by task and role; ties cannot be told apart")
+    gap: Estimate | None = Field(
+        None, description="generalization gap: mean in distribution minus out of distribution"
+    )
+    ranks: dict[str, int] = Field(
+        {}, description="by task and role; judges of one rank do not differ significantly"
+    )
 
 
 class Derived(Frozen):
-    """What follows from the entries; a file that entries are added to has none."""
+    """What follows from the entries; absent from a file that entries are added to."""
 
     metric: str
     resamples: int
     seed: int
     judges: dict[str, Means]
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[PairEntry, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -126,87 +132,78 @@ class LeaderboardFile(Frozen):
     derived: Derived | None = None
 
 
-def entry_of(run: Run, rates: Mapping[str, Mapping[str, Estimate]], *, rows: bool) -> Entry:
-    """A run as an entry.
+_METADATA = TaskEntry.model_fields.keys() - {"n", "rates", "rows"}
+"""The fields of an entry that are fields of the results' metadata."""
+
+
+def entries_of(board: Leaderboard, *, rows: bool) -> list[Entry]:
+    """The runs of a leaderboard as entries.
 
     Args:
-        rates: for each task its rates by name.
-        rows: keep the rows, for comparisons item by item.
+        rows: keep the rows, for later comparisons sample by sample.
     """
-    versions: dict[str, str] = {}
-    tasks = {}
-    for name, judged in run.tasks.items():
-        about = judged.about
-        versions |= about.get("versions", {})
-        tasks[name] = TaskEntry(
-            **{key: about[key] for key in _ABOUT if key in about},
-            n=judged.n,
-            rates={key: rate_of(rate) for key, rate in rates[name].items()},
-            rows=_rows(judged) if rows and judged.records else None,
+    return [
+        Entry(
+            model=run.model,
+            date=run.date,
+            backend=run.backend,
+            versions={
+                name: version
+                for result in run.tasks.values()
+                for name, version in result.metadata.get("versions", {}).items()
+            },
+            tasks={
+                column.name: _task_entry(
+                    run.tasks[column.name], column.estimates[run.name], rows=rows
+                )
+                for column in board.tasks
+                if column.name in run.tasks
+            },
         )
-    return Entry(
-        model=run.model, date=run.date, backend=run.backend, versions=versions, tasks=tasks
+        for run in board.runs
+    ]
+
+
+def _task_entry(result: TaskResult, rates: Mapping[str, Estimate], *, rows: bool) -> TaskEntry:
+    kept = None
+    if rows and result.samples:
+        columns = zip(*((s.item_id, *s.record, s.cluster) for s in result.samples), strict=True)
+        kept = Rows(**dict(zip(_ROW_COLUMNS, columns, strict=True)))
+    return TaskEntry(
+        **{key: value for key, value in result.metadata.items() if key in _METADATA},
+        n=result.n,
+        rates=dict(rates),
+        rows=kept,
     )
 
 
-def rate_of(estimate: Estimate) -> Rate:
-    return Rate(value=estimate.value, low=estimate.low, high=estimate.high)
-
-
-_ABOUT = (
-    "role",
-    "verdicts",
-    "paired",
-    "dimension",
-    "style",
-    "scoring",
-    "perturbation",
-    "source",
-    "revision",
-    "fingerprint",
-)
-
-
-def _rows(judged: Judged) -> Rows:
-    records = judged.records
-    return Rows(
-        item_ids=tuple(judged.item_ids),
-        labels=tuple(record.label for record in records),
-        verdicts=tuple(record.verdict for record in records),
-        well_formed=tuple(record.well_formed for record in records),
-        pair_ids=tuple(record.pair_id for record in records),
-        swapped=tuple(record.swapped for record in records),
-        clusters=tuple(judged.clusters),
-    )
+_ROW_COLUMNS = ("item_ids", "labels", "verdicts", "well_formed", "pair_ids", "swapped", "clusters")
 
 
 def read_file(file: Path) -> LeaderboardFile:
     """A leaderboard file.
 
     Raises:
-        JudgeError: it cannot be read, is no leaderboard file, or is of a version unknown here.
+        JudgeError: it cannot be read, is not a leaderboard file, or has an unknown version.
     """
     raw = read_json(file, advice="is the file truncated?")
-    version = raw.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if raw.get("schema_version") != SCHEMA_VERSION:
         raise JudgeError(
-            f"{file}: schema_version is {version!r}; a leaderboard file has {SCHEMA_VERSION} "
-            "(results of lmms-eval end in _results.json)"
+            f"{file}: schema_version is {raw.get('schema_version')!r}; expected a leaderboard file "
+            f"of version {SCHEMA_VERSION} (results of lmms-eval end in _results.json)"
         )
     try:
         return LeaderboardFile.model_validate(raw)
     except ValidationError as error:
-        raise JudgeError("\n".join(_faults(file, error))) from None
-
-
-def _faults(file: Path, error: ValidationError) -> Iterable[str]:
-    for fault in error.errors():
-        where = ".".join(map(str, fault["loc"]))
-        yield f"{file}: {where}: {fault['msg']}"
+        lines = [
+            f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        raise JudgeError("\n".join(lines)) from None
 
 
 def read_entries(file: Path) -> list[Run]:
-    """The runs that a leaderboard file keeps; those without rows have what was stated of them.
+    """The runs of a leaderboard file; those without rows have only their reported rates.
 
     Raises:
         JudgeError: as :func:`read_file`.
@@ -218,33 +215,36 @@ def read_entries(file: Path) -> list[Run]:
             file,
             entry.date,
             entry.backend,
-            {name: _judged(name, task, entry.versions) for name, task in entry.tasks.items()},
+            {name: _result(name, task, entry.versions) for name, task in entry.tasks.items()},
         )
         for entry in read_file(file).entries
     ]
 
 
-def _judged(name: str, task: TaskEntry, versions: Mapping[str, str]) -> Judged:
-    about = {**task.model_dump(include=set(_ABOUT)), "versions": versions}
-    about["verdicts"] = list(task.verdicts)
-    stated = {key: Estimate(rate.value, rate.low, rate.high) for key, rate in task.rates.items()}
-    rows = task.rows
-    if rows is None:
-        return Judged(name, about, (), (), (), stated=stated, n=task.n)
-    records = [
-        Record(*row)
-        for row in zip(
-            rows.labels, rows.verdicts, rows.well_formed, rows.pair_ids, rows.swapped, strict=True
-        )
-    ]
-    return Judged(name, about, rows.item_ids, records, rows.clusters, stated=stated, n=task.n)
+def _result(name: str, task: TaskEntry, versions: Mapping[str, str]) -> TaskResult:
+    samples: list[Sample] = []
+    if task.rows is not None:
+        columns = (getattr(task.rows, column) for column in _ROW_COLUMNS)
+        samples = [
+            Sample(item_id, Record(*record), cluster)
+            for item_id, *record, cluster in zip(*columns, strict=True)
+        ]
+    return TaskResult(
+        name,
+        {**task.model_dump(include=set(_METADATA)), "versions": versions},
+        samples,
+        task.rates,
+        n_rows=len(samples) if task.rows else None,
+        n=task.n,
+    )
 
 
 def write_entries(entries: Sequence[Entry], file: Path, *, force: bool) -> None:
-    """Write a leaderboard file, an entry a line, in one order whatever order they came in.
+    """Write a leaderboard file with one line per entry, sorted so that it does not depend on their
+    order.
 
     Raises:
-        JudgeError: a file is there and `force` is not set.
+        JudgeError: the file exists and `force` is not set.
     """
     ordered = sorted(entries, key=lambda entry: (entry.model, entry.date, entry.key))
     lines = ",\n".join(entry.model_dump_json(exclude_defaults=True) for entry in ordered)
@@ -252,50 +252,49 @@ def write_entries(entries: Sequence[Entry], file: Path, *, force: bool) -> None:
     write_text(file, text, force)
 
 
-def add_entries(file: Path, new: Sequence[Entry]) -> Sequence[Entry]:
-    """Add entries to a leaderboard file, which is made where there is none; gives the new ones.
+def add_entries(file: Path, new: Sequence[Entry]) -> None:
+    """Add entries to a leaderboard file, which is created if it does not exist.
 
     Raises:
-        JudgeError: an entry is in the file already, or the file is not readable as one.
+        JudgeError: an entry is in the file already, or the file is not a leaderboard file.
     """
     old = read_file(file).entries if file.exists() else ()
-    known = {entry.key: entry for entry in old}
+    known = {entry.key for entry in old}
     for entry in new:
         if entry.key in known:
             raise JudgeError(
-                f"{file}: {entry.model} of {entry.date} is in it already; nothing was added"
+                f"{file}: already has {entry.model} of {entry.date}; nothing was added"
             )
     write_entries([*old, *new], file, force=True)
-    return new
 
 
 def merge_files(files: Sequence[Path], out: Path, *, base: Path | None, force: bool) -> int:
-    """Unite files into one and say how many entries it has; order and repetition do not matter.
+    """Merge files into one and return its number of entries; order and repetition do not matter.
 
-    Of one run that several files have, the entry that keeps its rows stays.
+    If several files have a run, the entry that keeps its rows is kept.
 
     Args:
-        base: the files' common ancestor. What it has and one of the files has no more was taken
-            out on purpose and stays out.
+        base: the files' common ancestor. An entry of it that one of the files lacks was removed on
+            purpose and stays removed.
 
     Raises:
-        JudgeError: a file is not readable as one, or `out` is there and `force` is not set.
+        JudgeError: a file is not a leaderboard file, or `out` exists and `force` is not set.
     """
     sides = [{entry.key: entry for entry in read_file(file).entries} for file in files]
     ancestor = {entry.key for entry in read_file(base).entries} if base is not None else set()
-    gone = {key for key in ancestor if any(key not in side for side in sides)}
-    united: dict[str, Entry] = {}
+    removed = {key for key in ancestor if any(key not in side for side in sides)}
+
+    def preference(entry: Entry) -> tuple[int, str]:
+        text = entry.model_dump_json()
+        return len(text), text
+
+    merged: dict[str, Entry] = {}
     for side in sides:
         for key, entry in side.items():
-            if key not in gone:
-                united[key] = max(united.get(key, entry), entry, key=_kept)
-    write_entries(list(united.values()), out, force=force)
-    return len(united)
-
-
-def _kept(entry: Entry) -> tuple[int, str]:
-    text = entry.model_dump_json()
-    return len(text), text
+            if key not in removed:
+                merged[key] = max(merged.get(key, entry), entry, key=preference)
+    write_entries(list(merged.values()), out, force=force)
+    return len(merged)
 
 
 def json_schema() -> str:
@@ -303,50 +302,31 @@ def json_schema() -> str:
     return json_text(LeaderboardFile.model_json_schema())
 
 
-def leaderboard_file(board: Leaderboard, *, rows: bool = False) -> LeaderboardFile:
-    """The runs as entries, and what was derived from them.
-
-    Args:
-        rows: keep the rows, for later comparisons item by item.
-    """
-    columns = (*board.tasks, *board.means)
-    entries = []
-    for run in board.runs:
-        rates = {c.name: c.estimates[run.name] for c in board.tasks if run.name in c.estimates}
-        entries.append(entry_of(run, rates, rows=rows))
-    differences = [
-        Difference(
-            column=each.column,
-            first=each.first,
-            second=each.second,
-            difference=rate_of(each.difference),
-            p_value=each.p_value,
-            adjusted=each.adjusted,
-            mcnemar_p_value=None if each.mcnemar is None else each.mcnemar.p_value,
-        )
-        for column in columns
-        for each in column.comparisons
-    ]
-    derived = Derived(
-        metric=board.metric,
-        resamples=board.resamples,
-        seed=board.seed,
-        judges={run.name: _means(board, run.name) for run in board.runs},
-        differences=tuple(differences),
-        notes=tuple(board.notes),
+def leaderboard_file(board: Leaderboard) -> LeaderboardFile:
+    """The runs as entries, and what was derived from them."""
+    return LeaderboardFile(
+        entries=tuple(entries_of(board, rows=False)),
+        derived=Derived(
+            metric=board.metric,
+            resamples=board.resamples,
+            seed=board.seed,
+            judges={run.name: _means(board, run.name) for run in board.runs},
+            differences=tuple(
+                PairEntry(
+                    **{key: value for key, value in pair._asdict().items() if key != "mcnemar"},
+                    mcnemar_p_value=pair.mcnemar and pair.mcnemar.p_value,
+                )
+                for column in board.columns
+                for pair in column.comparisons
+            ),
+            notes=tuple(board.notes),
+        ),
     )
-    return LeaderboardFile(entries=tuple(entries), derived=derived)
 
 
 def _means(board: Leaderboard, judge: str) -> Means:
-    columns = (*board.tasks, *board.means)
-    drop = board.drops.get(judge)
     return Means(
-        rates={
-            mean.role: {name: rate_of(rate) for name, rate in mean.estimates[judge].items()}
-            for mean in board.means
-            if judge in mean.estimates
-        },
-        drop=None if drop is None else rate_of(drop),
-        ranks={column.name: column.ranks[judge] for column in columns if judge in column.ranks},
+        rates={mean.role: dict(mean.estimates[judge]) for mean in board.means if judge in mean.n},
+        gap=board.gaps.get(judge),
+        ranks={c.name: c.ranks[judge] for c in board.columns if judge in c.ranks},
     )

@@ -1,85 +1,115 @@
-"""Tables as Markdown and LaTeX."""
+"""How numbers and names read in tables; every table and report formats them here."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+import unicodedata
+from collections.abc import Sequence
+from itertools import takewhile
 
-import pandas as pd
-
-from .runs import Estimate
+from mtrl_judge.metrics.bootstrap import Estimate
 
 NONE = "–"
+ROLE_NAMES = {"train": "in distribution", "ood": "out of distribution"}
+# Control characters, unpaired surrogates (which JSON files can hold) and unassigned characters.
+_UNPRINTABLE = ("Cc", "Cs", "Cn")
+_BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_METRIC_NAMES = {"macro_f1": "Macro-F1", "cohen_kappa": "Cohen's κ"}
 
 
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
-
-
-class Section(NamedTuple):
-    """A table with what it says."""
-
-    title: str
-    note: str
-    table: pd.DataFrame
-
-
-def shown(estimate: Estimate | None, digits: int = 3, *, signed: bool = False) -> str:
-    """A value with its interval.
-
-    >>> shown(Estimate(0.85, 0.8, 0.9)), shown(Estimate(-0.5), 2, signed=True), shown(None)
-    ('0.850 [0.800, 0.900]', '-0.50', '–')
+def format_number(
+    value: float | None, digits: int = 3, *, signed: bool = False, percent: bool = False
+) -> str:
     """
-    if estimate is None or estimate.value is None:
+    >>> format_number(0.85), format_number(-0.5, 2, signed=True), format_number(None)
+    ('0.850', '-0.50', '–')
+    >>> format_number(0.125, percent=True)
+    '12.5%'
+    """
+    if value is None or value != value:
         return NONE
     sign = "+" if signed else ""
-    value = f"{estimate.value:{sign}.{digits}f}"
+    return f"{value:{sign}.{max(0, digits - 2)}%}" if percent else f"{value:{sign}.{digits}f}"
+
+
+def format_interval(
+    estimate: Estimate, digits: int = 3, *, signed: bool = False, percent: bool = False
+) -> str:
+    """The interval of an estimate, or nothing if it has none."""
     if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} [{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
-
-
-def p_value(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def markdown(sections: Sequence[Section]) -> str:
-    """GitHub's markdown; names are text, whatever is in them."""
-    parts = []
-    for section in sections:
-        if section.table.empty:
-            continue
-        parts += [
-            f"## {markdown_text(section.title)}",
-            _tabulated(section.table, markdown_text, "pipe"),
-        ]
-        parts += [markdown_text(section.note)] if section.note else []
-    return "\n\n".join(parts)
-
-
-def markdown_text(text: object) -> str:
-    """Text that stands in a cell of a markdown table and is no markup there.
-
-    >>> markdown_text("a|b <script> `c` [d](e)")
-    'a\\\\|b &lt;script> \\\\`c\\\\` [d]\\\\(e)'
-    """
-    line = _TAG.sub("&lt;", " ".join(str(text).split()))
-    return line.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("](", "]\\(")
-
-
-def _tabulated(table: pd.DataFrame, text: Callable[[object], str], form: str) -> str:
-    from tabulate import tabulate
-
-    head = [text(table.index.name or ""), *map(text, table.columns)]
-    rows: Iterable[tuple[object, ...]] = table.itertuples(name=None)
-    lines = [[text(cell) for cell in row] for row in rows]
-    return tabulate(lines, headers=head, tablefmt=form, disable_numparse=True)
-
-
-def latex(sections: Sequence[Section]) -> str:
-    """A booktabs table a section."""
-    return "\n\n".join(
-        f"% {' '.join(section.title.split())}\n" + _tabulated(section.table, str, "latex_booktabs")
-        for section in sections
-        if not section.table.empty
+        return ""
+    low, high = (
+        format_number(end, digits, signed=signed, percent=percent)
+        for end in (estimate.low, estimate.high)
     )
+    return f"[{low}, {high}]"
+
+
+def format_estimate(
+    estimate: Estimate, digits: int = 3, *, signed: bool = False, percent: bool = False
+) -> str:
+    """
+    >>> format_estimate(Estimate(0.85, 0.8, 0.9)), format_estimate(Estimate(None))
+    ('0.850 [0.800, 0.900]', '–')
+    """
+    number = format_number(estimate.value, digits, signed=signed, percent=percent)
+    interval = format_interval(estimate, digits, signed=signed, percent=percent)
+    return f"{number} {interval}".rstrip()
+
+
+def format_p_value(value: float | None) -> str:
+    """
+    >>> format_p_value(0.0334), format_p_value(0.0002), format_p_value(None)
+    ('0.033', '<0.001', '–')
+    """
+    return "<0.001" if value is not None and value < 0.001 else format_number(value)
+
+
+def metric_name(metric: str) -> str:
+    """
+    >>> metric_name("macro_f1"), metric_name("flip_rate")
+    ('Macro-F1', 'flip rate')
+    """
+    return _METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def task_labels(names: Sequence[str]) -> dict[str, str]:
+    """Task names without the words that all of them start with.
+
+    >>> task_labels(["mtrl_judge_agin_nat", "mtrl_judge_agin_rat"])
+    {'mtrl_judge_agin_nat': 'nat', 'mtrl_judge_agin_rat': 'rat'}
+    """
+    words = {name: name.split("_") for name in names}
+    shared = 0
+    if len(words) > 1:
+        columns = zip(*words.values(), strict=False)
+        alike = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
+        shared = min(alike, min(map(len, words.values())) - 1)
+    return {name: "_".join(parts[shared:]) for name, parts in words.items()}
+
+
+def format_date(date: str) -> str:
+    """A date as lmms-eval writes it, for reading.
+
+    >>> format_date("20260102_030405"), format_date("yesterday")
+    ('2026-01-02 03:04', 'yesterday')
+    """
+    parts = re.fullmatch(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)\d\d", date)
+    return "{}-{}-{} {}:{}".format(*parts.groups()) if parts else date
+
+
+def one_line(text: str, max_length: int = 100) -> str:
+    """A name on one line, without characters that control or mislead, its middle cut if too long.
+
+    The ends stay, because they distinguish runs.
+
+    >>> one_line("a judge\\u2028of\\x00 mine"), one_line("0123456789", 5)
+    ('a judge of\\ufffd mine', '01…89')
+    """
+    spaced = " ".join(text.split())
+    line = "".join(
+        "\ufffd" if unicodedata.category(char) in _UNPRINTABLE or char in _BIDIRECTIONAL else char
+        for char in spaced
+    )
+    kept = max_length // 2
+    return line if len(line) <= max_length else f"{line[: max_length - kept - 1]}…{line[-kept:]}"

@@ -1,9 +1,9 @@
-"""Is a judge worse than the baseline? An answer for each task, and an exit code for CI.
+"""Is a judge worse than its baseline? An answer for each task, and an exit code for CI.
 
 Three things fail a task: the metric is significantly worse, it is worse by more than a bound, or it
-is beyond a value of the task's own. The bound is on what was measured, so it also fails a drop that
-may be noise; a wide bound (``max_drop=1``) leaves significance alone to decide, and ``alpha=0`` the
-bound. A task that cannot be judged never passes.
+misses a minimum of its own. The bound applies to the measured value, so it also fails a drop that
+may be noise; a wide bound (``max_drop=1``) leaves the decision to significance, and ``alpha=0``
+leaves it to the bound. A task that cannot be compared never passes.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from math import isfinite
 from typing import Literal, NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.metrics.bootstrap import RESAMPLES
+from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
 from mtrl_judge.metrics.rates import RATES, higher_is_better
 from mtrl_judge.metrics.significance import holm
 
-from .board import build_leaderboard
-from .compare import ALPHA
-from .compatibility import DIFFERENCES, differences, tasks_of
-from .runs import Estimate, Judged, Run
+from .compare import ALPHA, UNKNOWN, compare, minus, score_results
+from .compatibility import check_allowed, differences, headline_metric, tasks_of
+from .formats import format_p_value
+from .runs import Run, TaskResult
 
 MAX_DROP = 0.01
-Outcome: TypeAlias = Literal["passed", "failed", "cannot be judged"]
+Outcome: TypeAlias = Literal["passed", "failed", "not comparable"]
+OUTCOMES: Sequence[Outcome] = ("failed", "not comparable", "passed")
 BASELINE, NOW = "baseline", "now"
-_NONE = Estimate(None)
-# 0.80 to 0.79 is no more than 0.01.
+# So that 0.80 to 0.79 is a drop of no more than 0.01.
 _ROUNDING = 1e-9
 
 
 class TaskGate(NamedTuple):
-    """What the gate says of one task."""
+    """What the gate says about one task."""
 
     task: str
     baseline: Estimate
@@ -39,29 +40,28 @@ class TaskGate(NamedTuple):
     n: int | None
     """Labeled rows judged now."""
     difference: Estimate
-    """Now less the baseline; without an interval where not the same rows are known of both."""
+    """Now minus baseline; without an interval unless both judged the same rows, which are known."""
     p_value: float | None
-    """That there is no difference, after Holm over the tasks of the gate; None where untested."""
+    """Of the difference, Holm-adjusted over the tasks of the gate; None if untested."""
     failures: Sequence[str]
     """Why it fails."""
     obstacles: Sequence[str]
-    """Why it cannot be judged."""
+    """Why it cannot be compared."""
     notes: Sequence[str]
     """What was not tested, or allowed to differ."""
 
     @property
     def outcome(self) -> Outcome:
-        """Failed also where it cannot be compared: a value of its own needs no baseline."""
+        """A task that is not comparable can still fail: its own minimum needs no baseline."""
         if self.failures:
             return "failed"
-        return "cannot be judged" if self.obstacles else "passed"
+        return "not comparable" if self.obstacles else "passed"
 
 
 class Gate(NamedTuple):
-    """The whole gate; failed tasks first, then those that cannot be judged."""
+    """The whole gate; failed tasks first, then those that are not comparable."""
 
     metric: str
-    less_is_better: bool
     max_drop: float
     alpha: float
     baseline: Run
@@ -71,30 +71,30 @@ class Gate(NamedTuple):
     seed: int
 
     def count(self, outcome: Outcome) -> int:
-        return sum(each.outcome == outcome for each in self.tasks)
+        return sum(task.outcome == outcome for task in self.tasks)
 
     @property
     def outcome(self) -> Outcome:
-        """Failed where a task failed, whatever others could not be judged: worse is known by then.
+        """Failed if any task failed, whatever else could not be compared.
 
-        Where no task stands in both runs nothing was compared, and that cannot pass.
+        If no task is in both runs, nothing was compared, and that is no pass.
         """
         if self.count("failed"):
             return "failed"
-        compared = any(each.difference.value is not None for each in self.tasks)
-        return "cannot be judged" if self.count("cannot be judged") or not compared else "passed"
+        compared = any(task.difference.value is not None for task in self.tasks)
+        return "not comparable" if self.count("not comparable") or not compared else "passed"
 
     @property
     def exit_code(self) -> int:
-        """0 passed, 1 failed, 2 cannot be judged."""
-        return {"passed": 0, "failed": 1, "cannot be judged": 2}[self.outcome]
+        """0 passed, 1 failed, 2 not comparable."""
+        return {"passed": 0, "failed": 1, "not comparable": 2}[self.outcome]
 
 
-def judge_gate(
+def run_gate(
     current: Run,
     baseline: Run,
     *,
-    metric: str = "macro_f1",
+    metric: str | None = None,
     max_drop: float = MAX_DROP,
     alpha: float = ALPHA,
     minimum: Mapping[str, float] | None = None,
@@ -102,213 +102,173 @@ def judge_gate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Gate:
-    """Hold a run against a baseline, task by task.
+    """Compare a run with a baseline, task by task.
 
-    Each task is one comparison, the paired bootstrap of the leaderboard, two-sided as there; the
-    gate asks of all its tasks at once, so Holm's correction is over the tasks that were tested: a
-    judge that is no worse on any of them fails by significance in at most `alpha` of all cases. A
-    baseline without its rows, and rows that were allowed to differ, leave only the bound.
+    Each task is one two-sided paired bootstrap comparison, as in the leaderboard. Holm's correction
+    covers the tasks that were tested, so a judge that is worse on none of them fails by
+    significance with a probability of at most `alpha`. A baseline without rows, or rows that are
+    allowed to differ, can only be checked against the bound.
 
-    A task of the baseline that was not judged now cannot be judged; one that the baseline lacks
-    has only its own value to fail on.
+    A task that only the baseline has is not comparable; one that it lacks can only miss its
+    minimum.
 
     Args:
-        metric: a rate of which more, or less, is better.
-        max_drop: how much worse it may be, as a difference of the rate; the bound itself passes.
+        metric: a rate of which higher or lower is better; by default the headline metric of the
+            tasks' kind.
+        max_drop: how much worse the metric may be, in its own unit; equal to the bound passes.
         alpha: significantly worse is an adjusted p-value below it.
-        minimum: for a task the worst value that passes: the least, or the most where less is
+        minimum: for a task, the worst value that passes: the lowest, or the highest if lower is
             better.
-        allow: of :data:`~.comparable.DIFFERENCES`.
+        allow: names in :data:`~.compatibility.DIFFERENCES`.
 
     Raises:
         JudgeError: the metric, a task of `minimum` or a difference is unknown, or a number is out
             of range.
     """
-    less = _less_is_better(metric)
+    runs = {NOW: current._replace(name=NOW), BASELINE: baseline._replace(name=BASELINE)}
+    metric = metric or headline_metric(runs.values())
     minimum = minimum or {}
-    both = [current._replace(name=NOW), baseline._replace(name=BASELINE)]
-    tasks = tasks_of(both)
-    _refuse(max_drop, alpha, minimum, tasks)
-    differences((), allow)  # an unknown one is an error before anything is computed
-    found = [_compared(task, both, metric, allow, resamples, seed) for task in tasks]
-    tested = [each for each in found if each.p_value is not None]
-    adjusted = holm([each.p_value for each in tested if each.p_value is not None])
-    corrected = {each.task: value for each, value in zip(tested, adjusted, strict=True)}
-    judged = [
-        _with_failures(
-            each._replace(p_value=corrected.get(each.task)),
-            less=less,
-            max_drop=max_drop,
-            alpha=alpha,
-            worst=minimum.get(each.task),
-        )
-        for each in found
+    names = tasks_of(runs.values())
+    _check_settings(metric, max_drop, alpha, minimum, names)
+    check_allowed(allow)
+    tasks = [_compare_task(task, runs, metric, allow, resamples, seed) for task in names]
+    adjusted = holm([task.p_value for task in tasks])
+    tasks = [task._replace(p_value=p_value) for task, p_value in zip(tasks, adjusted, strict=True)]
+    tasks = [
+        task._replace(failures=_failures(task, metric, max_drop, alpha, minimum.get(task.task)))
+        for task in tasks
     ]
-    order: Sequence[Outcome] = ("failed", "cannot be judged", "passed")
-    judged.sort(key=lambda each: order.index(each.outcome))
-    return Gate(metric, less, max_drop, alpha, baseline, current, judged, resamples, seed)
+    tasks.sort(key=lambda task: OUTCOMES.index(task.outcome))
+    return Gate(metric, max_drop, alpha, baseline, current, tasks, resamples, seed)
 
 
-def one_run(runs: Sequence[Run], what: str) -> Run:
-    """The run that runs are: one, or one model's over tasks of which none is there twice.
+def one_run(runs: Sequence[Run], source: str) -> Run:
+    """The one run in `runs`: a single one, or one model's runs over different tasks, merged.
 
     Args:
-        what: where they were found, for the message.
+        source: where the runs were found, for the message.
 
     Raises:
-        JudgeError: they are runs of several models, or of one on the same tasks.
+        JudgeError: the runs are of several models, or of one model on the same tasks.
     """
     tasks = [task for run in runs for task in run.tasks]
     if len({run.model for run in runs}) > 1 or len(set(tasks)) < len(tasks):
+        listed = "\n".join(f"  {run.file}: {run.model}, {run.date}" for run in runs)
         raise JudgeError(
-            "\n".join(
-                [
-                    f"{what}: {len(runs)} runs, and the gate wants one of one model (or its runs "
-                    "over different tasks); name one:",
-                    *(f"  {run.file}: {run.model}, {run.date}" for run in runs),
-                ]
-            )
+            f"{source}: found {len(runs)} runs; expected one run of one model (or its runs over "
+            f"different tasks). Name one of:\n{listed}"
         )
     newest = max(runs, key=lambda run: run.date)
-    return newest._replace(tasks={name: each for run in runs for name, each in run.tasks.items()})
+    return newest._replace(tasks={name: task for run in runs for name, task in run.tasks.items()})
 
 
-def _less_is_better(metric: str) -> bool:
-    known = [name for name in RATES if higher_is_better(name) is not None]
-    if metric in known:
-        return higher_is_better(metric) is False
-    if metric in RATES:
-        raise JudgeError(
-            f"--metric: neither more nor less of {metric} is better; known: {', '.join(known)}"
-        )
-    raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, known)}")
-
-
-def _refuse(
-    max_drop: float, alpha: float, minimum: Mapping[str, float], tasks: Sequence[str]
+def _check_settings(
+    metric: str, max_drop: float, alpha: float, minimum: Mapping[str, float], tasks: Sequence[str]
 ) -> None:
+    ranked = [name for name in RATES if higher_is_better(name) is not None]
+    if metric not in ranked:
+        if metric in RATES:
+            raise JudgeError(
+                f"--metric: {metric} has no better direction; expected one of {', '.join(ranked)}"
+            )
+        raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, ranked)}")
     if not (isfinite(max_drop) and max_drop >= 0):
-        raise JudgeError(f"--max-drop: is {max_drop}; would be right: 0 or more, such as 0.01")
+        raise JudgeError(f"--max-drop: is {max_drop}; expected 0 or more, such as 0.01")
     if not 0 <= alpha < 1:
-        raise JudgeError(f"--alpha: is {alpha}; would be right: from 0 to below 1, such as 0.05")
+        raise JudgeError(f"--alpha: is {alpha}; expected 0 or more and below 1, such as 0.05")
     for task, worst in minimum.items():
         if task not in tasks:
             raise JudgeError(f"--min: no task {task!r}; {did_you_mean(task, tasks)}")
         if not isfinite(worst):
-            raise JudgeError(f"--min: {task} is {worst}; would be right: a number, such as 0.7")
+            raise JudgeError(f"--min: {task} is {worst}; expected a number, such as 0.7")
 
 
-def _compared(
-    task: str, runs: Sequence[Run], metric: str, allow: Sequence[str], resamples: int, seed: int
+def _compare_task(
+    task: str, runs: Mapping[str, Run], metric: str, allow: Sequence[str], resamples: int, seed: int
 ) -> TaskGate:
     """A task without its failures; its p-value is not adjusted yet."""
-    both = [run._replace(tasks={task: run.tasks[task]}) for run in runs if task in run.tasks]
-    judged = {run.name: run.tasks[task] for run in both}
-    obstacles, notes = _obstacles(both, judged, allow)
-    apart = bool(obstacles) or len(both) < 2
-    columns = [
-        build_leaderboard(
-            panel, metric=metric, allow=DIFFERENCES, resamples=resamples, seed=seed
-        ).tasks[0]
-        for panel in ([[run] for run in both] if apart else [both])
-    ]
-    estimates = {name: each for column in columns for name, each in column.estimates.items()}
-    before, now = (estimates.get(name, {}).get(metric, _NONE) for name in (BASELINE, NOW))
+    results = {name: run.tasks[task] for name, run in runs.items() if task in run.tasks}
+    obstacles, notes = _obstacles([run.with_tasks([task]) for run in runs.values()], results, allow)
+    scores = score_results(results, (metric,), resamples=resamples, seed=stable_hash(task, seed))
+    of_metric = {name: rates.get(metric, UNKNOWN) for name, rates in scores.items()}
     obstacles += [
-        _undefined(judged[name], metric, name)
-        for name, estimate in ((BASELINE, before), (NOW, now))
-        if name in judged and estimate.value is None
+        f"{_why_undefined(results[name], metric)} ({name})"
+        for name, score in sorted(of_metric.items())
+        if score.value is None
     ]
-    difference, p_value = _NONE, None
-    if not obstacles and len(both) == 2:
-        comparison = next((each for column in columns for each in column.comparisons), None)
-        if comparison is not None:
-            difference, p_value = comparison.difference, comparison.p_value
+    difference, p_value = Estimate(None), None
+    if not obstacles and len(results) == 2:
+        comparisons = compare(task, of_metric, results)
+        if comparisons:
+            difference, p_value = comparisons[0].difference, comparisons[0].p_value
         else:
-            difference = Estimate((now.value or 0.0) - (before.value or 0.0))
-            notes.append(_untested(judged))
-    n = judged[NOW].n if NOW in judged else None
+            difference = Estimate(minus(of_metric[NOW], of_metric[BASELINE]).value)
+            without = [name for name, result in results.items() if not result.samples]
+            why = f"no rows are kept ({', '.join(without)})" if without else "the rows differ"
+            notes.append(f"significance is untested, because {why}; only the bound applies")
+    n = results[NOW].n if NOW in results else None
+    before, now = (of_metric.get(name, UNKNOWN).estimate for name in (BASELINE, NOW))
     return TaskGate(task, before, now, n, difference, p_value, (), obstacles, notes)
 
 
 def _obstacles(
-    runs: Sequence[Run], judged: Mapping[str, Judged], allow: Sequence[str]
+    runs: Sequence[Run], results: Mapping[str, TaskResult], allow: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Why two runs' results on a task cannot be compared, and what was allowed to differ."""
-    if NOW not in judged:
+    if NOW not in results:
         return ["in the baseline, but not judged now"], []
-    if BASELINE not in judged:
+    if BASELINE not in results:
         return [], ["not in the baseline, so there is nothing to compare with"]
-    before, now = judged[BASELINE], judged[NOW]
-    if _classes(before) != _classes(now):
-        return [f"other verdicts or pairs: {_classes(before)}, now {_classes(now)}"], []
+    before, now = results[BASELINE], results[NOW]
+    if _verdicts(before) != _verdicts(now):
+        return [f"different verdicts or pairs: {_verdicts(before)}, now {_verdicts(now)}"], []
+    changes: dict[str, str] = {}
+    # Without rows, --limit shows only in their number.
+    if None not in (before.n, now.n) and before.n != now.n:
+        changes["rows"] = f"different rows: {before.n} labeled, now {now.n}"
+    for difference in differences(runs):
+        value = {name: value for value, names in difference.groups for name in names}
+        changes[difference.name] = (
+            f"different {difference.field}: {value[BASELINE]}, now {value[NOW]}"
+        )
     obstacles, notes = [], []
-    if None not in (scoring := [each.about.get("scoring") for each in (before, now)]):
-        notes += [f"scored by {scoring[0]}, now by {scoring[1]}"] * (scoring[0] != scoring[1])
-    for kind in _kinds(runs, before, now):
-        if kind in allow:
-            notes.append(f"{_told(kind, before, now)}, which was allowed")
+    scoring = [result.metadata.get("scoring") for result in (before, now)]
+    if None not in scoring and scoring[0] != scoring[1]:
+        notes.append(f"scored by {scoring[0]}, now by {scoring[1]}")
+    for name, change in changes.items():
+        if name in allow:
+            notes.append(f"{change}, which is allowed")
         else:
-            obstacles.append(f"{_told(kind, before, now)} (--allow {kind} compares all the same)")
+            obstacles.append(f"{change} (compare anyway with --allow {name})")
     return obstacles, notes
 
 
-def _classes(judged: Judged) -> str:
-    pairs = ", pairs in both orders" if judged.about.get("paired") else ""
-    return f"{' / '.join(judged.about['verdicts'])}{pairs}"
+def _verdicts(result: TaskResult) -> str:
+    return " / ".join(result.verdicts) + (", pairs in both orders" if result.paired else "")
 
 
-def _kinds(runs: Sequence[Run], before: Judged, now: Judged) -> list[str]:
-    """Which of DIFFERENCES there are between two runs of one task."""
-    found = []
-    for kind in DIFFERENCES:
-        try:
-            differences(runs, [other for other in DIFFERENCES if other != kind])
-        except JudgeError:
-            found.append(kind)
-    # Of a baseline without rows a --limit shows in their number alone.
-    known = None not in (before.n, now.n)
-    if "rows" not in found and known and before.n != now.n:
-        found.insert(0, "rows")
-    return found
+def _why_undefined(result: TaskResult, metric: str) -> str:
+    if result.n == 0:
+        return "no labeled rows"
+    if not result.samples:
+        return f"{metric} is not reported, and there are no rows to compute it from"
+    return f"{metric} is undefined here"
 
 
-def _told(kind: str, before: Judged, now: Judged) -> str:
-    if kind != "rows":
-        return f"another {kind}: {before.about.get(kind)}, now {now.about.get(kind)}"
-    prints = [each.about.get("fingerprint") for each in (before, now)]
-    if None not in prints and prints[0] != prints[1]:
-        return f"other rows: fingerprint {prints[0]}, now {prints[1]}"
-    return f"other rows of the same data: {before.n} labeled, now {now.n}"
-
-
-def _undefined(judged: Judged, metric: str, name: str) -> str:
-    if judged.n == 0:
-        return f"no labeled rows ({name})"
-    if not judged.records:
-        return f"{metric} is not stated and there are no rows to compute it from ({name})"
-    return f"{metric} has no meaning here ({name})"
-
-
-def _untested(judged: Mapping[str, Judged]) -> str:
-    without = [name for name, each in judged.items() if not each.records]
-    why = f"no rows are kept ({', '.join(without)})" if without else "the rows are others"
-    return f"significance is untested, as {why}; the bound decides"
-
-
-def _with_failures(
-    gate: TaskGate, *, less: bool, max_drop: float, alpha: float, worst: float | None
-) -> TaskGate:
-    sign = -1 if less else 1
+def _failures(
+    task: TaskGate, metric: str, max_drop: float, alpha: float, worst: float | None
+) -> list[str]:
+    sign = 1 if higher_is_better(metric) else -1
+    drop = -sign * (task.difference.value or 0.0)
+    value = task.current.value
     failures = []
-    drop = -sign * (gate.difference.value or 0.0)
-    if gate.p_value is not None and gate.p_value < alpha and drop > 0:
-        failures.append(f"significantly worse (p = {gate.p_value:.2g}, below {alpha:g})")
+    if task.p_value is not None and task.p_value < alpha and drop > 0:
+        failures.append(
+            f"significantly worse (p = {format_p_value(task.p_value)}, below {alpha:g})"
+        )
     if drop > max_drop + _ROUNDING:
         failures.append(f"worse by {drop:.4g}, more than {max_drop:g}")
-    value = gate.current.value
     if worst is not None and value is not None and sign * (worst - value) > _ROUNDING:
-        failures.append(
-            f"{value:.4g} is {'above the most' if less else 'below the least'}, {worst:g}"
-        )
-    return gate._replace(failures=failures)
+        limit = "below the minimum" if sign > 0 else "above the maximum"
+        failures.append(f"{value:.4g} is {limit}, {worst:g}")
+    return failures

@@ -1,244 +1,146 @@
-"""What the gate found, for a pull request (markdown) and for the tables of CI systems (JUnit XML).
+"""The gate's result for a pull request (Markdown) and for CI systems (JUnit XML).
 
-Names come from models and data, so they are hostile: in a pull request they stand as code, where
-nothing is markup, and in XML without the characters that it forbids.
+Names come from models and data and are not trusted: in a pull request they are code spans, which
+contain no markup, and in XML they lose the characters that it forbids.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from .compatibility import tasks_of
-from .gate import BASELINE, NOW, Gate, TaskGate
-from .runs import Estimate, Judged, Run
+from mtrl_judge.metrics.rates import higher_is_better
+
+from .formats import format_number, one_line
+from .gate import BASELINE, NOW, OUTCOMES, Gate
+from .tables import Table, markdown_lines
+from .view import data_table, gate_table, model_table
 
 MARK = "<!-- mtrl-judge gate -->"
 """The first line of every summary, by which a workflow finds its own comment again."""
-# GitHub refuses a comment of more than 65,536 characters.
-_MOST = 60_000
-_LONGEST_NAME = 100
-_BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_SUITE = "mtrl-judge gate"
+# GitHub refuses comments of more than 65,536 characters.
+_MAX_BYTES = 60_000
 _FORBIDDEN_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def markdown(gate: Gate) -> str:
-    """The summary: one line a task, what decides, and what was compared."""
-    lines = [MARK, f"### mtrl-judge gate: {gate.outcome}", "", _counted(gate), ""]
-    lines += _within(_MOST // 2, [_HEAD, _RULE], [_row(gate, each) for each in gate.tasks])
-    lines += ["", _rule(gate), ""]
-    about = ["<details><summary>What was compared</summary>", "", *_runs_table(gate), ""]
-    about += _within(_MOST // 3, ["| task | rows | style |", "|:--|:--|:--|"], _tasks_rows(gate))
-    return "\n".join([*lines, *about, "", "</details>", ""])
+    """The summary: a row for each task, what decides, and what was compared."""
+    counts = ", ".join(f"{gate.count(outcome)} {outcome}" for outcome in reversed(OUTCOMES))
+    runs = [gate.baseline._replace(name=BASELINE), gate.current._replace(name=NOW)]
+    better = "higher" if higher_is_better(gate.metric) else "lower"
+    return "\n".join(
+        [
+            MARK,
+            f"### mtrl-judge gate: {gate.outcome}",
+            "",
+            f"{len(gate.tasks)} task{'s' * (len(gate.tasks) != 1)}: {counts}.",
+            "",
+            *_table_within(_MAX_BYTES // 2, gate_table(gate)),
+            "",
+            f"`{gate.metric}`; {better} is better. A task fails if it is significantly worse "
+            f"(paired bootstrap of {gate.resamples:,} resamples, seed {gate.seed}, p below "
+            f"{gate.alpha:g} after Holm over the tested tasks), if it is worse by more than "
+            f"{gate.max_drop:g}, or if it misses its own limit (`--min`).",
+            "",
+            "<details><summary>What was compared</summary>",
+            "",
+            *_table_within(_MAX_BYTES // 6, model_table(runs)),
+            "",
+            *_table_within(_MAX_BYTES // 6, data_table(runs)),
+            "",
+            "</details>",
+            "",
+        ]
+    )
 
 
 def markdown_of_error(message: str) -> str:
-    """The summary where there is nothing to compare: what is wrong, and what would be right."""
-    fence = "`" * (1 + max([2, *map(len, re.findall("`+", message))]))
-    lines = [
-        MARK,
-        "### mtrl-judge gate: cannot be judged",
-        "",
-        fence,
-        *map(_clean, message.splitlines()),
-    ]
-    return "\n".join([*lines, fence, ""])
+    """The summary if nothing could be compared: the error message."""
+    fence = "`" * max(3, 1 + _longest_fence(message))
+    lines = [one_line(line, _MAX_BYTES) for line in message.splitlines()]
+    title = "### mtrl-judge gate: not comparable"
+    return "\n".join([MARK, title, "", fence, *lines, fence, ""])
 
 
 def junit(gate: Gate) -> str:
-    """JUnit XML, a test case a task; an error cannot be judged, skipped is what is new."""
-    cases = [_case(gate, each) for each in gate.tasks]
+    """JUnit XML with a test case for each task: an error is not comparable, skipped is new."""
+    cases = []
+    for task in gate.tasks:
+        numbers = f"{format_number(task.baseline.value)}, now {format_number(task.current.value)}"
+        case = _case(task.task, "; ".join([f"{gate.metric} {numbers}", *task.notes]))
+        reasons = "; ".join([*task.failures, *task.obstacles])
+        if task.outcome == "failed":
+            _add_message(case, "failure", reasons)
+        elif task.outcome == "not comparable":
+            _add_message(case, "error", reasons)
+        elif task.difference.value is None:
+            _add_message(case, "skipped", "; ".join(task.notes))
+        cases.append(case)
     return _suite(cases)
 
 
 def junit_of_error(message: str) -> str:
-    """The same where there is nothing to compare: one case, in error."""
-    case = ElementTree.Element("testcase", classname=_SUITE, name="gate")
-    _said(case, "error", message)
+    """The same if nothing could be compared: one test case, in error."""
+    case = _case("gate")
+    _add_message(case, "error", message)
     return _suite([case])
 
 
-_SUITE = "mtrl-judge gate"
-_HEAD = "| task | n | baseline | now | difference [95 %] | p (Holm) | outcome |"
-_RULE = "|:--|--:|--:|--:|--:|--:|:--|"
-
-
-# Markdown
-
-
-def _counted(gate: Gate) -> str:
-    total = len(gate.tasks)
-    return (
-        f"Of {total} {'task' if total == 1 else 'tasks'} {gate.count('passed')} passed, "
-        f"{gate.count('failed')} failed, {gate.count('cannot be judged')} cannot be judged."
-    )
-
-
-def _row(gate: Gate, each: TaskGate) -> str:
-    reasons = "; ".join([*each.failures, *each.obstacles, *each.notes])
-    outcome = f"**{each.outcome}**" if each.outcome != "passed" else each.outcome
-    cells = [
-        _code(each.task),
-        "–" if each.n is None else f"{each.n:,}",
-        _number(each.baseline),
-        _number(each.current),
-        _interval(each.difference),
-        "–" if each.p_value is None else f"{each.p_value:.2g}",
-        f"{outcome}: {_text(reasons)}" if reasons else outcome,
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(gate: Gate) -> str:
-    better = "less" if gate.less_is_better else "more"
-    return (
-        f"`{gate.metric}`; {better} is better. A task fails where it is significantly worse "
-        f"(paired bootstrap of {gate.resamples:,} resamples, seed {gate.seed}, p after Holm over "
-        f"the tasks tested below {gate.alpha:g}), worse by more than {gate.max_drop:g}, or beyond "
-        "a value of its own (`--min`)."
-    )
-
-
-def _runs_table(gate: Gate) -> list[str]:
-    runs = {BASELINE: gate.baseline, NOW: gate.current}
-    lines = [f"| | {' | '.join(runs)} |", "|:--|:--|:--|"]
-    facts = {name: _facts(run) for name, run in runs.items()}
-    for key in facts[BASELINE]:
-        lines.append(f"| {key} | {' | '.join(_code(each[key]) for each in facts.values())} |")
+def _table_within(max_bytes: int, table: Table) -> list[str]:
+    """As many rows of a table as fit, and how many are left out."""
+    lines: list[str] = []
+    used = 0
+    all_lines = markdown_lines(table, text=_free_text, name=_code)
+    for index, line in enumerate(all_lines):
+        used += len(line.encode()) + 1
+        if used > max_bytes:
+            return [*lines, "", f"… and {len(all_lines) - index} more rows."]
+        lines.append(line)
     return lines
-
-
-def _facts(run: Run) -> dict[str, str]:
-    versions = {
-        name: value
-        for judged in run.tasks.values()
-        for name, value in (judged.about.get("versions") or {}).items()
-    }
-    return {
-        "model": run.model,
-        "evaluated": run.date,
-        "backend": run.backend or "–",
-        "file": run.file.name,
-        "versions": ", ".join(f"{name} {value}" for name, value in versions.items()) or "–",
-    }
-
-
-def _tasks_rows(gate: Gate) -> list[str]:
-    runs = [gate.baseline, gate.current]
-    rows = []
-    for task in tasks_of(runs):
-        judged = [run.tasks[task] for run in runs if task in run.tasks]
-        data, style = (_agreed(map(of, judged)) for of in (_data, _style))
-        rows.append(f"| {_code(task)} | {_code(data)} | {_code(style)} |")
-    return rows
-
-
-def _data(judged: Judged) -> str:
-    about = judged.about
-    revision = f"@{about['revision']}" if about.get("revision") else ""
-    return f"{about.get('source') or '?'}{revision} {about.get('fingerprint') or '?'}"
-
-
-def _style(judged: Judged) -> str:
-    words = [
-        judged.about.get("style"),
-        judged.about.get("scoring"),
-        judged.about.get("perturbation"),
-    ]
-    return ", ".join(str(word) for word in words if word) or "?"
-
-
-def _agreed(values: Iterable[str]) -> str:
-    return " → ".join(dict.fromkeys(values))
-
-
-def _within(budget: int, head: Sequence[str], rows: Sequence[str]) -> list[str]:
-    """As many rows as a comment has room for, and how many are left out."""
-    lines, used = list(head), 0
-    for place, row in enumerate(rows):
-        used += len(row.encode()) + 1
-        if used > budget:
-            return [*lines, "", f"… and {len(rows) - place} more tasks."]
-        lines.append(row)
-    return lines
-
-
-def _number(estimate: Estimate) -> str:
-    return "–" if estimate.value is None else f"{estimate.value:.3f}"
-
-
-def _interval(difference: Estimate) -> str:
-    if difference.value is None:
-        return "–"
-    if difference.low is None or difference.high is None:
-        return f"{difference.value:+.3f}"
-    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-
-
-def _clean(text: str) -> str:
-    """On one line, without what a terminal or a reader could be misled by."""
-    return "".join(
-        " "
-        if unicodedata.category(char) in ("Cc", "Zl", "Zp")
-        else "\ufffd"
-        if unicodedata.category(char) == "Cs" or char in _BIDIRECTIONAL
-        else char
-        for char in text
-    )
 
 
 def _code(name: str) -> str:
-    """A name as code in a cell of a table: there nothing is markup, a mention or a reference."""
-    shown = _clean(name)
-    if len(shown) > _LONGEST_NAME:
-        shown = shown[: _LONGEST_NAME - 1] + "…"
-    fence = "`" * (1 + max([0, *map(len, re.findall("`+", shown))]))
-    padded = f" {shown} " if shown != shown.strip(" `") or not shown.strip() else shown
-    # A pipe ends a cell also within code unless an odd number of backslashes stands before it.
-    piped = re.sub(r"(\\*)\|", lambda match: match[1] * 2 + r"\|", padded)
-    return f"{fence}{piped}{fence}"
+    """A name as a code span in a table cell, which holds no markup, mention or reference."""
+    text = one_line(name)
+    fence = "`" * (1 + _longest_fence(text))
+    padded = f" {text} " if text != text.strip(" `") or not text.strip() else text
+    # A pipe ends a cell even in code, unless an odd number of backslashes precedes it.
+    escaped = re.sub(r"(\\*)\|", lambda match: match[1] * 2 + r"\|", padded)
+    return f"{fence}{escaped}{fence}"
 
 
-def _text(text: str) -> str:
-    """Free text in a cell; what is markup or would call on somebody is neither."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", _clean(text))
+def _longest_fence(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def _free_text(text: str) -> str:
+    """Text in a table cell that is no markup and mentions nobody."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", one_line(text, _MAX_BYTES))
     return re.sub("([@#])", "\\1\u200b", escaped)
 
 
-# XML
-
-
-def _case(gate: Gate, each: TaskGate) -> ElementTree.Element:
-    case = ElementTree.Element("testcase", classname=_SUITE, name=_xml(each.task))
-    reasons = "; ".join([*each.failures, *each.obstacles])
-    if each.outcome == "failed":
-        _said(case, "failure", reasons)
-    elif each.outcome == "cannot be judged":
-        _said(case, "error", reasons)
-    elif each.difference.value is None:
-        _said(case, "skipped", "; ".join(each.notes))
-    output = ElementTree.SubElement(case, "system-out")
-    numbers = f"{_number(each.baseline)}, now {_number(each.current)}"
-    output.text = _xml("; ".join([f"{gate.metric} {numbers}", *each.notes]))
+def _case(name: str, output: str = "") -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname=_SUITE, name=_xml(name))
+    if output:
+        ElementTree.SubElement(case, "system-out").text = _xml(output)
     return case
 
 
-def _said(case: ElementTree.Element, kind: str, message: str) -> None:
-    element = ElementTree.SubElement(case, kind, message=_xml(message))
-    element.text = _xml(message)
+def _add_message(case: ElementTree.Element, tag: str, message: str) -> None:
+    ElementTree.SubElement(case, tag, message=_xml(message)).text = _xml(message)
 
 
 def _suite(cases: Sequence[ElementTree.Element]) -> str:
     counts = {
-        key: str(sum(case.find(kind) is not None for case in cases))
-        for key, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))
+        plural: str(sum(case.find(tag) is not None for case in cases))
+        for plural, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))
     }
-    suite = ElementTree.Element("testsuite", {"name": _SUITE, "tests": str(len(cases)), **counts})
-    suite.extend(cases)
     suites = ElementTree.Element("testsuites")
-    suites.append(suite)
+    attributes = {"name": _SUITE, "tests": str(len(cases)), **counts}
+    suite = ElementTree.SubElement(suites, "testsuite", attributes)
+    suite.extend(cases)
     ElementTree.indent(suites)
     text = ElementTree.tostring(suites, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

@@ -1,12 +1,12 @@
-"""A leaderboard as pictures, for files and for the report.
+"""The leaderboard's plots, as files and for the report.
 
-Names are text of others: nothing in them is read as a formula, and what no picture can hold is
-replaced. The same leaderboard gives the same bytes.
+Names come from others: nothing in them is parsed as a formula, and characters that no image can
+hold are replaced. The same leaderboard gives the same bytes.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,243 +18,217 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, whole_file
 from mtrl_judge.metrics.calibration import ReliabilityBin, reliability_curve
 from mtrl_judge.metrics.rates import Counts
-from mtrl_judge.metrics.records import confusion
+from mtrl_judge.metrics.records import tally
 
 from .analyses import Confidence, confidences
 from .board import Column, Leaderboard
-from .formats import NONE
-from .runs import Estimate, Judged
-from .tables import task_labels
+from .compatibility import ROLES
+from .formats import NONE, format_number, metric_name, one_line, task_labels
+from .runs import TaskResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of Okabe and Ito's palette, which colour-blind people tell apart; places and words say the same.
+    from mtrl_judge.metrics.bootstrap import Estimate
+
+FORMATS = ("png", "svg")
+# From Okabe and Ito's colorblind-safe palette; position and text always say the same as color.
 BLUE, VERMILION = "#0072B2", "#B8500A"
 INK, MUTED, GRID = "#1F2933", "#5B6770", "#E3E7EB"
-LEAST, MOST = "#F4F8FB", "#62B6EA"  # of a confusion matrix; INK can be read on either
-_PANELS_A_ROW = 3
-_LABEL_LENGTH = 26
-_MOST_PIXELS = 12_000  # a side of a PNG
+LIGHT, DARK = "#F4F8FB", "#62B6EA"  # of a confusion matrix; INK is readable on both
+_PANELS_PER_ROW = 3
+_MAX_PIXELS = 12_000  # per side of a PNG
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
+_DASHED: Any = (0, (3, 2))
+_SETTINGS: dict[Any, Any] = {
+    "text.parse_math": False,
+    "text.usetex": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mtrl-judge",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.07,
+}
 
 
 class Plot(NamedTuple):
-    """A picture of a leaderboard."""
+    """A plot of a leaderboard."""
 
     name: str
-    """Of its files, without the ending."""
+    """Of its files, without the suffix."""
     alt: str
-    """What it shows, for those who do not see it."""
+    """What it shows, for readers who cannot see it."""
     figure: Figure
 
 
-def write_plots(board: Leaderboard, folder: Path, *, force: bool) -> list[Path]:
-    """Draw what the leaderboard has figures for, each as PNG and SVG; gives the files.
-
-    `scores`, a panel a task; `in_against_out` of distribution; `confusion` and `reliability`, a
-    panel for each judge and task, the latter where there are probabilities or votes.
-
-    Raises:
-        JudgeError: a file is there and `force` is not set, or the leaderboard has no figures.
-    """
-    with _drawing():
-        plots = [plot for plot in (scores(board), *_others(board)) if plot is not None]
-        if not plots:
-            raise JudgeError("nothing to draw: no judge has a value of the metric")
-        files = {plot.name: [folder / f"{plot.name}.{form}" for form in FORMATS] for plot in plots}
-        for file in (file for own in files.values() for file in own):
-            refuse_existing(file, force)
-        for plot in plots:
-            for file in files[plot.name]:
-                with whole_file(file, force) as part:
-                    _save(plot.figure, part, file.suffix[1:])
-    return [file for own in files.values() for file in own]
-
-
-FORMATS = ("png", "svg")
-
-
-def _others(board: Leaderboard) -> tuple[Plot | None, ...]:
-    return in_against_out(board), confusion_matrices(board), reliability(board)
-
-
-def inline_svg(plot: Plot, prefix: str) -> str:
-    """The picture as an element of an HTML page.
-
-    Args:
-        prefix: of its ids, which no other picture of the page has.
-    """
-    import io
-
-    with _drawing():
-        file = io.BytesIO()
-        _save(plot.figure, file, "svg")
-    root = ElementTree.fromstring(file.getvalue())
-    for parent in root.iter():
-        for child in [c for c in parent if c.tag in (f"{_SVG}metadata", f"{_SVG}style")]:
-            parent.remove(child)  # a style would be the whole page's
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(_SVG)
-        element.attrib = {
-            name.removeprefix(_XLINK): _own(name.removeprefix(_XLINK), value, prefix)
-            for name, value in element.attrib.items()
-        }
-    width, height = root.attrib.pop("width"), root.attrib.pop("height")
-    root.attrib |= {
-        "role": "img",
-        "aria-label": plot.alt,
-        "style": f"stroke-linejoin:round;stroke-linecap:butt;width:{width};aspect-ratio:"
-        f"{width.removesuffix('pt')}/{height.removesuffix('pt')}",
-    }
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _own(name: str, value: str, prefix: str) -> str:
-    """An attribute's value with the ids in it made the picture's own."""
-    if name == "id":
-        return prefix + value
-    if name == "href":
-        return value.replace("#", f"#{prefix}", 1)
-    return value.replace("url(#", f"url(#{prefix}")
-
-
 @contextmanager
-def _drawing() -> Iterator[None]:
-    """Text is text, and nothing depends on the day or on chance; for drawing as for saving."""
+def _style() -> Iterator[None]:
+    """For drawing as for saving: text is text, and nothing depends on the date or on chance."""
     from matplotlib import rc_context
 
-    settings: dict[Any, Any] = {
-        "text.parse_math": False,
-        "text.usetex": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "mtrl-judge",
-        "font.family": ["DejaVu Sans"],
-        "font.size": 8.5,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "ytick.labelcolor": INK,
-        "figure.facecolor": "white",
-        "figure.constrained_layout.h_pad": 0.07,
-    }
-    with rc_context(settings), warnings.catch_warnings():
+    with rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
-def _save(figure: Figure, to: object, form: str) -> None:
-    dpi = min(160, _MOST_PIXELS / max(figure.get_size_inches()))
-    about = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-    figure.savefig(to, format=form, dpi=dpi, metadata=about)  # type: ignore[arg-type]
+@_style()
+def write_plots(board: Leaderboard, folder: Path, *, force: bool) -> list[Path]:
+    """Draw every plot that the leaderboard has data for as PNG and SVG, and return the files.
+
+    `scores` has a panel for each task; `in_against_out` of distribution; `confusion` and
+    `reliability` (with probabilities or votes) have a panel for each judge and task.
+
+    Raises:
+        JudgeError: a file exists and `force` is not set, or there is nothing to draw.
+    """
+    drawn = (
+        score_plot(board),
+        generalization_plot(board),
+        confusion_plot(board),
+        reliability_plot(board, confidences(board.runs)),
+    )
+    files = {
+        folder / f"{plot.name}.{form}": plot
+        for plot in drawn
+        if plot is not None
+        for form in FORMATS
+    }
+    if not files:
+        raise JudgeError("nothing to draw: no judge has a value of the metric")
+    for file in files:
+        refuse_existing(file, force)
+    for file, plot in files.items():
+        with whole_file(file) as part:
+            _save(plot.figure, part, file.suffix[1:])
+    return list(files)
 
 
-def _figure(width: float, height: float) -> Figure:
+@_style()
+def inline_svg(plot: Plot, prefix: str) -> str:
+    """A plot as an element of an HTML page.
+
+    Args:
+        prefix: of its ids, unique within the page.
+    """
+    file = io.BytesIO()
+    _save(plot.figure, file, "svg")
+    root = ElementTree.fromstring(file.getvalue())
+    for parent in root.iter():
+        for child in [c for c in parent if c.tag in (f"{_SVG}metadata", f"{_SVG}style")]:
+            parent.remove(child)  # a style would apply to the whole page
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        attributes = {key.removeprefix(_XLINK): value for key, value in element.attrib.items()}
+        element.attrib = {
+            key: prefix + value
+            if key == "id"
+            else value.replace("#", f"#{prefix}", 1)
+            if key == "href"
+            else value.replace("url(#", f"url(#{prefix}")
+            for key, value in attributes.items()
+        }
+    width, height = (root.attrib.pop(key).removesuffix("pt") for key in ("width", "height"))
+    root.attrib |= {
+        "role": "img",
+        "aria-label": plot.alt,
+        # In place of the style element that was removed.
+        "style": "stroke-linejoin:round;stroke-linecap:butt;"
+        f"width:{width}pt;aspect-ratio:{width}/{height}",
+    }
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _save(figure: Figure, target: Any, form: str) -> None:
+    dpi = min(160, _MAX_PIXELS / max(figure.get_size_inches()))
+    metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+    figure.savefig(target, format=form, dpi=dpi, metadata=metadata)
+
+
+def _figure(width: float, height: float, footer: str = "") -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    if footer:
+        figure.supxlabel(footer, fontsize=7, color=MUTED, x=0.01, ha="left")
     return figure
 
 
-def label(text: str, limit: int = _LABEL_LENGTH) -> str:
-    """A name on one line, cut in its middle where it is long; ends tell runs apart.
-
-    >>> label("a judge\\u2028of\\x00 mine"), label("0123456789", 5)
-    ('a judge of\\ufffd mine', '01…89')
-    """
-    line = "".join(
-        " "
-        if unicodedata.category(c) in ("Zl", "Zp") or c in "\t\n\r"
-        # Cs: a JSON file can hold half a surrogate pair; Cc: no XML may hold it.
-        else "\ufffd"
-        if unicodedata.category(c) in ("Cc", "Cs", "Cn")
-        else c
-        for c in text
-    )
-    line = " ".join(line.split())
-    kept = limit // 2
-    return line if len(line) <= limit else f"{line[: limit - kept - 1]}…{line[-kept:]}"
-
-
-def metric_name(metric: str) -> str:
-    """
-    >>> metric_name("macro_f1"), metric_name("flip_rate")
-    ('Macro-F1', 'flip rate')
-    """
-    return {"macro_f1": "Macro-F1", "cohen_kappa": "Cohen's κ"}.get(
-        metric, metric.replace("_", " ")
-    )
+def _label(name: str) -> str:
+    return one_line(name, 26)
 
 
 # Scores
 
 
-def scores(board: Leaderboard, task: Column | None = None) -> Plot | None:
-    """The metric of each judge with its interval, a panel a task; None where no judge has it.
+@_style()
+def score_plot(board: Leaderboard, task: Column | None = None) -> Plot | None:
+    """The metric of each judge with its interval, a panel for each task; None without values.
 
-    All panels have one scale, whichever are drawn.
+    All panels have the same scale, whichever are drawn.
 
     Args:
-        task: draw this one only, and say nothing of what its marks mean.
+        task: draw only this one, without a legend.
     """
-    with _drawing():
-        return _scores(board, board.tasks if task is None else [task], told=task is None)
-
-
-def _scores(board: Leaderboard, tasks: Sequence[Column], *, told: bool) -> Plot | None:
-    tasks = [task for task in tasks if _values(task, board.metric)]
+    tasks = [c for c in ([task] if task else board.tasks) if _estimates(c, board.metric)]
     if not tasks:
         return None
     names = [run.name for run in board.runs]
-    columns = min(_PANELS_A_ROW, len(tasks))
-    rows = -(-len(tasks) // columns)
-    width = 1.75 + 2.45 * columns if told else 3.5
-    figure = _figure(width, rows * (0.21 * len(names) + 0.62) + (0.35 if told else 0.1))
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    labels = task_labels([task.name for task in board.tasks])
-    low, high = _limits(board)
-    for axes, task in zip(panels, tasks, strict=False):
-        _scores_panel(axes, task, names, board.metric)
-        name = label(labels[task.name])
-        if told:
-            axes.set_title(name, loc="left", fontsize=9, fontweight="bold")
-            axes.set_title("OOD" if task.role == "ood" else "", loc="right", fontsize=7)
-        else:
-            name += " (OOD)" if task.role == "ood" else ""
-            figure.suptitle(name, x=0.02, ha="left", fontsize=9, fontweight="bold")
-    panels[0].set_yticks(range(len(names)), [label(name) for name in names])
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
-    panels[0].set_xlim(low, high)
-    for place, axes in enumerate(panels):
-        axes.set_visible(place < len(tasks))
-        # Below the last panel of each column; a row can be cut short.
-        axes.tick_params(labelbottom=place + columns >= len(tasks), length=0)
-    if told:
-        _foot(figure, scores_legend(board))
-    alt = "; ".join(_told(labels[task.name], task, names, board.metric) for task in tasks)
-    return Plot("scores", f"{metric_name(board.metric)}, dots with 95 % intervals. {alt}", figure)
+    n_columns = min(_PANELS_PER_ROW, len(tasks))
+    n_rows = -(-len(tasks) // n_columns)
+    height = n_rows * (0.21 * len(names) + 0.62) + (0.1 if task else 0.35)
+    figure = _figure(1.05 + 2.45 * n_columns, height, "" if task else score_legend(board))
+    panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
+    labels = task_labels([column.name for column in board.tasks])
+    for axes, column in zip(panels, tasks, strict=False):
+        _score_panel(axes, column, names, board.metric)
+        title = one_line(labels[column.name], 26)
+        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        axes.set_title("OOD" if column.role == "ood" else "", loc="right", fontsize=7)
+    panels[0].set_yticks(range(len(names)), map(_label, names))
+    ends = [end for c in board.tasks for e in _estimates(c, board.metric) for end in _ends(e)]
+    ends += [column.majority for column in board.tasks if column.majority is not None]
+    panels[0].set(ylim=(len(names) - 0.4, -0.6), xlim=_limits(ends))
+    for index, axes in enumerate(panels):
+        axes.set_visible(index < len(tasks))
+        # Tick labels go below the last panel of each column; the last row can be shorter.
+        axes.tick_params(labelbottom=index + n_columns >= len(tasks), length=0)
+    values = {
+        column.name: ", ".join(
+            f"{_label(name)} {format_number(column.estimate(name, board.metric).value, 2)}"
+            for name in names
+        )
+        for column in tasks
+    }
+    alt = "; ".join(f"{_label(labels[name])}: {listed}" for name, listed in values.items())
+    return Plot("scores", f"{metric_name(board.metric)} with 95 % intervals. {alt}", figure)
 
 
-def _scores_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) -> None:
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) -> None:
+    axes.grid(axis="x")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    if metric == "macro_f1" and task.constant is not None:
-        axes.axvline(task.constant, color=VERMILION, linewidth=1, linestyle=(0, (3, 2)))
+    if task.majority is not None:
+        axes.axvline(task.majority, color=VERMILION, linewidth=1, linestyle=_DASHED)
     some_beaten = any(rank > 1 for rank in task.ranks.values())
-    for place, name in enumerate(names):
-        estimate = task.estimates.get(name, {}).get(metric, Estimate(None))
+    for index, name in enumerate(names):
+        estimate = task.estimate(name, metric)
         beaten = task.ranks.get(name, 1) > 1
-        text = NONE if estimate.value is None else f"{estimate.value:.2f}"
         axes.annotate(
-            text,
-            (1.02, place),
+            format_number(estimate.value, 2),
+            (1.02, index),
             xycoords=axes.get_yaxis_transform(),
             va="center",
             fontsize=7.5,
@@ -265,86 +239,75 @@ def _scores_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) -
         if estimate.value is None:
             continue
         if estimate.low is not None and estimate.high is not None:
-            axes.hlines(place, estimate.low, estimate.high, color=BLUE, linewidth=1.6, alpha=0.75)
+            axes.hlines(index, estimate.low, estimate.high, color=BLUE, linewidth=1.6, alpha=0.75)
         face = "white" if beaten else BLUE
-        axes.plot(estimate.value, place, "o", markersize=5, color=BLUE, markerfacecolor=face)
+        axes.plot(estimate.value, index, "o", markersize=5, color=BLUE, markerfacecolor=face)
 
 
-def scores_legend(board: Leaderboard) -> str:
-    """What the marks of :func:`scores` mean."""
-    tasks, parts = board.tasks, [metric_name(board.metric)]
-    if any(e.low is not None for task in tasks for e in _values(task, board.metric)):
-        parts.append("bars: 95 % intervals")
-    if any(rank > 1 for task in tasks for rank in task.ranks.values()):
-        parts.append("hollow: another is better beyond doubt")
-    if any(task.role == "ood" for task in tasks):
-        parts.append("OOD: out of distribution")
-    if board.metric == "macro_f1" and any(task.constant is not None for task in tasks):
-        parts.append("dashed: always the commoner verdict")
-    return " · ".join(parts)
+def score_legend(board: Leaderboard) -> str:
+    """What the marks of :func:`score_plot` mean."""
+    parts = {
+        metric_name(board.metric): True,
+        "bars: 95 % intervals": any(
+            e.low is not None for task in board.tasks for e in _estimates(task, board.metric)
+        ),
+        "hollow: another judge is significantly better": any(
+            rank > 1 for task in board.tasks for rank in task.ranks.values()
+        ),
+        "OOD: out of distribution": any(task.role == "ood" for task in board.tasks),
+        "dashed: majority-class baseline": any(task.majority is not None for task in board.tasks),
+    }
+    return " · ".join(part for part, applies in parts.items() if applies)
 
 
-def _told(title: str, task: Column, names: Sequence[str], metric: str) -> str:
-    known = {name: task.estimates.get(name, {}).get(metric) for name in names}
-    values = [
-        f"{label(name)} {each.value:.2f}"
-        for name, each in known.items()
-        if each is not None and each.value is not None
-    ]
-    return f"{label(title)}: {', '.join(values)}"
+def _estimates(column: Column, metric: str) -> list[Estimate]:
+    estimates = (column.estimate(judge, metric) for judge in column.estimates)
+    return [estimate for estimate in estimates if estimate.value is not None]
 
 
-def _values(column: Column, metric: str) -> list[Estimate]:
-    found = (rates.get(metric) for rates in column.estimates.values())
-    return [each for each in found if each is not None and each.value is not None]
+def _ends(estimate: Estimate) -> list[float]:
+    return [e for e in (estimate.value, estimate.low, estimate.high) if e is not None]
 
 
-def _limits(board: Leaderboard) -> tuple[float, float]:
-    """Of all values, intervals and constant judges, with some room."""
-    ends = [end for c in board.tasks for each in _values(c, board.metric) for end in each]
-    if board.metric == "macro_f1":
-        ends += [column.constant for column in board.tasks]
-    return _roomy([end for end in ends if end is not None])
-
-
-def _roomy(ends: Sequence[float]) -> tuple[float, float]:
-    room = max(0.04, 0.06 * (max(ends) - min(ends)))
-    return min(ends) - room, max(ends) + room
+def _limits(ends: Sequence[float]) -> tuple[float, float]:
+    margin = max(0.04, 0.06 * (max(ends) - min(ends)))
+    return min(ends) - margin, max(ends) + margin
 
 
 # In against out of distribution
 
 
-def in_against_out(board: Leaderboard) -> Plot | None:
-    """The mean over training tasks against that over the others; None where a mean is missing."""
-    means = {column.role: column.estimates for column in board.means}
+@_style()
+def generalization_plot(board: Leaderboard) -> Plot | None:
+    """Each judge's mean in distribution against its mean out of distribution; None without both."""
+    means = {column.role: column for column in board.means}
+    if len(means) < len(ROLES):
+        return None
     points: dict[str, tuple[Estimate, Estimate]] = {}
     for run in board.runs:
-        own = [means.get(role, {}).get(run.name, {}).get(board.metric) for role in ("train", "ood")]
-        inside, outside = own
-        if inside is not None and outside is not None and None not in (inside[0], outside[0]):
+        inside, outside = (means[role].estimate(run.name, board.metric) for role in ROLES)
+        if inside.value is not None and outside.value is not None:
             points[run.name] = (inside, outside)
     if not points:
         return None
-    with _drawing():
-        return _in_against_out(board, points)
-
-
-def _in_against_out(board: Leaderboard, points: Mapping[str, tuple[Estimate, Estimate]]) -> Plot:
     figure = _figure(5.3, 3.5)
-    figure.set_layout_engine("none")  # none of them leaves room for the names beside a square
+    figure.set_layout_engine("none")  # no engine leaves room for the names beside a square
     axes = figure.add_axes((0.11, 0.14, 0.54, 0.83))
-    low, high = _roomy(
-        [end for pair in points.values() for e in pair for end in e if end is not None]
+    low, high = _limits([end for pair in points.values() for e in pair for end in _ends(e)])
+    metric = metric_name(board.metric)
+    axes.set(
+        xlim=(low, high),
+        ylim=(low, high),
+        aspect="equal",
+        xlabel=f"{metric} in distribution, mean of tasks",
+        ylabel="out of distribution, mean of tasks",
     )
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+    axes.grid()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=0)
-    axes.axline((low, low), slope=1, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
+    axes.axline((low, low), slope=1, color=MUTED, linewidth=1, linestyle=_DASHED)
     axes.annotate(
-        "as good out of distribution as in it",
+        "no generalization gap",
         (0.015, 0.03),
         xycoords="axes fraction",
         rotation=45,
@@ -352,45 +315,38 @@ def _in_against_out(board: Leaderboard, points: Mapping[str, tuple[Estimate, Est
         fontsize=7,
         color=MUTED,
     )
-    for inside, outside in points.values():
-        x, y = inside.value, outside.value
-        assert x is not None
-        assert y is not None
-        if inside.low is not None and inside.high is not None:
-            axes.hlines(y, inside.low, inside.high, color=BLUE, linewidth=1.3, alpha=0.55)
-        if outside.low is not None and outside.high is not None:
-            axes.vlines(x, outside.low, outside.high, color=BLUE, linewidth=1.3, alpha=0.55)
-        axes.plot(x, y, "o", markersize=5, color=BLUE)
-    _name_points(axes, points, low, high)
-    metric = metric_name(board.metric)
-    axes.set_xlabel(f"{metric} in distribution, mean of tasks")
-    axes.set_ylabel("out of distribution, mean of tasks")
+    bars: Any = {"color": BLUE, "linewidth": 1.3, "alpha": 0.55}
+    centers = {n: (x.value or 0.0, y.value or 0.0) for n, (x, y) in points.items()}
+    for name, (x, y) in points.items():
+        if x.low is not None and x.high is not None:
+            axes.hlines(centers[name][1], x.low, x.high, **bars)
+        if y.low is not None and y.high is not None:
+            axes.vlines(centers[name][0], y.low, y.high, **bars)
+        axes.plot(*centers[name], "o", markersize=5, color=BLUE)
+    _name_points(axes, centers)
     alt = "; ".join(
-        f"{label(name)}: {inside.value:.2f} in, {outside.value:.2f} out of distribution"
-        for name, (inside, outside) in points.items()
+        f"{_label(name)}: {format_number(x.value, 2)} in, {format_number(y.value, 2)} out"
+        for name, (x, y) in points.items()
     )
-    return Plot("in_against_out", f"Mean {metric} of each judge. {alt}", figure)
+    return Plot("in_against_out", f"Mean {metric} in and out of distribution. {alt}", figure)
 
 
-def _name_points(
-    axes: Axes, points: Mapping[str, tuple[Estimate, Estimate]], low: float, high: float
-) -> None:
-    """Names to the right, in the order of their points, each with a thin line to its own."""
-    ordered = sorted(points, key=lambda name: (points[name][1].value or 0.0, name))
+def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names to the right of the square in the order of their points, each with a thin line."""
+    low, high = axes.get_ylim()
+    ordered = sorted(points, key=lambda name: (points[name][1], name))
     gap = min(0.065, 1 / len(ordered)) * (high - low)
     heights: list[float] = []
-    for name in ordered:
-        wanted = points[name][1].value or 0.0
-        heights.append(max(wanted, heights[-1] + gap) if heights else max(wanted, low))
+    for name in ordered:  # upward from the lowest, then down from the top if there is no room
+        heights.append(max(points[name][1], heights[-1] + gap if heights else low))
     top = high
-    for place in reversed(range(len(heights))):
-        heights[place] = min(heights[place], top)
-        top = heights[place] - gap
+    for index in reversed(range(len(heights))):
+        heights[index] = min(heights[index], top)
+        top = heights[index] - gap
     for name, height in zip(ordered, heights, strict=True):
-        inside, outside = points[name]
         axes.annotate(
-            label(name),
-            xy=(inside.value or 0.0, outside.value or 0.0),
+            _label(name),
+            xy=points[name],
             xytext=(high + 0.05 * (high - low), height),
             textcoords="data",
             va="center",
@@ -403,30 +359,27 @@ def _name_points(
 # A panel for each judge and task
 
 
-def confusion_of(judged: Judged) -> Counts | None:
-    """Labels by verdicts, C × C1; None where the rows are not known."""
-    rows = [record for record in judged.records if record.label is not None]
-    if not rows:
-        return None
-    labels = [record.label for record in rows if record.label is not None]
-    return confusion(labels, [record.verdict for record in rows], judged.about["verdicts"])
+def confusion_of(result: TaskResult) -> Counts | None:
+    """Labels by verdicts, C × C1; None without labeled rows."""
+    counts_C_C1 = tally(result.records, result.verdicts, paired=False).confusion_X_C_C1
+    return counts_C_C1 if counts_C_C1.any() else None
 
 
-def confusion_matrices(board: Leaderboard) -> Plot | None:
-    """Labels (down) by verdicts (across): counts, shaded by their share of the label."""
-    found = {
-        (run.name, task): (counts, judged.about["verdicts"])
+@_style()
+def confusion_plot(board: Leaderboard) -> Plot | None:
+    """Labels (rows) by verdicts (columns): counts, shaded by their share of the label."""
+    matrices = {
+        (run.name, task): (counts_C_C1, result.verdicts)
         for run in board.runs
-        for task, judged in run.tasks.items()
-        if (counts := confusion_of(judged)) is not None
+        for task, result in run.tasks.items()
+        if (counts_C_C1 := confusion_of(result)) is not None
     }
-    if not found:
+    if not matrices:
         return None
-    with _drawing():
-        figure, panels = _grid(board, list(found))
-        for key, axes in panels.items():
-            _confusion_panel(axes, *found[key])
-        _foot(figure, "labels down, verdicts across · shaded by the share of the label's row")
+    footer = "labels in rows, verdicts in columns · shaded by the share of the row"
+    figure, panels = _grid(board, list(matrices), footer)
+    for key, axes in panels.items():
+        _confusion_panel(axes, *matrices[key])
     return Plot("confusion", "Confusion matrices, labels by verdicts.", figure)
 
 
@@ -434,81 +387,70 @@ def _confusion_panel(axes: Axes, counts_C_C1: Counts, verdicts: Sequence[str]) -
     from matplotlib.colors import LinearSegmentedColormap
 
     shares_C_C1 = counts_C_C1 / counts_C_C1.sum(axis=1, keepdims=True).clip(1)
-    scale = LinearSegmentedColormap.from_list("scale", [LEAST, MOST])
-    axes.pcolormesh(shares_C_C1, cmap=scale, vmin=0, vmax=1, edgecolor="white", linewidth=1)
+    colors = LinearSegmentedColormap.from_list("shares", [LIGHT, DARK])
+    axes.pcolormesh(shares_C_C1, cmap=colors, vmin=0, vmax=1, edgecolor="white", linewidth=1)
     axes.invert_yaxis()
     size = min(8.0, 26 / len(verdicts))
-    for (row, column), count in [(at, int(counts_C_C1[at])) for at in _places(counts_C_C1)]:
-        axes.text(
-            column + 0.5,
-            row + 0.5,
-            f"{count}",
-            ha="center",
-            va="center",
-            fontsize=size,
-        )
-    names = [label(verdict, 9) for verdict in verdicts]
+    for row, counts_C1 in enumerate(counts_C_C1.tolist()):
+        for column, count in enumerate(counts_C1):
+            center = (column + 0.5, row + 0.5)
+            axes.text(*center, str(count), ha="center", va="center", fontsize=size)
+    names = [one_line(verdict, 9) for verdict in verdicts]
     axes.set_xticks([n + 0.5 for n in range(len(names) + 1)], [*names, "none"], fontsize=size * 0.8)
     axes.set_yticks([n + 0.5 for n in range(len(names))], names, fontsize=size * 0.8)
     axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(False)
 
 
-def _places(counts: Counts) -> Iterator[tuple[int, int]]:
-    rows, columns = counts.shape
-    return ((row, column) for row in range(rows) for column in range(columns))
-
-
-def reliability(board: Leaderboard) -> Plot | None:
-    """Share that is right against confidence; None without probabilities and votes."""
-    known = {(sure_judge(each), each.task): each for each in confidences(board.runs)}
-    found = {key: curve for key, each in known.items() if (curve := reliability_curve(each.found))}
-    if not found:
-        return None
-    with _drawing():
-        figure, panels = _grid(board, list(found), shared=True)
-        for key, axes in panels.items():
-            _reliability_panel(axes, found[key])
-        _foot(figure, "share right against confidence; dots by their rows; on the line: calibrated")
-    told = (_reliability_told(*key, curve) for key, curve in found.items())
-    return Plot("reliability", f"Reliability of confidence. {'; '.join(told)}", figure)
-
-
-def reliability_of(confidence: Confidence) -> Plot | None:
-    """The same of one judge on one task, who are not named in it; None without labeled rows."""
-    curve = reliability_curve(confidence.found)
-    if not curve:
-        return None
-    with _drawing():
-        figure = _figure(2.1, 2.0)
-        _reliability_panel(figure.subplots(), curve)
-    told = _reliability_told(sure_judge(confidence), confidence.task, curve)
-    return Plot("reliability", f"Reliability of confidence. {told}", figure)
-
-
-def _reliability_told(judge: str, task: str, bins: Sequence[ReliabilityBin]) -> str:
-    curve = (f"{b.accuracy:.0%} right at {b.confidence:.0%}" for b in bins)
-    return f"{label(judge)}, {label(task)}: {', '.join(curve)}"
-
-
-def sure_judge(confidence: Confidence) -> str:
-    """The judge, and by what it is sure where that is not its probability."""
+def confidence_title(confidence: Confidence) -> str:
+    """The judge, and what its confidence is if not a probability."""
     if confidence.kind == "probability":
         return confidence.judge
     return f"{confidence.judge}, {confidence.kind}"
 
 
+@_style()
+def reliability_plot(
+    board: Leaderboard, known: Sequence[Confidence], *, named: bool = True
+) -> Plot | None:
+    """Accuracy against confidence, a panel for each judge and task; None without labeled rows.
+
+    Args:
+        named: name them; without, draw a single one.
+    """
+    curves = {
+        (confidence_title(confidence), confidence.result.task): curve
+        for confidence in known
+        if (curve := reliability_curve(confidence.predictions))
+    }
+    if not curves:
+        return None
+    if not named:
+        figure = _figure(2.1, 2.0)
+        panels = dict.fromkeys(curves, figure.subplots())
+    else:
+        footer = "accuracy against confidence; dots sized by rows; on the line: calibrated"
+        figure, panels = _grid(board, list(curves), footer, shared=True)
+    for key, axes in panels.items():
+        _reliability_panel(axes, curves[key])
+    alt = "; ".join(
+        f"{_label(judge)}, {_label(task)}: "
+        + ", ".join(f"{bin_.accuracy:.0%} correct at {bin_.confidence:.0%}" for bin_ in curve)
+        for (judge, task), curve in curves.items()
+    )
+    return Plot("reliability", f"Reliability of confidence. {alt}", figure)
+
+
 def _reliability_panel(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
-    confidence = [each.confidence for each in bins]
-    accuracy = [each.accuracy for each in bins]
-    most = max(each.n for each in bins)
-    sizes = [5 + 35 * each.n / most for each in bins]
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=_DASHED)
+    confidence = [bin_.confidence for bin_ in bins]
+    accuracy = [bin_.accuracy for bin_ in bins]
+    largest = max(bin_.n for bin_ in bins)
     axes.plot(confidence, accuracy, color=BLUE, linewidth=1, alpha=0.6)
     axes.scatter(
         confidence,
         accuracy,
-        s=sizes,
+        s=[5 + 35 * bin_.n / largest for bin_ in bins],
         color=BLUE,
         linewidth=0.5,
         edgecolor="white",
@@ -518,48 +460,34 @@ def _reliability_panel(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
     axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=6.5)
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=6.5)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+    axes.grid()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
 def _grid(
-    board: Leaderboard, found: Sequence[tuple[str, str]], *, shared: bool = False
+    board: Leaderboard, keys: Sequence[tuple[str, str]], footer: str, *, shared: bool = False
 ) -> tuple[Figure, dict[tuple[str, str], Axes]]:
-    """A panel for each (judge, task) that was found: a row a judge, a column a task."""
-    judges = list(dict.fromkeys(judge for judge, _ in found))
-    tasks = [column.name for column in board.tasks if any(column.name == t for _, t in found)]
-    figure = _figure(max(3.8, 1.35 * len(tasks) + 1.1), 1.3 * len(judges) + 0.5)
+    """A panel for each (judge, task): a row for each judge, a column for each task."""
+    judges = list(dict.fromkeys(judge for judge, _ in keys))
+    tasks = [column.name for column in board.tasks if any(column.name == t for _, t in keys)]
+    figure = _figure(max(3.8, 1.35 * len(tasks) + 1.1), 1.3 * len(judges) + 0.5, footer)
     grid = figure.subplots(len(judges), len(tasks), squeeze=False, sharex=shared, sharey=shared)
     labels = task_labels([column.name for column in board.tasks])
+    for axes, task in zip(grid[0], tasks, strict=True):
+        axes.set_title(one_line(labels[task], 18), fontsize=8, fontweight="bold")
     panels = {}
-    for row, judge in enumerate(judges):
-        for column, task in enumerate(tasks):
-            axes = grid[row, column]
-            if row == 0:
-                axes.set_title(label(labels[task], 18), fontsize=8, fontweight="bold")
-            if column == 0:
-                name = _on_two_lines(judge)
-                axes.set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", labelpad=8)
-            if (judge, task) in found:
+    for row, judge in zip(grid, judges, strict=True):
+        # Broken before the date or number in parentheses that distinguishes runs of one model.
+        head, parenthesis, tail = one_line(judge, 40).partition(" (")
+        name = one_line(head, 20) + (f"\n({tail}" if parenthesis else "")
+        row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", labelpad=8)
+        for axes, task in zip(row, tasks, strict=True):
+            if (judge, task) in keys:
                 panels[judge, task] = axes
             else:
-                _empty(axes)
+                axes.spines[:].set_visible(False)
+                axes.tick_params(length=0, labelleft=False, labelbottom=False)
+                dash: Any = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+                axes.text(0.5, 0.5, NONE, color=MUTED, **dash)
     return figure, panels
-
-
-def _empty(axes: Axes) -> None:
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelleft=False, labelbottom=False)
-    axes.text(0.5, 0.5, NONE, transform=axes.transAxes, ha="center", va="center", color=MUTED)
-
-
-def _on_two_lines(name: str) -> str:
-    """Broken before a date or number in brackets, which tells runs of one model apart."""
-    head, bracket, tail = label(name, 40).partition(" (")
-    return f"{label(head, 20)}\n{bracket.strip()}{tail}" if bracket else label(head, 20)
-
-
-def _foot(figure: Figure, text: str) -> None:
-    figure.supxlabel(text, fontsize=7, color=MUTED, x=0.01, ha="left")

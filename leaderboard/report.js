@@ -1,21 +1,21 @@
 "use strict";
-// Reads data- attributes, hides and sorts what is there; makes no markup of any text.
+// Reads data- attributes, hides and sorts elements; creates no markup from text.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-  // What is long is folded here and not in the page, so that without a script all can be read.
-  // On paper, long tables of pairs stay folded unless the reader has opened them.
+  // Folded here and not in the page, so that everything can be read without the script. In print,
+  // long tables of pairs stay folded unless the reader opened them.
   const folded = all("details[data-fold]");
-  for (const each of folded) each.open = false;
+  for (const details of folded) details.open = false;
   let reopened = [];
   addEventListener("beforeprint", () => {
-    reopened = folded.filter((each) => each.dataset.fold === "print" && !each.open);
-    for (const each of reopened) each.open = true;
+    reopened = folded.filter((details) => details.dataset.fold === "print" && !details.open);
+    for (const details of reopened) details.open = true;
   });
   addEventListener("afterprint", () => {
-    for (const each of reopened) each.open = false;
+    for (const details of reopened) details.open = false;
   });
-  // A folded heading that a link leads to opens.
+  // Unfold a section that a link leads to.
   const reveal = () => {
     const target = location.hash && document.getElementById(location.hash.slice(1));
     const inside = target && target.querySelector(":scope > details[data-fold]");
@@ -24,19 +24,18 @@
   addEventListener("hashchange", reveal);
   reveal();
 
-  const long = all("[data-text]").filter((each) => each.scrollHeight > 300);
-  for (const each of long) {
+  for (const text of all("[data-text]").filter((text) => text.scrollHeight > 300)) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "more";
     const turn = (open) => {
-      each.classList.toggle("clamped", !open);
+      text.classList.toggle("clamped", !open);
       button.textContent = open ? "show less" : "show all";
       button.setAttribute("aria-expanded", String(open));
     };
-    button.addEventListener("click", () => turn(each.classList.contains("clamped")));
+    button.addEventListener("click", () => turn(text.classList.contains("clamped")));
     turn(false);
-    each.after(button);
+    text.after(button);
   }
 
   for (const table of all("table[data-sortable]")) {
@@ -84,9 +83,9 @@
     for (const item of items) {
       const answers = all("[data-judge]", item);
       const fits = answers.some((answer) => {
-        const own = answer.dataset.flags.split(" ");
-        const meant = judge === "" || answer.dataset.judge === judge;
-        return meant && flags.every((flag) => own.includes(flag));
+        const known = answer.dataset.flags.split(" ");
+        const selected = judge === "" || answer.dataset.judge === judge;
+        return selected && flags.every((flag) => known.includes(flag));
       });
       const kept =
         fits &&

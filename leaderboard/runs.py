@@ -1,62 +1,115 @@
-"""What a judge has judged: one run, one task of it, and what is said of a rate."""
+"""Runs as read from result files: one model, its tasks, and one sample for each judged row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtrl_judge.metrics.records import Record
+from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.kinds.base import Kind
+from mtrl_judge.judge_tasks.spec import Role
+from mtrl_judge.metrics.bootstrap import Estimate
+from mtrl_judge.metrics.records import Record, complete_pairs
 
 
-class Estimate(NamedTuple):
-    """A rate with its 95 % interval; None where it has no meaning, or no interval was computed."""
+class Sample(NamedTuple):
+    """One judged row."""
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    item_id: str
+    record: Record
+    cluster: str
+    """Rows of one cluster (a pair, a prompt, …) are not independent and are resampled together."""
+    text: str = ""
+    """The judge's answer."""
+    input: str = ""
+    """The prompt as text."""
+    probabilities: Mapping[str, float] | None = None
+    """Of each verdict, if the run was scored by log-probabilities."""
+    votes: Sequence[str | None] = ()
+    """The verdicts of all repeats, if the row was judged more than once."""
 
 
-class Judged(NamedTuple):
-    """One task of one run; rows are in the order of the samples.
+@dataclass(frozen=True)
+class TaskResult:
+    """One task of one run.
 
-    Without its rows (`records` is empty) it is known only by what was stated of it.
+    Without samples, as from a leaderboard file that keeps none, only `rates` are known.
     """
 
     task: str
-    about: Mapping[str, Any]
-    """What the results say of it: role, verdicts, paired, style, source, fingerprint, …"""
-    item_ids: Sequence[str]
-    records: Sequence[Record]
-    clusters: Sequence[str]
-    """What each row shares with others that are not independent of it: a pair, a prompt, …"""
-    texts: Sequence[str] = ()
-    probabilities: Sequence[Mapping[str, float]] | None = None
-    """Of each verdict, where the run was scored by them."""
-    votes: Sequence[Sequence[str | None]] | None = None
-    """The verdicts of each row's repeats, where it was judged more than once."""
-    stated: Mapping[str, Estimate] = {}
+    metadata: Mapping[str, Any]
+    """`metadata.judge` of lmms-eval's results: kind, role, verdicts, style, fingerprint, …"""
+    samples: Sequence[Sample] = ()
+    rates: Mapping[str, Estimate] = field(default_factory=dict)
+    """As the file reports them."""
+    n_rows: int | None = None
     n: int | None = None
     """Labeled rows."""
-    inputs: Sequence[str] = ()
-    """What the judge was asked, as text."""
 
     @property
+    def kind(self) -> Kind:
+        return KINDS[self.metadata["kind"]]
+
+    @property
+    def role(self) -> Role:
+        role: Role = self.metadata["role"]
+        return role
+
+    @property
+    def verdicts(self) -> Sequence[str]:
+        verdicts: Sequence[str] = self.metadata["verdicts"]
+        return verdicts
+
+    @property
+    def paired(self) -> bool:
+        """Whether every pair was judged in both orders."""
+        return bool(self.metadata.get("paired"))
+
+    def reported(self, rate: str) -> float | None:
+        """A rate as the file reports it; None where it has none."""
+        return self.rates[rate].value if rate in self.rates else None
+
+    def is_correct(self, record: Record) -> bool:
+        """Whether a verdict is fully correct; a missing one is not, and none is without a label."""
+        return record.label is not None and self.kind.correctness(record.verdict, record.label) == 1
+
+    @cached_property
+    def records(self) -> list[Record]:
+        return [sample.record for sample in self.samples]
+
+    @cached_property
     def rows(self) -> tuple[tuple[str, bool, str | None], ...]:
-        """What was judged, for telling whether two judges judged the same."""
+        """What was judged; two results can be compared sample by sample if it is equal."""
         return tuple(
-            (item, record.swapped, record.label)
-            for item, record in zip(self.item_ids, self.records, strict=True)
+            (item_id, record.swapped, record.label) for item_id, record, *_ in self.samples
         )
+
+    @cached_property
+    def correct(self) -> list[bool]:
+        """For each labeled row, or labeled pair where both orders were judged, whether the judge
+        is right (of a pair, in both orders)."""
+        groups = complete_pairs(self.records) if self.paired else zip(self.records)
+        return [
+            all(self.is_correct(record) for record in group)
+            for group in groups
+            if all(record.label is not None for record in group)
+        ]
 
 
 class Run(NamedTuple):
     """One evaluation of one model."""
 
     name: str
-    """For tables: as short as it can be while it tells the runs apart."""
+    """For tables: as short as possible while unique among the runs that are compared."""
     model: str
     file: Path
     date: str
     backend: str
-    tasks: Mapping[str, Judged]
+    tasks: Mapping[str, TaskResult]
+
+    def with_tasks(self, names: Collection[str]) -> Run:
+        """The same run restricted to some tasks; those that it lacks are ignored."""
+        return self._replace(tasks={name: self.tasks[name] for name in names if name in self.tasks})

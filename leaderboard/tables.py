@@ -1,180 +1,211 @@
-"""A leaderboard as tables: markdown, LaTeX, CSV and JSON."""
+"""Tables of values, and how they are written as Markdown, LaTeX, CSV and plain text.
+
+A cell keeps its value (an estimate, a p-value, a count, …) and says what kind of value it is; it
+becomes text only when a table is written. The HTML report has a template of its own, which formats
+cells through :func:`cell_parts` too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-import pandas as pd
+from tabulate import tabulate
 
-from .board import OVERALL, Column, Leaderboard
-from .formats import NONE, Section, p_value, shown
-from .runs import Estimate
+from mtrl_judge.metrics.bootstrap import Estimate
 
-ROLE_NAMES = {"train": "in distribution", "ood": "out of distribution"}
-CONSTANT = "always the commoner verdict"
-# Above so many judges a table has a line a judge, as leaderboards have; below, a line a task.
-_SIDE_BY_SIDE = 3
+from .formats import NONE, format_interval, format_number, format_p_value
+
+CellKind: TypeAlias = Literal["text", "name", "rate", "difference", "share", "p_value", "count"]
+RowStyle: TypeAlias = Literal["", "mean", "baseline", "significant"]
 
 
-def task_labels(names: Sequence[str]) -> dict[str, str]:
-    """Task names without the words that all of them begin with.
+class Cell(NamedTuple):
+    """A value of a table; None is shown as a dash."""
 
-    >>> task_labels(["mtrl_judge_agin_nat", "mtrl_judge_agin_rat"])
-    {'mtrl_judge_agin_nat': 'nat', 'mtrl_judge_agin_rat': 'rat'}
+    value: Any = None
+    kind: CellKind = "text"
+    """A name comes from models or data; rate, difference and share are numbers or estimates; a
+    count may be several numbers, where judges differ."""
+    rank: int | None = None
+    bold: bool = False
+    of: int | None = None
+    """What a count is a part of."""
+
+    @property
+    def number(self) -> float | None:
+        """To sort by."""
+        value = self.value.value if isinstance(self.value, Estimate) else self.value
+        return float(value) if isinstance(value, int | float) else None
+
+
+class Row(NamedTuple):
+    """A row; columns that it has no cell for stay empty."""
+
+    title: str
+    cells: Mapping[str, Cell]
+    """By the title of the column."""
+    style: RowStyle = ""
+    group: str = ""
+    """What it belongs to, such as a task that several rows are about."""
+
+
+class Table(NamedTuple):
+    """A table and what readers should know about it."""
+
+    title: str
+    corner: str
+    """The heading of the rows' titles."""
+    rows: Sequence[Row]
+    note: str = ""
+    group: str = ""
+    """The heading of the rows' groups."""
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(column for row in self.rows for column in row.cells))
+
+    @property
+    def lines(self) -> list[tuple[Row, list[Cell]]]:
+        """Each row with a cell for every column."""
+        columns = self.columns
+        return [(row, [row.cells.get(column, Cell()) for column in columns]) for row in self.rows]
+
+    def by_group(self) -> list[Table]:
+        """A table for each group of rows, with its name as title."""
+        groups = dict.fromkeys(row.group for row in self.rows)
+        return [
+            self._replace(title=name, group="", rows=[r for r in self.rows if r.group == name])
+            for name in groups
+        ]
+
+    def transposed(self, corner: str, styles: Mapping[str, RowStyle]) -> Table:
+        """The same table with a row for each column.
+
+        Args:
+            styles: of the new rows, by title.
+        """
+        rows = [
+            Row(
+                column,
+                {row.title: row.cells[column] for row in self.rows if column in row.cells},
+                styles.get(column, ""),
+            )
+            for column in self.columns
+        ]
+        return self._replace(corner=corner, rows=rows)
+
+
+def cell_parts(cell: Cell, digits: int = 3) -> tuple[str, str]:
+    """A cell's value as text, and beside it its interval or share.
+
+    >>> cell_parts(Cell(Estimate(0.85, 0.8, 0.9), "rate")), cell_parts(Cell(1200, "count", of=2400))
+    (('0.850', '[0.800, 0.900]'), ('1,200', '(50%)'))
     """
-    words = {name: name.split("_") for name in names}
-    common = 0
-    if len(words) > 1:
-        alike = takewhile(lambda column: len(set(column)) == 1, zip(*words.values(), strict=False))
-        common = min(len(list(alike)), min(map(len, words.values())) - 1)
-    return {name: "_".join(own[common:]) for name, own in words.items()}
+    value, kind = cell.value, cell.kind
+    if value is None:
+        return NONE, ""
+    if kind == "count":
+        counts = [value] if isinstance(value, int) else value
+        share = f"({value / cell.of:.0%})" if cell.of else ""
+        return " / ".join(f"{count:,}" for count in counts) or NONE, share
+    if kind == "p_value":
+        return format_p_value(value), ""
+    if kind in ("text", "name"):
+        return str(value), ""
+    estimate = value if isinstance(value, Estimate) else Estimate(value)
+    signed, percent = kind == "difference", kind == "share"
+    return (
+        format_number(estimate.value, digits, signed=signed, percent=percent),
+        format_interval(estimate, digits, signed=signed, percent=percent),
+    )
 
 
-def main_table(
-    board: Leaderboard, digits: int = 3, mark: Callable[[str], str] = lambda text: text
-) -> Section:
-    """The metric of every judge on every task, and the means.
+def markdown_text(text: str) -> str:
+    """Text for a cell of a Markdown table in which nothing acts as markup.
+
+    Underscores are left alone, so that names stay readable in a terminal.
+
+    >>> markdown_text("a|b <script> `c` [d](e)")
+    'a\\\\|b &lt;script> \\\\`c\\\\` [d]\\\\(e)'
+    """
+    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split()))
+    return re.sub(r"([\\|`]|(?<=\])\()", r"\\\1", line)
+
+
+def markdown(tables: Sequence[Table], digits: int = 3) -> str:
+    """Tables in GitHub's Markdown, each under its title."""
+    parts = []
+    for table in tables:
+        if table.rows:
+            head, *lines = _grid(table, digits, bold="**{}**")
+            parts.append(f"## {markdown_text(table.title)}")
+            parts.append(tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True))
+            parts += [markdown_text(table.note)] if table.note else []
+    return "\n\n".join(parts)
+
+
+def markdown_lines(
+    table: Table, *, text: Callable[[str], str], name: Callable[[str], str]
+) -> list[str]:
+    """The lines of one table in GitHub's Markdown, without padding.
 
     Args:
-        mark: what is done to the values of the judges that none is better than.
+        text: how free text is escaped.
+        name: how names (the rows' titles, and cells of that kind) are escaped.
     """
-    labels = task_labels([column.name for column in board.tasks])
-    columns: dict[str, Column] = {}
-    for mean in board.means:
-        columns |= {labels[c.name]: c for c in board.tasks if c.role == mean.role}
-        columns[f"mean {ROLE_NAMES[mean.role]}"] = mean
-    lines = {
-        run.name: {
-            name: _cell(column, run.name, board.metric, digits, mark)
-            for name, column in columns.items()
-        }
-        for run in board.runs
-    }
-    if board.drops:
-        for run in board.runs:
-            lines[run.name]["drop"] = shown(board.drops.get(run.name), digits, signed=True)
-    if board.metric == "macro_f1" and any(column.constant for column in board.tasks):
-        lines[CONSTANT] = {
-            name: shown(Estimate(column.constant), digits)
-            for name, column in columns.items()
-            if column.constant is not None
-        }
-    lines["n"] = {name: _counts(column) for name, column in columns.items()}
-    table = pd.DataFrame.from_dict(lines, orient="index").fillna(NONE)
-    if len(board.runs) <= _SIDE_BY_SIDE:
-        table = table.T
-    return Section(board.metric, _main_note(board), table)
+    head, *lines = _grid(table, 3, text, name, bold="**{}**")
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
-def _counts(column: Column) -> str:
-    """Labeled rows; several numbers where judges have not judged the same rows."""
-    known = sorted({n for n in column.n.values() if n is not None})
-    return " / ".join(f"{n:,}" for n in known) or NONE
-
-
-def _cell(column: Column, judge: str, metric: str, digits: int, mark: Callable[[str], str]) -> str:
-    estimate = column.estimates.get(judge, {}).get(metric)
-    text = shown(estimate, digits)
-    rank = column.ranks.get(judge)
-    if rank is None or len(column.ranks) < 2:
-        return text
-    return f"{mark(text) if rank == 1 else text} #{rank}"
-
-
-def _main_note(board: Leaderboard) -> str:
-    rates = [rates for column in board.tasks for rates in column.estimates.values()]
-    parts = []
-    if any(own[board.metric].low is not None for own in rates if board.metric in own):
-        parts.append(
-            f"In brackets: 95 % intervals, {board.resamples:,} bootstrap resamples of what is "
-            f"independent, seed {board.seed}."
-        )
-    if any(len(column.ranks) > 1 for column in board.tasks):
-        parts.append(
-            "#: 1 and how many judges are better beyond doubt (paired bootstrap, Holm over the "
-            "pairs of a column, level 0.05), so judges of one rank cannot be told apart."
-        )
-    parts += board.notes
-    return " ".join(parts)
-
-
-def summary_table(board: Leaderboard, digits: int = 3) -> Section:
-    """For each judge and role: means of tasks, all rows together, flips, missing verdicts."""
-    lines = []
-    for run in board.runs:
-        for mean in board.means:
-            own = mean.estimates.get(run.name)
-            if own is None:
-                continue
-            lines.append(
-                {
-                    "judge": run.name,
-                    "tasks": ROLE_NAMES[mean.role],
-                    f"{board.metric}, mean of tasks": shown(own.get(board.metric), digits),
-                    "accuracy, mean of tasks": shown(own.get("accuracy"), digits),
-                    "accuracy, all rows": shown(own.get(OVERALL), digits),
-                    "flip rate": shown(own.get("flip_rate"), digits),
-                    "null rate": shown(own.get("null_rate"), digits),
-                    "n": NONE if mean.n.get(run.name) is None else f"{mean.n[run.name]:,}",
-                }
-            )
-    note = (
-        "A mean of tasks counts every task alike, all rows together every row: it is the mean of "
-        "the tasks' accuracies weighted by their n. Missing verdicts are counted as wrong."
+def latex(tables: Sequence[Table], digits: int = 3) -> str:
+    """Tables as LaTeX with booktabs, each after a comment with its title."""
+    return "\n\n".join(
+        f"% {' '.join(table.title.split())}\n{_tabulated(table, digits, 'latex_booktabs')}"
+        for table in tables
+        if table.rows
     )
-    return Section("Means", note, pd.DataFrame(lines).set_index("judge") if lines else _EMPTY)
 
 
-_EMPTY = pd.DataFrame()
+def plain_text(table: Table, digits: int = 3) -> str:
+    """One table for a terminal."""
+    return _tabulated(table, digits, "simple")
 
 
-def comparison_table(board: Leaderboard, digits: int = 3) -> Section:
-    """Each pair of judges on each task and on the means."""
-    lines = [
-        {
-            "task": ROLE_NAMES.get(each.column, each.column),
-            "judges": f"{each.first} − {each.second}",
-            f"{board.metric} difference": shown(each.difference, digits, signed=True),
-            "p": p_value(each.p_value),
-            "p (Holm)": p_value(each.adjusted),
-            "only the first right": NONE if each.mcnemar is None else each.mcnemar.only_first,
-            "only the second right": NONE if each.mcnemar is None else each.mcnemar.only_second,
-            "McNemar p (Holm)": NONE if each.mcnemar is None else p_value(each.mcnemar.p_value),
-            "differ": "yes" if each.differs else "not shown",
-        }
-        for column in (*board.tasks, *board.means)
-        for each in column.comparisons
-    ]
-    note = (
-        "p of the difference by the paired bootstrap; McNemar's test is of being right, by pair "
-        "where pairs were judged in both orders, and takes rows as independent."
-    )
-    table = pd.DataFrame(lines).set_index("task") if lines else _EMPTY
-    return Section("Pairs of judges", note, table)
+def csv_text(fields: Sequence[str], records: Sequence[Mapping[str, object]]) -> str:
+    """Records as CSV with a header."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return file.getvalue()
 
 
-def tidy_table(board: Leaderboard) -> pd.DataFrame:
-    """A line for each judge, task and rate, for programs: judge, task, role, rate, value, low,
-    high, rank, n."""
-    return pd.DataFrame(
-        [
-            {
-                "judge": run.name,
-                "task": column.name if column in board.tasks else "mean",
-                "role": column.role,
-                "rate": rate,
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "rank": column.ranks.get(run.name) if rate == board.metric else None,
-                "n": column.n.get(run.name),
-            }
-            for run in board.runs
-            for column in (*board.tasks, *board.means)
-            for rate, estimate in column.estimates.get(run.name, {}).items()
-        ]
-    ).astype({"rank": "Int64", "n": "Int64"})
+def _tabulated(table: Table, digits: int, form: str) -> str:
+    head, *lines = _grid(table, digits, str, str)
+    return tabulate(lines, headers=head, tablefmt=form, disable_numparse=True)
 
 
-# Formats
+def _grid(
+    table: Table,
+    digits: int,
+    text: Callable[[str], str] = markdown_text,
+    name: Callable[[str], str] = markdown_text,
+    bold: str = "{}",
+) -> list[list[str]]:
+    """Head and rows as text, with a column for the groups of rows if there are any."""
+    head = [table.corner, *table.columns]
+    grid = [list(map(text, [table.group, *head] if table.group else head))]
+    for row, cells in table.lines:
+        line = [name(row.group), name(row.title)] if table.group else [name(row.title)]
+        for cell in cells:
+            shown = " ".join(filter(None, cell_parts(cell, digits)))
+            if cell.value is not None and cell.kind in ("text", "name"):
+                shown = (name if cell.kind == "name" else text)(shown)
+            shown = bold.format(shown) if cell.bold else shown
+            line.append(shown if cell.rank is None else f"{shown} #{cell.rank}")
+        grid.append(line)
+    return grid

@@ -40,16 +40,16 @@ class AgreementMatrix(NamedTuple):
     """Cohen's κ; nan where both judges say one and the same throughout."""
 
 
-def grades(verdicts: Sequence[str]) -> tuple[float, ...] | None:
+def ratings(verdicts: Sequence[str]) -> tuple[float, ...] | None:
     """The numbers that a task's verdicts are, or None where they are no grades.
 
     Grades are three or more different finite numbers. Two classes are not graded, even where they
     are called "1" and "2" (the slots of a pair are): any two numbers are in some order, and all
     three correlations are then the one that is reported as Matthews'.
 
-    >>> grades(["1", "2", "3"])
+    >>> ratings(["1", "2", "3"])
     (1.0, 2.0, 3.0)
-    >>> grades(["1", "2"]), grades(["A", "B", "C"]), grades(["1", "2", "nan"])
+    >>> ratings(["1", "2"]), ratings(["A", "B", "C"]), ratings(["1", "2", "nan"])
     (None, None, None)
     """
     try:
@@ -66,7 +66,7 @@ def correlations(records: Sequence[Record], verdicts: Sequence[str]) -> Correlat
     Raises:
         ValueError: A label or verdict is none of `verdicts`.
     """
-    numbers = grades(verdicts)
+    numbers = ratings(verdicts)
     if numbers is None:
         return None
     labeled = [record for record in records if record.label is not None]

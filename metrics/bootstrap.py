@@ -9,9 +9,10 @@ there are.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +29,22 @@ _DRAWN = 4_000_000
 
 
 class Interval(NamedTuple):
-    """Where a score lies with a confidence of LEVEL."""
+    """A confidence interval of LEVEL."""
 
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A rate with its 95 % bootstrap interval; null where undefined or not computed."""
+
+    # Read by pydantic, which validates estimates in leaderboard files.
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 def cluster_tallies(
@@ -150,3 +163,10 @@ def interval(scores_B: Rates, level: float = LEVEL) -> Interval | None:
         return None
     low, high = np.quantile(scores_B, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def estimate(value: float | None, scores_B: Rates) -> Estimate:
+    """A rate with the interval of its resamples; without one where the rate is undefined."""
+    if value is None:
+        return Estimate(None)
+    return Estimate(value, *(interval(scores_B) or ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .rates import Rates
 
@@ -49,11 +49,17 @@ def mcnemar(right_first_N: Sequence[bool], right_second_N: Sequence[bool]) -> Mc
     return McNemar(only_first, only_second, p_value)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for all of a family being tested; Holm (1979), jstor.org/stable/4615733."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    adjusted, least = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = least
+PValue = TypeVar("PValue", float, float | None)
+
+
+def holm(p_values: Sequence[PValue]) -> list[PValue]:
+    """Adjusted p-values of a family of tests; Holm (1979), jstor.org/stable/4615733.
+
+    None stands for a test that was not made: it stays None and does not count.
+    """
+    tested = {index: p for index, p in enumerate(p_values) if p is not None}
+    adjusted, least = list(p_values), 0.0
+    for rank, index in enumerate(sorted(tested, key=lambda index: tested[index])):
+        least = max(least, min(1.0, (len(tested) - rank) * tested[index]))
+        adjusted[index] = least
     return adjusted

@@ -38,7 +38,6 @@ from mtrl_judge.experiments.pipeline import Step, listed, run_steps
 from mtrl_judge.experiments.stages import CURVE
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD
-from mtrl_judge.leaderboard.reading import whole_results
 from mtrl_judge.rl.callbacks import LOG_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
 from mtrl_judge.rl.run_record import RUN_FILE
@@ -266,18 +265,6 @@ def test_a_training_that_was_broken_off_goes_on(
     step.run()  # only the picture is missing
     assert len(commands) == 2
     assert step.is_done()
-
-
-def test_an_evaluation_counts_when_all_of_it_is_there(tmp_path: Path) -> None:
-    assert whole_results(tmp_path, TRAIN) is None
-    file = write_scores(tmp_path, dict.fromkeys(TRAIN, 0.5))
-    assert whole_results(tmp_path, TRAIN) == file
-    assert whole_results(tmp_path, [*TRAIN, *OOD]) is None
-    samples = next(file.parent.glob("*_samples_mtrl_judge_seetrue.jsonl"))
-    samples.write_bytes(samples.read_bytes()[:-20])  # killed while the last line was written
-    assert whole_results(tmp_path, TRAIN) is None
-    file.write_text(file.read_text()[:-20])
-    assert whole_results(tmp_path, ["mtrl_judge_agin_nat"]) is None
 
 
 def test_an_experiment_keeps_its_settings(tmp_path: Path) -> None:

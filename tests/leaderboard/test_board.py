@@ -1,4 +1,4 @@
-"""Judges beside one another: what is compared, what is told apart, what is refused."""
+"""The leaderboard: what is compared, what differs significantly, what is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
 from mtrl_judge.leaderboard.file import json_schema, read_file
 from mtrl_judge.leaderboard.reading import load_runs
-from mtrl_judge.leaderboard.tables import comparison_table, main_table, summary_table
+from mtrl_judge.leaderboard.tables import plain_text
+from mtrl_judge.leaderboard.view import mean_table, pair_table, score_table
 
 ROOT = Path(__file__).parents[2]
 FEW = 500  # resamples
@@ -54,8 +55,8 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
-def told(result: Result) -> str:
-    """The message of a user's mistake."""
+def message_of(result: Result) -> str:
+    """The message about a user's mistake."""
     assert isinstance(result.exception, JudgeError), result.output
     return str(result.exception)
 
@@ -66,7 +67,7 @@ def test_values_are_scikit_learns_and_lie_in_their_intervals(board: Leaderboard)
             records = run.tasks[column.name].records
             labels = [record.label for record in records]
             verdicts = [record.verdict or "none" for record in records]
-            classes = run.tasks[column.name].about["verdicts"]
+            classes = run.tasks[column.name].verdicts
             expected = f1_score(labels, verdicts, labels=classes, average="macro")
             found = column.estimates[run.name]
             assert found["macro_f1"].value == pytest.approx(expected)
@@ -77,14 +78,13 @@ def test_values_are_scikit_learns_and_lie_in_their_intervals(board: Leaderboard)
             assert low < expected < high
 
 
-def test_judges_that_cannot_be_told_apart_share_a_rank(board: Leaderboard) -> None:
+def test_judges_that_do_not_differ_significantly_share_a_rank(board: Leaderboard) -> None:
     for column in (*board.tasks, *board.means):
         assert column.ranks == {"good": 1, "same": 1, "poor": 3}
-        by_names = {(each.first, each.second): each for each in column.comparisons}
-        assert [each.differs for each in by_names.values()] == [False, True, True]
-        for each in by_names.values():
-            assert each.adjusted >= each.p_value
-    # Of fewer wrong answers: less is better.
+        by_names = {(pair.first, pair.second): pair for pair in column.comparisons}
+        assert [pair.significant for pair in by_names.values()] == [False, True, True]
+        assert all(pair.adjusted >= pair.p_value for pair in by_names.values())
+    # Of flips, fewer are better.
     other = build_leaderboard(board.runs, metric="flip_rate", resamples=FEW, sort="ood")
     assert other.tasks[-1].ranks == {"good": 1, "same": 1, "poor": 3}
     assert other.runs[-1].name == "poor"
@@ -93,12 +93,12 @@ def test_judges_that_cannot_be_told_apart_share_a_rank(board: Leaderboard) -> No
 def test_pairs_are_tested_as_pairs(board: Leaderboard) -> None:
     (pairs,) = (column for column in board.tasks if column.role == "ood")
     assert pairs.n == dict.fromkeys(SKILLS, 160)
-    for each in pairs.comparisons:
-        assert each.mcnemar is not None
-        assert each.mcnemar.only_first + each.mcnemar.only_second <= 80
+    for pair in pairs.comparisons:
+        assert pair.mcnemar is not None
+        assert pair.mcnemar.only_first + pair.mcnemar.only_second <= 80
 
 
-def test_overall_and_mean_are_both_there_and_reconcile(board: Leaderboard) -> None:
+def test_means_and_accuracy_over_all_rows_reconcile(board: Leaderboard) -> None:
     inside = board.means[0]
     for judge, own in inside.estimates.items():
         parts = [c.estimates[judge]["accuracy"].value or 0 for c in board.tasks[:2]]
@@ -107,17 +107,17 @@ def test_overall_and_mean_are_both_there_and_reconcile(board: Leaderboard) -> No
         assert own["overall_accuracy"].value == pytest.approx(weighted)
         assert inside.n[judge] == 500
         outside = board.means[1].estimates[judge]["macro_f1"].value or 0
-        drop = (own["macro_f1"].value or 0) - outside
-        assert board.drops[judge].value == pytest.approx(drop)
-        assert (board.drops[judge].low or 0) <= drop <= (board.drops[judge].high or 0)
+        gap = (own["macro_f1"].value or 0) - outside
+        assert board.gaps[judge].value == pytest.approx(gap)
+        assert (board.gaps[judge].low or 0) <= gap <= (board.gaps[judge].high or 0)
 
 
 def test_the_same_seed_gives_the_same_table(results: Path, board: Leaderboard) -> None:
     runs = load_runs([results])
     again = build_leaderboard(runs, resamples=FEW)
-    assert main_table(again).table.equals(main_table(board).table)
+    assert score_table(again) == score_table(board)
     other = build_leaderboard(runs, resamples=FEW, seed=1)
-    assert not main_table(other).table.equals(main_table(board).table)
+    assert score_table(other) != score_table(board)
 
 
 def test_every_format_has_every_judge_and_task(results: Path) -> None:
@@ -135,13 +135,13 @@ def test_every_format_has_every_judge_and_task(results: Path) -> None:
     assert {line["judge"] for line in lines} == set(SKILLS)
 
 
-def test_too_few_resamples_are_told(results: Path) -> None:
-    """Else judges would share a rank however they differ."""
-    said = "100 resamples cannot tell 3 pairs of judges apart, however they differ"
+def test_too_few_resamples_are_reported(results: Path) -> None:
+    """Otherwise judges would share a rank however they differ."""
+    note = "100 resamples are too few for any of 3 pairs of judges to differ significantly"
     assert (
-        f"{said}; give --resamples 120" in call("leaderboard", results, "--resamples", 100).stdout
+        f"{note}; give --resamples 120" in call("leaderboard", results, "--resamples", 100).stdout
     )
-    assert "cannot tell" not in call("leaderboard", results, "--resamples", 120).stdout
+    assert "too few" not in call("leaderboard", results, "--resamples", 120).stdout
 
 
 def test_half_a_surrogate_pair_is_shown_as_a_question_mark(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_full_tables_and_choices(results: Path) -> None:
         "--sort", "name", "--digits", 2, "--resamples", FEW,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    for title in ("cohen_kappa", "Pairs of judges", "Agreement with people", "Krippendorff's α"):
+    for title in ("Cohen's κ", "Pairs of judges", "Agreement with people", "Krippendorff's α"):
         assert title in done.stdout
     assert "mtrl_judge_b" not in done.stdout
     assert done.stdout.index("| good") < done.stdout.index("| poor")
@@ -176,12 +176,12 @@ def test_full_tables_and_choices(results: Path) -> None:
         (["--allow", "everything"], "no 'everything'"),
     ],
 )
-def test_unknown_names_are_told(results: Path, flags: list[str], message: str) -> None:
-    assert message in told(call("leaderboard", results, *flags, "--resamples", 100))
+def test_unknown_names_are_reported(results: Path, flags: list[str], message: str) -> None:
+    assert message in message_of(call("leaderboard", results, *flags, "--resamples", 100))
 
 
 def write_two(folder: Path, **about: Any) -> Path:
-    """Two judges of which the second's metadata says something else."""
+    """Two judges; `about` changes the metadata of the second."""
     rows = judged_rows(40, 0.8, 0)
     write_results(folder / "one", {"mtrl_judge_a": rows}, model="one")
     other = {"mtrl_judge_a": about}
@@ -192,8 +192,16 @@ def write_two(folder: Path, **about: Any) -> Path:
 @pytest.mark.parametrize(
     ("kind", "about", "message"),
     [
-        ("rows", {"fingerprint": "other"}, "mtrl_judge_a by fingerprint: one | two"),
-        ("source", {"source": "sample"}, "by source: real data: one; sample data: two"),
+        (
+            "rows",
+            {"fingerprint": "other"},
+            "mtrl_judge_a by fingerprint: fingerprint of mtrl_judge_a: one | other: two",
+        ),
+        (
+            "source",
+            {"source": "sample"},
+            "mtrl_judge_a by source: real data: one | sample data: two",
+        ),
         ("style", {"style": "direct"}, "mtrl_judge_a by style: reasoned: one | direct: two"),
         (
             "perturbation",
@@ -206,7 +214,7 @@ def test_runs_that_differ_are_refused_unless_allowed(
     tmp_path: Path, kind: str, about: dict[str, Any], message: str
 ) -> None:
     folder = write_two(tmp_path, **about)
-    refused = told(call("leaderboard", folder, "--resamples", 100))
+    refused = message_of(call("leaderboard", folder, "--resamples", 100))
     assert message in refused
     assert f"--allow {kind}" in refused
     done = call("leaderboard", folder, "--allow", kind, "--resamples", 100)
@@ -218,11 +226,13 @@ def test_other_rows_of_one_split_are_refused_and_not_compared(tmp_path: Path) ->
     """As with --limit: the fingerprint, of all rows, is the same."""
     for name, n in (("one", 40), ("two", 30)):
         write_results(tmp_path / name, {"mtrl_judge_a": judged_rows(n, 0.8, 0)}, model=name)
-    assert "by the rows judged: one | two" in told(call("leaderboard", tmp_path))
+    assert "by rows judged: 40 rows: one | 30 rows: two" in message_of(
+        call("leaderboard", tmp_path)
+    )
     board = build_leaderboard(load_runs([tmp_path]), allow=["rows"], resamples=100)
     assert not board.tasks[0].comparisons
     assert not board.tasks[0].ranks
-    assert "30 / 40" in main_table(board).table.to_string()
+    assert "30 / 40" in plain_text(score_table(board))
 
 
 def test_a_judge_without_some_task_has_no_mean(tmp_path: Path) -> None:
@@ -231,7 +241,7 @@ def test_a_judge_without_some_task_has_no_mean(tmp_path: Path) -> None:
     write_results(tmp_path / "two", {"t_a": rows}, model="two")
     board = build_leaderboard(load_runs([tmp_path]), resamples=100)
     assert list(board.means[0].estimates) == ["one"]
-    assert "–" in main_table(board).table.to_string()
+    assert "–" in plain_text(score_table(board))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +255,7 @@ def test_a_judge_without_some_task_has_no_mean(tmp_path: Path) -> None:
     ],
     ids=["none", "one", "unlabeled", "one class", "no verdicts"],
 )
-def test_tasks_with_little_in_them_make_a_table(tmp_path: Path, rows: list[Any]) -> None:
+def test_degenerate_tasks_make_a_table(tmp_path: Path, rows: list[Any]) -> None:
     for name in ("one", "two"):
         write_results(tmp_path / name, {"t": rows}, model=f"{name} | a/b `😀` <b>")
     done = call("leaderboard", tmp_path, "--full", "--resamples", 100)
@@ -258,18 +268,18 @@ def test_tasks_with_little_in_them_make_a_table(tmp_path: Path, rows: list[Any])
     assert call("leaderboard", tmp_path, "--format", "json", "--resamples", 100).exit_code == 0
 
 
-def test_not_a_number_is_refused(tmp_path: Path) -> None:
+def test_invalid_probabilities_are_refused(tmp_path: Path) -> None:
     odds = {"Yes": float("nan"), "No": 0.5}
     rows = [sample(n, "Yes", "Yes", probabilities=odds) for n in range(3)]
     write_results(tmp_path, {"t": rows})
-    assert "samples of t: row 0" in told(call("leaderboard", tmp_path, "--full"))
+    assert "samples of t: row 0" in message_of(call("leaderboard", tmp_path, "--full"))
 
 
 def test_a_hundred_thousand_items(tmp_path: Path) -> None:
     write_results(tmp_path, {"t": judged_rows(100_000, 0.8, 0)})
     board = build_leaderboard(load_runs([tmp_path]), resamples=100)
-    low, high = board.tasks[0].estimates["judge"]["macro_f1"][1:]
-    assert 0 < (high or 0) - (low or 0) < 0.02
+    estimate = board.tasks[0].estimate("judge", "macro_f1")
+    assert 0 < (estimate.high or 0) - (estimate.low or 0) < 0.02
 
 
 def test_votes_of_repeats_and_of_runs_and_calibration(tmp_path: Path) -> None:
@@ -295,7 +305,7 @@ def test_votes_of_repeats_and_of_runs_and_calibration(tmp_path: Path) -> None:
 # The file
 
 
-def test_the_file_grows_refuses_what_it_has_and_gives_the_same_table(
+def test_the_file_grows_refuses_duplicates_and_gives_the_same_table(
     tmp_path: Path, results: Path
 ) -> None:
     file = tmp_path / "leaderboard.json"
@@ -304,26 +314,24 @@ def test_the_file_grows_refuses_what_it_has_and_gives_the_same_table(
         assert done.exit_code == 0, done.output
     before = file.read_bytes()
     again = call("leaderboard", "add", file, results / "good", "--resamples", FEW)
-    assert "in it already" in told(again)
+    assert "already has owner/good" in message_of(again)
     assert file.read_bytes() == before
     from_file = build_leaderboard(load_runs([file]), resamples=FEW)
     from_runs = build_leaderboard(load_runs([results / "good", results / "poor"]), resamples=FEW)
-    for make in (main_table, summary_table, comparison_table):
-        assert make(from_file).table.equals(make(from_runs).table)
+    for table in (score_table, mean_table, pair_table):
+        assert table(from_file) == table(from_runs)
 
 
-def test_without_rows_values_and_intervals_stay_and_nothing_is_tested(
-    tmp_path: Path, results: Path
-) -> None:
+def test_without_rows_estimates_stay_and_nothing_is_tested(tmp_path: Path, results: Path) -> None:
     file = tmp_path / "leaderboard.json"
     assert call("leaderboard", "add", file, results, "--resamples", FEW).exit_code == 0
     board = build_leaderboard(load_runs([file]), resamples=FEW)
     expected = build_leaderboard(load_runs([results]), resamples=FEW)
     assert board.tasks[0].estimates == expected.tasks[0].estimates
     assert not any(column.comparisons for column in board.tasks)
-    assert "#" not in main_table(board).table.to_string()
+    assert "#" not in plain_text(score_table(board))
     file.write_text(file.read_text().replace('"value":0.', '"value":NaN, "low":0.', 1))
-    assert "value" in told(call("leaderboard", file))
+    assert "value" in message_of(call("leaderboard", file))
 
 
 def test_files_merge_in_git_without_conflict(tmp_path: Path, results: Path) -> None:
@@ -369,11 +377,13 @@ def test_files_merge_in_git_without_conflict(tmp_path: Path, results: Path) -> N
         ('{"schema_version": 1, "entries": [], "more": 1}', "more"),
     ],
 )
-def test_what_is_no_leaderboard_file_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_files_that_are_not_leaderboard_files_are_reported(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / "leaderboard.json"
     file.write_text(text)
-    assert message in told(call("leaderboard", file))
-    assert message in told(call("leaderboard", "merge", file, "--out", tmp_path / "out.json"))
+    assert message in message_of(call("leaderboard", file))
+    assert message in message_of(call("leaderboard", "merge", file, "--out", tmp_path / "out.json"))
     assert not (tmp_path / "out.json").exists()
 
 
@@ -393,9 +403,9 @@ def test_the_papers_table(tmp_path: Path) -> None:
     assert "0.6731" in done.stdout  # off the shelf, mean of the six training tasks
 
 
-def test_nothing_is_written_over_unasked(tmp_path: Path, results: Path) -> None:
+def test_no_file_is_overwritten_without_force(tmp_path: Path, results: Path) -> None:
     out = tmp_path / "table.md"
     assert call("leaderboard", results, "--out", out, "--resamples", 100).exit_code == 0
     before = out.read_bytes()
-    assert "already exists" in told(call("leaderboard", results, "--out", out))
+    assert "already exists" in message_of(call("leaderboard", results, "--out", out))
     assert out.read_bytes() == before

@@ -1,4 +1,4 @@
-"""The gate for CI: what passes, what fails, what cannot be judged, and how it is told."""
+"""The gate for CI: what passes, what fails, what is not comparable, and its reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from mtrl_judge.cli.main import app
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.leaderboard.gate import Gate, judge_gate
+from mtrl_judge.leaderboard.gate import Gate, run_gate
 from mtrl_judge.leaderboard.reading import load_runs
 from mtrl_judge.leaderboard.runs import Run
 
@@ -20,7 +20,7 @@ FEW = 500  # resamples
 
 
 def run_of(folder: Path, skills: dict[str, float], seed: int = 0, **about: Any) -> Run:
-    """A judge as skilled as named on each task of 200 rows; tasks named `pairs` are of pairs."""
+    """A judge with the given accuracies, on 200 rows per task; a task named `pairs` has pairs."""
     tasks = {
         task: judged_pairs(100, skill, seed) if "pairs" in task else judged_rows(200, skill, seed)
         for task, skill in skills.items()
@@ -31,10 +31,10 @@ def run_of(folder: Path, skills: dict[str, float], seed: int = 0, **about: Any) 
 
 def gate(tmp_path: Path, now: float, before: float, **settings: Any) -> Gate:
     runs = [
-        run_of(tmp_path / str(place), {"t": skill, "u": 0.9})
-        for place, skill in enumerate((now, before))
+        run_of(tmp_path / str(index), {"t": skill, "u": 0.9})
+        for index, skill in enumerate((now, before))
     ]
-    return judge_gate(*runs, resamples=FEW, **settings)
+    return run_gate(*runs, resamples=FEW, **settings)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def gate(tmp_path: Path, now: float, before: float, **settings: Any) -> Gate:
         (0.7, 0.95, {"max_drop": 1.0}, 1, ["significantly worse"]),
         (0.7, 0.95, {"alpha": 0.0}, 1, ["worse by"]),
         (0.85, 0.86, {"max_drop": 0.5}, 0, []),
-        (0.9, 0.9, {"minimum": {"t": 0.99}}, 1, ["below the least, 0.99"]),
+        (0.9, 0.9, {"minimum": {"t": 0.99}}, 1, ["below the minimum, 0.99"]),
         (0.9, 0.9, {"minimum": {"t": 0.5}}, 0, []),
     ],
 )
@@ -61,23 +61,23 @@ def test_what_fails_a_task(
     assert next(each for each in found.tasks if each.task == "u").outcome == "passed"
 
 
-def test_less_may_be_better(tmp_path: Path) -> None:
+def test_lower_is_better_for_some_metrics(tmp_path: Path) -> None:
     now = run_of(tmp_path / "now", {"pairs": 0.7})
     before = run_of(tmp_path / "before", {"pairs": 0.95})
-    assert judge_gate(now, before, metric="flip_rate", resamples=FEW).exit_code == 1
-    assert judge_gate(before, now, metric="flip_rate", resamples=FEW).exit_code == 0
+    assert run_gate(now, before, metric="flip_rate", resamples=FEW).exit_code == 1
+    assert run_gate(before, now, metric="flip_rate", resamples=FEW).exit_code == 0
 
 
 def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
-    skills = {f"t{place}": 0.8 for place in range(5)}
+    skills = {f"t{n}": 0.8 for n in range(5)}
     now = run_of(tmp_path / "now", {**skills, "t0": 0.74})
     before = run_of(tmp_path / "before", skills)
-    alone = judge_gate(
+    alone = run_gate(
         now._replace(tasks={"t0": now.tasks["t0"]}),
         before._replace(tasks={"t0": before.tasks["t0"]}),
         resamples=FEW,
     ).tasks[0]
-    (among,) = (t for t in judge_gate(now, before, resamples=FEW).tasks if t.task == "t0")
+    (among,) = (t for t in run_gate(now, before, resamples=FEW).tasks if t.task == "t0")
     assert alone.p_value is not None
     assert among.p_value == pytest.approx(min(1.0, 5 * alone.p_value))
 
@@ -85,31 +85,31 @@ def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("about", "why", "allow"),
     [
-        ({"fingerprint": "other"}, "other rows: fingerprint other, now fingerprint of t", "rows"),
-        ({"style": "direct"}, "another style: direct, now reasoned", "style"),
-        ({"source": "sample"}, "another source: sample, now folder", "source"),
-        ({"perturbation": "swap"}, "another perturbation: swap", "perturbation"),
+        ({"fingerprint": "other"}, "different fingerprint: other, now fingerprint of t", "rows"),
+        ({"style": "direct"}, "different style: direct, now reasoned", "style"),
+        ({"source": "sample"}, "different source: sample data, now real data", "source"),
+        ({"perturbation": "swap"}, "different perturbation: swap, now none", "perturbation"),
     ],
 )
-def test_what_cannot_be_judged_does_not_pass(
+def test_what_is_not_comparable_does_not_pass(
     tmp_path: Path, about: dict[str, Any], why: str, allow: str
 ) -> None:
     now = run_of(tmp_path / "now", {"t": 0.9})
     before = run_of(tmp_path / "before", {"t": 0.9}, **about)
-    found = judge_gate(now, before, resamples=FEW)
+    found = run_gate(now, before, resamples=FEW)
     assert found.exit_code == 2
     assert why in found.tasks[0].obstacles[0]
-    assert judge_gate(now, before, allow=[allow], resamples=FEW).exit_code == 0
+    assert run_gate(now, before, allow=[allow], resamples=FEW).exit_code == 0
 
 
-def test_a_task_that_was_not_judged_or_has_no_labels_cannot_be_judged(tmp_path: Path) -> None:
+def test_a_missing_task_or_missing_labels_are_not_comparable(tmp_path: Path) -> None:
     before = run_of(tmp_path / "before", {"t": 0.9, "u": 0.9})
     now = run_of(tmp_path / "now", {"t": 0.9})
-    assert judge_gate(now, before, resamples=FEW).exit_code == 2
-    assert judge_gate(before, now, resamples=FEW).exit_code == 0  # a task more is no fault
+    assert run_gate(now, before, resamples=FEW).exit_code == 2
+    assert run_gate(before, now, resamples=FEW).exit_code == 0  # an additional task passes
     rows = [sample(n, None, "Yes") for n in range(5)]
     (empty,) = load_runs([write_results(tmp_path / "empty", {"t": rows})])
-    assert judge_gate(empty, empty, resamples=FEW).exit_code == 2
+    assert run_gate(empty, empty, resamples=FEW).exit_code == 2
 
 
 def call(*arguments: object) -> Result:
@@ -121,7 +121,7 @@ NAME = "a|b `c` <b> 😀"
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A baseline file; the judge behind it is in `good`, a worse one in `poor`."""
+    """A baseline file of the judge in `good`; a worse judge is in `poor`."""
     for folder, skill in (("good", 0.95), ("poor", 0.6)):
         write_results(tmp_path / folder, {"t": judged_rows(200, skill, 0)}, model=NAME)
     out = tmp_path / "baseline.json"
@@ -129,7 +129,7 @@ def saved(tmp_path: Path) -> Path:
     return out
 
 
-def test_the_command_tells_in_markdown_and_junit(tmp_path: Path, saved: Path) -> None:
+def test_the_command_writes_markdown_and_junit(tmp_path: Path, saved: Path) -> None:
     junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
     written = ("--junit", junit, "--summary", summary)
     failed = call("gate", tmp_path / "poor", "--baseline", saved, *written)
@@ -153,10 +153,10 @@ def test_the_command_tells_in_markdown_and_junit(tmp_path: Path, saved: Path) ->
         ("nowhere", [], "no such file or folder"),
         ("good", ["--min", "x=0.5"], "no task 'x'"),
         ("good", ["--max-drop", "-1"], "--max-drop: is -1"),
-        ("good", ["--metric", "first_slot_rate"], "neither more nor less"),
+        ("good", ["--metric", "first_slot_rate"], "has no better direction"),
     ],
 )
-def test_a_mistake_is_told(
+def test_mistakes_are_reported(
     tmp_path: Path, saved: Path, results: str, flags: list[str], message: str
 ) -> None:
     done = call("gate", tmp_path / results, "--baseline", saved, *flags)
@@ -164,8 +164,8 @@ def test_a_mistake_is_told(
     assert message in str(done.exception)
 
 
-def test_several_models_are_no_baseline(tmp_path: Path, saved: Path) -> None:
+def test_several_models_are_not_a_baseline(tmp_path: Path, saved: Path) -> None:
     write_results(tmp_path / "other", {"t": judged_rows(20, 0.9, 0)}, model="other")
     done = call("baseline", "save", tmp_path, "--out", tmp_path / "b.json")
-    assert "wants one of one model" in str(done.exception)
+    assert "expected one run of one model" in str(done.exception)
     assert not (tmp_path / "b.json").exists()

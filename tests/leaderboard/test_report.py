@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pandas as pd
 import pytest
 from PIL import Image
 from support.images import image_cell
@@ -29,10 +28,13 @@ from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
-from mtrl_judge.leaderboard.plots import inline_svg, label, scores, write_plots
+from mtrl_judge.leaderboard.formats import one_line
+from mtrl_judge.leaderboard.plots import inline_svg, score_plot, write_plots
 from mtrl_judge.leaderboard.reading import load_runs
-from mtrl_judge.leaderboard.report import MOST_BYTES, readable, render_report, write_report
-from mtrl_judge.leaderboard.samples import items_to_read
+from mtrl_judge.leaderboard.report import MAX_BYTES, readable, render_report
+from mtrl_judge.leaderboard.samples import select_items
+from mtrl_judge.leaderboard.tables import Cell, Row, Table
+from mtrl_judge.leaderboard.view import build_view
 
 NASTY = (
     "<script>document.title = 'owned'</script>",
@@ -43,9 +45,6 @@ NASTY = (
     "javascript:alert(1) 😀 \u2028\u202e\u0000 & &lt;",
 )
 ALL = " ".join(NASTY) + "\ud800"
-ROWS: Sequence[tuple[str, str, pd.DataFrame]] = [
-    (NASTY[0], NASTY[1], pd.DataFrame({NASTY[1]: [NASTY[4], None]}, index=[NASTY[5], "b"]))
-]
 FORMED = "<think>{}</think><answer>{}</answer>"
 
 
@@ -161,6 +160,15 @@ def board_of(folder: Path, **settings: Any) -> Leaderboard:
     return build_leaderboard(load_runs([folder]), resamples=300, **settings)
 
 
+def page_of(board: Leaderboard, **settings: Any) -> str:
+    return render_report(board, build_view(board, full=True), **settings)
+
+
+NASTY_TABLE = Table(
+    NASTY[0], NASTY[2], [Row(NASTY[5], {NASTY[1]: Cell(NASTY[4])}), Row("b", {})], note=NASTY[1]
+)
+
+
 class Page(HTMLParser):
     """What a browser would make of a page: its elements, and its text by element."""
 
@@ -193,8 +201,10 @@ class Page(HTMLParser):
 # The page
 
 
-def test_what_is_data_stays_text(nasty_results: Path) -> None:
-    found = render_report(board_of(nasty_results), ROWS)
+def test_data_stays_text(nasty_results: Path) -> None:
+    board = board_of(nasty_results)
+    view = build_view(board, full=True)
+    found = render_report(board, view._replace(analyses=[*view.analyses, NASTY_TABLE]))
     page = Page(found)
     assert len(page.named("script")) == 1
     assert not page.named("b")
@@ -207,8 +217,8 @@ def test_what_is_data_stays_text(nasty_results: Path) -> None:
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", found)
 
 
-def test_a_page_is_of_one_file_and_its_script_is_the_one_that_is_allowed(results: Path) -> None:
-    found = render_report(board_of(results), [])
+def test_a_page_loads_nothing_and_only_its_own_script_may_run(results: Path) -> None:
+    found = page_of(board_of(results))
     page = Page(found)
     loads = ("src", "href", "xlink:href", "action", "data", "poster", "srcset", "background")
     places = [own[name] or "" for _, own in page.elements for name in loads if name in own]
@@ -230,22 +240,22 @@ def test_a_page_is_of_one_file_and_its_script_is_the_one_that_is_allowed(results
     assert pointed <= set(ids)
 
 
-def test_a_page_says_what_it_is_of(results: Path, data_root: Path) -> None:
+def test_a_page_says_what_was_evaluated(results: Path, data_root: Path) -> None:
     board = board_of(results, seed=5)
-    text = Page(render_report(board, ROWS)).text
+    text = Page(page_of(board)).text
     for said in (
         *("owner/right", "first", "unsure", "2026-01-02 03:04", "0.7.3", "seed 5", "300"),
-        *(run.tasks[task].about["fingerprint"] for run in board.runs for task in TASKS),
-        *("Confusion matrices", "Pairs of judges", "Where judges disagree", "Items to read"),
-        "always the commoner verdict",
+        *(run.tasks[task].metadata["fingerprint"] for run in board.runs for task in TASKS),
+        *("Confusion matrices", "Pairs of judges", "Where judges disagree", "What was evaluated"),
+        "majority-class baseline",
     ):
         assert said in text, said
     (inside, _) = board.means
     assert f"{inside.estimates['right']['macro_f1'].value:.3f}" in text
 
 
-def test_tables_are_told_to_those_who_do_not_see_them(results: Path) -> None:
-    page = Page(render_report(board_of(results), ROWS))
+def test_a_page_is_accessible(results: Path) -> None:
+    page = Page(page_of(board_of(results)))
     assert len(page.named("table")) == len(page.named("caption"))
     assert all(own.get("scope") for own in page.named("th"))
     assert all(own.get("aria-label") for own in page.named("svg"))
@@ -275,49 +285,40 @@ def test_the_same_results_give_the_same_bytes(
     assert len(first) == 7
 
 
-def test_a_page_is_below_its_limit_and_says_what_is_left_out(
+def test_a_page_stays_below_its_size_limit(
     results: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
     board = board_of(results)
-    whole = render_report(board, [])
+    whole = page_of(board)
     size = len(whole.encode())
-    assert size < MOST_BYTES
+    assert size < MAX_BYTES
     pictures = whole.count("<img")
     assert pictures == 6 + 6 + 2 * 3
-    less = render_report(board, [], most_bytes=size - 1_000)
+    less = page_of(board, max_bytes=size - 1_000)
     assert len(less.encode()) < size - 1_000
     assert 0 < less.count("<img") < pictures
-    assert re.search(r"The pictures of \d+ items are left out", less)
-    with pytest.raises(JudgeError, match="3 judges on 3 tasks is over 0 MB"):
-        render_report(board, [], most_bytes=10_000)
+    assert re.search(r"The images of \d+ items are left out", less)
+    with pytest.raises(JudgeError, match="3 judges on 3 tasks exceeds 0 MB"):
+        page_of(board, max_bytes=10_000)
 
 
-def test_long_texts_are_cut_in_their_middle(tmp_path: Path, data_root: Path) -> None:
+def test_long_texts_are_truncated_in_the_middle(tmp_path: Path, data_root: Path) -> None:
     def talks(row: Mapping[str, Any]) -> str:
         return "BEGIN " + "&" * 1_000_000 + " <END>"
 
     task = "mtrl_judge_unsafebench"
     write_run(tmp_path / "run", "long", {task: judged(find_task(task), data_root, talks)})
-    found = render_report(board_of(tmp_path), [])
-    assert len(found.encode()) < MOST_BYTES
+    found = page_of(board_of(tmp_path))
+    assert len(found.encode()) < MAX_BYTES
     assert "994,012 characters left out" in found
     assert "BEGIN &amp;" in found
     assert "&lt;END&gt;" in found
 
 
-def test_nothing_is_overwritten_unasked(results: Path, tmp_path: Path) -> None:
+def test_no_plot_is_overwritten_without_force(results: Path, tmp_path: Path) -> None:
     board = board_of(results)
-    out = tmp_path / "report.html"
-    out.write_text("mine")
-    with pytest.raises(JudgeError, match="already exists"):
-        write_report(board, [], out, force=False)
-    assert out.read_text() == "mine"
-    write_report(board, [], out, force=True)
-    assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-    svg = tmp_path / "plots" / "scores.svg"
-    svg.parent.mkdir()
+    svg = tmp_path / "scores.svg"
     svg.write_text("mine")
     with pytest.raises(JudgeError, match=r"scores.svg: already exists"):
         write_plots(board, svg.parent, force=False)
@@ -327,7 +328,7 @@ def test_nothing_is_overwritten_unasked(results: Path, tmp_path: Path) -> None:
 
 def test_one_judge_on_one_task_has_a_page(results: Path) -> None:
     board = board_of(results / "0", tasks=["mtrl_judge_seetrue"])
-    text = Page(render_report(board, [])).text
+    text = Page(page_of(board)).text
     assert "1 judge on 1 task" in text
     assert "Pairs of judges" not in text
 
@@ -335,9 +336,9 @@ def test_one_judge_on_one_task_has_a_page(results: Path) -> None:
 # Items
 
 
-def test_items_that_show_most_come_first(results: Path) -> None:
+def test_the_most_informative_items_come_first(results: Path) -> None:
     runs = load_runs([results])
-    by_task = {found.task: found for found in items_to_read(runs, TASKS, most=20)}
+    by_task = {found.task: found for found in select_items(runs, TASKS, limit=20)}
     pairs = by_task["mtrl_judge_mjbench_safety"]
     assert (len(pairs.items), pairs.of) == (3, 3)
     assert all("flipped" in item.flags("first") for item in pairs.items)
@@ -347,15 +348,15 @@ def test_items_that_show_most_come_first(results: Path) -> None:
         for item in by_task["mtrl_judge_seetrue"].items
     ]
     assert tiers == sorted(tiers)
-    (seldom,) = items_to_read(runs, TASKS[:1], most=2)
+    (seldom,) = select_items(runs, TASKS[:1], limit=2)
     kinds = [{flag for j in item.judges for flag in item.flags(j)} for item in seldom.items]
     assert kinds[0] != kinds[1], "each kind has its turn"
     assert seldom.of == 6
 
 
-def test_reasons_and_verdicts_stand_apart(results: Path) -> None:
-    (found,) = items_to_read(load_runs([results / "2"]), TASKS[:1])
-    answers = {view.answers["unsure"] for item in found.items for view in item.views}
+def test_reasoning_is_separated_from_the_verdict(results: Path) -> None:
+    (found,) = select_items(load_runs([results / "2"]), TASKS[:1])
+    answers = [order.answers["unsure"] for item in found.items for order in item.orders]
     assert {(a.reasoning, a.rest) for a in answers} >= {("", "I cannot say.")}
     assert {a.reasoning for a in answers if a.verdict} == {"Well."}
     assert all(a.rest == a.verdict for a in answers if a.verdict)
@@ -367,7 +368,7 @@ def colour(address: str) -> tuple[int, int, int]:
     return picture.getpixel((picture.width // 2, picture.height // 2))  # type: ignore[return-value]
 
 
-def test_pictures_are_those_that_were_judged_in_their_order(
+def test_images_are_those_that_were_judged_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a task of one's own, in pairs, with pictures larger than a thumbnail."""
@@ -390,41 +391,39 @@ def test_pictures_are_those_that_were_judged_in_their_order(
     runs = load_runs([tmp_path / "run"])
 
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(root))
-    (unknown,) = items_to_read(runs, ["mine"])
-    assert "No pictures" in unknown.notes[0]
+    (unknown,) = select_items(runs, ["mine"])
+    assert "No images" in unknown.notes[0]
     assert "no shipped task" in unknown.notes[0]
-    assert unknown.items[0].views[0].question == "what the samples say was asked"
+    assert unknown.items[0].orders[0].question == "what the samples say was asked"
     with pytest.raises(JudgeError, match="--include-path: no folder or YAML nowhere"):
-        items_to_read(runs, ["mine"], include=[Path("nowhere")])
+        select_items(runs, ["mine"], include=[Path("nowhere")])
 
-    (found,) = items_to_read(runs, ["mine"], include=[tmp_path])
+    (found,) = select_items(runs, ["mine"], include=[tmp_path])
     assert not found.notes
     (item,) = found.items
-    assert [view.swapped for view in item.views] == [False, True]
-    assert item.views[0].question == "[image 1] or [image 2]?"
-    first, second = map(colour, item.views[0].pictures)
+    assert [order.swapped for order in item.orders] == [False, True]
+    assert item.orders[0].question == "[image 1] or [image 2]?"
+    first, second = map(colour, item.orders[0].images)
     assert first[0] > 200 > 50 > first[2]
     assert second[2] > 200 > 50 > second[0]
 
     write_split(root, "mine", "test", {"image_a": [blue], "image_b": [red], "label": [0]})
-    (other,) = items_to_read(runs, ["mine"], include=[tmp_path])
-    assert re.search("No pictures: .* have fingerprint .*, those judged", other.notes[0])
+    (other,) = select_items(runs, ["mine"], include=[tmp_path])
+    assert re.search("No images: .* have the fingerprint .*; expected", other.notes[0])
 
 
 def test_no_data_is_fetched_for_results_of_a_folder(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
-    found = items_to_read(load_runs([results]), ["mtrl_judge_unsafebench"])
-    assert found[0].notes == ["No pictures: the rows came from a folder; name it with --data-root"]
+    found = select_items(load_runs([results]), ["mtrl_judge_unsafebench"])
+    assert found[0].notes == ["No images: the rows came from a folder; name it with --data-root"]
 
 
 # Plots
 
 
-def test_plots_are_whole_pictures_and_their_text_is_text(
-    nasty_results: Path, tmp_path: Path
-) -> None:
+def test_plots_are_valid_images_and_their_text_is_text(nasty_results: Path, tmp_path: Path) -> None:
     board = board_of(nasty_results)
     files = write_plots(board, tmp_path, force=False)
     names = ("scores", "in_against_out", "confusion", "reliability")
@@ -441,7 +440,7 @@ def test_plots_are_whole_pictures_and_their_text_is_text(
         root = ElementTree.fromstring(text)
         shown = " ".join(root.itertext())
         # A name is as short as it can be: of a path its last parts.
-        assert any(label(run.name) in shown for run in board.runs)
+        assert any(one_line(run.name, 26) in shown for run in board.runs)
         assert not {e.tag.rpartition("}")[2] for e in root.iter()} & {"script", "img", "image", "b"}
         assert "<dc:date>" not in text
     assert "$x$ 😀" in (tmp_path / "scores.svg").read_text(encoding="utf-8")
@@ -449,7 +448,7 @@ def test_plots_are_whole_pictures_and_their_text_is_text(
 
 
 def test_a_plot_in_a_page_has_ids_of_its_own(results: Path) -> None:
-    plot = scores(board_of(results))
+    plot = score_plot(board_of(results))
     assert plot is not None
     root = ElementTree.fromstring(inline_svg(plot, "one-"))
     ids = {element.get("id") for element in root.iter()} - {None}
@@ -558,7 +557,7 @@ def test_a_page_in_chromium(
     shots.mkdir()
     for name, folder in (("plain", results), ("nasty", nasty_results)):
         page = tmp_path / f"{name}.html"
-        write_report(board_of(folder), ROWS if name == "nasty" else [], page, force=False)
+        page.write_text(page_of(board_of(folder)), encoding="utf-8")
         for width in (1280, 360):
             shown_at(chromium, page, width)
             keep(chromium, shots, name, width)

@@ -16,7 +16,7 @@ from mtrl_judge.metrics.agreement import (
     Correlations,
     agreement_matrix,
     correlations,
-    grades,
+    ratings,
     krippendorff_alpha,
 )
 from mtrl_judge.metrics.records import Record
@@ -44,7 +44,7 @@ def judged(draw: st.DrawFn) -> tuple[tuple[str, ...], list[list[str | None]]]:
 def test_alpha_of_the_published_example() -> None:
     verdicts = observed()
     assert krippendorff_alpha(verdicts, FIVE) == pytest.approx(0.743, abs=5e-4)
-    assert krippendorff_alpha(verdicts, FIVE, grades(FIVE)) == pytest.approx(0.849, abs=5e-4)
+    assert krippendorff_alpha(verdicts, FIVE, ratings(FIVE)) == pytest.approx(0.849, abs=5e-4)
 
 
 @given(judged(), st.booleans())
@@ -135,11 +135,11 @@ def test_what_is_left_out_and_what_is_undefined_is_told() -> None:
 def test_grades_are_three_or_more_numbers(
     verdicts: tuple[str, ...], numbers: tuple[float, ...] | None
 ) -> None:
-    assert grades(verdicts) == numbers
+    assert ratings(verdicts) == numbers
 
 
 def test_of_two_classes_the_correlations_are_matthews() -> None:
-    """Why two classes are no grades."""
+    """Why two classes are no ratings."""
     rng = np.random.default_rng(0)
     one, other = rng.integers(1, 3, 50), rng.integers(1, 3, 50)
     phi = matthews_corrcoef(one, other)
@@ -154,7 +154,7 @@ def test_strange_verdicts_and_uneven_judges_are_named() -> None:
         correlations([Record("6", "1")], FIVE)
     with pytest.raises(ValueError, match=r"\[1, 2\] verdicts"):
         krippendorff_alpha([["Yes"], ["Yes", "No"]], ("Yes", "No"))
-    with pytest.raises(ValueError, match="2 grades for 5 verdicts"):
+    with pytest.raises(ValueError, match="2 ratings for 5 verdicts"):
         krippendorff_alpha(observed(), FIVE, [1, 2])
 
 

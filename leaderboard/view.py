@@ -1,0 +1,339 @@
+"""What the leaderboard, the gate and the robustness runs show: tables of values.
+
+Each table is built once, whatever it is written as; see :mod:`.tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .analyses import Confidence, analyses, confidences
+from .board import OVERALL, Column, Leaderboard
+from .compare import PerturbationEffect
+from .compatibility import tasks_of
+from .formats import ROLE_NAMES, format_date, metric_name, task_labels
+from .gate import Gate
+from .runs import Run, TaskResult
+from .tables import Cell, Row, RowStyle, Table
+
+MAJORITY = "majority-class baseline"
+# With more judges a table has one row per judge, as leaderboards do; with fewer, one per task.
+SIDE_BY_SIDE = 3
+TIDY_FIELDS = ("judge", "task", "role", "rate", "value", "low", "high", "rank", "n")
+
+
+class View(NamedTuple):
+    """All tables of a leaderboard."""
+
+    scores: Table
+    means: Table
+    pairs: Table
+    disagreements: Table
+    analyses: Sequence[Table]
+    confidences: Sequence[Confidence]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        return (self.scores, self.means, self.pairs, self.disagreements, *self.analyses)
+
+
+def build_view(board: Leaderboard, *, full: bool) -> View:
+    """The tables of a leaderboard.
+
+    Args:
+        full: also pairs of judges, agreement, votes and calibration, which take longer.
+
+    Raises:
+        JudgeError: the probabilities in a sample file are invalid.
+    """
+    scores, means = score_table(board), mean_table(board)
+    if not full:
+        nothing = Table("", "", ())
+        return View(scores, means, nothing, nothing, (), ())
+    known = confidences(board.runs)
+    return View(
+        scores,
+        means,
+        pair_table(board),
+        disagreement_table(board),
+        analyses(board, known),
+        known,
+    )
+
+
+# The leaderboard
+
+
+def score_table(board: Leaderboard) -> Table:
+    """The metric of every judge on every task, the means, and the generalization gap."""
+    labels = task_labels([task.name for task in board.tasks])
+    columns: dict[str, Column] = {}
+    styles: dict[str, RowStyle] = {}
+    for mean in board.means:
+        columns |= {labels[task.name]: task for task in board.tasks if task.role == mean.role}
+        title = f"mean {ROLE_NAMES[mean.role]}"
+        columns[title], styles[title] = mean, "mean"
+    rows = [
+        Row(run.name, {title: _score(column, run.name, board) for title, column in columns.items()})
+        for run in board.runs
+    ]
+    if board.gaps:
+        styles["gap"] = "mean"
+        rows = [
+            row._replace(cells={**row.cells, "gap": Cell(board.gaps.get(row.title), "difference")})
+            for row in rows
+        ]
+    if any(task.majority is not None for task in board.tasks):
+        baseline = {title: Cell(column.majority, "rate") for title, column in columns.items()}
+        rows.append(Row(MAJORITY, baseline, "baseline"))
+    counts = {
+        title: Cell(sorted({n for n in column.n.values() if n is not None}), "count")
+        for title, column in columns.items()
+    }
+    rows.append(Row("n", counts, "baseline"))
+    note = " ".join(_score_notes(board))
+    table = Table(metric_name(board.metric), "judge", rows, note)
+    return table.transposed("task", styles) if len(board.runs) <= SIDE_BY_SIDE else table
+
+
+def _score(column: Column, judge: str, board: Leaderboard) -> Cell:
+    rank = column.ranks.get(judge) if len(column.ranks) > 1 else None
+    return Cell(column.estimate(judge, board.metric), "rate", rank, bold=rank == 1)
+
+
+def _score_notes(board: Leaderboard) -> Iterator[str]:
+    if any(
+        task.estimate(run.name, board.metric).low is not None
+        for task in board.tasks
+        for run in board.runs
+    ):
+        yield (
+            f"In brackets: 95 % intervals from {board.resamples:,} bootstrap resamples of "
+            f"independent clusters, seed {board.seed}."
+        )
+    if any(len(column.ranks) > 1 for column in board.tasks):
+        yield (
+            "#: rank, 1 plus the number of judges that are significantly better (paired bootstrap, "
+            "p < 0.05 after Holm over the pairs of a column); bold: none is."
+        )
+    if board.gaps:
+        yield "gap: generalization gap, mean in distribution minus mean out of distribution."
+    yield from board.notes
+
+
+def mean_table(board: Leaderboard) -> Table:
+    """For each judge and role: means over tasks, and the accuracy over all rows."""
+    rates = {
+        f"{metric_name(board.metric)}, mean of tasks": board.metric,
+        "accuracy, mean of tasks": "accuracy",
+        "accuracy, all rows": OVERALL,
+        "flip rate": "flip_rate",
+        "null rate": "null_rate",
+    }
+    known = {rate for mean in board.means for own in mean.estimates.values() for rate in own}
+    rows = [
+        Row(
+            run.name,
+            {
+                "tasks": Cell(ROLE_NAMES[mean.role]),
+                **{
+                    title: Cell(mean.estimate(run.name, rate), "rate")
+                    for title, rate in rates.items()
+                    if rate in known
+                },
+                "n": Cell(mean.n[run.name], "count"),
+            },
+        )
+        for run in board.runs
+        for mean in board.means
+        if run.name in mean.n
+    ]
+    note = (
+        "A mean of tasks weights all tasks equally; accuracy over all rows weights each by its n. "
+        "Missing verdicts count as wrong. A pair is flipped if its verdicts in the two orders "
+        "do not prefer the same candidate."
+    )
+    return Table("Means", "judge", rows, note)
+
+
+def pair_table(board: Leaderboard) -> Table:
+    """Each pair of judges on each task and on the means."""
+    labels = {**task_labels([task.name for task in board.tasks]), **ROLE_NAMES}
+    rows = []
+    for column in board.columns:
+        for pair in column.comparisons:
+            cells = {
+                f"{metric_name(board.metric)} difference": Cell(pair.difference, "difference"),
+                "p": Cell(pair.p_value, "p_value"),
+                "p (Holm)": Cell(pair.adjusted, "p_value"),
+            }
+            if test := pair.mcnemar:
+                cells |= {
+                    "only first correct": Cell(test.only_first, "count"),
+                    "only second correct": Cell(test.only_second, "count"),
+                    "McNemar p (Holm)": Cell(test.p_value, "p_value"),
+                }
+            cells["significant"] = Cell("yes" if pair.significant else "no")
+            title = f"{pair.first} − {pair.second}"
+            style: RowStyle = "significant" if pair.significant else ""
+            rows.append(Row(title, cells, style, group=labels[column.name]))
+    note = (
+        "First minus second, with the interval from the same resamples of both; p by the paired "
+        "bootstrap. McNemar's test is about correctness, by pair where pairs were judged in both "
+        "orders, and assumes independent rows."
+    )
+    return Table("Pairs of judges", "judges", rows, note, group="task")
+
+
+def disagreement_table(board: Leaderboard) -> Table:
+    """For each task that several judges judged: rows by what all of them made of it."""
+    labels = task_labels([task.name for task in board.tasks])
+    rows = []
+    for task in board.tasks:
+        results = [run.tasks[task.name] for run in board.runs if task.name in run.tasks]
+        results = [result for result in results if result.samples]
+        if len({result.rows for result in results}) != 1 or len(results) < 2:
+            continue
+        records_N = list(zip(*(result.records for result in results), strict=True))
+        same = sum(len({record.verdict for record in row}) == 1 for row in records_N)
+        labeled = [row for row in records_N if row[0].label is not None]
+        correct_N = [sum(map(results[0].is_correct, row)) for row in labeled]
+        n, all_correct, none_correct = (
+            len(records_N),
+            correct_N.count(len(results)),
+            correct_N.count(0),
+        )
+        cells = {
+            "rows": Cell(n, "count"),
+            "all agree": Cell(same, "count", of=n),
+            "some differ": Cell(n - same, "count", of=n),
+            "all are correct": Cell(all_correct, "count", of=len(labeled)),
+            "none is correct": Cell(none_correct, "count", of=len(labeled)),
+        }
+        rows.append(Row(labels[task.name], cells))
+    note = "A missing verdict differs from every verdict. The last two columns count labeled rows."
+    return Table("Where judges disagree", "task", rows, note)
+
+
+def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
+    """One record for each judge, task and rate, for programs; see :data:`TIDY_FIELDS`."""
+    return [
+        {
+            "judge": run.name,
+            "task": column.name if column in board.tasks else "mean",
+            "role": column.role,
+            "rate": rate,
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "rank": column.ranks.get(run.name) if rate == board.metric else None,
+            "n": column.n.get(run.name),
+        }
+        for run in board.runs
+        for column in board.columns
+        for rate, estimate in column.estimates.get(run.name, {}).items()
+    ]
+
+
+# What was evaluated
+
+
+def model_table(runs: Sequence[Run]) -> Table:
+    """The models, and how they were evaluated."""
+    rows = []
+    for run in runs:
+        results = list(run.tasks.values())
+        versions = {
+            f"{name} {version}": None
+            for result in results
+            for name, version in (result.metadata.get("versions") or {}).items()
+        }
+        facts = {
+            "model": run.model,
+            "backend": run.backend,
+            "evaluated": format_date(run.date),
+            "style": _stated(results, "style"),
+            "scoring": _stated(results, "scoring"),
+            "perturbation": _stated(results, "perturbation"),
+            "file": run.file.name,
+            "versions": ", ".join(versions),
+        }
+        rows.append(
+            Row(run.name, {key: Cell(value or None, "name") for key, value in facts.items()})
+        )
+    return Table("Models", "judge", rows)
+
+
+def data_table(runs: Sequence[Run]) -> Table:
+    """The tasks and the rows that were judged; values that differ between runs are all listed."""
+    rows = []
+    for task in tasks_of(runs):
+        results = [run.tasks[task] for run in runs if task in run.tasks]
+        # The place of a folder is a path on the machine that evaluated; that of a hub is a name.
+        on_hub = [result for result in results if result.metadata.get("source") == "hub"]
+        counts = dict.fromkeys(f"{result.n:,}" for result in results if result.n is not None)
+        facts = {
+            "role": ROLE_NAMES[results[0].role],
+            "dimension": _stated(results, "dimension"),
+            "verdicts": ", ".join(map(str, results[0].verdicts)),
+            "source": " ".join(
+                filter(None, (_stated(results, "source"), _stated(on_hub, "location")))
+            ),
+            "revision": _stated(results, "revision"),
+            "split": _stated(results, "split"),
+            "fingerprint": _stated(results, "fingerprint"),
+            "labeled rows": ", ".join(counts),
+        }
+        rows.append(Row(task, {key: Cell(value or None, "name") for key, value in facts.items()}))
+    return Table("Data", "task", rows)
+
+
+def _stated(results: Iterable[TaskResult], field: str) -> str:
+    values = (result.metadata.get(field) for result in results)
+    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+# The gate and the robustness runs
+
+
+def gate_table(gate: Gate) -> Table:
+    """What the gate decided, task by task."""
+    rows = []
+    for task in gate.tasks:
+        cells = {
+            "n": Cell(task.n, "count"),
+            "baseline": Cell(task.baseline.value, "rate"),
+            "now": Cell(task.current.value, "rate"),
+            "difference [95 %]": Cell(task.difference, "difference"),
+            "p (Holm)": Cell(task.p_value, "p_value"),
+            "outcome": Cell(task.outcome, bold=task.outcome != "passed"),
+            "why": Cell("; ".join([*task.failures, *task.obstacles, *task.notes])),
+        }
+        rows.append(Row(task.task, cells))
+    return Table(metric_name(gate.metric), "task", rows)
+
+
+def robustness_table(effects: Sequence[PerturbationEffect]) -> Table:
+    """What each perturbation changed on each task."""
+    rows = [
+        Row(
+            effect.task,
+            {
+                "perturbation": Cell(effect.perturbation),
+                "n": Cell(effect.n, "count"),
+                metric_name(effect.metric): Cell(effect.unchanged, "rate"),
+                "perturbed": Cell(effect.perturbed, "rate"),
+                "difference": Cell(effect.difference, "difference"),
+                "p (Holm)": Cell(effect.p_value_holm, "p_value"),
+                "changed": Cell(effect.changed, "share"),
+            },
+        )
+        for effect in effects
+    ]
+    note = (
+        "In brackets: 95 % intervals, by resampling clusters of dependent rows. difference: "
+        "perturbed minus unchanged. p (Holm): of no difference, adjusted for all lines. changed: "
+        "rows with another verdict, or with a verdict in only one of the two runs."
+    )
+    return Table("Robustness", "task", rows, note)
