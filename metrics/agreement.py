@@ -112,7 +112,7 @@ def krippendorff_alpha(
             has not one number for each.
     """
     if graded is not None and len(graded) != len(classes):
-        raise ValueError(f"{len(graded)} grades for {len(classes)} verdicts; give one for each")
+        raise ValueError(f"{len(graded)} ratings for {len(classes)} verdicts; give one for each")
     codes_J_N = _codes(verdicts_J_N, classes)
     counts_N_C = (codes_J_N[:, :, None] == np.arange(len(classes))).sum(axis=0)
     counts_N_C = counts_N_C[counts_N_C.sum(axis=1) > 1]
