@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Force = Annotated[bool, typer.Option("--force", help="Write over what is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OneTask = Annotated[str, typer.Argument(help="A task's name, or the path of a YAML.")]
 TaskNames = Annotated[
     list[str] | None,
     typer.Argument(metavar="[TASK…]", help="Names, patterns or YAMLs (default: all shipped)."),
 ]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(help="Folder with <task>/test.parquet; otherwise MTRL_JUDGE_DATA, else the hub."),
+    typer.Option(help="Folder with <task>/test.parquet (default: MTRL_JUDGE_DATA, or the hub)."),
 ]
 
 
 def use_data_root(root: Path | None) -> None:
-    """--data-root is MTRL_JUDGE_DATA for this run and for what it starts."""
+    """Make ``--data-root`` the MTRL_JUDGE_DATA of this process and of those that it starts."""
     from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 
     if root is not None:
         os.environ[DATA_ROOT_VARIABLE] = str(root.resolve())
+
+
+def comma_separated(values: Iterable[str] | None) -> list[str]:
+    """The names in option values, each of which may list several.
+
+    >>> comma_separated(["a, b", "c"]), comma_separated(None)
+    (['a', 'b', 'c'], [])
+    """
+    words = [word.strip() for value in values or () for word in value.split(",")]
+    return [word for word in words if word]

@@ -11,6 +11,9 @@ from typing import NamedTuple
 class JudgeError(Exception):
     """An error that the user can fix; its text is the whole message, without a traceback."""
 
+    exit_code = 2
+    """Of the command line."""
+
 
 class DataError(JudgeError):
     """A file, or the rows of a task, are missing, unreadable or not as described."""

@@ -1,97 +1,107 @@
-"""``mtrl-judge demo``: the whole job on one machine, without hub or GPU."""
+"""``mtrl-judge demo``: the whole workflow on one machine, without hub or GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
-import typer
+from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+from mtrl_judge.leaderboard.formats import metric_name
+from mtrl_judge.leaderboard.reading import complete_run
+from mtrl_judge.leaderboard.runs import Run
+from mtrl_judge.leaderboard.tables import Cell, Row, Table
+from mtrl_judge.rl.model import JUDGE
+from mtrl_judge.rl.settings import as_flags, build_settings
+
+from .pipeline import run_steps
+from .stages import (
+    CURVE,
+    STEPS_FILE,
+    TINY,
+    base_step,
+    evaluation_step,
+    sample_step,
+    training_step,
+    variables,
+)
 
 
-def run_demo(out: Path, *, seed: int) -> None:
-    """Sample, tiny base model, multi-task GRPO, the stock lmms-eval before and after, one table.
+class Demo(NamedTuple):
+    """What the demo produced."""
 
-    What is done is not done again, and training goes on where it was broken off.
+    table: Table
+    learning_curve: Path
+    judge: Path
+
+
+def run_demo(out: Path, *, seed: int) -> Demo:
+    """Sample corpus, tiny base model, multi-task GRPO, and lmms-eval before and after training.
+
+    Finished steps are skipped, and an interrupted training is resumed.
 
     Raises:
         JudgeError: a step fails.
     """
-    from mtrl_judge.judge_tasks.loading import load_shipped_tasks
-    from mtrl_judge.rl.model import JUDGE
-    from mtrl_judge.rl.settings import build_settings
-
-    from . import stages
-    from .paper import STEPS_FILE, TINY
-    from .pipeline import run_steps
-
-    folder = (out / f"seed-{seed}").resolve()  # a resumed run wants its model under one name
+    folder = (out / f"seed-{seed}").resolve()  # a resumed run checks that its model's path is equal
     data, base, run = folder / "data", folder / "base", folder / "run"
-    flags = ["--recipe", TINY, "--model_name_or_path", str(base)]
+    recipe = {"recipe": TINY, "model_name_or_path": base}
     settings = build_settings(
         "grpo", {"model_name_or_path": str(base), "dry_run": True}, recipe=TINY
     )
-    environment = stages.environment_of(data, settings)
+    environment = variables(data, settings)
     tasks = load_shipped_tasks()
-    judges = {"before": base, "after": run / JUDGE}
     before, after = (
-        stages.evaluation_step(
+        evaluation_step(
             f"lmms-eval {when} training",
-            "judge",
+            "evaluate",
+            settings,
             str(judge),
             tasks,
             folder / when,
-            style=settings.style,
-            extra=stages.evaluation_flags(settings),
             environment=environment,
             log=folder / f"{when}.log",
         )
-        for when, judge in judges.items()
+        for when, judge in (("before", base), ("after", run / JUDGE))
     )
-    training = stages.training_step(
+    training = training_step(
         "multi-task GRPO",
         "train",
         settings,
+        as_flags({**recipe, "data_root": data, "seed": seed}),
         run,
-        [*flags, "--data_root", str(data), "--seed", str(seed)],
-        environment,
-        log=None,
+        environment=environment,
     )
-    steps = [
-        stages.sample_step(data, seed),
-        stages.base_step(data, base, seed),
-        before,
-        training,
-        after,
-    ]
+    steps = [sample_step(data, seed), base_step(data, base, seed), before, training, after]
     for _ in run_steps(steps, folder / STEPS_FILE):
         pass
-    typer.echo(f"\n{demo_table(folder / 'before', folder / 'after')}")
-    typer.echo(f"\nlearning curve: {run / stages.CURVE}\nthe judge: {judges['after']}")
+    first, second = (complete_run(folder / when) for when in ("before", "after"))
+    assert first is not None
+    assert second is not None  # the steps have checked both
+    return Demo(demo_table(first, second), run / CURVE, run / JUDGE)
 
 
-def demo_table(before: Path, after: Path) -> str:
-    """The results under two folders side by side, with what the columns mean."""
-    from mtrl_judge.leaderboard.compatibility import tasks_of
-    from mtrl_judge.leaderboard.reading import load_run, results_files
-    from mtrl_judge.leaderboard.tables import Cell, Row, Table, plain_text
-
-    first, last = (load_run(results_files(folder)[-1], samples=False) for folder in (before, after))
+def demo_table(before: Run, after: Run) -> Table:
+    """Two evaluations of all tasks side by side, training tasks first."""
     rows = []
-    for task in tasks_of([last]):
-        result = last.tasks[task]
-        cells = {
-            "role": Cell(result.role),
-            "Macro-F1 before": Cell(first.tasks[task].reported("macro_f1"), "rate"),
-            "Macro-F1 after": Cell(result.reported("macro_f1"), "rate"),
-            "majority class": Cell(result.reported("majority_macro_f1"), "rate"),
-            "null rate after": Cell(result.reported("null_rate"), "rate"),
-            "flip rate after": Cell(result.reported("flip_rate"), "rate"),
-            "n": Cell(result.n_rows, "count"),
+    for task, result in sorted(
+        after.tasks.items(), key=lambda item: (item[1].role != "train", item[0])
+    ):
+        metric = result.kind.headline
+        name = metric_name(metric)
+        rates = {
+            f"{name} before": before.tasks[task].rates.get(metric),
+            f"{name} after": result.rates.get(metric),
+            "majority-class baseline": result.rates.get(f"majority_{metric}"),
+            "null rate after": result.rates.get("null_rate"),
+            "flip rate after": result.rates.get("flip_rate"),
         }
-        rows.append(Row(task, cells))
-    return (
-        f"{plain_text(Table('Demo', 'task', rows))}\n\n"
-        "majority class: Macro-F1 of always answering the most frequent label. null rate: answers "
-        "without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict prefers the "
-        "other image when the two are swapped.\nThe data is a sample corpus: never compare these "
-        "scores with those on real datasets."
+        cells = {"role": Cell(result.role)}
+        cells |= {title: Cell(rate, "rate") for title, rate in rates.items()}
+        rows.append(Row(task, {**cells, "n": Cell(result.n_rows, "count")}))
+    note = (
+        "majority-class baseline: always answering the most frequent label. null rate: answers "
+        "without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict changes when the "
+        "two images are swapped.\nThe corpus is generated for the demo: do not compare these "
+        "scores with those of the real datasets."
     )
+    return Table("Before and after training", "task", rows, note)

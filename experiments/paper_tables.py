@@ -1,93 +1,105 @@
-"""The figures of an experiment as the paper's tables: arms × tasks, Macro-F1 in percent."""
+"""The scores of an experiment as the paper's tables: arms × tasks, in percent."""
 
 from __future__ import annotations
 
-import csv
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import yaml
-from tabulate import tabulate
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import whole_file, write_json, write_text
-from mtrl_judge.leaderboard.formats import NONE, format_number
+from mtrl_judge.common.files import write_json, write_text
+from mtrl_judge.leaderboard.formats import format_number, metric_name, task_labels
+from mtrl_judge.leaderboard.tables import Cell, Row, Table, csv_text, markdown, plain_text
 
 PAPER = Path(__file__).parent / "paper.yaml"
-TEACHING = "sample"  # rows that are no real data: the paper's numbers say nothing of them
+PAPER_METRIC = "macro_f1"
+SAMPLE = (
+    "sample"  # the source of rows of the sample corpus, which are not comparable to the paper's
+)
 BASE, SFT, OURS = "off the shelf", "SFT-Unified", "MT-RL-Judge"
-CONSTANT = "constant judge"
+MAJORITY = "majority-class baseline"
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One judge on one task, and where its figures stand; rates in [0, 1], None where undefined."""
+class Score:
+    """One judge on one task, and where its results are; rates in [0, 1], None where undefined."""
 
     arm: str
     seed: int | None
+    """Of the training; None for the base model."""
     task: str
-    macro_f1: float | None
-    majority_macro_f1: float | None
+    metric: str
+    """The headline metric of the task, which ``value`` is."""
+    value: float | None
+    majority: float | None
+    """The same metric of the majority-class baseline."""
     null_rate: float | None
     flip_rate: float | None
-    n: int
+    n: int | None
+    """Evaluated rows."""
     source: str
     fingerprint: str
     results: str
-    """lmms-eval's file, from the experiment's folder."""
+    """lmms-eval's file, relative to the experiment's folder."""
     run: str | None
-    """The folder of the training run, from the experiment's folder; None for the base model."""
+    """The folder of the training, relative to the experiment's; None for the base model."""
 
 
-class Cell(NamedTuple):
-    """Percent over seeds; the spread is the standard deviation, None for one seed."""
+class SeedMean(NamedTuple):
+    """A mean over seeds, in percent, with the standard deviation; None for one seed."""
 
     mean: float
     spread: float | None
     seeds: int
+
+    @classmethod
+    def of(cls, rates: Iterable[float | None]) -> SeedMean | None:
+        """Of rates in [0, 1]; None if there are none."""
+        percents = [100 * rate for rate in rates if rate is not None]
+        if not percents:
+            return None
+        return cls(fmean(percents), stdev(percents) if len(percents) > 1 else None, len(percents))
 
     def __str__(self) -> str:
         spread = "" if self.spread is None else f" ± {format_number(self.spread, 2)}"
         return f"{format_number(self.mean, 2)}{spread}"
 
 
-class Row(NamedTuple):
-    """A line of a table: what each task gave, their mean, the mean null rate."""
+class ArmScores(NamedTuple):
+    """One arm on the tasks of one role."""
 
-    name: str
-    cells: Mapping[str, Cell]
-    mean: Cell | None
-    null_rate: Cell | None
+    tasks: Mapping[str, SeedMean]
+    mean: SeedMean | None
+    """Over all tasks; None while one is missing."""
+    null_rate: SeedMean | None
     paper: Mapping[str, float]
-    """The paper's numbers for the same arm, where they can be compared."""
-
-
-class Table(NamedTuple):
-    title: str
-    tasks: Sequence[str]
-    rows: Sequence[Row]
-    null_rates: bool
-    """Whether the null rates are shown."""
+    """The paper's scores of the same arm, for tasks with real data."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both tables, what came out, and the notes that a reader needs."""
+    """The comparison of all arms, with the notes that a reader needs."""
 
-    in_distribution: Table
-    out_of_distribution: Table
+    in_distribution: Mapping[str, ArmScores]
+    out_of_distribution: Mapping[str, ArmScores]
+    tables: Sequence[Table]
+    """The same two, as tables."""
     conclusion: str
     notes: Sequence[str]
-    figures: Sequence[Figure]
+    scores: Sequence[Score]
+
+    def __str__(self) -> str:
+        tables = [f"{table.title}\n\n{plain_text(table)}" for table in self.tables]
+        return "\n\n".join([*tables, self.conclusion, *self.notes])
 
 
 def compare(
-    figures: Sequence[Figure],
+    scores: Sequence[Score],
     arms: Sequence[str],
     tasks: Sequence[str],
     ood: Sequence[str],
@@ -99,237 +111,189 @@ def compare(
         tasks: in distribution, in the order of the columns; ``ood`` likewise.
 
     Raises:
-        JudgeError: the arms were not judged on the same rows.
+        JudgeError: the arms were not evaluated on the same rows.
     """
-    _check_same_rows(figures)
-    inside = Table("In distribution", tasks, _rows(figures, arms, tasks), null_rates=False)
-    outside = Table("Out of distribution", ood, _rows(figures, arms, ood), null_rates=True)
+    _check_same_rows(scores)
+    paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
+    inside, outside = (
+        _arm_scores(scores, arms, names, paper[PAPER_METRIC]) for names in (tasks, ood)
+    )
+    sources = {score.source for score in scores}
+    metrics = " or ".join(sorted({metric_name(score.metric) for score in scores}))
+    general = [
+        f"{metrics} in percent. {MAJORITY}: always answering the most frequent label. null rate: "
+        "percent of answers without a verdict, which count as wrong.",
+        "±: standard deviation over training seeds (n − 1 in the denominator); scores without it "
+        f"are of one seed. {BASE} has no seed: it is not trained, and decoding is greedy.",
+    ]
+    if sources - {SAMPLE}:
+        general.append(f"Rows 'paper': {paper['citation']}, with {paper['model']}.")
+    if SAMPLE in sources:
+        general.append(
+            "Source 'sample' is a generated corpus; its scores say nothing about real data."
+        )
     return Comparison(
-        inside, outside, conclusion(inside, outside), [*_notes(figures), *notes], figures
+        inside,
+        outside,
+        [
+            _table(f"In distribution ({metrics}, %)", inside, tasks),
+            _table(f"Out of distribution ({metrics}, %)", outside, ood, null_rates=True),
+        ],
+        _conclusion(inside, outside, len(ood)),
+        [*general, *notes],
+        scores,
     )
 
 
-def conclusion(inside: Table, outside: Table) -> str:
-    """What the tables say of the paper's claim, in one paragraph."""
-    means = {row.name: row.mean for row in outside.rows if row.mean is not None}
-    sentences = []
-    base = means.get(BASE)
-    if base is None:
-        sentences.append(f"Out of distribution nothing can be said before {BASE} is evaluated.")
-    else:
-        n = len(outside.tasks)
-        sentences.append(
-            f"Out of distribution, mean Macro-F1 over {n} task{'s' if n > 1 else ''}: "
-            f"{BASE} {base.mean:.2f}."
-        )
-        sentences += [_against(base, name, means.get(name)) for name in (SFT, OURS)]
-    known = [f"{row.name} {row.mean}" for row in inside.rows if row.mean and row.name != CONSTANT]
-    if known:
-        sentences.append(f"In distribution, mean Macro-F1: {', '.join(known)}.")
-    return " ".join(sentences)
-
-
-def _against(base: Cell, name: str, cell: Cell | None) -> str:
-    if cell is None:
-        return f"{name} has not been evaluated on all of them."
-    change = cell.mean - base.mean
-    if abs(change) < 0.005:  # the same in all digits shown
-        return f"{name} kept it ({cell}, no change)."
-    if cell.spread is None:
-        certainty = "one seed, so its spread is unknown"
-    else:
-        relation = "more than" if abs(change) > cell.spread else "within"
-        certainty = f"{relation} its spread over {cell.seeds} seeds, {cell.spread:.2f}"
-        if abs(change) <= cell.spread:
-            return f"{name} kept it ({cell.mean:.2f}, {change:+.2f} points, {certainty})."
-    verb = "raised it" if change > 0 else "fell below it"
-    return f"{name} {verb} ({cell.mean:.2f}, {change:+.2f} points, {certainty})."
-
-
-def printed(comparison: Comparison) -> str:
-    """The tables for a terminal."""
-    tables = (comparison.in_distribution, comparison.out_of_distribution)
-    parts = [f"{_titled(table)}\n\n{_grid(table, 'simple')}" for table in tables]
-    return "\n\n".join([*parts, comparison.conclusion, *comparison.notes])
-
-
-def write_report(comparison: Comparison, folder: Path, made_from: Mapping[str, Any]) -> None:
+def write_report(comparison: Comparison, folder: Path, origin: Mapping[str, Any]) -> None:
     """Write ``results.md``, ``results.json`` and ``results.csv``.
 
     Args:
-        made_from: recipe, base model and the like, for the JSON file.
+        origin: recipe, base model and the like, for the JSON file.
     """
-    write_text(folder / "results.md", _markdown(comparison))
-    write_json(folder / "results.json", _plain(comparison, made_from))
-    with (
-        whole_file(folder / "results.csv") as part,
-        part.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, [field.name for field in fields(Figure)])
-        writer.writeheader()
-        writer.writerows(asdict(figure) for figure in comparison.figures)
+    parts = ["# Comparison", comparison.conclusion, markdown(comparison.tables)]
+    parts += ["\n".join(f"- {note}" for note in comparison.notes)]
+    parts += ["`results.json` and `results.csv` give the source of each score."]
+    write_text(folder / "results.md", "\n\n".join(parts) + "\n")
+    scores = [asdict(score) for score in comparison.scores]
+    write_text(folder / "results.csv", csv_text(list(scores[0]), scores))
+    written = {
+        **origin,
+        "conclusion": comparison.conclusion,
+        "notes": list(comparison.notes),
+        "in_distribution": _plain(comparison.in_distribution, comparison.scores),
+        "out_of_distribution": _plain(comparison.out_of_distribution, comparison.scores),
+        "scores": scores,
+    }
+    write_json(folder / "results.json", written)
 
 
-def short(task: str) -> str:
-    """A task's name as a column shows it.
-
-    >>> short("mtrl_judge_agin_nat")
-    'agin_nat'
-    """
-    return task.removeprefix("mtrl_judge_")
-
-
-def _rows(figures: Sequence[Figure], arms: Sequence[str], tasks: Sequence[str]) -> list[Row]:
-    paper = _paper()
-    own = [figure for figure in figures if figure.task in tasks]
-    real = {figure.task for figure in own if figure.source != TEACHING}
-    rows = []
-    for arm in arms:
-        of_arm = [figure for figure in own if figure.arm == arm]
-        if of_arm:
-            beside = {t: v for t, v in paper["macro_f1"].get(arm, {}).items() if t in real}
-            rows.append(_row(arm, of_arm, tasks, beside))
-    return [*_constant(own, tasks), *rows]
-
-
-def _row(
-    arm: str, figures: Sequence[Figure], tasks: Sequence[str], paper: Mapping[str, float]
-) -> Row:
-    cells = {}
-    for task in tasks:
-        cell = _cell(f.macro_f1 for f in figures if f.task == task)
-        if cell is not None:
-            cells[task] = cell
-    mean, null = (_mean_cell(figures, tasks, name) for name in ("macro_f1", "null_rate"))
-    return Row(arm, cells, mean, null, paper)
-
-
-def _constant(figures: Sequence[Figure], tasks: Sequence[str]) -> list[Row]:
-    """What always answering the commoner verdict gives; the same for all arms."""
-    values = {f.task: f.majority_macro_f1 for f in figures if f.majority_macro_f1 is not None}
-    cells = {t: Cell(100 * values[t], None, 1) for t in tasks if t in values}
-    if not cells:
-        return []
-    whole = len(cells) == len(tasks)
-    mean = Cell(fmean(cell.mean for cell in cells.values()), None, 1) if whole else None
-    return [Row(CONSTANT, cells, mean, None, {})]
-
-
-def _mean_cell(figures: Sequence[Figure], tasks: Sequence[str], name: str) -> Cell | None:
-    """The mean over all tasks, over the seeds that have all of them."""
-    by_seed: defaultdict[int | None, dict[str, float]] = defaultdict(dict)
-    for figure in figures:
-        value = getattr(figure, name)
-        if value is not None:
-            by_seed[figure.seed][figure.task] = value
-    whole = [fmean(values.values()) for values in by_seed.values() if len(values) == len(tasks)]
-    return _cell(whole)
-
-
-def _cell(rates: Iterable[float | None]) -> Cell | None:
-    percents = [100 * rate for rate in rates if rate is not None and not math.isnan(rate)]
-    if not percents:
-        return None
-    spread = stdev(percents) if len(percents) > 1 else None
-    return Cell(fmean(percents), spread, len(percents))
-
-
-def _check_same_rows(figures: Sequence[Figure]) -> None:
-    first: dict[str, Figure] = {}
-    for figure in figures:
-        other = first.setdefault(figure.task, figure)
-        if (figure.fingerprint, figure.n) != (other.fingerprint, other.n):
+def _check_same_rows(scores: Sequence[Score]) -> None:
+    first: dict[str, Score] = {}
+    for score in scores:
+        other = first.setdefault(score.task, score)
+        if (score.fingerprint, score.n) != (other.fingerprint, other.n):
             raise JudgeError(
-                f"{figure.task}: judged on other rows: {other.n} ({other.fingerprint}) in "
-                f"{other.results}, {figure.n} ({figure.fingerprint}) in {figure.results}; "
-                "remove the folders of the ones that are out of date, and call again"
+                f"{score.task}: evaluated on different rows: {other.n} ({other.fingerprint}) in "
+                f"{other.results}, {score.n} ({score.fingerprint}) in {score.results}; remove the "
+                "folders of the outdated ones and run the command again"
             )
 
 
-def _notes(figures: Sequence[Figure]) -> list[str]:
-    notes = [
-        f"Macro-F1 in percent. {CONSTANT}: always answering the commoner verdict. null rate: "
-        "percent of answers without a verdict, which count as wrong.",
-        "± is the standard deviation over seeds of training (n − 1 in the denominator); a figure "
-        f"without it is of one seed. {BASE} has no seed: nothing is trained, answers are greedy.",
-    ]
-    sources = {figure.source for figure in figures}
-    if sources - {TEACHING}:
-        paper = _paper()
-        notes.append(f"Rows 'paper': {paper['citation']}, with {paper['model']}.")
-    if TEACHING in sources:
-        notes.append("Source 'sample' is a teaching corpus; its figures say nothing of real data.")
-    return notes
-
-
-def _paper() -> dict[str, Any]:
-    paper: dict[str, Any] = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    return paper
-
-
-def _titled(table: Table) -> str:
-    return f"{table.title} (Macro-F1, %)"
-
-
-def _grid(table: Table, style: str) -> str:
-    last = ["null rate"] if table.null_rates else []
-    lines = []
-    for row in table.rows:
-        cells = [*map(row.cells.get, table.tasks), row.mean, *[row.null_rate for _ in last]]
-        shown = [NONE if cell is None else str(cell) for cell in cells]
-        lines.append([row.name, _seeds(row), *shown])
-        if row.paper:
-            values = [row.paper.get(task) for task in table.tasks]
-            known = [value for value in values if value is not None]
-            mean = fmean(known) if len(known) == len(values) else None
-            numbers = [format_number(value, 2) for value in [*values, mean]]
-            lines.append([f"{row.name}, paper", "", *numbers, *[NONE for _ in last]])
-    head = ["judge", "seeds", *map(short, table.tasks), "mean", *last]
-    return tabulate(lines, headers=head, tablefmt=style, disable_numparse=True)
-
-
-def _seeds(row: Row) -> str:
-    if row.name in (CONSTANT, BASE) or not row.cells:
-        return ""
-    numbers = {cell.seeds for cell in row.cells.values()}
-    return "–".join(str(number) for number in sorted({min(numbers), max(numbers)}))
-
-
-def _markdown(comparison: Comparison) -> str:
-    parts = ["# Comparison", comparison.conclusion]
-    for table in (comparison.in_distribution, comparison.out_of_distribution):
-        parts += [f"## {_titled(table)}", _grid(table, "pipe")]
-    parts += ["\n".join(f"- {note}" for note in comparison.notes)]
-    parts += ["Where each figure comes from stands in `results.json` and `results.csv`."]
-    return "\n\n".join(parts) + "\n"
-
-
-def _plain(comparison: Comparison, made_from: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **made_from,
-        "conclusion": comparison.conclusion,
-        "notes": list(comparison.notes),
-        "in_distribution": _plain_table(comparison.in_distribution, comparison.figures),
-        "out_of_distribution": _plain_table(comparison.out_of_distribution, comparison.figures),
-        "figures": [asdict(figure) for figure in comparison.figures],
+def _arm_scores(
+    scores: Sequence[Score],
+    arms: Sequence[str],
+    tasks: Sequence[str],
+    paper: Mapping[str, Mapping[str, float]],
+) -> dict[str, ArmScores]:
+    """The majority-class baseline and the arms that have scores on these tasks."""
+    own = [score for score in scores if score.task in tasks]
+    # The baseline depends on the labels only, so it is the same for all arms.
+    baseline = {
+        score.task: replace(score, arm=MAJORITY, seed=None, value=score.majority, null_rate=None)
+        for score in own
+        if score.majority is not None
     }
-
-
-def _plain_table(table: Table, figures: Sequence[Figure]) -> dict[str, Any]:
+    comparable = {s.task for s in own if s.source != SAMPLE and s.metric == PAPER_METRIC}
     rows = {}
-    for row in table.rows:
-        cells: dict[str, Any] = {}
-        for task, cell in row.cells.items():
-            cells[task] = cell._asdict()
-            if row.name != CONSTANT:
-                cells[task]["results"] = [
-                    f.results for f in figures if f.arm == row.name and f.task == task
-                ]
+    for arm in (MAJORITY, *arms):
+        of_arm = [score for score in (*baseline.values(), *own) if score.arm == arm]
+        if of_arm:
+            means = {t: SeedMean.of(s.value for s in of_arm if s.task == t) for t in tasks}
+            rows[arm] = ArmScores(
+                {task: mean for task, mean in means.items() if mean is not None},
+                _mean_over_tasks(of_arm, tasks, "value"),
+                _mean_over_tasks(of_arm, tasks, "null_rate"),
+                {t: v for t, v in paper.get(arm, {}).items() if t in comparable},
+            )
+    return rows
+
+
+def _mean_over_tasks(scores: Sequence[Score], tasks: Sequence[str], rate: str) -> SeedMean | None:
+    """The mean over all tasks, for the seeds that have all of them."""
+    by_seed: defaultdict[int | None, dict[str, float]] = defaultdict(dict)
+    for score in scores:
+        value = getattr(score, rate)
+        if value is not None:
+            by_seed[score.seed][score.task] = value
+    return SeedMean.of(
+        fmean(values.values()) for values in by_seed.values() if len(values) == len(tasks)
+    )
+
+
+def _conclusion(
+    inside: Mapping[str, ArmScores], outside: Mapping[str, ArmScores], n_ood: int
+) -> str:
+    """What the scores say about the paper's claim, in one paragraph."""
+    base = outside[BASE].mean if BASE in outside else None
+    if base is None:
+        sentences = [
+            f"Out of distribution, {BASE} has to be evaluated before anything can be said."
+        ]
+    else:
+        tasks = f"{n_ood} task{'s' if n_ood > 1 else ''}"
+        sentences = [f"Out of distribution, mean over {tasks}: {BASE} {base.mean:.2f}."]
+        for arm in (SFT, OURS):
+            mean = outside[arm].mean if arm in outside else None
+            sentences.append(f"{arm} {_against(base.mean, mean)}.")
+    known = [f"{arm} {row.mean}" for arm, row in inside.items() if row.mean and arm != MAJORITY]
+    if known:
+        sentences.append(f"In distribution, mean: {', '.join(known)}.")
+    return " ".join(sentences)
+
+
+def _against(base: float, mean: SeedMean | None) -> str:
+    if mean is None:
+        return "has not been evaluated on all of them"
+    change = mean.mean - base
+    if abs(change) < 0.005:  # equal in all digits shown
+        return f"matches it ({mean}, no change)"
+    if mean.spread is None:
+        verb, certainty = "", "one seed, spread unknown"
+    elif abs(change) <= mean.spread:
+        verb = "matches it"
+        certainty = f"within the standard deviation over {mean.seeds} seeds, {mean.spread:.2f}"
+    else:
+        verb = ""
+        certainty = f"more than the standard deviation over {mean.seeds} seeds, {mean.spread:.2f}"
+    verb = verb or ("exceeds it" if change > 0 else "falls below it")
+    return f"{verb} ({mean.mean:.2f}, {change:+.2f} points, {certainty})"
+
+
+def _table(
+    title: str, rows: Mapping[str, ArmScores], tasks: Sequence[str], *, null_rates: bool = False
+) -> Table:
+    labels = task_labels(tasks)
+    lines = []
+    for arm, row in rows.items():
+        counts = sorted({mean.seeds for mean in row.tasks.values()})
+        seeds = "" if arm in (MAJORITY, BASE) else "–".join(map(str, counts))
+        means: dict[str, SeedMean | None] = {labels[task]: row.tasks.get(task) for task in tasks}
+        means |= {"mean": row.mean, **({"null rate": row.null_rate} if null_rates else {})}
+        cells = {name: Cell(mean and str(mean)) for name, mean in means.items()}
+        lines.append(Row(arm, {"seeds": Cell(seeds), **cells}))
+        if row.paper:
+            known = list(row.paper.values())
+            mean = fmean(known) if row.paper.keys() >= set(tasks) else None
+            numbers = {labels[task]: row.paper.get(task) for task in tasks} | {"mean": mean}
+            paper = {name: Cell(format_number(number, 2)) for name, number in numbers.items()}
+            lines.append(Row(f"{arm}, paper", {"seeds": Cell(""), **paper}))
+    return Table(title, "judge", lines)
+
+
+def _plain(rows: Mapping[str, ArmScores], scores: Sequence[Score]) -> dict[str, Any]:
+    """The rows as JSON, with the files that each cell comes from."""
+    plain = {}
+    for arm, row in rows.items():
+        tasks: dict[str, Any] = {}
+        for task, mean in row.tasks.items():
+            files = [s.results for s in scores if s.arm == arm and s.task == task]
+            tasks[task] = mean._asdict() | ({"results": files} if files else {})
             if task in row.paper:
-                cells[task]["paper"] = row.paper[task]
-        rows[row.name] = {
-            "tasks": cells,
+                tasks[task]["paper"] = row.paper[task]
+        plain[arm] = {
+            "tasks": tasks,
             "mean": row.mean and row.mean._asdict(),
             "null_rate": row.null_rate and row.null_rate._asdict(),
         }
-    return rows
+    return plain

@@ -1,7 +1,8 @@
-"""The stages that the demo and the paper's comparison are put together from."""
+"""The stages of the demo and of the paper's comparison, as steps of a pipeline."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
-from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.rl.callbacks import LOG_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
@@ -21,10 +22,12 @@ from mtrl_judge.rl.recipes import as_shell, launch_command
 from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.settings import Settings
 
-from .launch import run_lmms_eval
-from .pipeline import Step, failed, run_child
+from .launch import run_command, run_lmms_eval
+from .pipeline import Step
 
 CURVE = "learning_curve.png"
+STEPS_FILE = "steps.json"
+TINY = "tiny_cpu"
 
 
 def sample_step(root: Path, seed: int) -> Step:
@@ -35,30 +38,22 @@ def sample_step(root: Path, seed: int) -> Step:
 
         write_sample(root, seed=seed)
 
-    return Step(
-        "the sample corpus",
-        "sample",
-        (root / DATA_CARD).is_file,
-        run,
-        shlex.join(["mtrl-judge", "data", "sample", "--data-root", str(root), "--seed", str(seed)]),
-    )
+    command = ["mtrl-judge", "data", "sample", "--data-root", str(root), "--seed", str(seed)]
+    return Step("sample corpus", "sample", (root / DATA_CARD).is_file, run, shlex.join(command))
 
 
 def base_step(data_root: Path, out: Path, seed: int) -> Step:
-    """Teach the tiny base model."""
+    """Pretrain the tiny base model."""
 
     def run() -> None:
         from mtrl_judge.demo.pretrain import teach_tiny_model
 
         teach_tiny_model(data_root, out, seed=seed)
 
-    words = ["mtrl-judge", "tiny", "--data-root", data_root, "--out", out, "--seed", seed]
+    command = ["mtrl-judge", "tiny", "--data-root", str(data_root), "--out", str(out)]
+    command += ["--seed", str(seed)]
     return Step(
-        "the tiny base model",
-        "base",
-        (out / CHECKPOINT_CARD).is_file,
-        run,
-        shlex.join(map(str, words)),
+        "tiny base model", "base", (out / CHECKPOINT_CARD).is_file, run, shlex.join(command)
     )
 
 
@@ -66,126 +61,107 @@ def training_step(
     name: str,
     kind: str,
     settings: Settings,
-    folder: Path,
     flags: Sequence[str],
+    folder: Path,
+    *,
     environment: Mapping[str, str],
-    log: Path | None,
+    log: Path | None = None,
 ) -> Step:
-    """Train in a process of its own, or go on with a training that was broken off.
-
-    The step's product is a run that is finished, and its learning curve.
+    """Train in a process of its own, resuming an interrupted training, and plot the learning curve.
 
     Args:
-        settings: the recipe's, for the launcher.
-        flags: the training's, without output folder.
-        log: a file for what it prints; None is this process's output.
+        settings: those of the recipe, which decide how the training is launched.
+        flags: of the training, except ``--output_dir``, which is ``folder``.
     """
-    argv = [*flags, "--output_dir", str(folder)]
-    command = as_shell(launch_command(settings.method, settings.judge, argv))
+    flags = [*flags, "--output_dir", str(folder)]
+    command = as_shell(launch_command(settings.method, settings.judge, flags))
+
+    def is_finished() -> bool:
+        advice = f"restore it, or remove {folder}"
+        return bool(read_json(folder / RUN_FILE, missing_ok=True, advice=advice).get("finished"))
 
     def run() -> None:
-        if not is_finished(folder):
+        if not is_finished():
             if settings.judge.machines > 1:
                 raise JudgeError(
-                    f"{name}: the recipe is meant for {settings.judge.machines} machines; "
-                    f"start it on each, and call again when it is finished:\n  {command}"
+                    f"{name}: the recipe is for {settings.judge.machines} machines; start the "
+                    f"training on each, and run this command again when it has finished:\n  "
+                    f"{command}"
                 )
             resume = ["--resume"] if (folder / RUN_FILE).is_file() else []
             words = launch_command(
-                settings.method, settings.judge, [*argv, *resume], python=sys.executable
+                settings.method, settings.judge, [*flags, *resume], python=sys.executable
             )
-            run_child(name, words, environment, log)
+            run_command(name, words, environment=environment, log=log)
         learning_curve(folder / LOG_FILE, folder / CURVE)
 
-    def is_done() -> bool:
-        return is_finished(folder) and (folder / CURVE).is_file()
-
-    return Step(name, kind, is_done, run, command)
+    return Step(name, kind, lambda: is_finished() and (folder / CURVE).is_file(), run, command)
 
 
 def evaluation_step(
     name: str,
     kind: str,
+    settings: Settings,
     model: str,
     tasks: Sequence[JudgeTask],
     out: Path,
     *,
-    style: Style,
-    extra: Sequence[str],
+    eval_args: Sequence[str] = (),
     environment: Mapping[str, str],
     log: Path,
 ) -> Step:
-    """Judge by the stock lmms-eval; what a broken evaluation left is removed first.
+    """Evaluate a judge with the stock lmms-eval, in the style that it was trained for.
 
     Args:
-        extra: further flags of lmms-eval; ``--model_args`` among them are added to ours.
+        settings: those of the recipe, for the style, the batch size and the device.
+        eval_args: further flags of lmms-eval; ``--model_args`` among them are added to ours.
     """
+    # lmms-eval uses the last of several --model_args, so they are joined.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model_args", action="append", default=[])
+    given, flags = parser.parse_known_args(list(eval_args))
+    device = ["device=cpu"] if settings.trainer.use_cpu else []
+    model_args = ",".join([f"pretrained={model}", *device, *given.model_args])
+    batch_size = str(settings.trainer.per_device_eval_batch_size)
+    flags = ["--model_args", model_args, "--batch_size", batch_size, *flags]
+    flags += _include_path(tasks)
     names = [task.task for task in tasks]
-    flags = [*_with_model_args(f"pretrained={model}", extra), *_include_path(tasks)]
 
     def run() -> None:
-        shutil.rmtree(out, ignore_errors=True)
-        code = run_lmms_eval(
+        shutil.rmtree(out, ignore_errors=True)  # of an interrupted evaluation
+        run_lmms_eval(
             "mtrl_judge",
             ",".join(names),
             output_path=out,
-            style=style,
-            extra=flags,
+            style=settings.style,
+            flags=flags,
             environment=environment,
             log=log,
+            name=name,
         )
-        if code:
-            raise failed(name, code, log)
 
-    words = ["mtrl-judge", "eval", "--style", style, "--tasks", ",".join(names), *flags]
+    command = ["mtrl-judge", "eval", "--style", settings.style, "--tasks", ",".join(names), *flags]
     if DATA_ROOT_VARIABLE in environment:
-        words += ["--data-root", environment[DATA_ROOT_VARIABLE]]
-    command = shlex.join([*words, "--output_path", str(out)])
-    return Step(name, kind, lambda: complete_run(out, names) is not None, run, command)
+        command += ["--data-root", environment[DATA_ROOT_VARIABLE]]
+    command += ["--output_path", str(out)]
+    return Step(name, kind, lambda: complete_run(out, names) is not None, run, shlex.join(command))
 
 
-def is_finished(run_folder: Path) -> bool:
-    """Whether a training run has come to its end, its judge written."""
-    advice = f"restore it, or remove {run_folder}"
-    run = read_json(run_folder / RUN_FILE, missing_ok=True, advice=advice)
-    return bool(run.get("finished"))
-
-
-def environment_of(data_root: Path | None, settings: Settings) -> dict[str, str]:
-    """The variables of what an experiment starts."""
-    environment = dict(os.environ)
-    if data_root is not None:
-        environment[DATA_ROOT_VARIABLE] = str(data_root.resolve())
-    if settings.trainer.use_cpu:
-        # PyTorch's threads make a model this small several times slower on busy cores.
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    return environment
-
-
-def evaluation_flags(settings: Settings) -> list[str]:
-    """How a judge of this recipe is evaluated unless other flags come after."""
-    device = ["--model_args", "device=cpu"] if settings.trainer.use_cpu else []
-    return ["--batch_size", str(settings.trainer.per_device_eval_batch_size), *device]
-
-
-def _with_model_args(own: str, extra: Sequence[str]) -> list[str]:
-    """The flags with all ``--model_args`` in one: lmms-eval takes the last of several."""
-    rest, parts = [], [own]
-    words = iter(extra)
-    for word in words:
-        if word == "--model_args":
-            parts.append(next(words, ""))
-        elif word.startswith("--model_args="):
-            parts.append(word.removeprefix("--model_args="))
-        else:
-            rest.append(word)
-    return ["--model_args", ",".join(part for part in parts if part), *rest]
+def variables(data_root: Path | None, settings: Settings) -> dict[str, str]:
+    """The environment variables of what an experiment starts, in addition to the present ones."""
+    found = {} if data_root is None else {DATA_ROOT_VARIABLE: str(data_root.resolve())}
+    if settings.trainer.use_cpu and "OMP_NUM_THREADS" not in os.environ:
+        # PyTorch's threads make a model of this size several times slower on busy cores.
+        found["OMP_NUM_THREADS"] = "1"
+    return found
 
 
 def _include_path(tasks: Sequence[JudgeTask]) -> list[str]:
-    """Where lmms-eval finds tasks that are not shipped; it takes one folder."""
-    folders = {str(task.path.resolve().parent) for task in tasks if task.path.parent != SHIPPED}
+    """The flag by which lmms-eval finds tasks that are not shipped; it accepts one folder."""
+    folders = sorted({str(t.path.resolve().parent) for t in tasks if t.path.parent != SHIPPED})
     if len(folders) > 1:
-        listed_folders = ", ".join(sorted(folders))
-        raise JudgeError(f"tasks: YAMLs in {listed_folders}; lmms-eval takes one folder of them")
+        raise JudgeError(
+            f"tasks: found YAMLs in {', '.join(folders)}; expected one folder, as lmms-eval "
+            "accepts only one --include_path"
+        )
     return [word for folder in folders for word in ("--include_path", folder)]

@@ -67,6 +67,8 @@ class Kind(ABC):
     headline: ClassVar[str] = "macro_f1"
     """The metric by which judges are ranked and checkpoints are chosen."""
     label_rules: ClassVar[tuple[type[LabelRule], ...]]
+    example: ClassVar[str]
+    """Lines of a ``judge:`` block that depend on the kind, for ``mtrl-judge new``."""
     compares: ClassVar[bool] = False
     """Whether two candidates are compared, which can change places."""
 

@@ -58,6 +58,21 @@ class Pairwise(Kind):
 
     name = "pairwise"
     label_rules: ClassVar = (PairLabel, IndexLabel)
+    example = """\
+  images: [image0, image1]       # the two that are compared
+  question: |
+    You compare two pictures that were made from one caption.
+    The better picture shows more truly what the caption says.
+    Caption: "{{ caption }}"
+    Picture 1: <image>
+    Picture 2: <image>
+    Which picture fits the caption better, 1 or 2?
+  # The index of the preferred image, or {column: …, first: …, second: …, tie: …}.
+  label: {column: label}
+  verdicts: ["1", "2"]           # first slot, second slot[, tie]; quoted, as verdicts are text
+  orders: both                   # both: each pair is judged as AB and BA; hashed: in one of the two
+  splits:
+    validation: {from: train, fraction: 0.1, seed: 0}"""
     compares = True
 
     def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:

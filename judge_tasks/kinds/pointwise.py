@@ -97,6 +97,18 @@ class Pointwise(Kind):
 
     name = "pointwise"
     label_rules: ClassVar = (MapLabel, ThresholdLabel)
+    example = """\
+  images: [image]                # image columns; they precede the text unless it contains <image>
+  # A Jinja template over the row's columns; say what is asked, and what each verdict means.
+  question: |
+    You judge whether a picture fits a caption.
+    It fits if everything the caption says is to be seen.
+    Caption: "{{ caption }}"
+    Does the picture fit the caption?
+  label: {column: label, map: {1: "Yes", 0: "No"}}   # or {column: rating, threshold: 5}
+  verdicts: ["Yes", "No"]        # quoted: YAML reads a bare Yes as a boolean
+  splits:
+    validation: {from: train, fraction: 0.1, seed: 0, stratify: label}"""
 
     def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
         yield from super().problems(judge)

@@ -16,8 +16,8 @@ from mtrl_judge.metrics.agreement import (
     Correlations,
     agreement_matrix,
     correlations,
-    ratings,
     krippendorff_alpha,
+    ratings,
 )
 from mtrl_judge.metrics.records import Record
 

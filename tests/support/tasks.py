@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 from datasets import Image as ImageFeature
+from support.images import image_cell, image_cells
 
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -28,6 +29,18 @@ judge:
 {extra}
   card: {{license: none, gated: false, url: "https://example.org", citation: none}}
 """
+
+
+PAIR = {
+    "kind": "pairwise",
+    "images": "[image0, image1]",
+    "question": "'{{ text }}: <image> or <image>?'",
+    "label": "{column: label, first: a, second: b, tie: t}",
+    "verdicts": '["1", "2", "Tie"]',
+}
+"""Keys of a task of pairs for :func:`write_task`; :func:`pairs` has the columns."""
+PARAPHRASE = '["<image> <image> Which is more {{ text }}?"]'
+TASK_OF_PAIRS, POINTWISE_TASK = "their_pairs", "their_points"
 
 
 def write_task(folder: Path, task: str = "my_task", **keys: str) -> JudgeTask:
@@ -63,3 +76,27 @@ def raw_dataset(columns: Mapping[str, Iterable[Any]]) -> Dataset:
         if name.startswith("image"):
             data = data.cast_column(name, ImageFeature())
     return data
+
+
+def pairs(n: int = 5) -> dict[str, list[Any]]:
+    """Columns of n pairs, each with its own images and texts; the fourth has no label."""
+    return {
+        "image0": [image_cell(f"#{10 + i:02x}0000", (20, 10)) for i in range(n)],
+        "image1": [image_cell(f"#0000{10 + i:02x}", (8, 12)) for i in range(n)],
+        "text": [f"thing {i}" for i in range(n)],
+        "one": [f"first {i}" for i in range(n)],
+        "two": [f"second {i}" for i in range(n)],
+        "label": ["a", "b", "t", None, "a"][:n],
+    }
+
+
+def write_two_tasks(folder: Path) -> Path:
+    """Write a task of pairs in one order each, with a paraphrase, and a pointwise task; the root of
+    their data."""
+    write_yaml(folder, TASK_OF_PAIRS, orders="hashed", paraphrases=PARAPHRASE, **PAIR)
+    write_yaml(folder, POINTWISE_TASK)
+    root = folder / "data"
+    write_split(root, TASK_OF_PAIRS, "test", pairs())
+    columns = {"image": image_cells(6), "text": list("abcdef"), "label": [1, 0, 1, 1, 0, None]}
+    write_split(root, POINTWISE_TASK, "test", columns)
+    return root

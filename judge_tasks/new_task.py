@@ -1,4 +1,4 @@
-"""``mtrl-judge new``: a YAML to start from."""
+"""A commented YAML to start a new task from."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.files import whole_file
-from mtrl_judge.judge_tasks.loading import load_judge_task
 
-KINDS = ("pointwise", "pairwise")
+from .kinds import KINDS
+from .loading import load_judge_task
 
 
-def write_new_task(task: str, *, kind: str, dataset: str, out: Path | None, force: bool) -> Path:
-    """Write a commented YAML for a new task and check it.
+def write_new_task(task: str, kind: str, path: Path, *, dataset: str = "", force: bool) -> None:
+    """Write the YAML of a new task, and check that it is valid.
+
+    Args:
+        dataset: its name on the hub, if it is there.
 
     Raises:
-        JudgeError: no such kind, a name lmms-eval cannot use, or the file is there.
+        JudgeError: the kind does not exist, lmms-eval cannot use the name, or the file exists.
     """
     if kind not in KINDS:
         raise JudgeError(f"--kind: no kind {kind!r}; {did_you_mean(kind, KINDS)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", task):
-        raise JudgeError(f"{task!r}: a task's name has letters, digits, '_', '-' and '.' only")
+        raise JudgeError(f"task name: found {task!r}; expected letters, digits, '_', '-' and '.'")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -36,8 +39,8 @@ def write_new_task(task: str, *, kind: str, dataset: str, out: Path | None, forc
         text, default_style='"', width=10_000
     ).strip()
     template = environment.get_template("new_task.yaml.jinja")
-    path = out or Path(f"{task}.yaml")
     with whole_file(path, force) as part:
-        part.write_text(template.render(task=task, kind=kind, dataset=dataset), encoding="utf-8")
+        part.write_text(
+            template.render(task=task, kind=KINDS[kind], dataset=dataset), encoding="utf-8"
+        )
         load_judge_task(part)
-    return path
