@@ -1,6 +1,6 @@
-"""Text of a judge -> `Verdict`. Both the reward of training and the score of a test read this.
+"""Read the verdict of a judge's text. Evaluation and the training reward share this parser.
 
-How a verdict is found, first rule that speaks wins, and doubt is never resolved by guessing:
+The first rule that applies decides, and ambiguity is never resolved by guessing:
 
 1. The answer part: the `<answer>` blocks outside the reasoning; without any, what follows the last
    `</think>`; without that either, the whole text. Reasoning is never read. Text after an answer
@@ -14,7 +14,7 @@ How a verdict is found, first rule that speaks wins, and doubt is never resolved
 
 Two different claims are no verdict; a denied verdict ("not safe") is none and does not imply
 another. Every step is linear in the text: quantifiers are bounded or possessive, Unicode is
-normalised in short runs (CPython sorts combining marks by insertion, quadratic in a run), and of
+normalized in short runs (CPython sorts combining marks by insertion, quadratic in a run), and of
 a part longer than `PART_LIMIT` only the beginning and the end are read.
 """
 
@@ -25,41 +25,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from . import phrases
 from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
-from .phrases import (
-    AFTER,
-    BECAUSE,
-    BETTER,
-    BOXED,
-    BRACKETED,
-    CLAUSE_BREAK,
-    CONDITION,
-    CUE,
-    CUE_START,
-    DENIAL,
-    DOUBT,
-    EDGE,
-    HEADER,
-    HEADER_START,
-    JSON_FIELD,
-    JSON_KEY,
-    LEAD,
-    LIMITED,
-    LOOSE_START,
-    NEGATED,
-    PREAMBLE_ONLY,
-    REVERSED,
-    RIGHT_STRIP,
-    SENTENCE_BREAK,
-    SENTENCE_START,
-    SLOT_FORM,
-    SLOT_NOUNS,
-    SLOTS,
-    STATEMENT,
-    TOKEN,
-    TRAILING_SYMBOLS,
-    UNDECIDED,
-)
 
 __all__ = ["PART_LIMIT", "Verdict", "parse_verdict"]
 
@@ -70,13 +37,13 @@ _PHRASE_LIMIT = 40
 
 
 class Verdict(NamedTuple):
-    """What one text of a judge says.
+    """The verdict of one text of a judge.
 
     Attributes:
-        value: One of the task's verdicts, spelled as there; None where there is no verdict.
-        well_formed: Exactly one `<think>…</think>` with reasoning in it, then exactly one
+        value: one of the task's verdicts, as the task spells it; None if there is no verdict.
+        well_formed: exactly one `<think>…</think>` with reasoning in it, then exactly one
             non-empty `<answer>…</answer>`, and nothing else but white space.
-        reason: Why there is no verdict; None where there is one.
+        reason: why there is no verdict; None if there is one.
     """
 
     value: str | None
@@ -85,13 +52,13 @@ class Verdict(NamedTuple):
 
 
 def parse_verdict(text: str, verdicts: Sequence[str]) -> Verdict:
-    """Read the verdict of a judge's output; total over texts and linear in their length.
+    """Read the verdict of a judge's output, in time linear in its length.
 
     Anything that is not a string counts as empty text.
 
     Raises:
         ValueError: `verdicts` is empty, or two of them differ only in case, emphasis or Unicode
-            form, so that no text could tell them apart. Never because of `text`.
+            form, so that no text could distinguish them. Never because of `text`.
 
     >>> parse_verdict("<think>A knife.</think><answer>yes.</answer>", ["Yes", "No"])
     Verdict(value='Yes', well_formed=True, reason=None)
@@ -102,12 +69,6 @@ def parse_verdict(text: str, verdicts: Sequence[str]) -> Verdict:
     layout = read_layout(text)
     value, reason = _answer(layout, table)
     return Verdict(value, layout.well_formed, reason)
-
-
-# --- layout: where the reasoning ends and the answer begins ------------------------------------
-
-
-# --- normal form -------------------------------------------------------------------------------
 
 
 # --- the verdicts of a task --------------------------------------------------------------------
@@ -129,7 +90,7 @@ def _table(verdicts: tuple[str, ...]) -> _Table:
             other = f"the same text as {spelled[form]!r}" if form else "empty"
             raise ValueError(
                 f"verdicts: {verdict!r} is {other} once case, emphasis and Unicode form are set "
-                "aside; each verdict needs letters, digits or signs of its own"
+                "aside; each verdict needs distinct letters, digits or signs"
             )
         spelled[form] = verdict
     if not spelled:
@@ -143,15 +104,19 @@ def _table(verdicts: tuple[str, ...]) -> _Table:
 
 def _slot_aliases(spelled: dict[str, str]) -> dict[str, str]:
     """Other names of the verdicts, where exactly two of them name the two images of a pair."""
-    named = {match[1]: v for form, v in spelled.items() if (match := SLOT_FORM.fullmatch(form))}
+    named = {
+        match[1]: v for form, v in spelled.items() if (match := phrases.SLOT_FORM.fullmatch(form))
+    }
     aliases: dict[str, str] = {}
-    for slots in SLOTS:
+    for slots in phrases.SLOTS:
         if sorted(named) != [token for token, _ in slots]:
             continue
         for token, ordinal in slots:
-            nouned = [f"{noun} {mark}" for noun in SLOT_NOUNS for mark in (token, f"#{token}")]
-            nouned += [f"{noun} ({token})" for noun in SLOT_NOUNS]
-            nouned += [f"{ordinal} {noun}" for noun in [*SLOT_NOUNS, "one"]]
+            nouned = [
+                f"{noun} {mark}" for noun in phrases.SLOT_NOUNS for mark in (token, f"#{token}")
+            ]
+            nouned += [f"{noun} ({token})" for noun in phrases.SLOT_NOUNS]
+            nouned += [f"{ordinal} {noun}" for noun in [*phrases.SLOT_NOUNS, "one"]]
             names = [*nouned, *(f"the {name}" for name in nouned), f"the {ordinal}", token]
             aliases |= dict.fromkeys(names, named[token])
     return aliases
@@ -192,7 +157,7 @@ def _mention_at(text: str, start: int, table: _Table) -> _Mention | None:
 
 
 def _as_mention(match: re.Match[str], table: _Table) -> _Mention:
-    value, token = table.spelled[match[0]], TOKEN.fullmatch(match[0]) is not None
+    value, token = table.spelled[match[0]], phrases.TOKEN.fullmatch(match[0]) is not None
     return _Mention(value, *match.span(), token, token or value in table.slots)
 
 
@@ -213,44 +178,32 @@ def _whole(text: str, table: _Table) -> str | None:
         return table.spelled[text]
     bare = _without_edges(text)
     if bare not in table.spelled:
-        bare = _without_edges(TRAILING_SYMBOLS.sub("", bare))
+        bare = _without_edges(phrases.TRAILING_SYMBOLS.sub("", bare))
     return table.spelled.get(bare)
 
 
 def _without_edges(text: str) -> str:
-    edge = EDGE.match(text)
-    return text[edge.end() if edge else 0 :].rstrip(RIGHT_STRIP)
+    edge = phrases.EDGE.match(text)
+    return text[edge.end() if edge else 0 :].rstrip(phrases.RIGHT_STRIP)
 
 
 def _closes(text: str, mention: _Mention, marked: bool) -> bool:
     """Whether the statement ends, or is only explained, after a verdict that begins it."""
-    lax = marked or not mention.topical
-    after = AFTER.match(text, mention.end)
-    pos = after.end() if after else mention.end
-    sign, following = text[pos : pos + 1], text[pos + 1 : pos + 2]
-    if sign in ("", "\n"):
+    after = phrases.AFTER.match(text, mention.end)
+    end = after.end() if after else mention.end
+    if phrases.BECAUSE.match(text, end):
+        return end > mention.end
+    if marked and mention.topical and ")" in text[mention.end : end]:
         return True
-    if marked and mention.topical and ")" in text[mention.end : pos]:
-        return True
-    if BECAUSE.match(text, pos):
-        return pos > mention.end
-    if sign == "," and mention.topical and not marked:
-        return BECAUSE.match(text, pos + 2) is not None
-    if sign in ".!;":
-        line_ends = text[pos : pos + 8].partition("\n")[0].strip(RIGHT_STRIP) == ""
-        return not following.isalnum() and (lax or line_ends)
-    if sign not in (",(-:" if marked else ",(-") or not lax or DOUBT.match(text, pos + 1):
-        return False
-    if sign == ",":
-        return True
-    if sign == "-" and not (text[pos - 1].isspace() or following.isspace()):
-        return False
-    return text[mention.start : mention.end] == "no" or not REVERSED.match(text, pos + 1)
+    if mention.topical and not marked:
+        return phrases.ENDS_TOPIC.match(text, end) is not None
+    negative = text[mention.start : mention.end] == "no"
+    return phrases.ENDS[marked, negative].match(text, end) is not None
 
 
 def _leading(text: str, table: _Table, marked: bool = False) -> list[_Claim]:
     """The verdict with which the text begins, and any other that stands alone in its line."""
-    for opening in (EDGE, LEAD):
+    for opening in (phrases.EDGE, phrases.LEAD):
         lead = opening.match(text)
         start = lead.end() if lead else 0
         mention = _mention_at(text, start, table)
@@ -267,13 +220,13 @@ def _set_apart(line: str, table: _Table) -> list[_Claim]:
     return [
         _Claim(mention.value)
         for mention in _mentions(line, table)
-        if LOOSE_START.search(line, max(0, mention.start - 16), mention.start)
+        if phrases.LOOSE_START.search(line, max(0, mention.start - 16), mention.start)
         and _closes(line, mention, marked=mention.token)
     ]
 
 
 def _denied_at(text: str, start: int, table: _Table) -> _Claim | None:
-    denial = DENIAL.match(text, start)
+    denial = phrases.DENIAL.match(text, start)
     mention = _mention_at(text, denial.end(), table) if denial else None
     if not mention or mention.topical:
         return None
@@ -293,9 +246,9 @@ def _marked(text: str, table: _Table) -> tuple[str, list[_Claim]]:
     """The claims of explicit markers, and the text without the JSON that was read."""
     text, fields = _json_fields(text)
     contents = [(content, True) for content in fields]
-    contents += [(match[1], True) for match in BRACKETED.finditer(text)]
-    contents += [(match[1], True) for match in BOXED.finditer(text)]
-    for start in CUE_START.finditer(text):
+    contents += [(match[1], True) for match in phrases.BRACKETED.finditer(text)]
+    contents += [(match[1], True) for match in phrases.BOXED.finditer(text)]
+    for start in phrases.CUE_START.finditer(text):
         cue = _cue_at(text, start.start())
         if cue and not _is_doubted(text, cue.start()):
             contents.append((_clip(text, cue.end()), "\n" not in cue[0]))
@@ -311,10 +264,12 @@ def _cue_at(text: str, start: int) -> re.Match[str] | None:
     before = text[start - 1 : start] if start else ""
     if before.isalnum() and before.isascii():
         return None
-    if cue := CUE.match(text, start):
+    if cue := phrases.CUE.match(text, start):
         return cue
-    header = HEADER.match(text, start)
-    return header if header and HEADER_START.search(text, max(0, start - 24), start) else None
+    header = phrases.HEADER.match(text, start)
+    return (
+        header if header and phrases.HEADER_START.search(text, max(0, start - 24), start) else None
+    )
 
 
 def _content_claims(content: str, table: _Table, same_line: bool) -> list[_Claim]:
@@ -326,14 +281,14 @@ def _content_claims(content: str, table: _Table, same_line: bool) -> list[_Claim
 
 def _is_doubted(text: str, end: int) -> bool:
     """Whether the words before a cue deny it or make it conditional ("if so, the answer is")."""
-    sentence = SENTENCE_BREAK.split(text[max(0, end - _LOOK_BACK) : end])[-1]
-    if CONDITION.search(sentence):
+    sentence = phrases.SENTENCE_BREAK.split(text[max(0, end - _LOOK_BACK) : end])[-1]
+    if phrases.CONDITION.search(sentence):
         return True
-    return NEGATED.search(CLAUSE_BREAK.split(sentence)[-1]) is not None
+    return phrases.NEGATED.search(phrases.CLAUSE_BREAK.split(sentence)[-1]) is not None
 
 
 def _json_fields(text: str) -> tuple[str, list[str]]:
-    loose = list(JSON_FIELD.finditer(text))
+    loose = list(phrases.JSON_FIELD.finditer(text))
     if not loose:
         return text, []
     start, end = text.find("{"), text.rfind("}") + 1
@@ -341,7 +296,7 @@ def _json_fields(text: str) -> tuple[str, list[str]]:
 
     def collect(pairs: list[tuple[str, Any]]) -> None:
         for key, value in pairs:  # a repeated key must not hide the one before it
-            if JSON_KEY.fullmatch(key.strip()):
+            if phrases.JSON_KEY.fullmatch(key.strip()):
                 fields.extend(value if isinstance(value, list) else [value])
 
     try:
@@ -370,7 +325,7 @@ def _last_line(text: str, table: _Table) -> list[_Claim]:
     if last is None or last.topical or _whole(line[start + last.start :], table) != last.value:
         return []
     begin = start + last.start
-    if not SENTENCE_START.search(line, max(0, begin - 48), begin):
+    if not phrases.SENTENCE_START.search(line, max(0, begin - 48), begin):
         return []
     return [_Claim(last.value)]
 
@@ -389,7 +344,7 @@ def _stated(text: str, table: _Table) -> list[_Claim]:
 
 
 def _sentences(text: str) -> list[str]:
-    ends = [0, *(match.end() for match in SENTENCE_BREAK.finditer(text)), len(text)]
+    ends = [0, *(match.end() for match in phrases.SENTENCE_BREAK.finditer(text)), len(text)]
     sentences = (text[start:end].strip() for start, end in pairwise(ends))
     return [sentence for sentence in sentences if sentence]
 
@@ -402,12 +357,12 @@ def _sentence_claims(sentence: str, table: _Table) -> list[_Claim]:
         for mention in _mentions(sentence, table)
         if mention.value in table.slots and _is_preferred(sentence, mention)
     ]
-    begin = EDGE.match(sentence)
+    begin = phrases.EDGE.match(sentence)
     starts = [begin.end() if begin else 0]
     starts += [match.end() for match in re.finditer(r"[,;] (?:so |thus |hence )?", sentence)]
     for start in starts:
-        statement = STATEMENT.match(sentence, start)
-        if not statement or UNDECIDED.search(sentence[:start]):
+        statement = phrases.STATEMENT.match(sentence, start)
+        if not statement or phrases.UNDECIDED.search(sentence[:start]):
             continue
         mention = _mention_at(sentence, statement.end(), table)
         if mention and not mention.topical:
@@ -420,11 +375,15 @@ def _sentence_claims(sentence: str, table: _Table) -> list[_Claim]:
 
 
 def _is_preferred(sentence: str, mention: _Mention) -> bool:
-    better = BETTER.match(sentence, mention.end)
+    better = phrases.BETTER.match(sentence, mention.end)
     before = sentence[: mention.start]
-    if not better or LIMITED.search(sentence, better.end()) or CONDITION.search(before):
+    if (
+        not better
+        or phrases.LIMITED.search(sentence, better.end())
+        or phrases.CONDITION.search(before)
+    ):
         return False
-    return PREAMBLE_ONLY.fullmatch(re.split(r"[,;:] |\bso ", before)[-1]) is not None
+    return phrases.PREAMBLE_ONLY.fullmatch(re.split(r"[,;:] |\bso ", before)[-1]) is not None
 
 
 # --- from claims to a verdict ------------------------------------------------------------------
