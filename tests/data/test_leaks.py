@@ -1,4 +1,4 @@
-"""What training shares with evaluation is found, told, and stops training."""
+"""What training shares with evaluation is found and printed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from hypothesis import strategies as st
 from support.images import encode, random_image
 from support.replicas import agin
 from support.tasks import write_split, write_yaml
-from support.training import FLAGS, TASKS, guessing_judge, run, small_world
 from typer.testing import CliRunner
 
 from mtrl_judge.cli.main import app
-from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.data.leaks import Leak, find_leaks, normalized, refused
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.demo.corpus import Sizes, write_sample
-from mtrl_judge.judge_tasks.loading import find_tasks, load_judge_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.loading import find_tasks, load_judge_task
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.rl.run_record import RUN_FILE
 
 
 def cell(seed: int, kind: str = "PNG", crop: float = 0.0) -> dict[str, Any]:
@@ -152,37 +149,6 @@ def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) 
     shown = CliRunner().invoke(app, [*arguments, "mtrl_judge_unsafebench"])
     assert "same image" in shown.stdout
     assert "60" in shown.stdout
-
-
-def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Path) -> None:
-    world = small_world(base)
-    root = tmp_path / "data"
-    for task in TASKS:
-        (root / task).mkdir(parents=True)
-        for split in ("train", "test"):
-            data = (world / "data" / task / f"{split}.parquet").read_bytes()
-            (root / task / f"{split}.parquet").write_bytes(data)
-    shown = (root / "red" / "train.parquet").read_bytes()
-    (root / "warm" / "test.parquet").write_bytes(shown)
-    given = {
-        **FLAGS,
-        "model_name_or_path": guessing_judge(base),
-        "output_dir": tmp_path / "run",
-        "data_root": root,
-        "max_steps": 1,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-    }
-    words = [*(f"--{name}={value}" for name, value in given.items())]
-    words += ["--tasks", str(world / "red.yaml"), str(world / "warm.yaml")]
-    with pytest.raises(JudgeError, match=r"(?s)same image.*--allow_leaks"):
-        run("sft", words)
-    assert not (tmp_path / "run").exists()
-    run("sft", [*words, "--allow_leaks", "true"])
-    (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
-    assert start["leaks"]["refused"] > 0
-    assert start["leaks"]["allowed"] is True
-    assert start["leaks"]["left_out"].keys() == {task.task for task in load_shipped_tasks()}
 
 
 def test_without_training_data_there_is_nothing_to_compare(tmp_path: Path) -> None:

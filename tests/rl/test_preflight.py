@@ -1,4 +1,4 @@
-"""Cards that speak against training: it is asked, accepted, and recorded."""
+"""What stops a run before it starts, cards against training and leaks, until it is accepted."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from support.training import FLAGS, guessing_judge, run, small_world
+from support.training import TASKS, flags, guessing_judge, run, small_world
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.rl.preflight import accepted_licenses
 from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.train import JUDGE
 
 SEETRUE, AGIN = find_task("mtrl_judge_seetrue"), find_task("mtrl_judge_agin_nat")
+ONE_STEP = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
 REAL = {"mtrl_judge_seetrue": {"source": "prepared"}, "mtrl_judge_agin_nat": {"source": "folder"}}
 
 
@@ -41,17 +42,9 @@ def test_what_was_accepted_stands_in_record_and_model_card(base: Path, tmp_path:
         .replace("citation: none", "citation: none, forbids_training: keep it for tests")
     )
     (tmp_path / "red.yaml").write_text(text)
-    given = {
-        **FLAGS,
-        "model_name_or_path": guessing_judge(base),
-        "output_dir": tmp_path / "run",
-        "data_root": small_world(base) / "data",
-        "max_steps": 1,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-    }
-    words = [*(f"--{name}={value}" for name, value in given.items())]
-    words += ["--tasks", str(tmp_path / "red.yaml")]
+    root = small_world(base) / "data"
+    judge = guessing_judge(base)
+    words = flags(tmp_path, tmp_path / "run", judge, "red", data_root=root, **ONE_STEP)
     with pytest.raises(JudgeError, match="keep it for tests"):
         run("sft", words)
     assert not (tmp_path / "run").exists()
@@ -60,3 +53,24 @@ def test_what_was_accepted_stands_in_record_and_model_card(base: Path, tmp_path:
     (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
     assert start["accepted_licenses"] == {"red": "keep it for tests"}
     assert "Against training on it: keep it for tests" in (judge / "README.md").read_text()
+
+
+def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Path) -> None:
+    world = small_world(base)
+    root = tmp_path / "data"
+    for task in TASKS:
+        (root / task).mkdir(parents=True)
+        for split in ("train", "test"):
+            data = (world / "data" / task / f"{split}.parquet").read_bytes()
+            (root / task / f"{split}.parquet").write_bytes(data)
+    shown = (root / "red" / "train.parquet").read_bytes()
+    (root / "warm" / "test.parquet").write_bytes(shown)
+    words = flags(world, tmp_path / "run", guessing_judge(base), data_root=root, **ONE_STEP)
+    with pytest.raises(JudgeError, match=r"(?s)same image.*--allow_leaks"):
+        run("sft", words)
+    assert not (tmp_path / "run").exists()
+    run("sft", [*words, "--allow_leaks", "true"])
+    (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
+    assert start["leaks"]["refused"] > 0
+    assert start["leaks"]["allowed"] is True
+    assert start["leaks"]["left_out"].keys() == {task.task for task in load_shipped_tasks()}

@@ -17,7 +17,7 @@ import yaml
 
 from mtrl_judge.leaderboard.gate_report import MARK
 
-FILE = Path(__file__).parent.parent / "docs" / "mtrl-judge-gate.yml"
+FILE = Path(__file__).parents[2] / "docs" / "mtrl-judge-gate.yml"
 WORKFLOW = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 STEPS = WORKFLOW["jobs"]["gate"]["steps"]
 TASKS = "mtrl_judge_unsafebench,mtrl_judge_mjbench_safety"
