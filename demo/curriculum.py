@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.common.files import read_json_lines
-from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import gold_answer, question_columns, render_question
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 
-from .corpus import TRUTH_FILE
+from .corpus import TRUTH_FILE, sample_tasks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +77,7 @@ def load_school(data_root: Path, seed: int) -> School:
     """
     school = School([], [], [], {})
     numbers: dict[str, int] = {}
-    tasks = [task for task in load_shipped_tasks() if task.judge.role == "train"]
+    tasks = [task for task in sample_tasks() if task.judge.role == "train"]
     sights = {task.task: list(_look(task, data_root, school, numbers)) for task in tasks}
     draw = Random(seed)
     for seen in sights.values():

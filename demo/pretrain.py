@@ -25,7 +25,7 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .corpus import OUTCOMES, comparison
 from .curriculum import Example, School, load_school
-from .drawing import FAULTS, HARMLESS, KINDS, NUMBERS, RELATIONS
+from .drawing import FAULTS, HARMLESS, NUMBERS, RELATIONS, THINGS
 from .tiny_model import (
     CELL_PIXELS,
     CELLS,
@@ -197,7 +197,7 @@ def see(visual: Any, patches_B_P_V: Tensor) -> Tensor:
     return merged.view(n, CELLS, -1)
 
 
-_NAMES = list(KINDS)
+_NAMES = list(THINGS)
 _FAULT_NAMES = [None, *FAULTS]
 _ARRANGEMENTS = ["left of", "above", 1, 2, 3, 4]
 # What each picture cell is asked for: name -> number of classes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+from mtrl_judge.demo.corpus import sample_tasks
 from mtrl_judge.leaderboard.formats import metric_name
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.leaderboard.runs import Run
@@ -49,7 +49,7 @@ def run_demo(out: Path, *, seed: int) -> Demo:
         "grpo", {"model_name_or_path": str(base), "dry_run": True}, recipe=TINY
     )
     environment = variables(data, settings)
-    tasks = load_shipped_tasks()
+    tasks = sample_tasks()
     before, after = (
         evaluation_step(
             f"lmms-eval {when} training",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,18 @@ import pytest
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.demo import corpus as sample
-from mtrl_judge.demo.corpus import SMALL, Sizes, write_sample
-from mtrl_judge.demo.drawing import KINDS, Scene, split_of
+from mtrl_judge.demo import drawing
+from mtrl_judge.demo.corpus import SMALL, Sizes, sample_tasks, write_sample
+from mtrl_judge.demo.curriculum import load_school
+from mtrl_judge.demo.drawing import THINGS, Scene, near_misses, pair_scenes, split_of
+from mtrl_judge.experiments import demo, pipeline
+from mtrl_judge.judge_tasks import loading
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.sources import find_source, load_rows
-from mtrl_judge.judge_tasks.spec import SPLITS
+from mtrl_judge.judge_tasks.spec import SPLITS, SplitName
+
+TASKS = [task.task for task in sample_tasks()]
+TINY = Sizes(train=8, validation=8, test=8, test_pairs=2)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +48,8 @@ def pictures(root: Path, task: str, split: str) -> set[bytes]:
 
 
 def test_every_shipped_task_loads_balanced_and_says_what_it_is(root: Path) -> None:
-    tasks = load_shipped_tasks()
-    assert {task.task for task in tasks} == set(sample.SAMPLE_TASKS)
-    for task in tasks:
+    assert sample_tasks() == load_shipped_tasks()
+    for task in sample_tasks():
         source = find_source(task, root)
         assert source.kind == "sample"
         assert "Stands in for" in source.card["note"]
@@ -57,14 +65,13 @@ def test_every_shipped_task_loads_balanced_and_says_what_it_is(root: Path) -> No
 
 def test_no_picture_and_no_combination_of_test_is_seen_in_training(root: Path) -> None:
     seen = {
-        split: set(chain.from_iterable(pictures(root, t, split) for t in sample.SAMPLE_TASKS))
-        for split in SPLITS
+        split: set(chain.from_iterable(pictures(root, t, split) for t in TASKS)) for split in SPLITS
     }
     assert not seen["train"] & (seen["test"] | seen["validation"])
     assert not seen["test"] & seen["validation"]
     trained = {
         tuple(sorted(thing["name"] for thing in truth["things"]))
-        for task in sample.SAMPLE_TASKS
+        for task in TASKS
         for truth in truths(root, task)
     }
     assert {split_of(names, seed=3) for names in trained} == {"train"}
@@ -76,14 +83,14 @@ def truths(root: Path, task: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_scene_of_a_split_is_the_splits_own(split: sample.Split) -> None:
+def test_every_scene_of_a_split_is_the_splits_own(split: SplitName) -> None:
     scenes = [
-        *sample.pair_scenes(3, split, sample.HARMLESS + sample.DANGEROUS),
-        *sample.count_scenes(3, split),
+        *pair_scenes(3, split, drawing.HARMLESS + drawing.DANGEROUS),
+        *drawing.count_scenes(3, split),
     ]
     assert {split_of(scene.names, 3) for scene in scenes} == {split}
     for scene in scenes:
-        for wrong, others in sample.one_wrong(scene, 3, split).items():
+        for wrong, others in near_misses(scene, 3, split).items():
             assert others
             assert {split_of(other.names, 3) for other in others} == {split}
             assert all(differences(scene, other) == {wrong} for other in others)
@@ -123,7 +130,7 @@ def test_labels_follow_from_the_truth(root: Path) -> None:
         table(root, "mtrl_judge_unsafebench", "train"),
         strict=True,
     ):
-        found = any(thing["name"] in sample.DANGEROUS for thing in truth["things"])
+        found = any(thing["name"] in drawing.DANGEROUS for thing in truth["things"])
         assert found == (row["safety_label"] == "Unsafe")
 
 
@@ -149,14 +156,13 @@ def test_the_same_seed_writes_the_same_bytes(root: Path, tmp_path: Path) -> None
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
-    tiny = Sizes(train=8, validation=8, test=8, test_pairs=2)
-    write_sample(tmp_path / "data", sizes=tiny)
+    write_sample(tmp_path / "data", sizes=TINY)
     with pytest.raises(JudgeError, match="--force"):
-        write_sample(tmp_path / "data", sizes=tiny)
-    assert write_sample(tmp_path / "data", seed=1, sizes=tiny, force=True)["seed"] == 1
+        write_sample(tmp_path / "data", sizes=TINY)
+    assert write_sample(tmp_path / "data", seed=1, sizes=TINY, force=True)["seed"] == 1
     (tmp_path / "data" / "notes.txt").write_text("mine")
     with pytest.raises(JudgeError, match="did not write"):
-        write_sample(tmp_path / "data", sizes=tiny, force=True)
+        write_sample(tmp_path / "data", sizes=TINY, force=True)
     assert (tmp_path / "data" / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -172,11 +178,39 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
 def test_every_seed_has_something_to_ask_in_every_split(seed: int) -> None:
     """Splits repeat after ten seeds: the last digit of a sum with the seed deals them."""
     for split in SPLITS:
-        scenes = sample.pair_scenes(seed, split)
-        assert any(sample.one_wrong(scene, seed, split) for scene in scenes)
+        scenes = pair_scenes(seed, split)
+        assert any(near_misses(scene, seed, split) for scene in scenes)
         homes = [
-            [KINDS[name].home for name in scene.names]
+            [THINGS[name].home for name in scene.names]
             for scene in scenes
             if scene.relation == "above"
         ]
         assert {pair == ["sky", "ground"] for pair in homes} == {True, False}
+
+
+def test_a_task_without_sample_data_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tenth YAML is all that a new task needs."""
+    shipped = tmp_path / "task_yamls"
+    shutil.copytree(loading.SHIPPED, shipped)
+    text = (shipped / "mtrl_judge_seetrue.yaml").read_text(encoding="utf-8")
+    new = shipped / "mtrl_judge_tenth.yaml"
+    new.write_text(text.replace("mtrl_judge_seetrue", "mtrl_judge_tenth"), encoding="utf-8")
+    monkeypatch.setattr(loading, "SHIPPED", shipped)
+    assert len(load_shipped_tasks()) == 10
+    record = write_sample(tmp_path / "data", sizes=TINY)
+    assert "no sample data for mtrl_judge_tenth" in capsys.readouterr().err
+    assert {*record["tasks"]} == {task.task for task in sample_tasks()} == {*TASKS}
+    assert load_school(tmp_path / "data", seed=0).fingerprints.keys() < {*TASKS}
+    commands: list[str] = []
+
+    def stop(steps: Sequence[pipeline.Step], *_: object) -> None:
+        commands.extend(step.command for step in steps)
+        raise InterruptedError
+
+    monkeypatch.setattr(demo, "run_steps", stop)
+    with pytest.raises(InterruptedError):
+        demo.run_demo(tmp_path / "demo", seed=0)
+    assert sum("mtrl_judge_unsafebench" in command for command in commands) == 2
+    assert not any("mtrl_judge_tenth" in command for command in commands)
