@@ -112,15 +112,15 @@ class JudgeHooks:
         Only the headline metric's items are records (see :meth:`process_results`); the summary that
         they give has every metric.
         """
-        kind, judge = self.task.kind, self.task.judge
+        headline = self.task.kind.headline
 
         def aggregate(items: Sequence[Sequence[Any] | None]) -> Any:
-            if metric == kind.headline:
+            if metric == headline:
                 records = [Record(*item) for item in items if item is not None]
-                self._summary = kind.summarize(records, judge.verdicts, self.task.paired)
+                self._summary = self.task.summarize(records)
             value = self._summary[metric]
             # The mean of a group, which is of the headline metric, must survive a task without one.
-            return float("nan") if value is None and metric == kind.headline else value
+            return float("nan") if value is None and metric == headline else value
 
         return Hook(metric, self, aggregate)
 

@@ -54,8 +54,7 @@ def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> dict[str
         for output, scored in zip(outputs, scores, strict=True)
     ]
     try:
-        summary = task.kind.summarize(records, task.judge.verdicts, task.paired)
-        return {"task": task.task, **summary}
+        return {"task": task.task, **task.summarize(records)}
     except ValueError as error:
         raise DataError(f"{file}: {error}") from None
 

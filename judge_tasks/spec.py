@@ -7,11 +7,13 @@ report gives as expected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag
+
+from mtrl_judge.metrics.records import Record
 
 from .fields import Column, Columns, Frozen, Text, as_tuple
 from .kinds import KINDS, LABEL_RULES
@@ -220,6 +222,10 @@ class JudgeTask(Frozen):
     def candidates(self) -> tuple[str, str] | None:
         """The two columns that are compared; None for a task that judges one thing at a time."""
         return self.judge.candidates
+
+    def summarize(self, records: Sequence[Record]) -> dict[str, float | int | None]:
+        """Every metric of judged rows of this task; see :meth:`.kinds.base.Kind.summarize`."""
+        return self.kind.summarize(records, self.judge.verdicts, self.paired)
 
     @property
     def revision(self) -> str | None:

@@ -84,7 +84,7 @@ class Validation:
         figures: dict[str, float] = {}
         for number, task in enumerate(self.tasks):
             own = [record for (task_number, _), record in records.items() if task_number == number]
-            summary = task.kind.summarize(own, task.judge.verdicts, task.paired)
+            summary = task.summarize(own)
             figures[f"{task.task}/macro_f1"] = float(summary["macro_f1"] or 0.0)
             figures[f"{task.task}/null_rate"] = float(summary["null_rate"] or 0.0)
         scores = [value for name, value in figures.items() if name.endswith("/macro_f1")]
