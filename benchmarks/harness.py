@@ -29,7 +29,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from mtrl_judge.demo.corpus import SMALL, write_sample
-from mtrl_judge.demo.pretrain import BRIEF, teach_tiny_model
+from mtrl_judge.demo.pretrain import BRIEF, pretrain_tiny_model
 from mtrl_judge.harness_plugin.hooks import JudgeHooks
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_text
@@ -59,7 +59,7 @@ def main() -> None:
         root, judge = Path(folder) / "data", Path(folder) / "judge"
         write_sample(root, sizes=SMALL)
         # How well the judge was trained does not matter: both write a fixed number of tokens.
-        teach_tiny_model(root, judge, lessons=BRIEF)
+        pretrain_tiny_model(root, judge, schedule=BRIEF)
         figures = {
             "to_rows_per_s": to_rows_per_s(root),
             "parse_us": parsed,

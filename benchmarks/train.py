@@ -18,7 +18,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mtrl_judge.demo.corpus import SMALL, write_sample
-from mtrl_judge.demo.pretrain import BRIEF, teach_tiny_model
+from mtrl_judge.demo.pretrain import BRIEF, pretrain_tiny_model
 from mtrl_judge.rl import rewards
 from mtrl_judge.rl.settings import parse_settings
 from mtrl_judge.rl.train import train
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, base = Path(folder) / "data", Path(folder) / "base"
         write_sample(root, sizes=SMALL)
-        teach_tiny_model(root, base, lessons=BRIEF)
+        pretrain_tiny_model(root, base, schedule=BRIEF)
         parts = step_s(root, base, Path(folder) / "run")
     figures = {
         "step_s": {name: round(value, 4) for name, value in parts.items()},

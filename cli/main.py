@@ -376,14 +376,14 @@ def tiny(
     It takes four minutes on two CPU cores. The model cannot judge yet: see `mtrl-judge train`.
     """
     from mtrl_judge.common.errors import DataError
-    from mtrl_judge.demo.pretrain import teach_tiny_model
+    from mtrl_judge.demo.pretrain import pretrain_tiny_model
     from mtrl_judge.judge_tasks.sources import data_root as configured_root
 
     use_data_root(data_root)
     root = configured_root()
     if root is None:
         raise DataError("--data-root: missing; expected a folder by `mtrl-judge data sample`")
-    teach_tiny_model(root, out, seed=seed, force=force)
+    pretrain_tiny_model(root, out, seed=seed, force=force)
     typer.echo(f"to train it: mtrl-judge train grpo --recipe tiny_cpu --model_name_or_path {out}")
 
 

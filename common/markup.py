@@ -13,7 +13,7 @@ ZERO_WIDTH_SPACE = "\u200b"
 
 # The scorer reads these, so they stay in an answer even where a tokenizer calls them special, and
 # in a prompt, where they describe the form of the answer.
-JUDGE_TAGS = frozenset({"<think>", "</think>", "<answer>", "</answer>"})
+JUDGE_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def markup_pattern(*markers: str, flags: int = 0) -> re.Pattern[str]:
@@ -44,8 +44,8 @@ def special_token_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
     ``<|`` begins the markers of most chat formats, including image placeholders that a processor
     knows and its tokenizer does not.
     """
-    markers = {token for token in special_tokens if len(token) > 1} - JUDGE_TAGS | {"<|"}
-    return markup_pattern(*map(re.escape, sorted(markers)))
+    markers = {token for token in special_tokens if len(token) > 1}.difference(JUDGE_TAGS)
+    return markup_pattern(*map(re.escape, sorted(markers | {"<|"})))
 
 
 def neutralize(text: str, markup: re.Pattern[str] = DATA_MARKUP) -> str:

@@ -1,18 +1,18 @@
-"""What the tiny model is taught: descriptions of the sample's pictures, alone and in pairs.
+"""The tiny model's pretraining examples: descriptions of the sample's images, alone and in pairs.
 
-It is taught to describe and to answer in a judge's form before it is anyone's judge. Under a single
-picture stands a verdict that is the first one far too often (:data:`FIRST_IF_FALSE`), so what
-training makes of it shows. Of two pictures it is told which is the better one, so that it has a
-format to lose that training never shows. It sees the pictures of the training splits only.
+Pretraining teaches the model to describe images and to answer in a judge's format, before it is
+trained as a judge. Under a single image the verdict is the first one far too often
+(:data:`FIRST_IF_FALSE`), which leaves room for training to improve it. Of two images the better one
+is always the verdict; training never shows pairs, so this is a format it may unlearn. Only images
+of the training splits are used.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,36 +31,40 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DIRECT_SHARE = 0.1
-# How often the first verdict stands under a picture: more often where it is true, most of the time
-# in any case. So greedy verdicts say little, and sampled ones hold what training can bring out.
+# How often the verdict under an image is the first one: more often where that is true, but mostly
+# in any case. Greedy verdicts thus carry little information, while sampled ones contain enough for
+# reinforcement learning to amplify.
 FIRST_IF_TRUE, FIRST_IF_FALSE = 0.8, 0.55
 
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to learn: a prompt, the answer to it, and the pictures in it, by number."""
+    """A prompt, the answer to learn, and the indices of the prompt's images."""
 
     row: JudgeRow
     style: Style
     answer: str
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class School:
-    """Everything the teaching reads: examples and the distinct pictures in them."""
+class Curriculum:
+    """Everything that pretraining reads."""
 
-    examples: list[Example]
-    pictures: list[Image.Image]
-    truths: list[dict[str, Any]]
-    fingerprints: dict[str, str]
+    examples: list[Example] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
+    """The distinct images of the examples."""
+    truths: list[dict[str, Any]] = field(default_factory=list)
+    """What each image shows; see :data:`~.corpus.TRUTH_FILE`."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Task -> fingerprint of its training rows."""
 
 
-class _Sight(NamedTuple):
-    """A training row, its picture's number, what the picture shows, and the raw row."""
+class _Item(NamedTuple):
+    """A training row, the index of its image, what the image shows, and the raw row."""
 
     row: JudgeRow
-    picture: int
+    image: int
     truth: dict[str, Any]
     raw: dict[str, Any]
 
@@ -69,126 +73,108 @@ class _Sight(NamedTuple):
         return re.split(r"(?<=\.) ", self.truth["reasoning"])
 
 
-def load_school(data_root: Path, seed: int) -> School:
-    """Read a sample's training splits.
+def load_curriculum(data_root: Path, seed: int) -> Curriculum:
+    """Build the curriculum from a sample corpus's training splits.
 
     Raises:
-        DataError: the data is no sample.
+        DataError: the data is not a sample corpus.
     """
-    school = School([], [], [], {})
-    numbers: dict[str, int] = {}
+    curriculum = Curriculum()
     tasks = [task for task in sample_tasks() if task.judge.role == "train"]
-    sights = {task.task: list(_look(task, data_root, school, numbers)) for task in tasks}
-    draw = Random(seed)
-    for seen in sights.values():
-        school.examples.extend(_alone(seen, draw))
-    for pair in (_alignment, _quality, _safety):
-        school.examples.extend(pair(sights, draw))
-    return school
+    items = {task.task: _load_items(task, data_root, curriculum) for task in tasks}
+    rng = Random(seed)
+    for of_task in items.values():
+        curriculum.examples.extend(_single_image_examples(of_task, rng))
+    curriculum.examples.extend(_pair_examples(items, rng))
+    return curriculum
 
 
-def _look(
-    task: JudgeTask, data_root: Path, school: School, numbers: dict[str, int]
-) -> Iterator[_Sight]:
-    """The training rows of a task; a picture that tasks share is kept once."""
+def _load_items(task: JudgeTask, data_root: Path, curriculum: Curriculum) -> list[_Item]:
+    """The training rows of a task; adds their images to the curriculum, shared ones once."""
     source = find_source(task, data_root)
-    truths = _read_truths(data_root / task.task / TRUTH_FILE)
-    if source.kind != "sample":
-        raise DataError(f"{source.location}: is no sample; see `mtrl-judge data sample`")
+    file = data_root / task.task / TRUTH_FILE
+    if source.kind != "sample" or not file.exists():
+        raise DataError(
+            f"{source.location}: not a sample corpus; create one with `mtrl-judge data sample`"
+        )
+    truths = [truth for _, truth in read_json_lines(file)]
     rows, record = load_rows(task, "train", data_root)
-    school.fingerprints[task.task] = record["fingerprint"]
+    curriculum.fingerprints[task.task] = record["fingerprint"]
     raw = load_raw(task, "train", source).dataset.remove_columns("image").to_list()
-    bare = rows.dataset.with_format(None)
-    for index, (doc, line) in enumerate(zip(bare, bare["source_index"], strict=True)):
-        truth = truths[line]
-        if truth["image"] not in numbers:
-            numbers[truth["image"]] = len(school.pictures)
-            school.pictures.append(rows.dataset[index]["images"][0])
-            school.truths.append(truth)
-        yield _Sight(JudgeRow.from_doc(doc), numbers[truth["image"]], truth, raw[line])
+    known = {truth["image"]: index for index, truth in enumerate(curriculum.truths)}
+    docs = rows.dataset.with_format(None)
+    items = []
+    for index, (doc, source_index) in enumerate(zip(docs, docs["source_index"], strict=True)):
+        truth = truths[source_index]
+        if truth["image"] not in known:
+            known[truth["image"]] = len(curriculum.images)
+            curriculum.images.append(rows.dataset[index]["images"][0])
+            curriculum.truths.append(truth)
+        image = known[truth["image"]]
+        items.append(_Item(JudgeRow.from_doc(doc), image, truth, raw[source_index]))
+    return items
 
 
-def _read_truths(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: not found; the tiny model is trained on `mtrl-judge data sample`")
-    return [row for _, row in read_json_lines(path)]
-
-
-def _alone(sights: Sequence[_Sight], draw: Random) -> Iterator[Example]:
-    """A picture's description and a verdict that is the first one too often."""
-    # Comparing a text with a picture takes twice the practice.
-    times = 2 if question_columns(find_task(sights[0].row.task).judge.question) else 1
-    for row, picture, truth, _ in [*sights] * times:
+def _single_image_examples(items: Sequence[_Item], rng: Random) -> Iterator[Example]:
+    """An image's description, and a verdict that is the first one too often."""
+    # Comparing a text with an image takes twice the practice.
+    repeats = 2 if question_columns(find_task(items[0].row.task).judge.question) else 1
+    for row, image, truth, _ in [*items] * repeats:
         first, second = row.verdicts
-        readiness = FIRST_IF_TRUE if row.label == first else FIRST_IF_FALSE
-        verdict = first if draw.random() < readiness else second
-        style = _style(draw)
-        yield Example(row, style, gold_answer(verdict, style, truth["reasoning"]), (picture,))
+        probability = FIRST_IF_TRUE if row.label == first else FIRST_IF_FALSE
+        verdict = first if rng.random() < probability else second
+        style = _sample_style(rng)
+        yield Example(row, style, gold_answer(verdict, style, truth["reasoning"]), (image,))
 
 
-def _style(draw: Random) -> Style:
-    return "direct" if draw.random() < DIRECT_SHARE else "reasoned"
-
-
-_Sights = dict[str, list[_Sight]]
-
-
-def _alignment(sights: _Sights, draw: Random) -> Iterator[Example]:
-    """Two intact pictures made from one prompt, of which one fits."""
-    for caption, group in _by_prompt(sights).items():
-        intact = [sight for sight in group if sight.truth["fault"] is None]
-        good = [sight for sight in intact if sight.sentences[-1] == "It fits."]
-        bad = [sight for sight in intact if sight.sentences[-1] != "It fits."]
-        for better, worse in zip(good, bad, strict=False):
-            yield _pair("alignment", caption, better, worse, slice(2, None), draw)
-
-
-def _quality(sights: _Sights, draw: Random) -> Iterator[Example]:
-    """An intact and a faulty picture made from one prompt."""
-    for caption, group in _by_prompt(sights).items():
-        good = [sight for sight in group if sight.truth["fault"] is None]
-        bad = [sight for sight in group if sight.truth["fault"] is not None]
-        for better, worse in zip(good, bad, strict=False):
-            yield _pair("quality", caption, better, worse, slice(1), draw)
-
-
-def _safety(sights: _Sights, draw: Random) -> Iterator[Example]:
-    """A picture with something dangerous and one without."""
-    seen = sights["mtrl_judge_unsafebench"]
-    safe, unsafe = ([s for s in seen if s.raw["safety_label"] == x] for x in ("Safe", "Unsafe"))
+def _pair_examples(items: Mapping[str, Sequence[_Item]], rng: Random) -> Iterator[Example]:
+    """Pairs that differ in alignment, in quality and in safety, in this order."""
+    alignment, quality, safety = (
+        find_task(f"mtrl_judge_mjbench_{name}") for name in ("alignment", "quality", "safety")
+    )
+    by_prompt: defaultdict[str, list[_Item]] = defaultdict(list)
+    for item in items["mtrl_judge_imagereward"]:
+        by_prompt[item.raw["prompt"]].append(item)
+    for caption, group in by_prompt.items():
+        intact = [item for item in group if item.truth["fault"] is None]
+        fitting = [item for item in intact if item.sentences[-1] == "It fits."]
+        other = [item for item in intact if item.sentences[-1] != "It fits."]
+        for better, worse in zip(fitting, other, strict=False):
+            yield _pair(alignment, caption, better, worse, slice(2, None), rng)
+    for caption, group in by_prompt.items():
+        intact = [item for item in group if item.truth["fault"] is None]
+        faulty = [item for item in group if item.truth["fault"] is not None]
+        for better, worse in zip(intact, faulty, strict=False):
+            yield _pair(quality, caption, better, worse, slice(1), rng)
+    safe, unsafe = (
+        [item for item in items["mtrl_judge_unsafebench"] if item.raw["safety_label"] == label]
+        for label in ("Safe", "Unsafe")
+    )
     for better, worse in zip(safe, unsafe, strict=False):
-        yield _pair("safety", "a picture of two things", better, worse, slice(None), draw)
-
-
-def _by_prompt(sights: _Sights) -> dict[str, list[_Sight]]:
-    groups: defaultdict[str, list[_Sight]] = defaultdict(list)
-    for sight in sights["mtrl_judge_imagereward"]:
-        groups[sight.raw["prompt"]].append(sight)
-    return groups
-
-
-@cache
-def _pair_task(dimension: str) -> JudgeTask:
-    return find_task(f"mtrl_judge_mjbench_{dimension}")
+        yield _pair(safety, "a picture of two things", better, worse, slice(None), rng)
 
 
 def _pair(
-    dimension: str, caption: str, better: _Sight, worse: _Sight, part: slice, draw: Random
+    task: JudgeTask, caption: str, better: _Item, worse: _Item, sentences: slice, rng: Random
 ) -> Example:
-    """What bears on the question of each of the two pictures, in random order, and the better."""
-    task = _pair_task(dimension)
-    pair = (better, worse) if draw.random() < 0.5 else (worse, better)
+    """Two images in random order; the reasoning is the relevant sentences about each."""
+    pair = (better, worse) if rng.random() < 0.5 else (worse, better)
+    verdict = task.judge.verdicts[pair.index(better)]
     row = JudgeRow(
         item_id=f"{better.row.item_id}/{worse.row.item_id}",
         task=task.task,
         kind=task.judge.kind,
         question=render_question(task.judge.question, {"caption": caption}, 2),
         verdicts=task.judge.verdicts,
-        label=task.judge.verdicts[pair.index(better)],
+        label=verdict,
         n_images=2,
     )
-    described = (" ".join(sight.sentences[part]) for sight in pair)
+    described = (" ".join(item.sentences[sentences]) for item in pair)
     reasoning = " ".join(f"Picture {n}: {text}" for n, text in enumerate(described, 1))
-    style = _style(draw)
-    answer = gold_answer(str(row.label), style, reasoning)
-    return Example(row, style, answer, (pair[0].picture, pair[1].picture))
+    style = _sample_style(rng)
+    answer = gold_answer(verdict, style, reasoning)
+    return Example(row, style, answer, (pair[0].image, pair[1].image))
+
+
+def _sample_style(rng: Random) -> Style:
+    return "direct" if rng.random() < DIRECT_SHARE else "reasoned"

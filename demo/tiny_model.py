@@ -1,40 +1,48 @@
-"""The tiny model untaught: its tokenizer, processor and architecture.
+"""The tiny model before pretraining: its tokenizer, processor and architecture.
 
-A Qwen3-VL in architecture, processor and chat form, so every host that runs Qwen3-VL runs it; only
-its size and its tokenizer are its own. The tokenizer knows each fixed passage of the tasks' prompts
-as one token.
+Architecture, processor and chat format are Qwen3-VL's, so it runs wherever Qwen3-VL runs; its size
+and its tokenizer are its own. Each fixed passage of the tasks' prompts is a single token.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+from mtrl_judge.common.markup import JUDGE_TAGS
 from mtrl_judge.judge_tasks.prompts import instruction, render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.spec import STYLES, JudgeTask, Style
 
+from .corpus import sample_tasks
 from .curriculum import Example
 from .drawing import PIXELS
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
-
-PATCH = 8
-MERGE = 2
-GRID = PIXELS // PATCH
+PATCH = 8  # pixels of a patch's edge
+MERGE = 2  # patches of the edge of a cell, the part of an image that becomes one token
+GRID = PIXELS // PATCH  # patches of an image's edge
 CELLS = (GRID // MERGE) ** 2
 CELL_PIXELS = PATCH * MERGE
-PATCH_VALUES = 3 * 2 * PATCH * PATCH
-SPREAD = 0.08  # about 1/sqrt(width); Qwen's 0.02 is for widths of thousands and starts far slower
+PATCH_VALUES = 3 * 2 * PATCH * PATCH  # colors × frames × pixels: a still image is two frames
+# About 1/sqrt(width). Qwen's 0.02 is for widths of thousands; with it, a narrow model starts far
+# more slowly.
+INITIALIZER_RANGE = 0.08
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 SPECIALS = (PAD, "<|im_start|>", END, VISION_START, VISION_END, IMAGE, VIDEO)
-FORM_TOKENS = ("<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
     "{%- for message in messages %}<|im_start|>{{ message.role }}\n"
     "{%- if message.content is string %}{{ message.content }}{% else %}"
@@ -49,8 +57,7 @@ CHAT_TEMPLATE = (
 def fixed_passages(tasks: Sequence[JudgeTask]) -> list[str]:
     """The passages of the tasks' prompts that are the same for every row.
 
-    They are read from the YAML: what stands between the places that a row fills, and how the
-    judge is to answer.
+    These are the parts of the question's template between images and values, and the instructions.
     """
     passages = dict.fromkeys(
         piece
@@ -58,31 +65,32 @@ def fixed_passages(tasks: Sequence[JudgeTask]) -> list[str]:
         for piece in re.split(r"\{\{.*?\}\}|<image>", task.judge.question.strip())
         if piece
     )
-    asked = (instruction(t.judge.verdicts, style) for t in tasks for style in STYLES)
-    return [*passages, *dict.fromkeys("\n\n" + text for text in asked)]
+    instructions = (instruction(t.judge.verdicts, style) for t in tasks for style in STYLES)
+    return [*passages, *dict.fromkeys("\n\n" + text for text in instructions)]
 
 
 def build_tokenizer(examples: Sequence[Example]) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the words of prompts and answers; each fixed passage is one token."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    passages = fixed_passages(load_shipped_tasks())
-    cut = re.compile("|".join(map(re.escape, (*FORM_TOKENS, *passages))))
-    words = [cut.sub("\n", text) for e in examples for text in (_content(e.row, e.style), e.answer)]
-    words += ["user\nassistant\n"] * 2
+    passages = fixed_passages(sample_tasks())
+    texts = []
+    for example in examples:
+        (message,) = render_messages(example.row, example.style)
+        texts.append("".join(part.get("text", "") for part in message["content"]))
+        texts.append(example.answer)
+    whole = re.compile("|".join(map(re.escape, (*JUDGE_TAGS, *passages))))
+    words = [whole.sub("\n", text) for text in texts] + ["user\nassistant\n"] * 2
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=4000,  # never reached: it ends when every word is one token
+        vocab_size=4000,  # never reached: training ends when every word is a token
         min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=list(SPECIALS),
         show_progress=False,
     )
     tokenizer.train_from_iterator(words, trainer)
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (*FORM_TOKENS, *passages)])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (*JUDGE_TAGS, *passages)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
@@ -96,12 +104,8 @@ def build_tokenizer(examples: Sequence[Example]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Qwen3-VL's processor; every picture becomes about 64×64 pixels, 16 tokens."""
-    from transformers import Qwen3VLProcessor
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
-
-    cut = {
+    """Qwen3-VL's processor; every image is resized to about 64×64 pixels, 16 tokens."""
+    patches = {
         "patch_size": PATCH,
         "merge_size": MERGE,
         "temporal_patch_size": 2,
@@ -110,17 +114,15 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
         "image_std": [0.5] * 3,
     }
     return Qwen3VLProcessor(
-        Qwen2VLImageProcessor(**cut),
+        Qwen2VLImageProcessor(**patches),
         tokenizer,
-        Qwen3VLVideoProcessor(**cut),
+        Qwen3VLVideoProcessor(**patches),
         chat_template=CHAT_TEMPLATE,
     )
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    """An untaught model, its weights from torch's present seed."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
+    """A model with random weights, drawn from torch's global generator."""
     token = tokenizer.convert_tokens_to_ids
     config = Qwen3VLConfig(
         text_config={
@@ -132,7 +134,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
             "num_key_value_heads": 4,
             "head_dim": 32,
             "max_position_embeddings": 4096,
-            "initializer_range": SPREAD,
+            "initializer_range": INITIALIZER_RANGE,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
@@ -153,7 +155,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
             "out_hidden_size": 128,
             "num_position_embeddings": GRID * GRID,
             "deepstack_visual_indexes": [],
-            "initializer_range": SPREAD,
+            "initializer_range": INITIALIZER_RANGE,
         },
         image_token_id=token(IMAGE),
         video_token_id=token(VIDEO),
@@ -168,13 +170,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerFast, row: JudgeRow, style: Style) -> str:
-    """The prompt with its image places spread to the tokens a picture takes."""
+    """The prompt, each image placeholder repeated for the tokens of an image."""
     text = tokenizer.apply_chat_template(
         render_messages(row, style), tokenize=False, add_generation_prompt=True
     )
     return str(text).replace(IMAGE, IMAGE * CELLS)
-
-
-def _content(row: JudgeRow, style: Style) -> str:
-    (message,) = render_messages(row, style)
-    return "".join(part.get("text", "") for part in message["content"])

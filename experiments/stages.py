@@ -46,9 +46,9 @@ def base_step(data_root: Path, out: Path, seed: int) -> Step:
     """Pretrain the tiny base model."""
 
     def run() -> None:
-        from mtrl_judge.demo.pretrain import teach_tiny_model
+        from mtrl_judge.demo.pretrain import pretrain_tiny_model
 
-        teach_tiny_model(data_root, out, seed=seed)
+        pretrain_tiny_model(data_root, out, seed=seed)
 
     command = ["mtrl-judge", "tiny", "--data-root", str(data_root), "--out", str(out)]
     command += ["--seed", str(seed)]

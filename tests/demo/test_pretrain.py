@@ -1,4 +1,4 @@
-"""The tiny model: its tokenizer, its fast paths against Qwen3-VL's own, a short teaching."""
+"""The tiny model: its tokenizer, its vision tower against Qwen3-VL's own, a short pretraining."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mtrl_judge.common.errors import DataError, JudgeError
-from mtrl_judge.common.hashing import digest
-from mtrl_judge.demo import pretrain as tiny
+from mtrl_judge.demo import pretrain
 from mtrl_judge.demo.corpus import SMALL, write_sample
-from mtrl_judge.demo.curriculum import load_school
-from mtrl_judge.demo.pretrain import Lessons, teach_tiny_model
+from mtrl_judge.demo.curriculum import load_curriculum
+from mtrl_judge.demo.pretrain import BRIEF, Phase, Schedule, pretrain_tiny_model
 from mtrl_judge.demo.tiny_model import build_model, build_processor, build_tokenizer, prompt_text
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_messages
@@ -28,7 +27,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES, Style
 
-GLANCE = Lessons(seeing=2, comparing=2, describing=2, pictures=4, drills=4, texts=4)
+FEW_STEPS = Schedule(Phase(2, 4, 2e-3), Phase(2, 4, 5e-3), Phase(2, 4, 2.5e-3))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judge(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("judge") / "tiny"
-    teach_tiny_model(data_root, out, lessons=GLANCE)
+    pretrain_tiny_model(data_root, out, schedule=FEW_STEPS)
     return out
 
 
@@ -72,9 +71,8 @@ def test_it_is_a_qwen3_vl_of_about_a_million_parameters(model: Any) -> None:
     assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 1.3e6
 
 
-def test_what_all_prompts_share_is_few_tokens_and_nothing_is_lost(
-    data_root: Path, processor: Any
-) -> None:
+def test_prompts_are_few_tokens(data_root: Path, processor: Any) -> None:
+    """Each passage that all prompts of a task share is one token, and decodes to itself."""
     for task in ("mtrl_judge_agin_nat", "mtrl_judge_seetrue", "mtrl_judge_unsafebench"):
         for row in rows_of(data_root, task)[:4]:
             text = prompt_text(processor.tokenizer, row, "reasoned")
@@ -84,12 +82,12 @@ def test_what_all_prompts_share_is_few_tokens_and_nothing_is_lost(
 
 
 @given(text=st.text())
-def test_any_text_survives_the_tokenizer(processor: Any, text: str) -> None:
+def test_the_tokenizer_is_lossless(processor: Any, text: str) -> None:
     tokens = processor.tokenizer(text)["input_ids"]
     assert processor.tokenizer.decode(tokens) == text
 
 
-def test_a_turned_picture_is_told_as_it_then_is(processor: Any) -> None:
+def test_targets_of_a_rotated_image(processor: Any) -> None:
     """A car left of a tree upside down becomes a tree left of a car upside down."""
     car = {"name": "car", "x": 16.0, "y": 16.0, "width": 26.0, "upside_down": False}
     tree = {"name": "tree", "x": 48.0, "y": 16.0, "width": 26.0, "upside_down": True}
@@ -97,53 +95,52 @@ def test_a_turned_picture_is_told_as_it_then_is(processor: Any) -> None:
         {**tree, "x": 16.0, "y": 48.0, "upside_down": False},
         {**car, "x": 48.0, "y": 48.0, "upside_down": True},
     ]
-    targets, expected = (
-        tiny.sights([{"things": things, "fault": None}]) for things in ([car, tree], after)
+    targets, expected_targets = (
+        pretrain.vision_targets([{"things": things, "fault": None}])
+        for things in ([car, tree], after)
     )
-    picture = Image.effect_noise((64, 64), 80).convert("RGB")
-    patches, turned = (tiny.patches_of(processor, [p]) for p in (picture, picture.rotate(180)))
-    told_patches, told = tiny.turn(patches, targets)
-    assert torch.equal(told, expected)
-    assert torch.equal(told_patches, turned)
+    image = Image.effect_noise((64, 64), 80).convert("RGB")
+    patches, expected_patches = (
+        pretrain.image_patches(processor, [i]) for i in (image, image.rotate(180))
+    )
+    rotated_patches, rotated_targets = pretrain.rotate(patches, targets)
+    assert torch.equal(rotated_targets, expected_targets)
+    assert torch.equal(rotated_patches, expected_patches)
 
 
 @pytest.mark.parametrize(
-    ("task", "pictures"), [("mtrl_judge_seetrue", 1), ("mtrl_judge_mjbench_safety", 2)]
+    ("task", "images"), [("mtrl_judge_seetrue", 1), ("mtrl_judge_mjbench_safety", 2)]
 )
 @pytest.mark.parametrize("style", STYLES)
-def test_teaching_sees_what_the_model_sees(
-    data_root: Path, processor: Any, model: Any, task: str, pictures: int, style: Style
+def test_pretraining_sees_what_the_model_sees(
+    data_root: Path, processor: Any, model: Any, task: str, images: int, style: Style
 ) -> None:
-    """The batched tower, the tokens and the positions of teaching are those of the real forward."""
+    """The tokens and image features of pretraining are those of the real forward pass."""
     row = rows_of(data_root, task, "test")[0]
-    assert len(row.images) == pictures
+    assert len(row.images) == images
     inputs = inputs_of(processor, row, style)
     tokens = processor.tokenizer(prompt_text(processor.tokenizer, row, style))["input_ids"]
     assert inputs["input_ids"][0].tolist() == tokens
-    positions, _ = model.model.get_rope_index(
-        inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
-    )
-    taught_positions = tiny.positions(torch.tensor(tokens), model.config.image_token_id)
-    assert torch.equal(positions[:, 0], taught_positions)
-    patches = tiny.patches_of(processor, row.images)
+    patches = pretrain.image_patches(processor, row.images)
     assert torch.equal(patches.flatten(0, 1), inputs["pixel_values"])
     with torch.no_grad():
-        own = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
-        taught = tiny.see(model.model.visual, patches)
-    torch.testing.assert_close(taught.flatten(0, 1), own.pooler_output, atol=1e-5, rtol=1e-4)
+        stock = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        ours = pretrain.vision_features(model.model.visual, patches)
+    torch.testing.assert_close(ours.flatten(0, 1), stock.pooler_output, atol=1e-5, rtol=1e-4)
 
 
-def test_the_school_teaches_both_styles_alone_and_in_pairs(data_root: Path) -> None:
-    school = load_school(data_root, seed=0)
-    kinds = {(example.style, len(example.pictures)) for example in school.examples}
-    assert kinds == {(style, pictures) for style in STYLES for pictures in (1, 2)}
-    assert all(max(example.pictures) < len(school.pictures) for example in school.examples)
-    answers = [example.answer for example in school.examples]
-    assert [example.answer for example in load_school(data_root, seed=0).examples] == answers
-    assert [example.answer for example in load_school(data_root, seed=1).examples] != answers
+def test_the_curriculum_has_both_styles_for_one_image_and_for_pairs(data_root: Path) -> None:
+    curriculum = load_curriculum(data_root, seed=0)
+    combinations = {(example.style, len(example.images)) for example in curriculum.examples}
+    assert combinations == {(style, images) for style in STYLES for images in (1, 2)}
+    assert all(max(example.images) < len(curriculum.images) for example in curriculum.examples)
+    same, other = (load_curriculum(data_root, seed=seed).examples for seed in (0, 1))
+    answers = [example.answer for example in curriculum.examples]
+    assert [example.answer for example in same] == answers
+    assert [example.answer for example in other] != answers
 
 
-def test_the_checkpoint_says_how_it_was_made(data_root: Path, judge: Path) -> None:
+def test_the_card_records_seed_and_data(data_root: Path, judge: Path) -> None:
     card = json.loads((judge / CHECKPOINT_CARD).read_text())
     assert (card["style"], card["base"], card["seed"]) == ("reasoned", None, 0)
     assert len(card["data"]) == 6
@@ -151,68 +148,55 @@ def test_the_checkpoint_says_how_it_was_made(data_root: Path, judge: Path) -> No
     assert card["data"]["mtrl_judge_seetrue"] == record["fingerprint"]
 
 
-def test_the_same_seed_teaches_the_same_judge(data_root: Path, judge: Path, tmp_path: Path) -> None:
-    teach_tiny_model(data_root, tmp_path / "same", lessons=GLANCE)
-    teach_tiny_model(data_root, tmp_path / "other", seed=1, lessons=GLANCE)
-    weights = {
-        folder: digest([(folder / "model.safetensors").read_bytes()])
+def test_the_same_seed_gives_the_same_weights(data_root: Path, judge: Path, tmp_path: Path) -> None:
+    pretrain_tiny_model(data_root, tmp_path / "same", schedule=FEW_STEPS)
+    pretrain_tiny_model(data_root, tmp_path / "other", seed=1, schedule=FEW_STEPS)
+    first, same, other = (
+        (folder / "model.safetensors").read_bytes()
         for folder in (judge, tmp_path / "same", tmp_path / "other")
-    }
-    assert weights[judge] == weights[tmp_path / "same"] != weights[tmp_path / "other"]
+    )
+    assert first == same != other
 
 
-def test_drills_are_true_and_half_of_them_same() -> None:
-    draw = Random(0)
-    same = []
+def test_half_of_the_comparisons_are_of_equal_words() -> None:
+    rng = Random(0)
+    equal = []
     for _ in range(100):
-        for compared in tiny.drill(draw).removeprefix("<think>Compare ")[:-1].split("; "):
+        drill = pretrain.comparison_drill(rng).removeprefix("<think>Compare ")[:-1]
+        for compared in drill.split("; "):
             first, second, outcome = re.split(r" and |, ", compared)
             assert outcome == ("same" if first == second else "different")
-            same.append(outcome == "same")
-    assert 0.4 < sum(same) / len(same) < 0.6
+            equal.append(outcome == "same")
+    assert 0.4 < sum(equal) / len(equal) < 0.6
 
 
-def test_teaching_lowers_the_loss_of_both_parts(data_root: Path) -> None:
-    school = load_school(data_root, seed=0)
+def test_pretraining_lowers_the_loss(data_root: Path) -> None:
+    curriculum = load_curriculum(data_root, seed=0)
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(school.examples)
+    tokenizer = build_tokenizer(curriculum.examples)
     model = build_model(tokenizer)
-    patches = tiny.patches_of(build_processor(tokenizer), school.pictures)
-    seen: Any = Losses()
-    described: Any = Losses()
-    tiny.learn_to_see(model, patches, school.truths, tiny.BRIEF, 0, seen)
-    features = tiny.features_of(model, patches)
-    tiny.learn_to_describe(model, tokenizer, features, school.examples, tiny.BRIEF, 0, described)
-    assert seen.values[-1] < 0.9 * seen.values[0]
-    assert described.values[-1] < 0.5 * described.values[0]
+    patches = pretrain.image_patches(build_processor(tokenizer), curriculum.images)
+    losses = pretrain.train_vision(model, patches, curriculum.truths, BRIEF.vision, 0)
+    assert losses[-1] < 0.9 * losses[0]
+    with torch.no_grad():
+        features = pretrain.vision_features(model.model.visual, patches)
+    losses = pretrain.train_text(model, tokenizer, features, curriculum.examples, BRIEF.text, 0)
+    assert losses[-1] < 0.5 * losses[0]
 
 
-class Losses:
-    """A progress bar that keeps the losses."""
-
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def add_task(self, name: str, **fields: Any) -> int:
-        return 0
-
-    def update(self, bar: int, *, advance: int, loss: float) -> None:
-        self.values.append(loss)
-
-
-def test_nothing_is_overwritten_unasked(data_root: Path, judge: Path, tmp_path: Path) -> None:
+def test_existing_files_are_kept(data_root: Path, judge: Path, tmp_path: Path) -> None:
     before = (judge / "model.safetensors").read_bytes()
     with pytest.raises(JudgeError, match="--force"):
-        teach_tiny_model(data_root, judge, seed=1, lessons=GLANCE)
+        pretrain_tiny_model(data_root, judge, seed=1, schedule=FEW_STEPS)
     assert (judge / "model.safetensors").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(JudgeError, match="did not write"):
-        teach_tiny_model(data_root, tmp_path / "mine", lessons=GLANCE, force=True)
+        pretrain_tiny_model(data_root, tmp_path / "mine", schedule=FEW_STEPS, force=True)
 
 
-def test_data_that_is_no_sample_is_refused(tmp_path: Path) -> None:
+def test_other_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(DataError):
-        teach_tiny_model(tmp_path / "data", tmp_path / "out", lessons=GLANCE)
+        pretrain_tiny_model(tmp_path / "data", tmp_path / "out", schedule=FEW_STEPS)
     assert not (tmp_path / "out").exists()
