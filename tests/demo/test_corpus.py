@@ -16,7 +16,7 @@ from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.demo import corpus as sample
 from mtrl_judge.demo import drawing
 from mtrl_judge.demo.corpus import SMALL, Sizes, sample_tasks, write_sample
-from mtrl_judge.demo.curriculum import load_school
+from mtrl_judge.demo.curriculum import load_curriculum
 from mtrl_judge.demo.drawing import THINGS, Scene, near_misses, pair_scenes, split_of
 from mtrl_judge.experiments import demo, pipeline
 from mtrl_judge.judge_tasks import loading
@@ -202,7 +202,7 @@ def test_a_task_without_sample_data_is_left_out(
     record = write_sample(tmp_path / "data", sizes=TINY)
     assert "no sample data for mtrl_judge_tenth" in capsys.readouterr().err
     assert {*record["tasks"]} == {task.task for task in sample_tasks()} == {*TASKS}
-    assert load_school(tmp_path / "data", seed=0).fingerprints.keys() < {*TASKS}
+    assert load_curriculum(tmp_path / "data", seed=0).fingerprints.keys() < {*TASKS}
     commands: list[str] = []
 
     def stop(steps: Sequence[pipeline.Step], *_: object) -> None:
