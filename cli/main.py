@@ -246,38 +246,23 @@ def robustness(
 # The training answers `train grpo --help` itself.
 @app.command(context_settings={**PASS_ON, "help_option_names": []})
 def train(context: typer.Context) -> None:
-    """Train a judge on many tasks: `train grpo|sft --recipe NAME|FILE [--field value …]`."""
-    if context.args[:1] in ([], ["--help"], ["-h"]):
-        typer.echo(training_help())
+    """Train a judge on many tasks: `train grpo|sft --recipe NAME|FILE [--field value …]`.
+
+    Flags override the fields of the recipe. `train grpo --help` lists all fields, `--dry_run` shows
+    what would be trained and how, `--resume` continues an interrupted run.
+    """
+    if context.args[:1] not in ([], ["--help"], ["-h"]):
+        from mtrl_judge.rl.train import main as train_main
+
+        train_main(context.args)
         return
-    from mtrl_judge.rl.train import main as train_main
-
-    train_main(context.args)
-
-
-def training_help() -> str:
-    """How to train: the methods and the shipped recipes."""
     from mtrl_judge.rl.arguments import METHODS
     from mtrl_judge.rl.recipes import shipped_recipes
 
-    recipes = [
-        f"  {method:4}  {', '.join(path.stem for path in shipped_recipes(method))}"
-        for method in METHODS
-    ]
-    return "\n".join(
-        [
-            "Usage: mtrl-judge train grpo|sft --recipe NAME|FILE [--field value …]",
-            "",
-            "Train one judge on many tasks. Flags override the recipe's fields.",
-            "",
-            "Shipped recipes:",
-            *recipes,
-            "",
-            "  mtrl-judge train grpo --help                   all fields, as flags",
-            "  mtrl-judge train grpo --recipe NAME --dry_run  what would be trained, and how",
-            "  mtrl-judge train … --resume                    resume an interrupted run",
-        ]
-    )
+    typer.echo(f"{context.get_help()}\n")
+    for method in METHODS:
+        names = ", ".join(path.stem for path in shipped_recipes(method))
+        typer.echo(f"Shipped recipes for {method}: {names}")
 
 
 @app.command()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,14 +174,19 @@ def set_up(
         JudgeError: the recipe, model, data or arms are invalid.
     """
     arms = _select_arms(only)
-    if data_root is not None and not data_root.is_dir():
-        raise JudgeError(f"--data-root: no folder {data_root}")
     out = out.resolve()  # a resumed training checks that its model has the same path
     makes_base = recipe == TINY and model is None
-    model = str(out / "base") if makes_base else model
-    values = {"dry_run": True, **({} if model is None else {_MODEL: model})}
+    options = {
+        _MODEL: str(out / "base") if makes_base else model,
+        "data_root": None if data_root is None else str(data_root),
+        "accept_license": list(accept_license),
+        "allow_leaks": allow_leaks,
+    }
+    train_values = {name: value for name, value in options.items() if value}
     settings = {
-        method: build_settings(method, values, recipe=recipe_file(recipe, method))
+        method: build_settings(
+            method, {**train_values, "dry_run": True}, recipe=recipe_file(recipe, method)
+        )
         for method in METHODS
         if method == "grpo" or any(arm.method == method for arm in arms)
     }
@@ -196,14 +201,9 @@ def set_up(
                 f"{other.recipe}: tasks: differ from those of {grpo.recipe}; the arms are compared "
                 "on the same tasks"
             )
-    data_root = data_root or grpo.data_root or (out / "data" if makes_base else None)
-    train_values: dict[str, Any] = {_MODEL: grpo.model.model_name_or_path}
+    data_root = grpo.data_root or (out / "data" if makes_base else None)
     if data_root is not None:
-        train_values["data_root"] = data_root
-    if accept_license:
-        train_values["accept_license"] = list(accept_license)
-    if allow_leaks:
-        train_values["allow_leaks"] = True
+        train_values["data_root"] = str(data_root)
     return Experiment(
         out=out,
         recipe=recipe,
@@ -352,20 +352,20 @@ def read_scores(experiment: Experiment) -> list[Score]:
             continue
         for result in run.tasks.values():
             metric = result.kind.headline
-            rates = {
-                name: result.rates.get(name, Estimate(None)).value
+            value, majority, null_rate, flip_rate = (
+                result.rates.get(name, Estimate(None)).value
                 for name in (metric, f"majority_{metric}", "null_rate", "flip_rate")
-            }
+            )
             scores.append(
                 Score(
                     arm=contestant.arm.name,
                     seed=contestant.seed,
                     task=result.task,
                     metric=metric,
-                    value=rates[metric],
-                    majority=rates[f"majority_{metric}"],
-                    null_rate=rates["null_rate"],
-                    flip_rate=rates["flip_rate"],
+                    value=value,
+                    majority=majority,
+                    null_rate=null_rate,
+                    flip_rate=flip_rate,
                     n=result.n_rows,
                     source=result.metadata["source"],
                     fingerprint=result.metadata["fingerprint"],
@@ -386,7 +386,7 @@ def report(experiment: Experiment) -> Comparison | None:
         [arm.name for arm in ARMS],
         [task.task for task in experiment.tasks],
         [task.task for task in experiment.ood],
-        notes=[_training_lengths(experiment, {score.arm for score in scores})],
+        notes=_notes(experiment),
     )
     origin = {
         "recipe": experiment.recipe,
@@ -413,20 +413,14 @@ def _select_arms(only: Sequence[str]) -> list[Arm]:
     return [arm for key, arm in known.items() if not keys or key in keys]
 
 
-def _training_lengths(experiment: Experiment, arms: Collection[str]) -> str:
-    """How long the judges of these arms were trained, as a note for the report."""
-    lengths = []
-    for arm in ARMS:
-        if arm.name not in arms or arm.method not in experiment.settings:
-            continue
-        trainer = experiment.settings_of(arm).trainer
+def _notes(experiment: Experiment) -> Iterator[str]:
+    for method, settings in experiment.settings.items():
+        trainer = settings.trainer
         length = f"{trainer.num_train_epochs:g} epochs"
         if trainer.max_steps > 0:
-            steps = math.ceil(trainer.max_steps / (SINGLE_SHARE if arm.single else 1))
-            length = f"{steps} steps" + (" per task" if arm.single else "")
-        lengths.append(f"{arm.name} {length}")
-    trained = f"Maximum training length: {', '.join(lengths)}. " if lengths else ""
-    return (
-        f"{trained}The checkpoint with the best validation score is evaluated. "
-        f"Recipe: {experiment.recipe}."
+            single = math.ceil(trainer.max_steps / SINGLE_SHARE)
+            length = f"{trainer.max_steps} steps, on one task {single}"
+        yield f"Training length of {method}: at most {length}."
+    yield (
+        f"The checkpoint with the best validation score is evaluated. Recipe: {experiment.recipe}."
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -50,7 +50,8 @@ class Score:
     """The folder of the training, relative to the experiment's; None for the base model."""
 
 
-class SeedMean(NamedTuple):
+@dataclass(frozen=True)
+class SeedMean:
     """A mean over seeds, in percent, with the standard deviation; None for one seed."""
 
     mean: float
@@ -70,7 +71,8 @@ class SeedMean(NamedTuple):
         return f"{format_number(self.mean, 2)}{spread}"
 
 
-class ArmScores(NamedTuple):
+@dataclass(frozen=True)
+class ArmScores:
     """One arm on the tasks of one role."""
 
     tasks: Mapping[str, SeedMean]
@@ -83,15 +85,26 @@ class ArmScores(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of all arms, with the notes that a reader needs."""
+    """The comparison of all arms, with the notes that a reader needs; written as JSON as it is."""
 
+    metric: str
+    tasks: Sequence[str]
+    """In distribution, in the order of the columns; ``ood`` likewise."""
+    ood: Sequence[str]
     in_distribution: Mapping[str, ArmScores]
+    """By arm, in the order of the rows."""
     out_of_distribution: Mapping[str, ArmScores]
-    tables: Sequence[Table]
-    """The same two, as tables."""
     conclusion: str
     notes: Sequence[str]
     scores: Sequence[Score]
+
+    @property
+    def tables(self) -> list[Table]:
+        inside, outside = self.in_distribution, self.out_of_distribution
+        return [
+            _table(f"In distribution ({self.metric}, %)", inside, self.tasks),
+            _table(f"Out of distribution ({self.metric}, %)", outside, self.ood, null_rates=True),
+        ]
 
     def __str__(self) -> str:
         tables = [f"{table.title}\n\n{plain_text(table)}" for table in self.tables]
@@ -103,25 +116,20 @@ def compare(
     arms: Sequence[str],
     tasks: Sequence[str],
     ood: Sequence[str],
-    notes: Sequence[str] = (),
+    notes: Iterable[str] = (),
 ) -> Comparison:
     """The paper's comparison of these arms, in this order.
-
-    Args:
-        tasks: in distribution, in the order of the columns; ``ood`` likewise.
 
     Raises:
         JudgeError: the arms were not evaluated on the same rows.
     """
     _check_same_rows(scores)
     paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    inside, outside = (
-        _arm_scores(scores, arms, names, paper[PAPER_METRIC]) for names in (tasks, ood)
-    )
+    inside, outside = (_arm_scores(scores, arms, names, paper) for names in (tasks, ood))
     sources = {score.source for score in scores}
-    metrics = " or ".join(sorted({metric_name(score.metric) for score in scores}))
+    metric = " or ".join(sorted({metric_name(score.metric) for score in scores}))
     general = [
-        f"{metrics} in percent. {MAJORITY}: always answering the most frequent label. null rate: "
+        f"{metric} in percent. {MAJORITY}: always answering the most frequent label. null rate: "
         "percent of answers without a verdict, which count as wrong.",
         "±: standard deviation over training seeds (n − 1 in the denominator); scores without it "
         f"are of one seed. {BASE} has no seed: it is not trained, and decoding is greedy.",
@@ -132,17 +140,8 @@ def compare(
         general.append(
             "Source 'sample' is a generated corpus; its scores say nothing about real data."
         )
-    return Comparison(
-        inside,
-        outside,
-        [
-            _table(f"In distribution ({metrics}, %)", inside, tasks),
-            _table(f"Out of distribution ({metrics}, %)", outside, ood, null_rates=True),
-        ],
-        _conclusion(inside, outside, len(ood)),
-        [*general, *notes],
-        scores,
-    )
+    conclusion = _conclusion(inside, outside, len(ood))
+    return Comparison(metric, tasks, ood, inside, outside, conclusion, [*general, *notes], scores)
 
 
 def write_report(comparison: Comparison, folder: Path, origin: Mapping[str, Any]) -> None:
@@ -155,17 +154,10 @@ def write_report(comparison: Comparison, folder: Path, origin: Mapping[str, Any]
     parts += ["\n".join(f"- {note}" for note in comparison.notes)]
     parts += ["`results.json` and `results.csv` give the source of each score."]
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")
-    scores = [asdict(score) for score in comparison.scores]
-    write_text(folder / "results.csv", csv_text(list(scores[0]), scores))
-    written = {
-        **origin,
-        "conclusion": comparison.conclusion,
-        "notes": list(comparison.notes),
-        "in_distribution": _plain(comparison.in_distribution, comparison.scores),
-        "out_of_distribution": _plain(comparison.out_of_distribution, comparison.scores),
-        "scores": scores,
-    }
-    write_json(folder / "results.json", written)
+    content = asdict(comparison)
+    write_json(folder / "results.json", {**origin, **content})
+    records = content["scores"]
+    write_text(folder / "results.csv", csv_text(list(records[0]), records))
 
 
 def _check_same_rows(scores: Sequence[Score]) -> None:
@@ -184,7 +176,7 @@ def _arm_scores(
     scores: Sequence[Score],
     arms: Sequence[str],
     tasks: Sequence[str],
-    paper: Mapping[str, Mapping[str, float]],
+    paper: Mapping[str, Any],
 ) -> dict[str, ArmScores]:
     """The majority-class baseline and the arms that have scores on these tasks."""
     own = [score for score in scores if score.task in tasks]
@@ -204,7 +196,7 @@ def _arm_scores(
                 {task: mean for task, mean in means.items() if mean is not None},
                 _mean_over_tasks(of_arm, tasks, "value"),
                 _mean_over_tasks(of_arm, tasks, "null_rate"),
-                {t: v for t, v in paper.get(arm, {}).items() if t in comparable},
+                {t: v for t, v in paper[PAPER_METRIC].get(arm, {}).items() if t in comparable},
             )
     return rows
 
@@ -248,15 +240,13 @@ def _against(base: float, mean: SeedMean | None) -> str:
     change = mean.mean - base
     if abs(change) < 0.005:  # equal in all digits shown
         return f"matches it ({mean}, no change)"
-    if mean.spread is None:
-        verb, certainty = "", "one seed, spread unknown"
-    elif abs(change) <= mean.spread:
-        verb = "matches it"
-        certainty = f"within the standard deviation over {mean.seeds} seeds, {mean.spread:.2f}"
-    else:
-        verb = ""
-        certainty = f"more than the standard deviation over {mean.seeds} seeds, {mean.spread:.2f}"
-    verb = verb or ("exceeds it" if change > 0 else "falls below it")
+    verb = "exceeds it" if change > 0 else "falls below it"
+    certainty = "one seed, spread unknown"
+    if mean.spread is not None:
+        within = abs(change) <= mean.spread
+        verb = "matches it" if within else verb
+        relation = "within" if within else "more than"
+        certainty = f"{relation} the standard deviation over {mean.seeds} seeds, {mean.spread:.2f}"
     return f"{verb} ({mean.mean:.2f}, {change:+.2f} points, {certainty})"
 
 
@@ -279,21 +269,3 @@ def _table(
             paper = {name: Cell(format_number(number, 2)) for name, number in numbers.items()}
             lines.append(Row(f"{arm}, paper", {"seeds": Cell(""), **paper}))
     return Table(title, "judge", lines)
-
-
-def _plain(rows: Mapping[str, ArmScores], scores: Sequence[Score]) -> dict[str, Any]:
-    """The rows as JSON, with the files that each cell comes from."""
-    plain = {}
-    for arm, row in rows.items():
-        tasks: dict[str, Any] = {}
-        for task, mean in row.tasks.items():
-            files = [s.results for s in scores if s.arm == arm and s.task == task]
-            tasks[task] = mean._asdict() | ({"results": files} if files else {})
-            if task in row.paper:
-                tasks[task]["paper"] = row.paper[task]
-        plain[arm] = {
-            "tasks": tasks,
-            "mean": row.mean and row.mean._asdict(),
-            "null_rate": row.null_rate and row.null_rate._asdict(),
-        }
-    return plain

@@ -26,7 +26,7 @@ class Step:
     word are used as a substitute."""
     is_done: Callable[[], bool]
     """Whether the step's output is complete."""
-    run: Callable[[], None]
+    run: Callable[[], object]
     command: str
     """The shell command that does the same."""
 

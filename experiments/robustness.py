@@ -91,31 +91,16 @@ def run_robustness(
         DATA_ROOT_VARIABLE: None if root is None else str(root.resolve()),
     }
     _claim(out, settings)
-
-    def evaluate(name: str, tasks: str) -> Run:
-        shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted run
-        run_lmms_eval(
-            model,
-            tasks,
-            output_path=out / name,
-            style=style,
-            flags=flags,
-            environment={PERTURBATION_VARIABLE: "" if name == UNCHANGED else name},
-            log=out / f"{name}.log",
-            name=name,
-        )
-        return load_run(results_files(out / name)[-1])
-
-    existing = complete_run(out / UNCHANGED, samples=True)
-    print(f"{UNCHANGED}: {'done' if existing else tasks}", flush=True)
-    unchanged = existing or evaluate(UNCHANGED, tasks)
+    unchanged = complete_run(out / UNCHANGED, samples=True)
+    print(f"{UNCHANGED}: {'done' if unchanged else tasks}", flush=True)
+    unchanged = unchanged or _evaluate(UNCHANGED, tasks, out, settings)
     if not unchanged.tasks:
         raise JudgeError(f"--tasks: found no judge task in {tasks}; see `mtrl-judge tasks`")
     plan = _plan(names, unchanged)
     not_applicable = {
-        name: [task for task in unchanged.tasks if task not in plan[name]]
-        for name in plan
-        if len(plan[name]) < len(unchanged.tasks)
+        name: [task for task in unchanged.tasks if task not in chosen]
+        for name, chosen in plan.items()
+        if len(chosen) < len(unchanged.tasks)
     }
     for name, others in not_applicable.items():
         print(f"{name}: does not apply to {', '.join(others)}", flush=True)
@@ -125,16 +110,13 @@ def run_robustness(
         run = complete_run(out / name, chosen, samples=True)
         if run and _first_difference(run, unchanged, chosen):
             run = None
-        state = "done" if run else f"{len(chosen)} task{'s' * (len(chosen) > 1)}"
-        print(f"[{number}/{len(plan)}] {name}: {state}", flush=True)
-        run = run or evaluate(name, ",".join(chosen))
-        difference = _first_difference(run, unchanged, chosen)
-        if difference:
+        print(f"[{number}/{len(plan)}] {name}: {'done' if run else ', '.join(chosen)}", flush=True)
+        runs[name] = run or _evaluate(name, ",".join(chosen), out, settings)
+        if difference := _first_difference(runs[name], unchanged, chosen):
             raise JudgeError(
-                f"{run.file}: differs from {unchanged.file} in {difference}; did the data or a "
-                f"version change? To judge everything again, remove {out}"
+                f"{runs[name].file}: differs from {unchanged.file} in {difference}; did the data "
+                f"or a version change? To judge everything again, remove {out}"
             )
-        runs[name] = run
     effects = adjust_p_values(
         [
             compare_perturbation(name, result, run.tasks[task])
@@ -146,6 +128,22 @@ def run_robustness(
     found = Robustness(effects, not_applicable, out / RESULTS_FILE)
     _write(found, settings, {UNCHANGED: unchanged, **runs})
     return found
+
+
+def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> Run:
+    """Run lmms-eval under a perturbation."""
+    shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted run
+    run_lmms_eval(
+        settings["model"],
+        tasks,
+        output_path=out / name,
+        style=settings["style"],
+        flags=settings["flags"],
+        environment={PERTURBATION_VARIABLE: "" if name == UNCHANGED else name},
+        log=out / f"{name}.log",
+        name=name,
+    )
+    return load_run(results_files(out / name)[-1])
 
 
 def _claim(out: Path, settings: Mapping[str, Any]) -> None:

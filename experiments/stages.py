@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json
+from mtrl_judge.demo.corpus import write_sample
+from mtrl_judge.demo.pretrain import pretrain_tiny_model
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask
@@ -32,28 +34,25 @@ TINY = "tiny_cpu"
 
 def sample_step(root: Path, seed: int) -> Step:
     """Write the sample corpus."""
-
-    def run() -> None:
-        from mtrl_judge.demo.corpus import write_sample
-
-        write_sample(root, seed=seed)
-
     command = ["mtrl-judge", "data", "sample", "--data-root", str(root), "--seed", str(seed)]
-    return Step("sample corpus", "sample", (root / DATA_CARD).is_file, run, shlex.join(command))
+    return Step(
+        "sample corpus",
+        "sample",
+        (root / DATA_CARD).is_file,
+        lambda: write_sample(root, seed=seed),
+        shlex.join(command),
+    )
 
 
 def base_step(data_root: Path, out: Path, seed: int) -> Step:
     """Pretrain the tiny base model."""
-
-    def run() -> None:
-        from mtrl_judge.demo.pretrain import pretrain_tiny_model
-
-        pretrain_tiny_model(data_root, out, seed=seed)
-
     command = ["mtrl-judge", "tiny", "--data-root", str(data_root), "--out", str(out)]
-    command += ["--seed", str(seed)]
     return Step(
-        "tiny base model", "base", (out / CHECKPOINT_CARD).is_file, run, shlex.join(command)
+        "tiny base model",
+        "base",
+        (out / CHECKPOINT_CARD).is_file,
+        lambda: pretrain_tiny_model(data_root, out, seed=seed),
+        shlex.join([*command, "--seed", str(seed)]),
     )
 
 

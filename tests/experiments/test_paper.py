@@ -138,7 +138,7 @@ def test_a_training_on_one_task_has_a_third_of_the_steps(tmp_path: Path) -> None
     [
         ({"recipe": "tiny_cup"}, "did you mean 'tiny_cpu'?"),
         ({"only": ["sft-singel"]}, "did you mean 'sft-single'?"),
-        ({"data_root": Path("nowhere")}, "--data-root: no folder nowhere"),
+        ({"data_root": Path("nowhere")}, "data_root: no folder nowhere"),
         ({"recipe": "mine.yaml"}, "mine/grpo/mine.yaml and mine/sft/mine.yaml"),
     ],
 )
@@ -221,7 +221,7 @@ def test_the_report_has_means_spreads_and_sources(tmp_path: Path) -> None:
     cell = outside[OURS]["tasks"]["mtrl_judge_mjbench_safety"]
     assert (cell["mean"], cell["seeds"]) == (pytest.approx(71), 2)
     assert cell["spread"] == pytest.approx(2**0.5)
-    assert all((tmp_path / file).is_file() for file in cell["results"])
+    assert all((tmp_path / score["results"]).is_file() for score in results["scores"])
     assert outside[OURS]["null_rate"]["mean"] == pytest.approx(25)
     assert inside["SFT-Single"]["mean"]["mean"] == pytest.approx(70)
     assert inside[MAJORITY]["mean"]["mean"] == pytest.approx(100 / 3)
@@ -233,7 +233,7 @@ def test_the_report_has_means_spreads_and_sources(tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == len(results["scores"]) == 5 * 9 + 6
     text = (tmp_path / "results.md").read_text()
     assert results["conclusion"] in text
-    assert "steps per task" in text
+    assert "steps, on one task" in text
     assert "RL-Single" not in text
 
 
