@@ -121,7 +121,8 @@ def show(
         for file in write_plots(board, plots, force=force):
             typer.echo(f"{file}: written", err=True)
     if form == "json":
-        text = leaderboard_file(board).model_dump_json(indent=2, exclude_defaults=True)
+        view = build_view(board, full=full)
+        text = leaderboard_file(board, view).model_dump_json(indent=2, exclude_defaults=True)
     elif form == "csv":
         text = csv_text(TIDY_FIELDS, tidy_records(board)).rstrip("\n")
     elif form == "html":
@@ -132,7 +133,8 @@ def show(
         text = render_report(board, view, digits=digits, include=include_path or ()).rstrip("\n")
     else:
         write = markdown if form == "md" else latex
-        text = write(build_view(board, full=full).tables, digits)
+        view = build_view(board, full=full)
+        text = write(view.tables, view.labels, digits)
     if out is None:
         typer.echo(text)
         return

@@ -33,7 +33,6 @@ from mtrl_judge.metrics.voting import consistency, vote_curve, vote_shares
 
 from .board import Leaderboard
 from .compatibility import tasks_of
-from .formats import task_labels
 from .runs import Run, TaskResult
 from .tables import Cell, Row, Table
 
@@ -97,9 +96,7 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
 
 
 def _table(title: str, lines: Rows, note: str) -> Table:
-    rows = [Row(task, cells) for task, cells in lines]
-    labels = task_labels([row.title for row in rows])
-    return Table(title, "task", [row._replace(title=labels[row.title]) for row in rows], note)
+    return Table(title, "task", [Row(task, cells) for task, cells in lines], note)
 
 
 def _with_people(board: Leaderboard) -> Rows:

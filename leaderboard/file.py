@@ -22,6 +22,8 @@ from mtrl_judge.metrics.records import Record
 
 from .board import Leaderboard
 from .runs import Run, Sample, TaskResult
+from .tables import Table
+from .view import View
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -87,49 +89,15 @@ class Entry(Frozen):
         return digest(part.encode() for part in (self.model, self.date, *sorted(tasks)))
 
 
-class PairEntry(Frozen):
-    """Two judges on the same rows of a task, or on the mean over a role's tasks."""
-
-    column: str = Field(description="the task, or train or ood for the mean")
-    first: str
-    second: str
-    difference: Estimate = Field(description="first minus second")
-    p_value: float = Field(description="by the paired bootstrap")
-    adjusted: float = Field(description="the same, Holm-adjusted over the column's pairs")
-    mcnemar_p_value: float | None = Field(None, description="Holm-adjusted too")
-
-
-class Means(Frozen):
-    """Of one judge, by role."""
-
-    rates: dict[Literal["train", "ood"], dict[str, Estimate]] = Field(
-        description="plain means over tasks; overall_accuracy is of all rows together"
-    )
-    gap: Estimate | None = Field(
-        None, description="generalization gap: mean in distribution minus out of distribution"
-    )
-    ranks: dict[str, int] = Field(
-        {}, description="by task and role; judges of one rank do not differ significantly"
-    )
-
-
-class Derived(Frozen):
-    """What follows from the entries; absent from a file that entries are added to."""
-
-    metric: str
-    resamples: int
-    seed: int
-    judges: dict[str, Means]
-    differences: tuple[PairEntry, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 class LeaderboardFile(Frozen):
-    """The whole file."""
+    """The whole file; a file that entries are added to has no tables."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1]  # without a default, which output would leave out
     entries: tuple[Entry, ...]
-    derived: Derived | None = None
+    metric: str | None = Field(None, description="by which the tables compare and rank judges")
+    resamples: int | None = Field(None, description="of the bootstrap")
+    seed: int | None = None
+    tables: tuple[Table, ...] = ()
 
 
 _METADATA = TaskEntry.model_fields.keys() - {"n", "rates", "rows"}
@@ -302,31 +270,13 @@ def json_schema() -> str:
     return json_text(LeaderboardFile.model_json_schema())
 
 
-def leaderboard_file(board: Leaderboard) -> LeaderboardFile:
-    """The runs as entries, and what was derived from them."""
+def leaderboard_file(board: Leaderboard, view: View) -> LeaderboardFile:
+    """The runs as entries, and the tables that follow from them."""
     return LeaderboardFile(
+        schema_version=SCHEMA_VERSION,
         entries=tuple(entries_of(board, rows=False)),
-        derived=Derived(
-            metric=board.metric,
-            resamples=board.resamples,
-            seed=board.seed,
-            judges={run.name: _means(board, run.name) for run in board.runs},
-            differences=tuple(
-                PairEntry(
-                    **{key: value for key, value in pair._asdict().items() if key != "mcnemar"},
-                    mcnemar_p_value=pair.mcnemar and pair.mcnemar.p_value,
-                )
-                for column in board.columns
-                for pair in column.comparisons
-            ),
-            notes=tuple(board.notes),
-        ),
-    )
-
-
-def _means(board: Leaderboard, judge: str) -> Means:
-    return Means(
-        rates={mean.role: dict(mean.estimates[judge]) for mean in board.means if judge in mean.n},
-        gap=board.gaps.get(judge),
-        ranks={c.name: c.ranks[judge] for c in board.columns if judge in c.ranks},
+        metric=board.metric,
+        resamples=board.resamples,
+        seed=board.seed,
+        tables=tuple(table for table in view.tables if table.rows),
     )

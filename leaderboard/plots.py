@@ -6,13 +6,13 @@ hold are replaced. The same leaderboard gives the same bytes.
 
 from __future__ import annotations
 
+import base64
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.etree import ElementTree
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, whole_file
@@ -38,9 +38,11 @@ BLUE, VERMILION = "#0072B2", "#B8500A"
 INK, MUTED, GRID = "#1F2933", "#5B6770", "#E3E7EB"
 LIGHT, DARK = "#F4F8FB", "#62B6EA"  # of a confusion matrix; INK is readable on both
 _PANELS_PER_ROW = 3
+SCORE_LEGEND = (
+    "bars: 95 % intervals · hollow: another judge is significantly better · "
+    "dashed: majority-class baseline · OOD: out of distribution"
+)
 _MAX_PIXELS = 12_000  # per side of a PNG
-_SVG = "{http://www.w3.org/2000/svg}"
-_XLINK = "{http://www.w3.org/1999/xlink}"
 _DASHED: Any = (0, (3, 2))
 _SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,
@@ -116,38 +118,11 @@ def write_plots(board: Leaderboard, folder: Path, *, force: bool) -> list[Path]:
 
 
 @_style()
-def inline_svg(plot: Plot, prefix: str) -> str:
-    """A plot as an element of an HTML page.
-
-    Args:
-        prefix: of its ids, unique within the page.
-    """
+def data_address(plot: Plot) -> str:
+    """A plot as the address of an image in a page that loads nothing."""
     file = io.BytesIO()
     _save(plot.figure, file, "svg")
-    root = ElementTree.fromstring(file.getvalue())
-    for parent in root.iter():
-        for child in [c for c in parent if c.tag in (f"{_SVG}metadata", f"{_SVG}style")]:
-            parent.remove(child)  # a style would apply to the whole page
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(_SVG)
-        attributes = {key.removeprefix(_XLINK): value for key, value in element.attrib.items()}
-        element.attrib = {
-            key: prefix + value
-            if key == "id"
-            else value.replace("#", f"#{prefix}", 1)
-            if key == "href"
-            else value.replace("url(#", f"url(#{prefix}")
-            for key, value in attributes.items()
-        }
-    width, height = (root.attrib.pop(key).removesuffix("pt") for key in ("width", "height"))
-    root.attrib |= {
-        "role": "img",
-        "aria-label": plot.alt,
-        # In place of the style element that was removed.
-        "style": "stroke-linejoin:round;stroke-linecap:butt;"
-        f"width:{width}pt;aspect-ratio:{width}/{height}",
-    }
-    return ElementTree.tostring(root, encoding="unicode")
+    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _save(figure: Figure, target: Any, form: str) -> None:
@@ -190,7 +165,8 @@ def score_plot(board: Leaderboard, task: Column | None = None) -> Plot | None:
     n_columns = min(_PANELS_PER_ROW, len(tasks))
     n_rows = -(-len(tasks) // n_columns)
     height = n_rows * (0.21 * len(names) + 0.62) + (0.1 if task else 0.35)
-    figure = _figure(1.05 + 2.45 * n_columns, height, "" if task else score_legend(board))
+    footer = "" if task else f"{metric_name(board.metric)} · {SCORE_LEGEND}"
+    figure = _figure(1.05 + 2.45 * n_columns, height, footer)
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     labels = task_labels([column.name for column in board.tasks])
     for axes, column in zip(panels, tasks, strict=False):
@@ -206,15 +182,7 @@ def score_plot(board: Leaderboard, task: Column | None = None) -> Plot | None:
         axes.set_visible(index < len(tasks))
         # Tick labels go below the last panel of each column; the last row can be shorter.
         axes.tick_params(labelbottom=index + n_columns >= len(tasks), length=0)
-    values = {
-        column.name: ", ".join(
-            f"{_label(name)} {format_number(column.estimate(name, board.metric).value, 2)}"
-            for name in names
-        )
-        for column in tasks
-    }
-    alt = "; ".join(f"{_label(labels[name])}: {listed}" for name, listed in values.items())
-    return Plot("scores", f"{metric_name(board.metric)} with 95 % intervals. {alt}", figure)
+    return Plot("scores", f"{metric_name(board.metric)} of each judge with its interval", figure)
 
 
 def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) -> None:
@@ -242,22 +210,6 @@ def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) ->
             axes.hlines(index, estimate.low, estimate.high, color=BLUE, linewidth=1.6, alpha=0.75)
         face = "white" if beaten else BLUE
         axes.plot(estimate.value, index, "o", markersize=5, color=BLUE, markerfacecolor=face)
-
-
-def score_legend(board: Leaderboard) -> str:
-    """What the marks of :func:`score_plot` mean."""
-    parts = {
-        metric_name(board.metric): True,
-        "bars: 95 % intervals": any(
-            e.low is not None for task in board.tasks for e in _estimates(task, board.metric)
-        ),
-        "hollow: another judge is significantly better": any(
-            rank > 1 for task in board.tasks for rank in task.ranks.values()
-        ),
-        "OOD: out of distribution": any(task.role == "ood" for task in board.tasks),
-        "dashed: majority-class baseline": any(task.majority is not None for task in board.tasks),
-    }
-    return " · ".join(part for part, applies in parts.items() if applies)
 
 
 def _estimates(column: Column, metric: str) -> list[Estimate]:
@@ -290,9 +242,8 @@ def generalization_plot(board: Leaderboard) -> Plot | None:
             points[run.name] = (inside, outside)
     if not points:
         return None
-    figure = _figure(5.3, 3.5)
-    figure.set_layout_engine("none")  # no engine leaves room for the names beside a square
-    axes = figure.add_axes((0.11, 0.14, 0.54, 0.83))
+    figure = _figure(5.3, max(3.5, 0.2 * len(points)))
+    axes = figure.subplots()
     low, high = _limits([end for pair in points.values() for e in pair for end in _ends(e)])
     metric = metric_name(board.metric)
     axes.set(
@@ -316,44 +267,17 @@ def generalization_plot(board: Leaderboard) -> Plot | None:
         color=MUTED,
     )
     bars: Any = {"color": BLUE, "linewidth": 1.3, "alpha": 0.55}
-    centers = {n: (x.value or 0.0, y.value or 0.0) for n, (x, y) in points.items()}
-    for name, (x, y) in points.items():
+    for number, (name, (x, y)) in enumerate(points.items(), 1):
+        center = (x.value or 0.0, y.value or 0.0)
         if x.low is not None and x.high is not None:
-            axes.hlines(centers[name][1], x.low, x.high, **bars)
+            axes.hlines(center[1], x.low, x.high, **bars)
         if y.low is not None and y.high is not None:
-            axes.vlines(centers[name][0], y.low, y.high, **bars)
-        axes.plot(*centers[name], "o", markersize=5, color=BLUE)
-    _name_points(axes, centers)
-    alt = "; ".join(
-        f"{_label(name)}: {format_number(x.value, 2)} in, {format_number(y.value, 2)} out"
-        for name, (x, y) in points.items()
-    )
-    return Plot("in_against_out", f"Mean {metric} in and out of distribution. {alt}", figure)
-
-
-def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Names to the right of the square in the order of their points, each with a thin line."""
-    low, high = axes.get_ylim()
-    ordered = sorted(points, key=lambda name: (points[name][1], name))
-    gap = min(0.065, 1 / len(ordered)) * (high - low)
-    heights: list[float] = []
-    for name in ordered:  # upward from the lowest, then down from the top if there is no room
-        heights.append(max(points[name][1], heights[-1] + gap if heights else low))
-    top = high
-    for index in reversed(range(len(heights))):
-        heights[index] = min(heights[index], top)
-        top = heights[index] - gap
-    for name, height in zip(ordered, heights, strict=True):
-        axes.annotate(
-            _label(name),
-            xy=points[name],
-            xytext=(high + 0.05 * (high - low), height),
-            textcoords="data",
-            va="center",
-            fontsize=8,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "relpos": (0, 0.5)},
-        )
+            axes.vlines(center[0], y.low, y.high, **bars)
+        axes.plot(*center, "o", markersize=5, color=BLUE, label=f"{number}  {_label(name)}")
+        axes.annotate(str(number), center, (4, 4), textcoords="offset points", fontsize=7)
+    # Beside the square, because the names of similar judges would cover each other in it.
+    figure.legend(loc="outside right upper", frameon=False, handlelength=0.5, fontsize=8)
+    return Plot("in_against_out", f"Mean {metric} of each judge in and out of distribution", figure)
 
 
 # A panel for each judge and task
@@ -380,7 +304,7 @@ def confusion_plot(board: Leaderboard) -> Plot | None:
     figure, panels = _grid(board, list(matrices), footer)
     for key, axes in panels.items():
         _confusion_panel(axes, *matrices[key])
-    return Plot("confusion", "Confusion matrices, labels by verdicts.", figure)
+    return Plot("confusion", "Confusion matrices, labels by verdicts", figure)
 
 
 def _confusion_panel(axes: Axes, counts_C_C1: Counts, verdicts: Sequence[str]) -> None:
@@ -433,12 +357,7 @@ def reliability_plot(
         figure, panels = _grid(board, list(curves), footer, shared=True)
     for key, axes in panels.items():
         _reliability_panel(axes, curves[key])
-    alt = "; ".join(
-        f"{_label(judge)}, {_label(task)}: "
-        + ", ".join(f"{bin_.accuracy:.0%} correct at {bin_.confidence:.0%}" for bin_ in curve)
-        for (judge, task), curve in curves.items()
-    )
-    return Plot("reliability", f"Reliability of confidence. {alt}", figure)
+    return Plot("reliability", "Accuracy against confidence", figure)
 
 
 def _reliability_panel(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:

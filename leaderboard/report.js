@@ -24,20 +24,6 @@
   addEventListener("hashchange", reveal);
   reveal();
 
-  for (const text of all("[data-text]").filter((text) => text.scrollHeight > 300)) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "more";
-    const turn = (open) => {
-      text.classList.toggle("clamped", !open);
-      button.textContent = open ? "show less" : "show all";
-      button.setAttribute("aria-expanded", String(open));
-    };
-    button.addEventListener("click", () => turn(text.classList.contains("clamped")));
-    turn(false);
-    text.after(button);
-  }
-
   for (const table of all("table[data-sortable]")) {
     const body = table.tBodies[0];
     for (const head of all("thead tr:last-child th", table)) {

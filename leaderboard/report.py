@@ -20,15 +20,15 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.metrics.rates import higher_is_better
 
 from .board import Column, Leaderboard
-from .formats import ROLE_NAMES, format_date, format_estimate, metric_name, task_labels
+from .formats import ROLE_NAMES, format_date, format_estimate, metric_name
 from .plots import (
+    SCORE_LEGEND,
     Plot,
     confidence_title,
     confusion_of,
+    data_address,
     generalization_plot,
-    inline_svg,
     reliability_plot,
-    score_legend,
     score_plot,
 )
 from .samples import TaskItems, select_items
@@ -157,7 +157,6 @@ def _values(board: Leaderboard, view: View) -> dict[str, Any]:
     """The variables of the template."""
     folder = Path(__file__).parent
     script = (folder / "report.js").read_text(encoding="utf-8")
-    labels = task_labels([task.name for task in board.tasks])
     results = [result for run in board.runs for result in run.tasks.values()]
     return {
         "style": Markup((folder / "report.css").read_text(encoding="utf-8")),
@@ -169,31 +168,28 @@ def _values(board: Leaderboard, view: View) -> dict[str, Any]:
         "data": data_table(board.runs),
         "many_judges": len(board.runs) > SIDE_BY_SIDE,
         "metric": metric_name(board.metric),
-        "labels": labels,
+        "labels": view.labels,
         "headlines": list(_headlines(board)),
         "is_sample": any(result.metadata.get("source") == "sample" for result in results),
         "dates": sorted(format_date(run.date) for run in board.runs),
-        "score_plots": [
-            _inline(score_plot(board, task), f"s{n}-") for n, task in enumerate(board.tasks)
-        ],
-        "score_legend": score_legend(board),
-        "generalization_plot": _inline(generalization_plot(board), "g-"),
-        "confusions": [(labels[task.name], _confusions(board, task)) for task in board.tasks],
+        "score_plots": [_image(score_plot(board, task)) for task in board.tasks],
+        "score_legend": SCORE_LEGEND,
+        "generalization_plot": _image(generalization_plot(board)),
+        "confusions": [(view.labels[task.name], _confusions(board, task)) for task in board.tasks],
         "reliability_plots": [
             (
                 confidence_title(confidence),
-                labels[confidence.result.task],
-                _inline(reliability_plot(board, [confidence], named=False), f"r{n}-"),
+                view.labels[confidence.result.task],
+                _image(reliability_plot(board, [confidence], named=False)),
             )
-            for n, confidence in enumerate(view.confidences)
+            for confidence in view.confidences
         ],
         "judge_numbers": {run.name: n for n, run in enumerate(board.runs)},
     }
 
 
-def _inline(plot: Plot | None, prefix: str) -> Markup | None:
-    # ElementTree has escaped the names in it.
-    return None if plot is None else Markup(inline_svg(plot, prefix))
+def _image(plot: Plot | None) -> dict[str, str] | None:
+    return plot and {"src": data_address(plot), "alt": plot.alt}
 
 
 def _headlines(board: Leaderboard) -> Iterator[dict[str, Any]]:

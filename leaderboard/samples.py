@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, peek
-from mtrl_judge.judge_tasks.prompts import IMAGE_MARK, instruction
+from mtrl_judge.judge_tasks.prompts import instruction
 from mtrl_judge.judge_tasks.rows import Rows
 from mtrl_judge.judge_tasks.sources import find_source, load_rows
 from mtrl_judge.judge_tasks.spec import SPLITS, STYLES, JudgeTask
@@ -149,7 +149,7 @@ def _task_items(
         return TaskItems(task, (), 0, ["Its rows are unknown: the file reports only rates."])
     notes = [
         f"{name} was evaluated with the perturbation {result.metadata['perturbation']}: the images "
-        "and texts shown here are not what it saw."
+        "shown here may not be what it saw."
         for name, result in results.items()
         if result.metadata.get("perturbation")
     ]
@@ -160,7 +160,7 @@ def _task_items(
         notes.append(f"No images: {' '.join(str(error).split())}")
     else:
         paired = any(result.paired for result in results.values())
-        selected = _with_data(selected, rows, paired)
+        selected = _with_images(selected, rows, paired)
     return TaskItems(task, selected, len(items), notes)
 
 
@@ -228,24 +228,21 @@ def _ordered(task: str, items: Sequence[Item]) -> list[Item]:
 # The data behind the items
 
 
-def _with_data(items: Sequence[Item], rows: Rows, paired: bool) -> list[Item]:
-    """Items with their questions as the data has them, and the images of their first order."""
+def _with_images(items: Sequence[Item], rows: Rows, paired: bool) -> list[Item]:
+    """Items with the images of their first order."""
     columns = rows.dataset.with_format(None)
     # A pair judged in one order has that order in its row, and none in its sample.
     keys = zip(columns["item_id"][:], columns["swapped"][:], strict=True)
     index_of = {(item_id, swapped and paired): i for i, (item_id, swapped) in enumerate(keys)}
-    shown = []
+    with_images = []
     for item in items:
-        orders = list(item.orders)
-        for n, order in enumerate(orders):
-            index = index_of.get((item.item_id, order.swapped and paired))
-            if index is None:
-                continue
-            question = _numbered(columns[index]["question"])
-            images = rows.dataset[index]["images"] if n == 0 else ()
-            orders[n] = order._replace(question=question, images=tuple(map(_thumbnail, images)))
-        shown.append(item._replace(orders=tuple(orders)))
-    return shown
+        first, *others = item.orders
+        index = index_of.get((item.item_id, first.swapped and paired))
+        if index is not None:
+            images = tuple(map(_thumbnail, rows.dataset[index]["images"]))
+            item = item._replace(orders=(first._replace(images=images), *others))
+        with_images.append(item)
+    return with_images
 
 
 def _load_rows(name: str, results: Sequence[TaskResult], include: Sequence[Path]) -> Rows:
@@ -284,15 +281,6 @@ def _find(name: str, include: Sequence[Path]) -> JudgeTask:
             if raw is not None and raw.get("task") == name:
                 return load_judge_task(file)
     return find_task(name)
-
-
-def _numbered(question: str) -> str:
-    """
-    >>> _numbered("<image> or <image>?")
-    '[image 1] or [image 2]?'
-    """
-    first, *pieces = question.split(IMAGE_MARK)
-    return first + "".join(f"[image {n}]{piece}" for n, piece in enumerate(pieces, 1))
 
 
 def _thumbnail(image: Image.Image) -> str:

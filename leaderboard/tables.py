@@ -11,7 +11,8 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from tabulate import tabulate
 
@@ -21,15 +22,17 @@ from .formats import NONE, format_interval, format_number, format_p_value
 
 CellKind: TypeAlias = Literal["text", "name", "rate", "difference", "share", "p_value", "count"]
 RowStyle: TypeAlias = Literal["", "mean", "baseline", "significant"]
+Labels: TypeAlias = Mapping[str, str]
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """A value of a table; None is shown as a dash."""
 
-    value: Any = None
+    value: Estimate | int | float | str | list[int] | None = None
     kind: CellKind = "text"
-    """A name comes from models or data; rate, difference and share are numbers or estimates; a
-    count may be several numbers, where judges differ."""
+    """A name comes from models or data; a rate, difference or share is a number or an estimate; a
+    count is a list where judges differ."""
     rank: int | None = None
     bold: bool = False
     of: int | None = None
@@ -42,7 +45,8 @@ class Cell(NamedTuple):
         return float(value) if isinstance(value, int | float) else None
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A row; columns that it has no cell for stay empty."""
 
     title: str
@@ -53,7 +57,8 @@ class Row(NamedTuple):
     """What it belongs to, such as a task that several rows are about."""
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True)
+class Table:
     """A table and what readers should know about it."""
 
     title: str
@@ -78,7 +83,7 @@ class Table(NamedTuple):
         """A table for each group of rows, with its name as title."""
         groups = dict.fromkeys(row.group for row in self.rows)
         return [
-            self._replace(title=name, group="", rows=[r for r in self.rows if r.group == name])
+            Table(name, self.corner, [row for row in self.rows if row.group == name])
             for name in groups
         ]
 
@@ -96,7 +101,7 @@ class Table(NamedTuple):
             )
             for column in self.columns
         ]
-        return self._replace(corner=corner, rows=rows)
+        return replace(self, corner=corner, rows=rows)
 
 
 def cell_parts(cell: Cell, digits: int = 3) -> tuple[str, str]:
@@ -108,15 +113,16 @@ def cell_parts(cell: Cell, digits: int = 3) -> tuple[str, str]:
     value, kind = cell.value, cell.kind
     if value is None:
         return NONE, ""
-    if kind == "count":
-        counts = [value] if isinstance(value, int) else value
-        share = f"({value / cell.of:.0%})" if cell.of else ""
+    if isinstance(value, str):
+        return value, ""
+    if kind == "count" and not isinstance(value, Estimate):
+        counts = value if isinstance(value, list) else [value]
+        share = f"({counts[0] / cell.of:.0%})" if cell.of else ""
         return " / ".join(f"{count:,}" for count in counts) or NONE, share
-    if kind == "p_value":
-        return format_p_value(value), ""
-    if kind in ("text", "name"):
-        return str(value), ""
+    assert not isinstance(value, list)
     estimate = value if isinstance(value, Estimate) else Estimate(value)
+    if kind == "p_value":
+        return format_p_value(estimate.value), ""
     signed, percent = kind == "difference", kind == "share"
     return (
         format_number(estimate.value, digits, signed=signed, percent=percent),
@@ -136,12 +142,16 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\|`]|(?<=\])\()", r"\\\1", line)
 
 
-def markdown(tables: Sequence[Table], digits: int = 3) -> str:
-    """Tables in GitHub's Markdown, each under its title."""
+def markdown(tables: Sequence[Table], labels: Labels, digits: int = 3) -> str:
+    """Tables in GitHub's Markdown, each under its title.
+
+    Args:
+        labels: shorter names of tasks.
+    """
     parts = []
     for table in tables:
         if table.rows:
-            head, *lines = _grid(table, digits, bold="**{}**")
+            head, *lines = _grid(table, digits, labels, bold="**{}**")
             parts.append(f"## {markdown_text(table.title)}")
             parts.append(tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True))
             parts += [markdown_text(table.note)] if table.note else []
@@ -157,22 +167,27 @@ def markdown_lines(
         text: how free text is escaped.
         name: how names (the rows' titles, and cells of that kind) are escaped.
     """
-    head, *lines = _grid(table, 3, text, name, bold="**{}**")
+    head, *lines = _grid(table, 3, {}, text, name, bold="**{}**")
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
-def latex(tables: Sequence[Table], digits: int = 3) -> str:
+def latex(tables: Sequence[Table], labels: Labels, digits: int = 3) -> str:
     """Tables as LaTeX with booktabs, each after a comment with its title."""
-    return "\n\n".join(
-        f"% {' '.join(table.title.split())}\n{_tabulated(table, digits, 'latex_booktabs')}"
-        for table in tables
-        if table.rows
-    )
+    parts = []
+    for table in tables:
+        if table.rows:
+            head, *lines = _grid(table, digits, labels, str, str)
+            parts.append(
+                f"% {' '.join(table.title.split())}\n"
+                + tabulate(lines, head, tablefmt="latex_booktabs", disable_numparse=True)
+            )
+    return "\n\n".join(parts)
 
 
 def plain_text(table: Table, digits: int = 3) -> str:
     """One table for a terminal."""
-    return _tabulated(table, digits, "simple")
+    head, *lines = _grid(table, digits, {}, str, str)
+    return tabulate(lines, headers=head, disable_numparse=True)
 
 
 def csv_text(fields: Sequence[str], records: Sequence[Mapping[str, object]]) -> str:
@@ -184,26 +199,23 @@ def csv_text(fields: Sequence[str], records: Sequence[Mapping[str, object]]) -> 
     return file.getvalue()
 
 
-def _tabulated(table: Table, digits: int, form: str) -> str:
-    head, *lines = _grid(table, digits, str, str)
-    return tabulate(lines, headers=head, tablefmt=form, disable_numparse=True)
-
-
 def _grid(
     table: Table,
     digits: int,
+    labels: Labels,
     text: Callable[[str], str] = markdown_text,
     name: Callable[[str], str] = markdown_text,
     bold: str = "{}",
 ) -> list[list[str]]:
     """Head and rows as text, with a column for the groups of rows if there are any."""
-    head = [table.corner, *table.columns]
-    grid = [list(map(text, [table.group, *head] if table.group else head))]
+    columns = (labels.get(column, column) for column in table.columns)
+    grid = [[*map(text, filter(None, (table.group, table.corner))), *map(text, columns)]]
     for row, cells in table.lines:
-        line = [name(row.group), name(row.title)] if table.group else [name(row.title)]
+        titles = (row.group, row.title) if table.group else (row.title,)
+        line = [name(labels.get(title, title)) for title in titles]
         for cell in cells:
             shown = " ".join(filter(None, cell_parts(cell, digits)))
-            if cell.value is not None and cell.kind in ("text", "name"):
+            if isinstance(cell.value, str):
                 shown = (name if cell.kind == "name" else text)(shown)
             shown = bold.format(shown) if cell.bold else shown
             line.append(shown if cell.rank is None else f"{shown} #{cell.rank}")

@@ -15,7 +15,7 @@ from .compatibility import tasks_of
 from .formats import ROLE_NAMES, format_date, metric_name, task_labels
 from .gate import Gate
 from .runs import Run, TaskResult
-from .tables import Cell, Row, RowStyle, Table
+from .tables import Cell, Labels, Row, RowStyle, Table
 
 MAJORITY = "majority-class baseline"
 # With more judges a table has one row per judge, as leaderboards do; with fewer, one per task.
@@ -26,6 +26,8 @@ TIDY_FIELDS = ("judge", "task", "role", "rate", "value", "low", "high", "rank", 
 class View(NamedTuple):
     """All tables of a leaderboard."""
 
+    labels: Labels
+    """Of the tasks, for tables whose readers know what they have in common."""
     scores: Table
     means: Table
     pairs: Table
@@ -47,12 +49,14 @@ def build_view(board: Leaderboard, *, full: bool) -> View:
     Raises:
         JudgeError: the probabilities in a sample file are invalid.
     """
+    labels = task_labels([task.name for task in board.tasks])
     scores, means = score_table(board), mean_table(board)
     if not full:
         nothing = Table("", "", ())
-        return View(scores, means, nothing, nothing, (), ())
+        return View(labels, scores, means, nothing, nothing, (), ())
     known = confidences(board.runs)
     return View(
+        labels,
         scores,
         means,
         pair_table(board),
@@ -67,23 +71,19 @@ def build_view(board: Leaderboard, *, full: bool) -> View:
 
 def score_table(board: Leaderboard) -> Table:
     """The metric of every judge on every task, the means, and the generalization gap."""
-    labels = task_labels([task.name for task in board.tasks])
     columns: dict[str, Column] = {}
     styles: dict[str, RowStyle] = {}
     for mean in board.means:
-        columns |= {labels[task.name]: task for task in board.tasks if task.role == mean.role}
+        columns |= {task.name: task for task in board.tasks if task.role == mean.role}
         title = f"mean {ROLE_NAMES[mean.role]}"
-        columns[title], styles[title] = mean, "mean"
-    rows = [
-        Row(run.name, {title: _score(column, run.name, board) for title, column in columns.items()})
-        for run in board.runs
-    ]
-    if board.gaps:
-        styles["gap"] = "mean"
-        rows = [
-            row._replace(cells={**row.cells, "gap": Cell(board.gaps.get(row.title), "difference")})
-            for row in rows
-        ]
+        columns[title] = mean
+        styles |= {title: "mean", "gap": "mean"}
+    rows = []
+    for run in board.runs:
+        cells = {title: _score(column, run.name, board) for title, column in columns.items()}
+        if board.gaps:
+            cells["gap"] = Cell(board.gaps.get(run.name), "difference")
+        rows.append(Row(run.name, cells))
     if any(task.majority is not None for task in board.tasks):
         baseline = {title: Cell(column.majority, "rate") for title, column in columns.items()}
         rows.append(Row(MAJORITY, baseline, "baseline"))
@@ -159,11 +159,11 @@ def mean_table(board: Leaderboard) -> Table:
 
 def pair_table(board: Leaderboard) -> Table:
     """Each pair of judges on each task and on the means."""
-    labels = {**task_labels([task.name for task in board.tasks]), **ROLE_NAMES}
     rows = []
     for column in board.columns:
         for pair in column.comparisons:
             cells = {
+                "second": Cell(pair.second, "name"),
                 f"{metric_name(board.metric)} difference": Cell(pair.difference, "difference"),
                 "p": Cell(pair.p_value, "p_value"),
                 "p (Holm)": Cell(pair.adjusted, "p_value"),
@@ -175,20 +175,19 @@ def pair_table(board: Leaderboard) -> Table:
                     "McNemar p (Holm)": Cell(test.p_value, "p_value"),
                 }
             cells["significant"] = Cell("yes" if pair.significant else "no")
-            title = f"{pair.first} − {pair.second}"
             style: RowStyle = "significant" if pair.significant else ""
-            rows.append(Row(title, cells, style, group=labels[column.name]))
+            group = ROLE_NAMES.get(column.name, column.name)
+            rows.append(Row(pair.first, cells, style, group))
     note = (
         "First minus second, with the interval from the same resamples of both; p by the paired "
         "bootstrap. McNemar's test is about correctness, by pair where pairs were judged in both "
         "orders, and assumes independent rows."
     )
-    return Table("Pairs of judges", "judges", rows, note, group="task")
+    return Table("Pairs of judges", "first", rows, note, group="task")
 
 
 def disagreement_table(board: Leaderboard) -> Table:
     """For each task that several judges judged: rows by what all of them made of it."""
-    labels = task_labels([task.name for task in board.tasks])
     rows = []
     for task in board.tasks:
         results = [run.tasks[task.name] for run in board.runs if task.name in run.tasks]
@@ -211,7 +210,7 @@ def disagreement_table(board: Leaderboard) -> Table:
             "all are correct": Cell(all_correct, "count", of=len(labeled)),
             "none is correct": Cell(none_correct, "count", of=len(labeled)),
         }
-        rows.append(Row(labels[task.name], cells))
+        rows.append(Row(task.name, cells))
     note = "A missing verdict differs from every verdict. The last two columns count labeled rows."
     return Table("Where judges disagree", "task", rows, note)
 

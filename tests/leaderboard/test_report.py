@@ -29,7 +29,7 @@ from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
 from mtrl_judge.leaderboard.formats import one_line
-from mtrl_judge.leaderboard.plots import inline_svg, score_plot, write_plots
+from mtrl_judge.leaderboard.plots import write_plots
 from mtrl_judge.leaderboard.reading import load_runs
 from mtrl_judge.leaderboard.report import MAX_BYTES, readable, render_report
 from mtrl_judge.leaderboard.samples import select_items
@@ -45,6 +45,7 @@ NASTY = (
     "javascript:alert(1) 😀 \u2028\u202e\u0000 & &lt;",
 )
 ALL = " ".join(NASTY) + "\ud800"
+IMAGE = '<img src="data:image/webp'
 FORMED = "<think>{}</think><answer>{}</answer>"
 
 
@@ -208,7 +209,7 @@ def test_data_stays_text(nasty_results: Path) -> None:
     page = Page(found)
     assert len(page.named("script")) == 1
     assert not page.named("b")
-    assert not page.named("img")
+    assert all(str(own["src"]).startswith("data:image/svg+xml") for own in page.named("img"))
     assert not [name for _, own in page.elements for name in own if name.startswith("on")]
     for text in NASTY:
         assert readable(text) in page.text
@@ -236,7 +237,6 @@ def test_a_page_loads_nothing_and_only_its_own_script_may_run(results: Path) -> 
     ids = [own["id"] for _, own in page.elements if "id" in own]
     assert len(ids) == len(set(ids))
     pointed = {place[1:] for place in places if place.startswith("#")}
-    pointed |= set(re.findall(r"url\(#([^)]+)\)", found))
     assert pointed <= set(ids)
 
 
@@ -258,7 +258,6 @@ def test_a_page_is_accessible(results: Path) -> None:
     page = Page(page_of(board_of(results)))
     assert len(page.named("table")) == len(page.named("caption"))
     assert all(own.get("scope") for own in page.named("th"))
-    assert all(own.get("aria-label") for own in page.named("svg"))
     assert all(own.get("alt") for own in page.named("img"))
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert headings[0] == 1
@@ -293,11 +292,11 @@ def test_a_page_stays_below_its_size_limit(
     whole = page_of(board)
     size = len(whole.encode())
     assert size < MAX_BYTES
-    pictures = whole.count("<img")
-    assert pictures == 6 + 6 + 2 * 3
+    images = whole.count(IMAGE)
+    assert images == 6 + 6 + 2 * 3
     less = page_of(board, max_bytes=size - 1_000)
     assert len(less.encode()) < size - 1_000
-    assert 0 < less.count("<img") < pictures
+    assert 0 < less.count(IMAGE) < images
     assert re.search(r"The images of \d+ items are left out", less)
     with pytest.raises(JudgeError, match="3 judges on 3 tasks exceeds 0 MB"):
         page_of(board, max_bytes=10_000)
@@ -402,7 +401,6 @@ def test_images_are_those_that_were_judged_in_their_order(
     assert not found.notes
     (item,) = found.items
     assert [order.swapped for order in item.orders] == [False, True]
-    assert item.orders[0].question == "[image 1] or [image 2]?"
     first, second = map(colour, item.orders[0].images)
     assert first[0] > 200 > 50 > first[2]
     assert second[2] > 200 > 50 > second[0]
@@ -445,18 +443,6 @@ def test_plots_are_valid_images_and_their_text_is_text(nasty_results: Path, tmp_
         assert "<dc:date>" not in text
     assert "$x$ 😀" in (tmp_path / "scores.svg").read_text(encoding="utf-8")
     assert "$No$" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")
-
-
-def test_a_plot_in_a_page_has_ids_of_its_own(results: Path) -> None:
-    plot = score_plot(board_of(results))
-    assert plot is not None
-    root = ElementTree.fromstring(inline_svg(plot, "one-"))
-    ids = {element.get("id") for element in root.iter()} - {None}
-    assert ids
-    assert all(str(each).startswith("one-") for each in ids)
-    assert root.tag == "svg"
-    assert root.get("aria-label") == plot.alt
-    assert not list(root.iter("style"))
 
 
 # In a browser
