@@ -40,8 +40,7 @@ def main() -> None:
         runs = load_runs([Path(folder)])
         loaded = time.perf_counter()
         board = build_leaderboard(runs)
-        view = build_view(board, full=False)
-        markdown(view.tables, view.labels)
+        markdown(build_view(board, full=False).tables)
         done = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     panel = [run.tasks["mtrl_judge_0"] for run in runs]

@@ -134,7 +134,7 @@ def show(
     else:
         write = markdown if form == "md" else latex
         view = build_view(board, full=full)
-        text = write(view.tables, view.labels, digits)
+        text = write(view.tables, digits, view.labels)
     if out is None:
         typer.echo(text)
         return

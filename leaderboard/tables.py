@@ -23,6 +23,7 @@ from .formats import NONE, format_interval, format_number, format_p_value
 CellKind: TypeAlias = Literal["text", "name", "rate", "difference", "share", "p_value", "count"]
 RowStyle: TypeAlias = Literal["", "mean", "baseline", "significant"]
 Labels: TypeAlias = Mapping[str, str]
+NO_LABELS: Labels = {}
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\|`]|(?<=\])\()", r"\\\1", line)
 
 
-def markdown(tables: Sequence[Table], labels: Labels, digits: int = 3) -> str:
+def markdown(tables: Sequence[Table], digits: int = 3, labels: Labels = NO_LABELS) -> str:
     """Tables in GitHub's Markdown, each under its title.
 
     Args:
@@ -167,11 +168,11 @@ def markdown_lines(
         text: how free text is escaped.
         name: how names (the rows' titles, and cells of that kind) are escaped.
     """
-    head, *lines = _grid(table, 3, {}, text, name, bold="**{}**")
+    head, *lines = _grid(table, 3, NO_LABELS, text, name, bold="**{}**")
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
-def latex(tables: Sequence[Table], labels: Labels, digits: int = 3) -> str:
+def latex(tables: Sequence[Table], digits: int = 3, labels: Labels = NO_LABELS) -> str:
     """Tables as LaTeX with booktabs, each after a comment with its title."""
     parts = []
     for table in tables:
@@ -186,7 +187,7 @@ def latex(tables: Sequence[Table], labels: Labels, digits: int = 3) -> str:
 
 def plain_text(table: Table, digits: int = 3) -> str:
     """One table for a terminal."""
-    head, *lines = _grid(table, digits, {}, str, str)
+    head, *lines = _grid(table, digits, NO_LABELS, str, str)
     return tabulate(lines, headers=head, disable_numparse=True)
 
 
