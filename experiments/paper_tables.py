@@ -260,7 +260,7 @@ def _table(
         seeds = "" if arm in (MAJORITY, BASE) else "–".join(map(str, counts))
         means: dict[str, SeedMean | None] = {labels[task]: row.tasks.get(task) for task in tasks}
         means |= {"mean": row.mean, **({"null rate": row.null_rate} if null_rates else {})}
-        cells = {name: Cell(mean and str(mean)) for name, mean in means.items()}
+        cells = {name: Cell(str(mean) if mean else None) for name, mean in means.items()}
         lines.append(Row(arm, {"seeds": Cell(seeds), **cells}))
         if row.paper:
             known = list(row.paper.values())
