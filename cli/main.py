@@ -154,10 +154,9 @@ def preview(
     from mtrl_judge.judge_tasks.preview import write_preview
 
     use_data_root(data_root)
-    found = find_task(task)
-    typer.echo(
-        write_preview(found, out or Path(f"preview-{found.task}"), n=n, split=split, style=style)
-    )
+    judge_task = find_task(task)
+    folder = out or Path(f"preview-{judge_task.task}")
+    typer.echo(write_preview(judge_task, folder, n=n, split=split, style=style))
 
 
 @app.command()
@@ -229,7 +228,7 @@ def robustness(
     from mtrl_judge.leaderboard.view import robustness_table
 
     use_data_root(data_root)
-    found = run_robustness(
+    result = run_robustness(
         model,
         tasks,
         comma_separated([perturbations]),
@@ -237,10 +236,10 @@ def robustness(
         style=style,
         flags=context.args,
     )
-    if found.effects:
-        table = robustness_table(found.effects)
+    if result.effects:
+        table = robustness_table(result.effects)
         typer.echo(f"\n{plain_text(table)}\n\n{table.note}")
-    typer.echo(f"\n{found.file}")
+    typer.echo(f"\n{result.file}")
 
 
 # The training answers `train grpo --help` itself.

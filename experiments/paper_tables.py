@@ -179,17 +179,17 @@ def _arm_scores(
     paper: Mapping[str, Any],
 ) -> dict[str, ArmScores]:
     """The majority-class baseline and the arms that have scores on these tasks."""
-    own = [score for score in scores if score.task in tasks]
+    here = [score for score in scores if score.task in tasks]
     # The baseline depends on the labels only, so it is the same for all arms.
     baseline = {
         score.task: replace(score, arm=MAJORITY, seed=None, value=score.majority, null_rate=None)
-        for score in own
+        for score in here
         if score.majority is not None
     }
-    comparable = {s.task for s in own if s.source != SAMPLE and s.metric == PAPER_METRIC}
+    comparable = {s.task for s in here if s.source != SAMPLE and s.metric == PAPER_METRIC}
     rows = {}
     for arm in (MAJORITY, *arms):
-        of_arm = [score for score in (*baseline.values(), *own) if score.arm == arm]
+        of_arm = [score for score in (*baseline.values(), *here) if score.arm == arm]
         if of_arm:
             means = {t: SeedMean.of(s.value for s in of_arm if s.task == t) for t in tasks}
             rows[arm] = ArmScores(

@@ -74,7 +74,7 @@ def run_robustness(
     Args:
         tasks: names or patterns, comma-separated.
         perturbations: names in :data:`mtrl_judge.harness_plugin.perturbations.PERTURBATIONS`.
-        out: a folder of this command's own; each run gets a folder in it.
+        out: a folder for this command only; each run gets a folder in it.
         flags: further flags of lmms-eval.
 
     Raises:
@@ -119,15 +119,15 @@ def run_robustness(
             )
     effects = adjust_p_values(
         [
-            compare_perturbation(name, result, run.tasks[task])
-            for task, result in unchanged.tasks.items()
+            compare_perturbation(name, task_result, run.tasks[task])
+            for task, task_result in unchanged.tasks.items()
             for name, run in runs.items()
             if task in plan[name]
         ]
     )
-    found = Robustness(effects, not_applicable, out / RESULTS_FILE)
-    _write(found, settings, {UNCHANGED: unchanged, **runs})
-    return found
+    result = Robustness(effects, not_applicable, out / RESULTS_FILE)
+    _write(result, settings, {UNCHANGED: unchanged, **runs})
+    return result
 
 
 def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> Run:
@@ -147,7 +147,7 @@ def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> 
 
 
 def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder this command's own, or check that it is already.
+    """Reserve the folder for this command, or check that it already is.
 
     Raises:
         JudgeError: it contains other files, or runs with other settings.
@@ -169,12 +169,12 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
 def _plan(names: Sequence[str], unchanged: Run) -> dict[str, list[str]]:
     """For each perturbed run the tasks that have what it changes."""
     metadata = {task: result.metadata for task, result in unchanged.tasks.items()}
-    most = max(int(about["paraphrases"]) for about in metadata.values())
+    most = max(int(meta["paraphrases"]) for meta in metadata.values())
     return {
         name: [
             task
-            for task, about in metadata.items()
-            if applies(name, kind=about["kind"], paraphrases=about["paraphrases"])
+            for task, meta in metadata.items()
+            if applies(name, kind=meta["kind"], paraphrases=meta["paraphrases"])
         ]
         for name in expand_paraphrases(names, max(1, most))
     }
@@ -190,28 +190,28 @@ def _first_difference(run: Run, unchanged: Run, tasks: Sequence[str]) -> str | N
     return None
 
 
-def _write(found: Robustness, settings: Mapping[str, Any], runs: Mapping[str, Run]) -> None:
+def _write(result: Robustness, settings: Mapping[str, Any], runs: Mapping[str, Run]) -> None:
     unchanged = runs[UNCHANGED]
     content = {
         "schema_version": SCHEMA_VERSION,
         "model_name": unchanged.model,
         "settings": settings,
         "tasks": {
-            task: {key: result.metadata.get(key) for key in _METADATA}
-            for task, result in unchanged.tasks.items()
+            task: {key: task_result.metadata.get(key) for key in _METADATA}
+            for task, task_result in unchanged.tasks.items()
         },
         "results": {
-            name: str(run.file.relative_to(found.file.parent)) for name, run in runs.items()
+            name: str(run.file.relative_to(result.file.parent)) for name, run in runs.items()
         },
         "seed": PERTURBATION_SEED,
         "resamples": RESAMPLES,
-        "not_applicable": found.not_applicable,
+        "not_applicable": result.not_applicable,
         "effects": [
             {
                 name: asdict(value) if isinstance(value, Estimate) else value
                 for name, value in effect._asdict().items()
             }
-            for effect in found.effects
+            for effect in result.effects
         ],
     }
-    write_json(found.file, content)
+    write_json(result.file, content)

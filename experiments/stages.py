@@ -148,11 +148,11 @@ def evaluation_step(
 
 def variables(data_root: Path | None, settings: Settings) -> dict[str, str]:
     """The environment variables of what an experiment starts, in addition to the present ones."""
-    found = {} if data_root is None else {DATA_ROOT_VARIABLE: str(data_root.resolve())}
+    environment = {} if data_root is None else {DATA_ROOT_VARIABLE: str(data_root.resolve())}
     if settings.trainer.use_cpu and "OMP_NUM_THREADS" not in os.environ:
         # PyTorch's threads make a model of this size several times slower on busy cores.
-        found["OMP_NUM_THREADS"] = "1"
-    return found
+        environment["OMP_NUM_THREADS"] = "1"
+    return environment
 
 
 def _include_path(tasks: Sequence[JudgeTask]) -> list[str]:

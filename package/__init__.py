@@ -5,4 +5,18 @@ The packages under this name are the folders of the repository: :mod:`mtrl_judge
 names with an example for each.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtrl_judge.models.judge import Judge as Judge
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``Judge`` when it is first used: it brings torch, which takes seconds."""
+    if name == "Judge":
+        from mtrl_judge.models.judge import Judge
+
+        return Judge
+    raise AttributeError(f"module 'mtrl_judge' has no attribute {name!r}")

@@ -241,27 +241,27 @@ def gaps(text: str, page: Path) -> list[str]:
     blocks = FENCE.findall(text)
     prose = FENCE.sub("", text)
     scripts = "\n".join(code for _, code in blocks)
-    found: list[str] = []
+    missing: list[str] = []
     for language, code in blocks:
         if language in ("bash", "sh", "console"):
-            found += check_script(code)
+            missing += check_script(code)
         elif language == "python":
-            found += check_python_block(code)
+            missing += check_python_block(code)
     for span in INLINE.findall(prose):
         words = [word for word in span.replace("[", "").replace("]", "").split() if word != "…"]
         if len(words) > 1:
-            found += check_command(words)
+            missing += check_command(words)
         if words and (flag := FLAG.fullmatch(words[0].split("=")[0])):
-            found += [f"no flag {flag[0]}"] * (flag[0] not in all_flags())
+            missing += [f"no flag {flag[0]}"] * (flag[0] not in all_flags())
         if len(words) == 1:
-            found += check_file(span, page.parent, scripts)
+            missing += check_file(span, page.parent, scripts)
         for name in re.findall(r"\bmtrl_judge(?:\.\w+)+", span):
-            found += [] if FILE.fullmatch(name) else check_name(name)
+            missing += [] if FILE.fullmatch(name) else check_name(name)
     for target in LINK.findall(prose):
-        found += check_link(target, page)
+        missing += check_link(target, page)
     for name in re.findall(r"\bMTRL_JUDGE_[A-Z_]+", text):
-        found += [f"no variable {name}"] * (name not in source())
-    return found
+        missing += [f"no variable {name}"] * (name not in source())
+    return missing
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import mtrl_judge
+
 ROOT = Path(__file__).parent.parent
 # What each folder may import of the others; nothing else, without exception.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -68,6 +70,14 @@ def test_every_folder_with_code_is_packaged() -> None:
     folders = {path for path in folders if path.parts[0] not in ("benchmarks", "build", "tests")}
     assert folders == set(map(Path, mapped.values()))
     assert {path.parts[0] for path in folders} == {*MAY_IMPORT, "package", "task_yamls"}
+
+
+def test_the_judge_is_a_public_name_that_is_imported_on_use() -> None:
+    from mtrl_judge.models.judge import Judge
+
+    assert mtrl_judge.Judge is Judge
+    code = "import sys, mtrl_judge; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_flat_import_is_refused() -> None:
