@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -49,16 +49,12 @@ def main() -> None:
     try:
         app()
     except JudgeError as error:
-        fail(str(error), error.exit_code)
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def fail(message: str, exit_code: int) -> NoReturn:
-    typer.echo(message, err=True)
-    sys.exit(exit_code)
 
 
 def print_version(requested: bool) -> None:
@@ -119,21 +115,21 @@ def validate(
     data_root: DataRoot = None,
 ) -> None:
     """Check YAMLs of judge tasks: all faults, and that the gold answer of each verdict scores 1."""
-    from mtrl_judge.judge_tasks.loading import shipped_paths
+    from mtrl_judge.judge_tasks.loading import find_task
     from mtrl_judge.judge_tasks.validate import validate as faults_of
 
     use_data_root(data_root)
-    shipped = {path.stem: path for path in shipped_paths()}
     invalid = 0
     for name in paths:
         try:
-            faults = faults_of(shipped.get(name, Path(name)), rows)
+            faults = faults_of(find_task(name).path, rows)
         except JudgeError as error:
             faults = str(error).splitlines()
         invalid += bool(faults)
         typer.echo("\n".join(faults) if faults else f"{name}: valid", err=bool(faults))
     if invalid:
-        fail(f"{invalid} of {len(paths)} invalid", 1)
+        typer.echo(f"{invalid} of {len(paths)} invalid", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -351,7 +347,10 @@ def read_seeds(text: str) -> list[int]:
 @app.command()
 def tiny(
     out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")] = Path("tiny-base"),
-    data_root: DataRoot = None,
+    *,
+    data_root: Annotated[
+        Path, typer.Option(help="Folder with the sample corpus.", envvar="MTRL_JUDGE_DATA")
+    ],
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -359,15 +358,9 @@ def tiny(
 
     It takes four minutes on two CPU cores. The model cannot judge yet: see `mtrl-judge train`.
     """
-    from mtrl_judge.common.errors import DataError
     from mtrl_judge.demo.pretrain import pretrain_tiny_model
-    from mtrl_judge.judge_tasks.sources import data_root as configured_root
 
-    use_data_root(data_root)
-    root = configured_root()
-    if root is None:
-        raise DataError("--data-root: missing; expected a folder by `mtrl-judge data sample`")
-    pretrain_tiny_model(root, out, seed=seed, force=force)
+    pretrain_tiny_model(data_root, out, seed=seed, force=force)
     typer.echo(f"to train it: mtrl-judge train grpo --recipe tiny_cpu --model_name_or_path {out}")
 
 

@@ -11,7 +11,6 @@ gives both the same epochs. Batch size and learning rate are the same for both.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.common.files import read_json, write_json
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.leaderboard.reading import complete_run
@@ -31,7 +29,7 @@ from mtrl_judge.rl.run_record import FREE_FIELDS
 from mtrl_judge.rl.settings import Settings, as_flags, build_settings
 
 from .paper_tables import BASE, OURS, SFT, Comparison, Score, compare, write_report
-from .pipeline import Step, run_steps
+from .pipeline import Step, keep_settings, run_steps
 from .stages import (
     STEPS_FILE,
     TINY,
@@ -46,7 +44,6 @@ BASE_SEED = (
     0  # of the sample corpus and the tiny base model; the seeds of an experiment vary training
 )
 SINGLE_SHARE = 3
-EXPERIMENT_FILE = "experiment.json"
 _MODEL = "model_name_or_path"
 _RUNS, _EVALUATIONS, _LOGS = "runs", "evaluations", "logs"
 
@@ -307,39 +304,18 @@ def single_task_values(settings: Settings, task: JudgeTask) -> dict[str, Any]:
 
 
 def record_settings(experiment: Experiment) -> None:
-    """Write the settings of the arms, or check that they equal those written earlier.
+    """Write the settings of each method, or check that they equal those written earlier.
 
     Raises:
         JudgeError: the folder has an experiment with other settings.
     """
-    path = experiment.out / EXPERIMENT_FILE
-    earlier = read_json(path, missing_ok=True, advice="choose another --out")
-    now = {
-        method: {
+    for method, settings in experiment.settings.items():
+        values = {
             name: value
             for name, value in settings.given.items()
             if name not in FREE_FIELDS and not (experiment.makes_base and name == _MODEL)
         }
-        for method, settings in experiment.settings.items()
-    }
-    differences = [
-        f"  {method} {name}: was {json.dumps(then.get(name))}, is {json.dumps(values.get(name))}"
-        for method, values in now.items()
-        if (then := earlier.get(method)) is not None  # else the method is new here
-        for name in sorted(then.keys() | values.keys())
-        if then.get(name) != values.get(name)
-    ]
-    if differences:
-        raise JudgeError(
-            "\n".join(
-                [
-                    f"--out: {experiment.out} has an experiment with other settings:",
-                    *differences,
-                    "restore the settings, or choose another --out",
-                ]
-            )
-        )
-    write_json(path, {**earlier, **now})
+        keep_settings(experiment.out / f"{method}_settings.json", values, "--out")
 
 
 def read_scores(experiment: Experiment) -> list[Score]:

@@ -219,35 +219,24 @@ def _conclusion(
     """What the scores say about the paper's claim, in one paragraph."""
     base = outside[BASE].mean if BASE in outside else None
     if base is None:
-        sentences = [
-            f"Out of distribution, {BASE} has to be evaluated before anything can be said."
-        ]
+        sentences = [f"Out of distribution, {BASE} has to be evaluated first."]
     else:
-        tasks = f"{n_ood} task{'s' if n_ood > 1 else ''}"
-        sentences = [f"Out of distribution, mean over {tasks}: {BASE} {base.mean:.2f}."]
+        parts = [f"{BASE} {base.mean:.2f}"]
         for arm in (SFT, OURS):
             mean = outside[arm].mean if arm in outside else None
-            sentences.append(f"{arm} {_against(base.mean, mean)}.")
+            if mean is None:
+                parts.append(f"{arm} not evaluated on all of them")
+                continue
+            change = mean.mean - base.mean
+            within = mean.spread is not None and abs(change) <= mean.spread
+            certainty = ", within one standard deviation" if within else ""
+            parts.append(f"{arm} {mean} ({change:+.2f} points{certainty})")
+        tasks = f"{n_ood} task{'s' if n_ood > 1 else ''}"
+        sentences = [f"Out of distribution, mean over {tasks}: {', '.join(parts)}."]
     known = [f"{arm} {row.mean}" for arm, row in inside.items() if row.mean and arm != MAJORITY]
     if known:
         sentences.append(f"In distribution, mean: {', '.join(known)}.")
     return " ".join(sentences)
-
-
-def _against(base: float, mean: SeedMean | None) -> str:
-    if mean is None:
-        return "has not been evaluated on all of them"
-    change = mean.mean - base
-    if abs(change) < 0.005:  # equal in all digits shown
-        return f"matches it ({mean}, no change)"
-    verb = "exceeds it" if change > 0 else "falls below it"
-    certainty = "one seed, spread unknown"
-    if mean.spread is not None:
-        within = abs(change) <= mean.spread
-        verb = "matches it" if within else verb
-        relation = "within" if within else "more than"
-        certainty = f"{relation} the standard deviation over {mean.seeds} seeds, {mean.spread:.2f}"
-    return f"{verb} ({mean.mean:.2f}, {change:+.2f} points, {certainty})"
 
 
 def _table(

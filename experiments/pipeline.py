@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +30,27 @@ class Step:
     run: Callable[[], object]
     command: str
     """The shell command that does the same."""
+
+
+def keep_settings(file: Path, settings: Mapping[str, Any], option: str) -> None:
+    """Write the settings of a job, or check that they equal those written earlier.
+
+    Args:
+        option: the command-line option that names the folder of the job, for messages.
+
+    Raises:
+        JudgeError: they differ.
+    """
+    earlier = read_json(file, missing_ok=True, advice=f"choose another {option}")
+    differences = [
+        f"  {name}: was {json.dumps(earlier.get(name))}, is {json.dumps(settings.get(name))}"
+        for name in sorted(earlier.keys() | settings.keys())
+        if earlier.get(name) != settings.get(name)
+    ]
+    if earlier and differences:
+        head = f"{option}: the settings differ from those in {file}:"
+        raise JudgeError("\n".join([head, *differences, f"choose another {option}"]))
+    write_json(file, settings)
 
 
 def list_steps(steps: Sequence[Step]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.files import is_free, read_json, write_json
+from mtrl_judge.common.files import is_free, write_json
 from mtrl_judge.harness_plugin.perturbations import (
     PERTURBATION_VARIABLE,
     applies,
@@ -32,6 +32,7 @@ from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
 
 from .launch import run_lmms_eval
+from .pipeline import keep_settings
 
 SCHEMA_VERSION = 1
 UNCHANGED = "unchanged"
@@ -90,7 +91,12 @@ def run_robustness(
         "flags": list(flags),
         DATA_ROOT_VARIABLE: None if root is None else str(root.resolve()),
     }
-    _claim(out, settings)
+    settings_file = out / SETTINGS_FILE
+    if not settings_file.exists() and not is_free(out):
+        raise JudgeError(f"--output-path: {out} contains other files; choose another folder")
+    if not results_files(out):
+        settings_file.unlink(missing_ok=True)  # nothing has been judged with these settings yet
+    keep_settings(settings_file, settings, "--output-path")
     unchanged = complete_run(out / UNCHANGED, samples=True)
     print(f"{UNCHANGED}: {'done' if unchanged else tasks}", flush=True)
     unchanged = unchanged or _evaluate(UNCHANGED, tasks, out, settings)
@@ -144,26 +150,6 @@ def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> 
         name=name,
     )
     return load_run(results_files(out / name)[-1])
-
-
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Reserve the folder for this command, or check that it already is.
-
-    Raises:
-        JudgeError: it contains other files, or runs with other settings.
-    """
-    file = out / SETTINGS_FILE
-    if not file.exists() and not is_free(out):
-        raise JudgeError(f"--output-path: {out} contains other files; choose another folder")
-    if results_files(out):
-        earlier = read_json(file, advice="choose another --output-path")
-        for name, value in settings.items():
-            if earlier.get(name) != value:
-                raise JudgeError(
-                    f"--output-path: {out} contains results with other settings: {name} was "
-                    f"{earlier.get(name)!r}, is {value!r}; choose another folder"
-                )
-    write_json(file, settings)
 
 
 def _plan(names: Sequence[str], unchanged: Run) -> dict[str, list[str]]:

@@ -1,10 +1,7 @@
 """What a judge task is, from YAML to score. Imports no torch, lmms_eval or trl."""
 
 if __name__ != "mtrl_judge.judge_tasks":
-    raise ImportError(
-        "this folder is the package mtrl_judge.judge_tasks; "
-        "install the project (pip install -e .) and import it under that name"
-    )
+    raise ImportError("install the project (pip install -e .) and import mtrl_judge.judge_tasks")
 
 from mtrl_judge.common.errors import DataError as DataError
 from mtrl_judge.common.errors import JudgeError as JudgeError

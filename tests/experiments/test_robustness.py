@@ -25,7 +25,7 @@ def test_an_unsuitable_folder_is_refused_before_anything_runs(tmp_path: Path) ->
     (tmp_path / SETTINGS_FILE).write_text('{"model": "dummy"}')
     (tmp_path / "unchanged").mkdir()
     (tmp_path / "unchanged" / "1_results.json").write_text("{}")
-    with pytest.raises(JudgeError, match="model was 'dummy', is 'mtrl_judge'; choose another"):
+    with pytest.raises(JudgeError, match='model: was "dummy", is "mtrl_judge"'):
         run_robustness("mtrl_judge", "x", ["swap"], tmp_path)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == [SETTINGS_FILE, "thesis.txt", "unchanged"]
@@ -84,7 +84,7 @@ def test_the_command_judges_compares_and_resumes(tmp_path: Path, random_judge: P
     written = {file: file.stat().st_mtime_ns for file in out.glob("*/**/*.json*")}
     refused = run("--perturbations", f"length,{names}", "--limit", "2")
     assert refused.returncode == 2
-    assert "flags was" in refused.stderr
+    assert "flags: was" in refused.stderr
     resumed = run("--perturbations", names)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count(": done\n") == 3
