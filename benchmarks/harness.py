@@ -17,19 +17,14 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
-from mtrl_judge.demo.corpus import SMALL, write_sample
-from mtrl_judge.demo.pretrain import BRIEF, pretrain_tiny_model
 from mtrl_judge.harness_plugin.hooks import JudgeHooks
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_text
@@ -39,8 +34,10 @@ from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 
 from .backend import Item, backend_ratio, shared_work_ratios
+from .timing import median_seconds
+from .tiny_judge import write_tiny_judge
 
-ITEMS, PAIRS, RUNS, NEW_TOKENS = 10_000, 1_120, 5, 32
+ITEMS, PAIRS, NEW_TOKENS = 10_000, 1_120, 32
 POINTWISE, PAIRWISE = ("mtrl_judge_seetrue", "mtrl_judge_unsafebench"), "mtrl_judge_mjbench_safety"
 REASONING = "The picture shows a dog to the left of a tree, and the text says so too. " * 6
 OUTPUTS = (
@@ -54,15 +51,11 @@ OUTPUTS = (
 
 
 def main() -> None:
-    parsed = parse_us()  # first: a process that holds models collects garbage for longer
     with tempfile.TemporaryDirectory() as folder:
-        root, judge = Path(folder) / "data", Path(folder) / "judge"
-        write_sample(root, sizes=SMALL)
-        # How well the judge was trained does not matter: both write a fixed number of tokens.
-        pretrain_tiny_model(root, judge, schedule=BRIEF)
+        root, judge = write_tiny_judge(Path(folder))
         figures = {
             "to_rows_per_s": to_rows_per_s(root),
-            "parse_us": parsed,
+            "parse_us": parse_us(),
             "hooks_s": hooks_s(),
             "startup_s": startup_s(),
             **backend_ratio(judge, backend_items(root), batch_size=8, new_tokens=NEW_TOKENS),
@@ -90,7 +83,7 @@ def to_rows_per_s(root: Path) -> float:
             "label": [i % 2 for i in range(ITEMS)],
         }
     ).cast_column("image", ImageFeature())
-    return ITEMS / _median_seconds(lambda: to_rows(RawSplit(task, split)))
+    return ITEMS / median_seconds(lambda: to_rows(RawSplit(task, split)))
 
 
 def parse_us() -> float:
@@ -102,7 +95,7 @@ def parse_us() -> float:
             for text in OUTPUTS:
                 parse_verdict(text, ("Yes", "No"))
 
-    return _median_seconds(parse_all) / (repeat * len(OUTPUTS)) * 1e6
+    return median_seconds(parse_all) / (repeat * len(OUTPUTS)) * 1e6
 
 
 def hooks_s() -> float:
@@ -137,13 +130,13 @@ def hooks_s() -> float:
         for metric in config["metric_list"]:
             metric["aggregation"]([sample[metric["metric"]] for sample in samples])
 
-    return _median_seconds(call_hooks)
+    return median_seconds(call_hooks)
 
 
 def startup_s() -> float:
     """Seconds of ``mtrl-judge tasks`` from call to exit."""
     command = [Path(sys.executable).with_name("mtrl-judge"), "tasks"]
-    return _median_seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+    return median_seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
 
 
 def backend_items(root: Path) -> list[Item]:
@@ -154,16 +147,6 @@ def backend_items(root: Path) -> list[Item]:
             row = JudgeRow.from_doc(doc)
             items.append(Item(render_text(row, "reasoned"), row.images))
     return items
-
-
-def _median_seconds(work: Callable[[], object]) -> float:
-    """Median over runs, after a warm-up run."""
-    seconds = []
-    for _ in range(RUNS + 1):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
 
 
 if __name__ == "__main__":

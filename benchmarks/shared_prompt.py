@@ -1,18 +1,18 @@
-"""``python -m benchmarks.shared_prompt``: stock TRL beside ours. One JSON object last.
+"""``python -m benchmarks.shared_prompt``: stock TRL and ours. Prints one JSON object last.
 
-The same steps of GRPO, one after another in one process: same weights, prompts, seed and number of
-tokens, so the same completions (``same_completions`` is the share that came out alike). Under
-``cpu.G16`` and so on stand medians over steps and, as stock ÷ ours:
+Both run the same GRPO steps in one process, with the same weights, prompts, seed and number of
+tokens, and therefore the same completions (``same_completions`` is the share that is equal).
+``cpu.G16`` and so on contain medians over steps and, as stock ÷ ours:
 
-- ``preprocess_ratio``: rows read, pictures decoded, and what of a rollout is neither generation nor
-  log-probabilities nor rewards
+- ``preprocess_ratio``: reading rows, decoding images, and the part of a rollout that is neither
+  generation nor rewards
 - ``generation_ratio``
 - ``logprob_ratio``: log-probabilities, forward and backward
-- ``step_ratio``: from one step's beginning to the next one's
-- ``memory_ratio``: the most bytes at a time that loss and backward allocate
+- ``step_ratio``: from the start of a step to the start of the next
+- ``memory_ratio``: peak memory that loss and backward allocate
 
-On a GPU, where there is one, ``cuda`` holds the same for a randomly drawn Qwen3-VL of about two
-billion parameters in bfloat16.
+With a GPU, ``cuda`` contains the same for a randomly initialized Qwen3-VL of about two billion
+parameters in bfloat16.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from trl import GRPOConfig, GRPOTrainer
 from mtrl_judge.demo.tiny_model import PATCH, build_model, build_processor, build_tokenizer
 from mtrl_judge.rl.shared_prompt_trainer import SharedPromptGRPOTrainer
 
-from .timing import Spans, timed, within
+from .timing import median_ratio, step_seconds, timed
 
-WARM = 2
+WARMUP = 2
 SEED = 0
 TRAINERS: dict[str, type] = {"stock": GRPOTrainer, "ours": SharedPromptGRPOTrainer}
 RUBRIC = (
@@ -58,8 +58,8 @@ class Setting:
 
     group: int
     completion: int  # tokens, exactly
-    text: int  # characters, which the benchmark's tokenizer makes as many tokens
-    edge: int  # pixels of the square picture
+    text: int  # characters, each a token of the benchmark's tokenizer
+    edge: int  # pixels of the square image's edge
     patch: int = PATCH  # pixels of a patch's edge; two by two patches are a token
     prompts: int = 2
     steps: int = 7
@@ -92,22 +92,19 @@ def compare(setting: Setting, device: str) -> dict[str, Any]:
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in TRAINERS}
     texts: dict[str, list[str]] = {}
     memory: dict[str, int] = {}
-    for turn in range(setting.rounds):
-        for name in list(TRAINERS)[:: 1 if turn % 2 else -1]:
+    for run in range(setting.rounds):
+        for name in list(TRAINERS)[:: 1 if run % 2 else -1]:
             with _trainer(TRAINERS[name], setting, device) as trainer:
                 parts[name].append(_step_parts(trainer))
                 texts[name] = list(trainer._logs["completion"])
-                if not turn:
+                if run == 0:
                     memory[name] = _peak_bytes(trainer, device)
     medians = {
         name: {part: statistics.median(run[part] for run in runs) for part in runs[0]}
         for name, runs in parts.items()
     }
     ratios = {
-        f"{part}_ratio": statistics.median(
-            stock[part] / ours[part]
-            for stock, ours in zip(parts["stock"], parts["ours"], strict=True)
-        )
+        f"{part}_ratio": median_ratio(*([run[part] for run in parts[n]] for n in ("stock", "ours")))
         for part in ("preprocess", "generation", "logprob", "step")
     }
     same = [a == b for a, b in zip(texts["stock"], texts["ours"], strict=True)]
@@ -118,8 +115,8 @@ def compare(setting: Setting, device: str) -> dict[str, Any]:
         "prompt_tokens": _prompt_tokens(setting),
         **{k: v for k, v in asdict(setting).items() if k in ("completion", "prompts")},
         "seconds": {
-            name: {part: round(value, 4) for part, value in own.items()}
-            for name, own in medians.items()
+            name: {part: round(value, 4) for part, value in seconds.items()}
+            for name, seconds in medians.items()
         },
         "peak_mib": {name: round(value / 2**20, 1) for name, value in memory.items()},
     }
@@ -127,7 +124,7 @@ def compare(setting: Setting, device: str) -> dict[str, Any]:
 
 @contextmanager
 def _trainer(kind: type, setting: Setting, device: str) -> Iterator[Any]:
-    """A trainer after its run, its last batch at hand; the weights stay as they are drawn."""
+    """A trainer to run, with a learning rate of 0; kept until its last batch has been used."""
     processor = _processor(setting.edge, setting.patch)
     tokenizer = processor.tokenizer
     images = [tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>")]
@@ -245,60 +242,53 @@ def _prompt_tokens(setting: Setting) -> int:
 
 def _step_parts(trainer: Any) -> dict[str, float]:
     """Median seconds of a step, by part."""
-    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else None
-    own = type(trainer)
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else None
+    kind = type(trainer)
     methods: dict[str, tuple[type, str]] = {
         "rows": (Trainer, "get_batch_samples"),
-        "step": (own, "training_step"),
-        "rollout": (own, "_generate_and_score_completions"),
-        "generation": (own, "_generate_single_turn"),
-        "rewards": (own, "_calculate_rewards"),
-        "logprob": (own, "_get_per_token_logps_and_entropies"),
+        "step": (kind, "training_step"),
+        "rollout": (kind, "_generate_and_score_completions"),
+        "generation": (kind, "_generate_single_turn"),
+        "rewards": (kind, "_calculate_rewards"),
+        "logprob": (kind, "_get_per_token_logps_and_entropies"),
         "backward": (Accelerator, "backward"),
     }
-    with timed(methods, synchronise) as spans:
+    with timed(methods, synchronize) as spans:
         trainer.train()
-    starts = [start for start, _ in spans["step"]]
-    steps = [
-        _parts(begin, end, spans)
-        for begin, end in zip(starts[WARM:], starts[WARM + 1 :], strict=False)
+    parts = [
+        {
+            "preprocess": step["rows"] + step["rollout"] - step["generation"] - step["rewards"],
+            "generation": step["generation"],
+            "logprob": step["logprob"] + step["backward"],
+            "step": step["step"],
+        }
+        for step in step_seconds(spans, WARMUP)
     ]
-    return {part: statistics.median(step[part] for step in steps) for part in steps[0]}
-
-
-def _parts(begin: float, end: float, spans: Spans) -> dict[str, float]:
-    seconds = {name: within(begin, end, times) for name, times in spans.items()}
-    rollout = seconds["rollout"] - seconds["generation"] - seconds["rewards"]
-    return {
-        "preprocess": seconds["rows"] + rollout,
-        "generation": seconds["generation"],
-        "logprob": seconds["logprob"] + seconds["backward"],
-        "step": end - begin,
-    }
+    return {part: statistics.median(step[part] for step in parts) for part in parts[0]}
 
 
 def _peak_bytes(trainer: Any, device: str) -> int:
-    """The most that loss and backward of the last batch allocate at a time."""
+    """Peak memory that loss and backward of the last batch allocate."""
     inputs = trainer._buffered_inputs[-1]
 
-    def work() -> None:
+    def loss_and_backward() -> None:
         trainer._compute_loss(trainer.model, inputs).backward()
         trainer.model.zero_grad(set_to_none=True)
 
-    work()
+    loss_and_backward()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        work()
+        loss_and_backward()
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    now = most = 0
+        loss_and_backward()
+    allocated = peak = 0
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
 
 
 if __name__ == "__main__":

@@ -17,17 +17,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from mtrl_judge.demo.corpus import SMALL, write_sample
-from mtrl_judge.demo.pretrain import BRIEF, pretrain_tiny_model
 from mtrl_judge.rl import rewards
 from mtrl_judge.rl.settings import parse_settings
 from mtrl_judge.rl.train import train
 from mtrl_judge.rl.trainer import JudgeGRPOTrainer
 
 from .harness import OUTPUTS, REASONING
-from .timing import timed, within
+from .timing import step_seconds, timed
+from .tiny_judge import write_tiny_judge
 
-STEPS, WARM = 11, 3
+STEPS, WARMUP = 11, 3
 # 512 prompts x 20 completions over 16 processes: recipes/grpo/qwen3_vl_30b_a3b.yaml
 COMPLETIONS, BATCHES = 640, 30
 PARTS: dict[str, tuple[type, str]] = {
@@ -42,9 +41,7 @@ PARTS: dict[str, tuple[type, str]] = {
 def main() -> None:
     scored = rewards_per_s()  # first: a process that has trained collects garbage for longer
     with tempfile.TemporaryDirectory() as folder:
-        root, base = Path(folder) / "data", Path(folder) / "base"
-        write_sample(root, sizes=SMALL)
-        pretrain_tiny_model(root, base, schedule=BRIEF)
+        root, base = write_tiny_judge(Path(folder))
         parts = step_s(root, base, Path(folder) / "run")
     figures = {
         "step_s": {name: round(value, 4) for name, value in parts.items()},
@@ -54,19 +51,15 @@ def main() -> None:
 
 
 def step_s(root: Path, base: Path, run: Path) -> dict[str, float]:
-    """Median seconds of a step by part; ``rest`` is what the others leave of ``total``."""
+    """Median seconds of a step by part; ``rest`` is the remainder of ``total``."""
     words = ["--recipe=tiny_cpu", f"--model_name_or_path={base}", f"--data_root={root}"]
     words += [f"--output_dir={run}", f"--max_steps={STEPS}"]
     words += ["--eval_strategy=no", "--eval_on_start=false"]
     with timed(PARTS) as spans:
         train(parse_settings("grpo", words))
-    starts = [start for start, _ in spans.pop("step")]
-    steps = list(zip(starts[WARM:], starts[WARM + 1 :], strict=False))
-    parts = {
-        name: statistics.median(within(begin, end, times) for begin, end in steps)
-        for name, times in spans.items()
-    }
-    total = statistics.median(end - begin for begin, end in steps)
+    steps = step_seconds(spans, WARMUP)
+    parts = {name: statistics.median(step[name] for step in steps) for name in PARTS}
+    total = parts.pop("step")
     return {**parts, "rest": total - sum(parts.values()), "total": total}
 
 
