@@ -39,13 +39,13 @@ from transformers import Qwen3VLForConditionalGeneration, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from mtrl_judge.demo.tiny_model import PATCH, build_model, build_processor, build_tokenizer
-from mtrl_judge.rl.shared_prompt_trainer import SharedPromptGRPOTrainer
+from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
 
 from .timing import median_ratio, step_seconds, timed
 
 WARMUP = 2
 SEED = 0
-TRAINERS: dict[str, type] = {"stock": GRPOTrainer, "ours": SharedPromptGRPOTrainer}
+TRAINERS: dict[str, type] = {"stock": GRPOTrainer, "ours": JudgeGRPOTrainer}
 RUBRIC = (
     "Judge how well the picture fits the text. Look at every thing that the text names, at its "
     "colour, its number and its place, and say whether the picture shows it as it is described. "
@@ -216,7 +216,7 @@ def _rows(setting: Setting) -> Dataset:
     draw = Random(SEED)
     size = (setting.edge, setting.edge)
     number = setting.prompts * setting.steps
-    rows = {
+    rows: dict[str, list[Any]] = {
         "prompt": [
             [{"role": "user", "content": f"{place:03} {(RUBRIC * 9)[: setting.text]}"}]
             for place in range(number)
@@ -226,9 +226,15 @@ def _rows(setting: Setting) -> Dataset:
             for _ in range(number)
         ],
     }
-    messages = [{"role": Value("string"), "content": Value("string")}]
-    features = Features({"prompt": messages, "images": List(ImageFeature())})
-    return Dataset.from_dict(rows, features=features)
+    columns = {"task": "t", "kind": "pointwise", "label": "Yes", "verdicts": ["Yes", "No"]}
+    features = {
+        "prompt": [{"role": Value("string"), "content": Value("string")}],
+        "images": List(ImageFeature()),
+        **dict.fromkeys(("task", "kind", "label"), Value("string")),
+        "verdicts": List(Value("string")),
+    }
+    rows |= {name: [value] * number for name, value in columns.items()}
+    return Dataset.from_dict(rows, features=Features(features))
 
 
 def _prompt_tokens(setting: Setting) -> int:

@@ -18,9 +18,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from mtrl_judge.rl import rewards
-from mtrl_judge.rl.settings import parse_settings
+from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
+from mtrl_judge.rl.settings import build_settings
 from mtrl_judge.rl.train import train
-from mtrl_judge.rl.trainer import JudgeGRPOTrainer
 
 from .harness import OUTPUTS, REASONING
 from .timing import step_seconds, timed
@@ -52,11 +52,16 @@ def main() -> None:
 
 def step_s(root: Path, base: Path, run: Path) -> dict[str, float]:
     """Median seconds of a step by part; ``rest`` is the remainder of ``total``."""
-    words = ["--recipe=tiny_cpu", f"--model_name_or_path={base}", f"--data_root={root}"]
-    words += [f"--output_dir={run}", f"--max_steps={STEPS}"]
-    words += ["--eval_strategy=no", "--eval_on_start=false"]
+    values = {
+        "model_name_or_path": str(base),
+        "data_root": str(root),
+        "output_dir": str(run),
+        "max_steps": STEPS,
+        "eval_strategy": "no",
+        "eval_on_start": False,
+    }
     with timed(PARTS) as spans:
-        train(parse_settings("grpo", words))
+        train(build_settings("grpo", values, recipe="tiny_cpu"))
     steps = step_seconds(spans, WARMUP)
     parts = {name: statistics.median(step[name] for step in steps) for name in PARTS}
     total = parts.pop("step")

@@ -1,4 +1,4 @@
-"""What listens to a training run: the log, progress, signals."""
+"""Callbacks of a training run: the log, the progress bar, stopping at a signal."""
 
 from __future__ import annotations
 
@@ -13,73 +13,48 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from transformers import (
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from mtrl_judge.common.files import json_text, whole_file
 
 LOG_FILE = "log.jsonl"
-
-
-_SUMMARY = "train_runtime"  # transformers' last log of a call of train()
+_SUMMARY = "train_runtime"  # in transformers' last log of a call of train()
 
 
 class JsonLog(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Every log of a run as one JSON line of ``log.jsonl``: step, epoch, time and the figures.
+    """Writes every log as one JSON line of ``log.jsonl``: step, epoch, time and the figures.
 
-    A validation's figures reach it as a log too. NaN and infinities become null. When a run is
-    resumed, the lines of the steps that were lost are dropped, so each step stands there once.
+    The figures of a validation arrive as a log too. NaN and infinities become null. When a run is
+    resumed, the lines of steps that were lost are removed, so that each step occurs once.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOG_FILE
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.is_world_process_zero and self.path.is_file():
-            self._keep_up_to(state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any],
-        **_: Any,
-    ) -> None:
-        if not state.is_world_process_zero:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not (state.is_world_process_zero and self.path.is_file()):
             return
-        line = {
-            "step": state.global_step,
-            "epoch": state.epoch,
-            "time": timestamp(),
-            **plain_value(logs),
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json_text(line, indent=None) + "\n")
-
-    def _keep_up_to(self, step: int) -> None:
-        with whole_file(self.path, force=True) as part, part.open("w", encoding="utf-8") as file:
+        with whole_file(self.path) as part, part.open("w", encoding="utf-8") as file:
             for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-                # Only the last line can be half-written: the run was killed while writing it.
-                if line.endswith("\n") and _belongs(json.loads(line), step):
+                if not line.endswith("\n"):
+                    continue  # the last line, if the run was killed while writing it
+                logged = json.loads(line)
+                # The summary of a run that was stopped says nothing about the whole run.
+                if logged["step"] <= state.global_step and _SUMMARY not in logged:
                     file.write(line)
 
-
-def _belongs(line: Mapping[str, Any], step: int) -> bool:
-    """Whether a line is of the run up to a step; a stopped run's summary is of no use later."""
-    return bool(line["step"] <= step) and _SUMMARY not in line
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            where = {"step": state.global_step, "epoch": state.epoch, "time": timestamp()}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json_text({**where, **plain_value(logs)}, indent=None) + "\n")
 
 
 def plain_value(figures: Mapping[str, Any]) -> dict[str, float | int | None]:
-    """The numbers among the figures, as JSON knows them."""
+    """The numbers among the figures, as JSON can hold them."""
     plain: dict[str, float | int | None] = {}
     for name, value in figures.items():
         number = value.item() if hasattr(value, "item") else value
@@ -91,6 +66,7 @@ def plain_value(figures: Mapping[str, Any]) -> dict[str, float | int | None]:
 
 
 def timestamp() -> str:
+    """The time now, in UTC, as ISO 8601 has it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -100,10 +76,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     """SIGTERM or Ctrl-C: finish the step, write a checkpoint, stop.
 
-    A context manager and a callback; the old handlers come back when the block ends. All processes
-    stop at the same step, whichever got the signal. A run that reaches its end at that very step
-    is finished, not stopped. A second Ctrl-C interrupts at once, unless there are several
-    processes: their launcher passes a Ctrl-C on, and each gets it twice.
+    A context manager and a callback; the previous handlers are restored when the block ends. All
+    processes stop at the same step, whichever got the signal. A run that reaches its end at that
+    very step is finished, not stopped. A second Ctrl-C interrupts at once, unless there are several
+    processes: their launcher passes a Ctrl-C on, so each gets it twice.
 
     >>> stop = StopOnSignal()
     >>> with stop:
@@ -132,33 +108,27 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self._agreed(args) or control.should_training_stop:
             return
-        # The last step of an epoch: the checkpoint is due after the epoch's evaluation.
+        # At the last step of an epoch the checkpoint is written after the epoch's validation.
         at_epoch_end = float(state.epoch).is_integer()
         if not (at_epoch_end and args.save_strategy == SaveStrategy.EPOCH):
             control.should_save = True
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Stop only now: the checkpoint has to say that training was not over."""
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop only now: the checkpoint has to record that training was not over."""
         agreed = self._agreed(args)
         if not agreed or control.should_training_stop:
             return
         self.signalled = signal.Signals(agreed)
         control.should_training_stop = True
-        # In memory only. Else transformers spends the notice given on loading the best model, and
-        # with save_total_limit=1 removes the checkpoint just written (Trainer._finalize_training).
+        # In memory only. Otherwise transformers spends the notice given on loading the best model,
+        # and with save_total_limit=1 removes the new checkpoint (Trainer._finalize_training).
         state.best_model_checkpoint = None
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Breaking off is no end of an epoch."""
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stopping is not the end of an epoch: nothing is due."""
         if self.signalled is not None:
             control.should_save = control.should_evaluate = control.should_log = False
 
@@ -168,11 +138,11 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
             raise KeyboardInterrupt
         if not self._received and os.environ.get("RANK", "0") == "0":
             name = signal.Signals(number).name
-            # Not print: the signal may have come in the middle of one.
+            # Not print: the signal may have interrupted one.
             os.write(2, f"\n{name}: stopping after this step and its checkpoint\n".encode())
         self._received = number
 
-    def _agreed(self, args: TrainingArguments) -> int:
+    def _agreed(self, args: Any) -> int:
         """The signal that any process got, 0 for none; the same in all of them."""
         if args.world_size == 1:
             return self._received
@@ -181,14 +151,16 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         return int(number)
 
 
-_SHOWN = {"reward": "reward", "loss": "loss", "eval_macro_f1": "Macro-F1"}
+class Progress(ProgressCallback):  # type: ignore[misc]
+    """The progress bar of transformers with the newest reward, loss and validation score in it.
 
+    Args:
+        headline: the name of the validation score.
+    """
 
-class Progress(ProgressCallback):  # type: ignore[misc]  # transformers has no types
-    """Transformers' bar with the figures in it; the whole log is in ``log.jsonl``."""
-
-    def __init__(self) -> None:
+    def __init__(self, headline: str) -> None:
         super().__init__()
+        self._shown = {"reward": "reward", "loss": "loss", f"eval_{headline}": headline}
         self._figures: dict[str, str] = {}
 
     def on_log(
@@ -199,8 +171,8 @@ class Progress(ProgressCallback):  # type: ignore[misc]  # transformers has no t
         logs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Show the newest of the few figures that tell whether it learns."""
-        for name, label in _SHOWN.items():
+        """Overrides ``ProgressCallback.on_log``, which prints all figures of every log."""
+        for name, label in self._shown.items():
             if logs and isinstance(logs.get(name), int | float):
                 self._figures[label] = f"{logs[name]:.3f}"
         if self.training_bar is not None:

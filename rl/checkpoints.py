@@ -1,10 +1,10 @@
-"""Checkpoints that are whole or never picked up, runs that stop at a signal, exact resumption.
+"""Checkpoints that are complete or ignored, and exact resumption.
 
 A checkpoint is written by many calls and, in a large run, by many processes. It counts from the
-moment its manifest is there: the list of all its files with their sizes, written last. Only then
-are older checkpoints removed, so a run that is killed at any moment leaves a whole one behind.
+moment its manifest exists: the list of all its files with their sizes, written last. Only then are
+older checkpoints removed, so a run that is killed at any moment leaves a complete one behind.
 
-All of it lies in one folder that every process sees; several machines need a shared file system.
+All of it is in one folder that every process sees; several machines need a shared file system.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TRAINING_ARGUMENTS = "training_args.bin"
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint's manifest is there and every file it lists has its size."""
+    """Whether a checkpoint has a manifest and every file in it has its size."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return all((folder / name).stat().st_size == size for name, size in files.items())
@@ -43,21 +43,18 @@ def is_whole(folder: Path) -> bool:
 
 
 def latest_checkpoint(run_folder: Path) -> Path | None:
-    """The whole checkpoint of the highest step; None where there is none."""
+    """The complete checkpoint of the highest step; None where there is none."""
     whole = [folder for folder in _checkpoints(run_folder) if is_whole(folder)]
     return max(whole, key=step_of, default=None)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimiser step that a checkpoint's name says.
+    """The optimizer step in a checkpoint's name.
 
     >>> step_of(Path("run/checkpoint-120"))
     120
     """
-    match = _CHECKPOINT.fullmatch(checkpoint.name)
-    if match is None:
-        raise ValueError(f"{checkpoint}: is no checkpoint-<step>")
-    return int(match[1])
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def discard_broken(run_folder: Path) -> list[Path]:
@@ -73,7 +70,7 @@ def discard_broken(run_folder: Path) -> list[Path]:
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write what a judge was trained for (``style``, ``base``, ``seed``, …) beside its weights."""
-    write_json(folder / CHECKPOINT_CARD, card)
+    write_json(folder / CHECKPOINT_CARD, dict(card))
 
 
 def _checkpoints(run_folder: Path) -> list[Path]:
@@ -87,19 +84,20 @@ def _checkpoints(run_folder: Path) -> list[Path]:
 
 
 def _write_manifest(folder: Path) -> None:
+    """Write it after everything else is on the disk, or it might outlive the data in a crash."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        _to_disk(path)  # or the manifest may outlive the data when the machine goes down
+        _fsync(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    with whole_file(folder / MANIFEST, force=True) as part:
+    with whole_file(folder / MANIFEST) as part:
         manifest = {"step": step_of(folder), "files": sizes}
         part.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        _to_disk(part)
-    _to_disk(folder)
-    _to_disk(folder.parent)
+        _fsync(part)
+    _fsync(folder)
+    _fsync(folder.parent)
 
 
-def _to_disk(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -108,12 +106,14 @@ def _to_disk(path: Path) -> None:
 
 
 class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no types
-    """A mixin to stand before a transformers Trainer: ``class T(WholeCheckpoints, GRPOTrainer)``.
+    """A mixin that stands before a trainer: ``class T(WholeCheckpoints, GRPOTrainer)``.
 
     Set ``checkpoint_card`` before training; every folder of weights gets it (:func:`write_card`).
-    A resumed run goes on as the stopped one would have: beyond what transformers restores, a GRPO
-    trainer gets back its place between two generations, the best checkpoint is found where the run
-    now lies, and a run that was at its end takes no further step.
+    A resumed run continues as the stopped one would have: beyond what transformers restores, a GRPO
+    trainer gets back its position between two generations, the best checkpoint is found where the
+    run is now, and a run that was over takes no further step.
+
+    The methods override those of ``Trainer`` (transformers/trainer.py of 5.23).
     """
 
     checkpoint_card: Mapping[str, Any]
@@ -121,26 +121,28 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
     _was_over = False
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Overrides ``Trainer.save_model``: adds the judge's card."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             write_card(Path(output_dir or self.args.output_dir), self.checkpoint_card)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write nothing: TRL's README.md at each checkpoint would replace the run's own card."""
+        """Overrides TRL's (trl/trainer/base_trainer.py), whose README.md would replace our card."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Overrides ``Trainer._save_checkpoint``: writes the manifest, and only then rotates."""
         run_folder = Path(self._get_output_dir(trial=trial))
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             (folder / MANIFEST).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         limit = self.args.save_total_limit
-        self.args.save_total_limit = None  # transformers would remove before this one is whole
+        self.args.save_total_limit = None  # transformers would rotate before this one is complete
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        _save_generation_state(self, folder)
+        self._save_generation_state(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             torch.save(self.args, folder / _TRAINING_ARGUMENTS)  # with the limit again
@@ -153,46 +155,40 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Overrides ``Trainer._load_optimizer_and_scheduler``: restores what else a run needs."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        # Saved before the end by a signal, a checkpoint says False here: StopOnSignal.
+        # False in a checkpoint that a signal caused: see StopOnSignal.on_save.
         control = self.state.stateful_callbacks.get("TrainerControl", {})
         self._was_over = bool(control.get("args", {}).get("should_training_stop"))
         if self.state.best_global_step:
             best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if is_whole(best) else None
-        _load_generation_state(self, Path(checkpoint))
+        self._load_generation_state(Path(checkpoint))
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        # transformers looks for the end only after a step, so it would take one too many.
+        """Overrides ``Trainer._run_epoch``, which checks for the end only after a step."""
         if kwargs["resume_from_checkpoint"] is not None and self._was_over:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)
 
+    # ``GRPOTrainer._prepare_inputs`` generates whenever ``_step`` (forward passes so far) is a
+    # multiple of steps_per_generation x num_iterations, and takes slices of ``_buffered_inputs`` in
+    # between. TRL saves neither.
 
-def _generation_file(trainer: Any, folder: Path) -> Path:
-    return folder / f"generation_state_{trainer.args.process_index}.pt"
+    def _save_generation_state(self, folder: Path) -> None:
+        if hasattr(self, "_buffered_inputs"):
+            period = self.args.steps_per_generation * self.num_iterations
+            buffer = self._buffered_inputs if self._step % period else None
+            torch.save({"step": self._step, "buffer": buffer}, self._generation_file(folder))
 
+    def _load_generation_state(self, folder: Path) -> None:
+        if hasattr(self, "_buffered_inputs"):
+            path, device = self._generation_file(folder), self.args.device
+            state = torch.load(path, map_location=device, weights_only=True)
+            self._step, self._buffered_inputs = state["step"], state["buffer"]
 
-def _save_generation_state(trainer: Any, folder: Path) -> None:
-    """Keep GRPO's place between two generations, and the completions it is not yet done with.
-
-    ``GRPOTrainer._prepare_inputs`` generates whenever ``_step`` (forward passes so far) is a
-    multiple of steps_per_generation · num_iterations, and takes slices of ``_buffered_inputs`` in
-    between; TRL stores neither.
-    """
-    if not hasattr(trainer, "_buffered_inputs"):
-        return
-    used_up = trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) == 0
-    state = {"step": trainer._step, "buffer": None if used_up else trainer._buffered_inputs}
-    torch.save(state, _generation_file(trainer, folder))
-
-
-def _load_generation_state(trainer: Any, folder: Path) -> None:
-    if not hasattr(trainer, "_buffered_inputs"):
-        return
-    path = _generation_file(trainer, folder)
-    state = torch.load(path, map_location=trainer.args.device, weights_only=True)
-    trainer._step, trainer._buffered_inputs = state["step"], state["buffer"]
+    def _generation_file(self, folder: Path) -> Path:
+        return folder / f"generation_state_{self.args.process_index}.pt"

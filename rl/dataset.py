@@ -1,4 +1,4 @@
-"""Judge tasks as one TRL dataset: prompts, pictures, labels, and a balance between the tasks."""
+"""Judge tasks as one TRL dataset: prompts, images, labels, and a balance between the tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,23 @@ from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName, Style
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .settings import Settings
+
 Balance: TypeAlias = Literal["proportional", "uniform"] | float | Mapping[str, float]
+_COLUMNS = ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped")
+
+
+def training_set(settings: Settings, loaded: Sequence[LoadedSplit]) -> Dataset:
+    """The dataset of a run, from the training splits of its tasks."""
+    return build_dataset(
+        settings.tasks,
+        style=settings.style,
+        balance=settings.judge.balance,
+        answers=settings.method == "sft",
+        keep_pairs=settings.judge.consistency_weight > 0,
+        seed=settings.trainer.seed,
+        loaded=loaded,
+    )
 
 
 def build_dataset(
@@ -26,28 +42,28 @@ def build_dataset(
     *,
     balance: Balance = "proportional",
     answers: bool = False,
-    neighbours: bool = False,
+    keep_pairs: bool = False,
     seed: int = 0,
     root: Path | None = None,
     loaded: Sequence[LoadedSplit] | None = None,
 ) -> Dataset:
     """The labeled rows of all tasks: prompt, images, task, kind, item_id, label, verdicts.
 
-    Prompt and pictures are made when a row is read, so pictures stay encoded on disk until the
-    step that needs them, and a row that is read several times at once is decoded once.
+    Prompt and images are made when a row is read, so images stay encoded on disk until the step
+    that needs them, and a row that is read several times at once is decoded once.
 
     Args:
         balance: how often each task occurs: ``proportional`` to its rows, ``uniform``, a
             temperature T (rows to the power of 1/T: 1 is proportional, larger is more even), or a
-            weight a task. The dataset has as many rows as the tasks together; what a task has too
-            few of comes again in a new order, what it has too many of is left out.
-        answers: also ``completion``, the assistant's turn that is right, for SFT.
-        neighbours: rows 2k and 2k + 1 belong together: of a pair they are its two orders.
+            weight per task. The dataset has as many rows as the tasks together; a task with too
+            few rows repeats them in a new order, of a task with too many some are left out.
+        answers: also ``completion``, the correct answer as the assistant's turn, for SFT.
+        keep_pairs: rows 2k and 2k + 1 belong together; of a pair they are its two orders.
         loaded: the splits of the tasks, where they have been loaded already.
 
     Raises:
-        JudgeError: a task is out of distribution or has no labels, a test split is asked for, the
-            weights do not name the tasks, or reasoned answers are asked for and a task has no
+        JudgeError: a task is out of distribution or has no labels, the split is a test split, the
+            weights do not name the tasks, or reasoned answers are wanted and a task has no
             reasoning.
     """
     from datasets import Dataset
@@ -55,21 +71,22 @@ def build_dataset(
     _refuse_evaluation_data(tasks, split)
     if answers and style == "reasoned":
         _refuse_without_reasoning(tasks)
-    splits = loaded or [load_rows(task, split, root) for task in tasks]
-    sources = [labeled(each.rows.dataset) for each in splits]
-    for task, rows in zip(tasks, sources, strict=True):
-        refuse_unlabeled(task, split, rows)
+    loaded = loaded or [load_rows(task, split, root) for task in tasks]
+    sources = [
+        labeled_rows(task, split, rows.rows.dataset)
+        for task, rows in zip(tasks, loaded, strict=True)
+    ]
     sizes = {task.task: len(rows) for task, rows in zip(tasks, sources, strict=True)}
-    counts = counts_of(sizes, balance)
+    counts = balanced_counts(sizes, balance)
     refs: dict[str, list[Any]] = {"source": [], "row": []}
-    for number, task in enumerate(tasks):
-        width = 2 if neighbours and task.paired else 1  # to_rows puts a pair's orders side by side
-        count = counts[task.task] // 2 * 2 if neighbours else counts[task.task]
-        units = _epochs(sizes[task.task] // width, count // width, f"{seed}/{task.task}")
-        refs["row"] += [unit * width + place for unit in units for place in range(width)]
-        refs["source"] += [number] * count
+    for source, task in enumerate(tasks):
+        unit = 2 if keep_pairs and task.paired else 1  # both orders of a pair are neighboring rows
+        count = counts[task.task] // 2 * 2 if keep_pairs else counts[task.task]
+        units = _epochs(sizes[task.task] // unit, count // unit, f"{seed}/{task.task}")
+        refs["row"] += [number * unit + offset for number in units for offset in range(unit)]
+        refs["source"] += [source] * count
     bare = [rows.with_format(None) for rows in sources]
-    for name in ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped"):
+    for name in _COLUMNS:
         columns = [rows[name][:] for rows in bare]
         refs[name] = [columns[s][r] for s, r in zip(refs["source"], refs["row"], strict=True)]
     dataset = Dataset.from_dict(refs)
@@ -77,26 +94,27 @@ def build_dataset(
     return dataset
 
 
-def labeled(rows: Dataset) -> Dataset:
-    """The rows that have a label; nothing can be learnt or scored from the others."""
+def labeled_rows(task: JudgeTask, split: SplitName, rows: Dataset) -> Dataset:
+    """The rows of a split that have a label; the others can be neither learned nor scored.
+
+    Raises:
+        JudgeError: no row has one.
+    """
     labels = rows.with_format(None)["label"][:]
-    return rows.select([number for number, label in enumerate(labels) if label is not None])
-
-
-def refuse_unlabeled(task: JudgeTask, split: SplitName, rows: Dataset) -> None:
-    """Raise JudgeError where no row is left after :func:`labeled`."""
-    if not len(rows):
+    labeled = [number for number, label in enumerate(labels) if label is not None]
+    if not labeled:
         raise JudgeError(
             f"{task.path}: no row of its {split} split has a label; check judge.label, and the data"
         )
+    return rows.select(labeled)
 
 
-def counts_of(sizes: Mapping[str, int], balance: Balance) -> dict[str, int]:
+def balanced_counts(sizes: Mapping[str, int], balance: Balance) -> dict[str, int]:
     """Rows of each task in the dataset; they add up to the rows there are.
 
-    >>> counts_of({"a": 900, "b": 100}, "uniform")
+    >>> balanced_counts({"a": 900, "b": 100}, "uniform")
     {'a': 500, 'b': 500}
-    >>> counts_of({"a": 900, "b": 100}, 2.0)
+    >>> balanced_counts({"a": 900, "b": 100}, 2.0)
     {'a': 750, 'b': 250}
     """
     weights = _weights(sizes, balance)
@@ -117,13 +135,12 @@ def _weights(sizes: Mapping[str, int], balance: Balance) -> Mapping[str, float]:
     if isinstance(balance, Mapping):
         for name in balance.keys() ^ sizes.keys():
             hint = did_you_mean(name, sizes)
-            raise JudgeError(f"balance: {name}: give each task one weight; {hint}")
+            raise JudgeError(f"balance: {name}: expected one weight for each task; {hint}")
         if min(balance.values()) < 0 or sum(balance.values()) <= 0:
-            raise JudgeError("balance: weights are numbers from 0 up, not all 0")
+            raise JudgeError("balance: expected weights from 0 up, not all 0")
         return balance
     if isinstance(balance, str) or balance <= 0:
-        known = "proportional, uniform, a temperature above 0, or a weight for each task"
-        raise JudgeError(f"balance: is {balance!r}; would be right: {known}")
+        raise JudgeError(f"balance: is {balance!r}; expected a temperature above 0")
     return {name: size ** (1 / balance) for name, size in sizes.items()}
 
 
@@ -140,13 +157,13 @@ def _refuse_without_reasoning(tasks: Sequence[JudgeTask]) -> None:
     lacking = [str(task.path) for task in tasks if task.judge.reasoning is None]
     if lacking:
         raise JudgeError(
-            f"style: reasoned answers cannot be learnt from {', '.join(lacking)}: no "
+            f"style: reasoned answers cannot be learned from {', '.join(lacking)}: no "
             "judge.reasoning names a column with the reasoning; add it, or use style: direct"
         )
 
 
 def _epochs(size: int, count: int, seed: str) -> list[int]:
-    """``count`` row numbers: all of them in a hashed order, then all again in another."""
+    """``count`` row numbers: all rows in a hashed order, then all again in another."""
     numbers: list[int] = []
     epoch = 0
     while len(numbers) < count:
@@ -156,17 +173,15 @@ def _epochs(size: int, count: int, seed: str) -> list[int]:
 
 
 class _PromptOnAccess:
-    """Makes the prompt and decodes the pictures of the rows that are read."""
+    """Renders the prompts and decodes the images of the rows that are read."""
 
     def __init__(self, sources: Sequence[Dataset], style: Style, answers: bool) -> None:
-        self.sources = sources
-        self.style = style
-        self.answers = answers
+        self.sources, self.style, self.answers = sources, style, answers
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "source" not in batch or "row" not in batch:
-            return batch
-        refs = list(zip(batch["source"], batch["row"], strict=True))
+            return batch  # a column was read on its own
+        refs = list(zip(batch.pop("source"), batch.pop("row"), strict=True))
         rows = {ref: JudgeRow.from_doc(self.sources[ref[0]][ref[1]]) for ref in dict.fromkeys(refs)}
         made: dict[str, list[Any]] = {
             "prompt": [render_messages(rows[ref], self.style) for ref in refs],
@@ -174,8 +189,7 @@ class _PromptOnAccess:
         }
         if self.answers:
             made["completion"] = [self._answer(rows[ref]) for ref in refs]
-        kept = {name: values for name, values in batch.items() if name not in ("source", "row")}
-        return {**made, **kept}
+        return {**made, **batch}
 
     def _answer(self, row: JudgeRow) -> list[dict[str, Any]]:
         text = gold_answer(str(row.label), self.style, row.reasoning or "")

@@ -7,6 +7,7 @@ passes take is an estimate from the sizes of the tensors that are kept for the b
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,7 +52,7 @@ class Part(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """The parts, and what they come to while training, drawing completions and validating."""
+    """The parts, and their sums while training, generating and validating."""
 
     counts: Counts
     parts: list[Part]
@@ -59,20 +60,20 @@ class Estimate(NamedTuple):
 
 
 class _Sharding(NamedTuple):
-    """What is spread over the processes, and how."""
+    """Over how many processes each state is spread, and by which engine."""
 
     engine: str | None
     weights: int = 1
     gradients: int = 1
-    optimiser: int = 1
+    optimizer: int = 1
     offloads: bool = False
 
 
 def architecture(name_or_path: str, revision: str = "main") -> Architecture | None:
-    """The model's configuration: of a folder, else as shipped for our recipes, else the hub's.
+    """The model's configuration: from a folder, else as shipped for our recipes, else from the hub.
 
     Returns:
-        None where no configuration is to be had.
+        None where there is no configuration.
     """
     from transformers import AutoConfig
 
@@ -92,256 +93,245 @@ def architecture(name_or_path: str, revision: str = "main") -> Architecture | No
 
 
 def count_parameters(settings: Settings, config: PreTrainedConfig) -> Counts:
-    """Exact numbers of parameters; no weight is made."""
+    """Exact numbers of parameters; no weight is allocated."""
     import torch
     from transformers import AutoModelForImageTextToText
+    from trl import get_peft_config
+
+    from .model import freeze_vision
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-        in_model = _count(model)
-        blocks = [_count(each) for each in model.modules() if _is_block(model, each)]
-        model = _as_trained(model, settings)
+        of_model = _count(model)
+        names = model._no_split_modules or ()
+        blocks = [_count(m) for m in model.modules() if type(m).__name__ in names]
+        adapter = get_peft_config(settings.model)
+        if settings.judge.freeze_vision:
+            freeze_vision(model, adapter)
+        if adapter is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, adapter)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Counts(in_model, trained, max(blocks, default=in_model))
-
-
-def estimate(settings: Settings, config: PreTrainedConfig, prompt_tokens: int) -> Estimate:
-    """Memory of one device by part, for prompts of so many tokens."""
-    counts = count_parameters(settings, config)
-    states = _states(settings, counts)
-    passes = _passes(settings, config, counts, prompt_tokens)
-    drawing = _drawing(settings, config, counts, prompt_tokens)
-    validating = _validating(settings, config, counts, prompt_tokens)
-    held = sum(part.gib for part in states)
-    resident = (
-        0.0 if getattr(settings.trainer, "vllm_enable_sleep_mode", False) else _vllm(settings)
-    )
-    peaks = [Part("while training", held + sum(p.gib for p in passes) + resident, "")]
-    if drawing:
-        peaks.append(Part("while drawing", held + sum(p.gib for p in drawing), ""))
-    validated = held + sum(p.gib for p in validating) + resident
-    peaks.append(Part("while validating", validated, ""))
-    return Estimate(counts, [*states, *passes, *drawing, *validating], peaks)
+    return Counts(of_model, trained, max(blocks, default=of_model))
 
 
 def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _is_block(model: Any, module: torch.nn.Module) -> bool:
-    return type(module).__name__ in (model._no_split_modules or ())
+def estimate(settings: Settings, config: PreTrainedConfig, prompt_tokens: int) -> Estimate:
+    """Memory of one device by part, for prompts of so many tokens."""
+    device = _Device(settings, config, prompt_tokens)
+    states, passes = device.states(), device.passes()
+    generating, validating = device.generating(), device.validating()
+    held = sum(part.gib for part in states)
+    sleeps = getattr(settings.trainer, "vllm_enable_sleep_mode", False)
+    resident = held + (0.0 if sleeps else device.vllm_gib)
+    peaks = [Part("while training", resident + sum(part.gib for part in passes), "")]
+    if generating:
+        peaks.append(Part("while generating", held + sum(part.gib for part in generating), ""))
+    peaks.append(Part("while validating", resident + sum(part.gib for part in validating), ""))
+    return Estimate(device.counts, [*states, *passes, *generating, *validating], peaks)
 
 
-def _as_trained(model: Any, settings: Settings) -> Any:
-    """The model with the adapters and the frozen parameters that training gives it."""
-    from trl import get_peft_config
+class _Device:
+    """One device of a run."""
 
-    from .model import freeze_vision
+    def __init__(self, settings: Settings, config: Any, prompt_tokens: int) -> None:
+        self.settings, self.judge, self.trainer = settings, settings.judge, settings.trainer
+        self.model, self.adapters = settings.model, settings.model.use_peft
+        self.config, self.text = config, config.get_text_config()
+        self.prompt_tokens = prompt_tokens
+        longest = getattr(self.trainer, "max_completion_length", None)
+        self.answer_tokens = int(longest or settings.answer_tokens)
+        self.counts = count_parameters(settings, config)
 
-    adapter = get_peft_config(settings.model)
-    if settings.judge.freeze_vision:
-        freeze_vision(model, adapter)
-    if adapter is None:
-        return model
-    from peft import get_peft_model
+    # How numbers are kept
 
-    return get_peft_model(model, adapter)
-
-
-def _states(settings: Settings, counts: Counts) -> list[Part]:
-    """Weights, gradients and optimiser states, which are there all the time."""
-    shards, width = _sharding(settings), _weight_bytes(settings)
-    trained_width = _trained_bytes(settings)
-    adapters = settings.model.use_peft
-    weights = counts.model * width / shards.weights
-    if adapters:
-        weights += counts.trained * trained_width / shards.weights
-    parts = [
-        Part("weights", weights / GIB, f"{width:g} bytes each{_over(shards.weights)}"),
-        Part(
-            "gradients",
-            counts.trained * trained_width / shards.gradients / GIB,
-            f"{trained_width} bytes each of {counts.trained:,}{_over(shards.gradients)}",
-        ),
-        _optimiser(settings, counts, shards, trained_width),
-    ]
-    if getattr(settings.trainer, "beta", 0.0) and not adapters:
-        note = f"beta above 0{_over(shards.weights)}"
-        parts.append(Part("reference model", counts.model * width / shards.weights / GIB, note))
-    return parts
-
-
-def _optimiser(settings: Settings, counts: Counts, shards: _Sharding, trained_width: int) -> Part:
-    if shards.offloads:
-        return Part("optimiser states", 0.0, "in the memory of the host")
-    moment = 1 if "8bit" in str(settings.trainer.optim) else trained_width
-    each, note = 2 * moment, "AdamW's two moments"
-    if shards.engine == "DeepSpeed" and trained_width == 2:
-        each, note = 12, "AdamW's two moments and the weights in float32"
-    gib = counts.trained * each / shards.optimiser / GIB
-    return Part("optimiser states", gib, f"{note}{_over(shards.optimiser)}")
-
-
-def _over(processes: int) -> str:
-    return f", over {processes} processes" if processes > 1 else ""
-
-
-def _passes(settings: Settings, config: Any, counts: Counts, prompt_tokens: int) -> list[Part]:
-    """What the forward and backward pass of one micro-batch add."""
-    trainer = settings.trainer
-    batch, answer = trainer.per_device_train_batch_size, _answer_tokens(settings)
-    width, tokens = _compute_bytes(settings), batch * (prompt_tokens + answer)
-    text = config.get_text_config()
-    layers, per_token = text.num_hidden_layers, _block_width(text)
-    checkpointed = trainer.gradient_checkpointing
-    kept = layers * text.hidden_size + per_token if checkpointed else layers * per_token
-    activations = tokens * kept * width
-    if not (settings.model.use_peft or settings.judge.freeze_vision):
-        activations += _vision_bytes(config, batch * prompt_tokens, width, checkpointed)
-    how = "with" if checkpointed else "without"
-    note = f"estimate: {batch} x ({prompt_tokens} + {answer}) tokens, {how} checkpointing"
-    scored = min(batch * answer, _HEAD_TOKENS)
-    head = scored * min(text.vocab_size, _HEAD_VOCABULARY) * 4 * 2
-    if not settings.model.use_peft:
-        head += text.vocab_size * text.hidden_size * 4
-    parts = [
-        Part("activations", activations / GIB, note),
-        Part("head", head / GIB, "estimate: tiles of the logits, gradient of the head"),
-    ]
-    return [*parts, *_gathered_block(settings, counts)]
-
-
-def _drawing(settings: Settings, config: Any, counts: Counts, prompt_tokens: int) -> list[Part]:
-    """What drawing completions adds."""
-    trainer = settings.trainer
-    if settings.method == "sft" or (trainer.use_vllm and trainer.vllm_mode == "server"):
-        return []
-    if trainer.use_vllm:
-        share = trainer.vllm_gpu_memory_utilization
-        asleep = ", asleep otherwise" if trainer.vllm_enable_sleep_mode else ", all the time"
-        note = f"{share:g} of {DEVICE_GIB:g} GiB{asleep}; the weights and its cache"
-        return [Part("vLLM", _vllm(settings), note)]
-    # TRL draws a process's whole generation batch at once (`_generate_single_turn`).
-    rows = trainer.per_device_train_batch_size * trainer.steps_per_generation
-    cache = _cache(settings, config, "cache of drawing", rows, prompt_tokens)
-    gathers = trainer.ds3_gather_for_generation
-    return [cache, *(_gathered_model if gathers else _gathered_block)(settings, counts)]
-
-
-def _validating(settings: Settings, config: Any, counts: Counts, prompt_tokens: int) -> list[Part]:
-    """What greedy answers by the training processes add."""
-    rows = settings.trainer.per_device_eval_batch_size
-    cache = _cache(settings, config, "cache of validation", rows, prompt_tokens)
-    return [cache, *_gathered_model(settings, counts)]
-
-
-def _cache(settings: Settings, config: Any, name: str, rows: int, prompt_tokens: int) -> Part:
-    text = config.get_text_config()
-    answer = settings.answer_tokens if "validation" in name else _answer_tokens(settings)
-    each = 2 * text.num_hidden_layers * text.num_key_value_heads * _head_size(text)
-    size = rows * (prompt_tokens + answer) * each * _compute_bytes(settings)
-    return Part(
-        name, size / GIB, f"keys and values of {rows} x ({prompt_tokens} + {answer}) tokens"
-    )
-
-
-def _gathered_block(settings: Settings, counts: Counts) -> list[Part]:
-    if _sharding(settings).weights == 1:
-        return []
-    size = 2 * counts.largest_block * _compute_bytes(settings)
-    return [Part("gathered blocks", size / GIB, "estimate: one in use, one on its way")]
-
-
-def _gathered_model(settings: Settings, counts: Counts) -> list[Part]:
-    """ZeRO-3 gathers all weights to generate (trl/models/utils.py); FSDP2 a block at a time."""
-    shards = _sharding(settings)
-    if shards.weights == 1 or shards.engine != "DeepSpeed":
-        return []
-    size = counts.model * _weight_bytes(settings)
-    return [Part("gathered weights", size / GIB, "ZeRO-3 gathers them to generate")]
-
-
-def _vllm(settings: Settings) -> float:
-    trainer = settings.trainer
-    if settings.method == "sft" or not trainer.use_vllm or trainer.vllm_mode == "server":
-        return 0.0
-    return float(trainer.vllm_gpu_memory_utilization * DEVICE_GIB)
-
-
-def _answer_tokens(settings: Settings) -> int:
-    longest = getattr(settings.trainer, "max_completion_length", None)
-    return int(longest or settings.answer_tokens)
-
-
-def _sharding(settings: Settings) -> _Sharding:
-    if settings.judge.accelerate is None:
+    @cached_property
+    def sharding(self) -> _Sharding:
+        if self.judge.accelerate is None:
+            return _Sharding(None)
+        path = find_accelerate_config(self.judge.accelerate)
+        launcher = yaml.safe_load(path.read_text(encoding="utf-8"))
+        processes = self.judge.processes
+        if launcher.get("distributed_type") == "FSDP":
+            offloads = bool(launcher.get("fsdp_config", {}).get("fsdp_offload_params"))
+            return _Sharding("FSDP", processes, processes, processes, offloads)
+        if launcher.get("distributed_type") == "DEEPSPEED":
+            deepspeed = launcher.get("deepspeed_config", {})
+            stage = int(deepspeed.get("zero_stage", 2))
+            weights, gradients, optimizer = (processes if stage >= n else 1 for n in (3, 2, 1))
+            offloads = deepspeed.get("offload_optimizer_device", "none") != "none"
+            return _Sharding("DeepSpeed", weights, gradients, optimizer, offloads)
         return _Sharding(None)
-    path = find_accelerate_config(settings.judge.accelerate)
-    launcher = yaml.safe_load(path.read_text(encoding="utf-8"))
-    processes = settings.judge.processes
-    if launcher.get("distributed_type") == "FSDP":
-        offloads = bool(launcher.get("fsdp_config", {}).get("fsdp_offload_params"))
-        return _Sharding("FSDP", processes, processes, processes, offloads)
-    if launcher.get("distributed_type") == "DEEPSPEED":
-        deepspeed = launcher.get("deepspeed_config", {})
-        stage = int(deepspeed.get("zero_stage", 2))
-        weights, gradients, optimiser = (processes if stage >= n else 1 for n in (3, 2, 1))
-        offloads = deepspeed.get("offload_optimizer_device", "none") != "none"
-        return _Sharding("DeepSpeed", weights, gradients, optimiser, offloads)
-    return _Sharding(None)
+
+    @cached_property
+    def compute_bytes(self) -> int:
+        mixed = self.trainer.bf16 or self.trainer.fp16
+        return 2 if mixed or self.model.dtype in ("bfloat16", "float16") else 4
+
+    @cached_property
+    def half_under_deepspeed(self) -> bool:
+        """DeepSpeed keeps weights in the type it computes in, and those in float32 itself."""
+        return self.sharding.engine == "DeepSpeed" and self.compute_bytes == 2
+
+    @cached_property
+    def weight_bytes(self) -> float:
+        """Bytes of a weight on the device."""
+        if self.model.load_in_4bit or self.model.load_in_8bit:
+            return 0.5 if self.model.load_in_4bit else 1.0
+        if self.half_under_deepspeed:
+            return 2.0
+        return 4.0 if self.model.dtype in (None, "float32") else 2.0
+
+    @cached_property
+    def trained_bytes(self) -> int:
+        """Bytes of a trained weight and of its gradient.
+
+        PEFT keeps adapters in float32, except under ZeRO-3, where TRL keeps them as the model is.
+        """
+        if self.half_under_deepspeed:
+            return 2
+        if self.adapters or self.sharding.engine == "FSDP":
+            return 4
+        return int(self.weight_bytes)
+
+    @cached_property
+    def vllm_gib(self) -> float:
+        """What vLLM claims of the device, 0 where it is on another or not used."""
+        trainer = self.trainer
+        if self.settings.method == "sft" or not trainer.use_vllm or trainer.vllm_mode == "server":
+            return 0.0
+        return float(trainer.vllm_gpu_memory_utilization * DEVICE_GIB)
+
+    # What it holds
+
+    def states(self) -> list[Part]:
+        """Weights, gradients and optimizer states, which are there all the time."""
+        counts, shards = self.counts, self.sharding
+        model = counts.model * self.weight_bytes / shards.weights
+        trained = counts.trained * self.trained_bytes
+        weights = model + (trained / shards.weights if self.adapters else 0)
+        gradients_note = f"{self.trained_bytes} bytes each of {counts.trained:,}"
+        parts = [
+            _part("weights", weights, f"{self.weight_bytes:g} bytes each", shards.weights),
+            _part("gradients", trained / shards.gradients, gradients_note, shards.gradients),
+            self._optimizer(),
+        ]
+        if getattr(self.trainer, "beta", 0.0) and not self.adapters:
+            parts.append(_part("reference model", model, "beta above 0", shards.weights))
+        return parts
+
+    def _optimizer(self) -> Part:
+        name, shards = "optimizer states", self.sharding
+        if shards.offloads:
+            return Part(name, 0.0, "in the memory of the host")
+        bytes_each, note = 2 * self.trained_bytes, "AdamW's two moments"
+        if "8bit" in str(self.trainer.optim):
+            bytes_each = 2
+        if shards.engine == "DeepSpeed" and self.trained_bytes == 2:
+            bytes_each, note = 12, "AdamW's two moments and the weights in float32"
+        size = self.counts.trained * bytes_each / shards.optimizer
+        return _part(name, size, note, shards.optimizer)
+
+    def passes(self) -> list[Part]:
+        """What the forward and backward pass of one micro-batch add."""
+        batch, width, text = self.trainer.per_device_train_batch_size, self.compute_bytes, self.text
+        checkpointed = self.trainer.gradient_checkpointing
+        layers, per_token = text.num_hidden_layers, self._block_width()
+        kept = layers * text.hidden_size + per_token if checkpointed else layers * per_token
+        activations = batch * (self.prompt_tokens + self.answer_tokens) * kept * width
+        if not (self.adapters or self.judge.freeze_vision):
+            activations += self._vision_numbers(batch * self.prompt_tokens, checkpointed) * width
+        tiles = min(batch * self.answer_tokens, _HEAD_TOKENS) * min(
+            text.vocab_size, _HEAD_VOCABULARY
+        )
+        head = tiles * 4 * 2
+        if not self.adapters:
+            head += text.vocab_size * text.hidden_size * 4
+        how = "with" if checkpointed else "without"
+        tokens = f"{batch} x ({self.prompt_tokens} + {self.answer_tokens}) tokens"
+        return [
+            _part("activations", activations, f"estimate: {tokens}, {how} checkpointing"),
+            _part("head", head, "estimate: tiles of the logits, gradient of the head"),
+            *self._gathered_block(),
+        ]
+
+    def generating(self) -> list[Part]:
+        """What sampling completions adds."""
+        trainer = self.trainer
+        if self.settings.method == "sft" or (trainer.use_vllm and trainer.vllm_mode == "server"):
+            return []
+        if trainer.use_vllm:
+            asleep = ", asleep otherwise" if trainer.vllm_enable_sleep_mode else ", all the time"
+            share = f"{trainer.vllm_gpu_memory_utilization:g} of {DEVICE_GIB:g} GiB{asleep}"
+            return [Part("vLLM", self.vllm_gib, f"{share}; the weights and its cache")]
+        # TRL generates a process's whole generation batch at once (`_generate_single_turn`).
+        rows = trainer.per_device_train_batch_size * trainer.steps_per_generation
+        cache = self._cache("cache of generation", rows, self.answer_tokens)
+        gathered = trainer.ds3_gather_for_generation
+        return [cache, *(self._gathered_model() if gathered else self._gathered_block())]
+
+    def validating(self) -> list[Part]:
+        """What greedy answers by the training processes add."""
+        rows = self.trainer.per_device_eval_batch_size
+        cache = self._cache("cache of validation", rows, self.settings.answer_tokens)
+        return [cache, *self._gathered_model()]
+
+    def _cache(self, name: str, rows: int, answer_tokens: int) -> Part:
+        text, tokens = self.text, self.prompt_tokens + answer_tokens
+        per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * self._head_size()
+        note = f"keys and values of {rows} x ({self.prompt_tokens} + {answer_tokens}) tokens"
+        return _part(name, rows * tokens * per_token * self.compute_bytes, note)
+
+    def _gathered_block(self) -> list[Part]:
+        if self.sharding.weights == 1:
+            return []
+        size = 2 * self.counts.largest_block * self.compute_bytes
+        return [_part("gathered blocks", size, "estimate: one in use, one on its way")]
+
+    def _gathered_model(self) -> list[Part]:
+        """ZeRO-3 gathers all weights to generate (trl/models/utils.py); FSDP2 a block at a time."""
+        if self.sharding.weights == 1 or self.sharding.engine != "DeepSpeed":
+            return []
+        size = self.counts.model * self.weight_bytes
+        return [_part("gathered weights", size, "ZeRO-3 gathers them to generate")]
+
+    # Sizes of the model
+
+    def _head_size(self) -> int:
+        head_dim = getattr(self.text, "head_dim", None)
+        return int(head_dim or self.text.hidden_size // self.text.num_attention_heads)
+
+    def _block_width(self) -> int:
+        """Numbers per token that one block keeps for its backward pass; attention keeps no matrix.
+
+        The inputs and outputs of the two norms, queries and the result of attention, keys and
+        values, and the four tensors of a gated feed-forward layer; of experts those that a token
+        goes to.
+        """
+        text = self.text
+        width = 4 * text.hidden_size
+        width += 2 * (text.num_attention_heads + text.num_key_value_heads) * self._head_size()
+        experts = getattr(text, "num_experts_per_tok", None)
+        if experts:
+            return int(width + experts * (4 * text.moe_intermediate_size + 2 * text.hidden_size))
+        return int(width + 4 * text.intermediate_size)
+
+    def _vision_numbers(self, image_tokens: int, checkpointed: bool) -> int:
+        """Numbers that the vision tower keeps for its backward pass."""
+        vision = getattr(self.config, "vision_config", None)
+        if vision is None or not hasattr(vision, "depth"):
+            return 0
+        patches = image_tokens * vision.spatial_merge_size**2
+        block = 8 * vision.hidden_size + 2 * vision.intermediate_size
+        kept = vision.depth * vision.hidden_size + block if checkpointed else vision.depth * block
+        return int(patches * kept)
 
 
-def _weight_bytes(settings: Settings) -> float:
-    """Bytes of a weight as it lies on the device."""
-    if settings.model.load_in_4bit or settings.model.load_in_8bit:
-        return 0.5 if settings.model.load_in_4bit else 1.0
-    if _sharding(settings).engine == "DeepSpeed" and _compute_bytes(settings) == 2:
-        return 2.0
-    return 4.0 if settings.model.dtype in (None, "float32") else 2.0
-
-
-def _trained_bytes(settings: Settings) -> int:
-    """Bytes of a trained weight and of its gradient.
-
-    PEFT keeps adapters in float32, except under ZeRO-3, where TRL keeps them as the model is.
-    """
-    sharding = _sharding(settings)
-    if sharding.engine == "DeepSpeed" and _compute_bytes(settings) == 2:
-        return 2
-    if settings.model.use_peft or sharding.engine == "FSDP":
-        return 4
-    return int(_weight_bytes(settings))
-
-
-def _compute_bytes(settings: Settings) -> int:
-    mixed = settings.trainer.bf16 or settings.trainer.fp16
-    return 2 if mixed or settings.model.dtype in ("bfloat16", "float16") else 4
-
-
-def _head_size(text: Any) -> int:
-    own = getattr(text, "head_dim", None)
-    return int(own or text.hidden_size // text.num_attention_heads)
-
-
-def _block_width(text: Any) -> int:
-    """Numbers a token that one block keeps for its backward pass, attention not materialised.
-
-    The two norms' inputs and outputs, queries and what attention makes of them, keys and values,
-    and the four tensors of a gated feed-forward layer; of experts those that a token goes to.
-    """
-    around = 4 * text.hidden_size
-    around += 2 * (text.num_attention_heads + text.num_key_value_heads) * _head_size(text)
-    experts = getattr(text, "num_experts_per_tok", None)
-    if experts:
-        return int(around + experts * (4 * text.moe_intermediate_size + 2 * text.hidden_size))
-    return int(around + 4 * text.intermediate_size)
-
-
-def _vision_bytes(config: Any, image_tokens: int, width: int, checkpointed: bool) -> int:
-    vision = getattr(config, "vision_config", None)
-    if vision is None or not hasattr(vision, "depth"):
-        return 0
-    patches = image_tokens * vision.spatial_merge_size**2
-    block = 8 * vision.hidden_size + 2 * vision.intermediate_size
-    kept = vision.depth * vision.hidden_size + block if checkpointed else vision.depth * block
-    return int(patches * kept * width)
+def _part(name: str, size: float, note: str, processes: int = 1) -> Part:
+    """A part of so many bytes, as much as one of the processes holds of it."""
+    over = f", over {processes} processes" if processes > 1 else ""
+    return Part(name, size / GIB, note + over)

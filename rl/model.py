@@ -1,9 +1,8 @@
-"""A model to train, what of it is trained, and the judge that comes out of it."""
+"""The model to train, which of its weights are trained, and the judge that comes out of it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ ADAPTER = "adapter"
 
 
 def check_model(settings: Settings) -> None:
-    """Find what is wrong with the model's name before anything is loaded or written.
+    """Check the model's name and type before anything is loaded or written.
 
     Raises:
         JudgeError: there is no such model, or it takes no images.
@@ -29,41 +28,70 @@ def check_model(settings: Settings) -> None:
 
 
 def _source(settings: Settings) -> tuple[str, dict[str, Any]]:
-    name = settings.model.model_name_or_path
-    if name is None:
-        raise JudgeError("model_name_or_path: is missing; name a checkpoint's folder or a hub id")
-    return name, {
+    return str(settings.model.model_name_or_path), {
         "revision": settings.model.model_revision,
         "trust_remote_code": settings.trainer.trust_remote_code,
     }
 
 
-def load_trainable(settings: Settings) -> tuple[Any, Any]:
-    """Model and processor, the processor padding on the left as generation needs it.
+def base_name(settings: Settings) -> str:
+    """The model that training started from, as a reader elsewhere knows it: without local paths.
+
+    With a warm-up, this is what the warm-up started from.
+    """
+    name = str(settings.given["model_name_or_path"])
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def checkpoint_card(settings: Settings) -> dict[str, Any]:
+    """What is written beside every checkpoint's weights; evaluation takes ``style`` from it."""
+    return {
+        "style": settings.style,
+        "base": base_name(settings),
+        "method": settings.method,
+        "tasks": [task.task for task in settings.tasks],
+        "seed": settings.trainer.seed,
+    }
+
+
+def trainable(settings: Settings) -> tuple[Any, Any, Any]:
+    """Model, processor and the PEFT configuration of its adapters, or None where it gets none.
 
     Raises:
-        JudgeError: they do not load.
+        JudgeError: they cannot be loaded, or the settings do not fit the model.
+    """
+    model, processor = load(settings)
+    adapter = adapter_config(settings, model)
+    if settings.judge.freeze_vision:
+        freeze_vision(model, adapter)
+    return model, processor, adapter
+
+
+def load(settings: Settings) -> tuple[Any, Any]:
+    """Model and processor; the processor pads on the left, as generation needs it.
+
+    Raises:
+        JudgeError: they cannot be loaded.
     """
     from trl import get_quantization_config
 
     from mtrl_judge.models.checkpoint import load_model, load_processor
 
     name, source = _source(settings)
-    processor = load_processor(name, **source)
-    processor = _limited(processor, settings)
+    processor = _limit_pixels(load_processor(name, **source), settings)
     processor.tokenizer.padding_side = processor.tokenizer.truncation_side = "left"
-    how = {
+    options = {
         "dtype": settings.model.dtype,
         "attn_implementation": settings.model.attn_implementation,
         "quantization_config": get_quantization_config(settings.model),
         **(settings.trainer.model_init_kwargs or {}),
     }
-    model = load_model(name, **source, **{k: v for k, v in how.items() if v is not None})
+    model = load_model(name, **source, **{k: v for k, v in options.items() if v is not None})
     return model.train(), processor
 
 
-def _limited(processor: Any, settings: Settings) -> Any:
-    """The processor with the run's bounds on pixels, which its checkpoints keep."""
+def _limit_pixels(processor: Any, settings: Settings) -> Any:
+    """The processor with the run's limits on pixels, which its checkpoints keep."""
     from mtrl_judge.models.pixels import supports_pixel_limits, with_pixel_limits
 
     least, most = settings.judge.min_pixels, settings.judge.max_pixels
@@ -71,17 +99,17 @@ def _limited(processor: Any, settings: Settings) -> Any:
         return processor
     if not supports_pixel_limits(processor.image_processor):
         raise JudgeError(
-            f"max_pixels: the processor of {settings.model.model_name_or_path} does not count "
-            "pixels; leave min_pixels and max_pixels out and prepare smaller pictures"
+            f"max_pixels: the processor of {settings.model.model_name_or_path} does not limit "
+            "pixels; leave min_pixels and max_pixels out and prepare smaller images"
         )
     return with_pixel_limits(processor, least, most)
 
 
 def adapter_config(settings: Settings, model: Any) -> Any:
-    """PEFT's configuration of the adapters that are asked for; None where there are to be none.
+    """PEFT's configuration of the adapters; None where the settings ask for none.
 
     Raises:
-        JudgeError: it is not said where they go, or the model has no such modules.
+        JudgeError: the target modules are missing, or not in the model.
     """
     import torch
     from trl import get_peft_config
@@ -92,18 +120,19 @@ def adapter_config(settings: Settings, model: Any) -> Any:
     targets = adapter.target_modules
     if not targets:
         raise JudgeError(
-            "lora_target_modules: is missing; would be right: all-linear, or names of modules such "
-            "as q_proj v_proj"
+            "lora_target_modules: missing; expected all-linear, or names of modules such as "
+            "q_proj v_proj"
         )
     modules = dict(model.named_modules())
-    layers = {
-        name.rpartition(".")[2]
-        for name, module in modules.items()
-        if isinstance(module, torch.nn.Linear)
-    }
+    linear = (name for name, module in modules.items() if isinstance(module, torch.nn.Linear))
+    layers = {name.rpartition(".")[2] for name in linear}
     if isinstance(targets, str) and targets in layers:
-        adapter.target_modules = targets = {targets}  # TRL makes a pattern of a single name
-    patterns = {targets: targets} if isinstance(targets, str) else _by_last_parts(targets)
+        # TRL turns a list of one name into that name, which PEFT would take for a pattern.
+        adapter.target_modules = targets = {targets}
+    if isinstance(targets, str):
+        patterns = {targets: targets}
+    else:
+        patterns = {name: rf"(.*\.)?{re.escape(name)}" for name in sorted(targets)}
     for target, pattern in patterns.items():
         if target != "all-linear" and not any(re.fullmatch(pattern, name) for name in modules):
             hint = did_you_mean(target, sorted(layers))
@@ -111,26 +140,21 @@ def adapter_config(settings: Settings, model: Any) -> Any:
     return adapter
 
 
-def _by_last_parts(names: Iterable[str]) -> dict[str, str]:
-    return {name: rf"(.*\.)?{re.escape(name)}" for name in sorted(names)}
-
-
 def freeze_vision(model: Any, adapter: Any) -> None:
-    """Leave the vision tower as it is: no gradients, and no adapters in it.
+    """Leave the vision tower untrained: no gradients, and no adapters in it.
 
     Args:
         adapter: the PEFT configuration that is about to be used, or None.
     """
     tower = model.get_encoder(modality="image")
     tower.requires_grad_(False)
-    if adapter is None:
-        return
-    (name,) = (name for name, module in model.named_modules() if module is tower)
-    adapter.exclude_modules = rf".*{re.escape(name)}\..*"
+    if adapter is not None:
+        (name,) = (name for name, module in model.named_modules() if module is tower)
+        adapter.exclude_modules = rf".*{re.escape(name)}\..*"
 
 
 def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
-    """The best weights, whole: an adapter is merged into its base model first."""
+    """Write the best weights as a complete model: an adapter is merged into its base model."""
     if not settings.model.use_peft:
         trainer.save_model(str(folder / JUDGE))
         return
@@ -141,7 +165,7 @@ def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
 
     from .checkpoints import write_card
 
-    model, processor = load_trainable(settings)
+    model, processor = load(settings)
     merged = PeftModel.from_pretrained(model, str(folder / ADAPTER)).merge_and_unload()
     with whole_folder(folder / JUDGE) as part:
         merged.save_pretrained(part)

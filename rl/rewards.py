@@ -1,28 +1,46 @@
 """Scores as TRL reward functions: the paper's R_total = (1 − α)·R_acc + α·R_format.
 
 TRL calls a reward function with the completions and every column of the dataset by keyword, each a
-list with one entry a completion, and takes ``None`` for "this component does not apply to this row"
-(trl/trainer/grpo_trainer.py). What is right and what is well formed is decided by
+list with one entry per completion, and takes ``None`` for "this component does not apply to this
+row" (trl/trainer/grpo_trainer.py). Correctness and form are decided by
 :func:`mtrl_judge.judge_tasks.scoring.score`, as in evaluation.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.scoring import Score, score
 
+if TYPE_CHECKING:
+    from .arguments import JudgeArguments
+
 RewardFunction: TypeAlias = Callable[..., list[float | None]]
 
 
-class _Row(NamedTuple):
-    kind: str
-    label: str | None
-    verdicts: tuple[str, ...]
+def reward_functions(judge: JudgeArguments) -> tuple[list[RewardFunction], list[float]]:
+    """The reward functions of a run and their weights.
+
+    Raises:
+        JudgeError: a reward function of the user's cannot be loaded.
+    """
+    functions: list[RewardFunction] = [accuracy, cast(Any, format)]
+    weights = [1 - judge.alpha, judge.alpha]
+    if judge.consistency_weight:
+        functions.append(consistency)
+        weights.append(judge.consistency_weight)
+    if judge.length_weight and judge.length_soft and judge.length_hard:
+        functions.append(length(judge.length_soft, judge.length_hard))
+        weights.append(judge.length_weight)
+    for path, weight in (judge.user_rewards or {}).items():
+        functions.append(user_reward(path))
+        weights.append(weight)
+    return functions, weights
 
 
 def accuracy(
@@ -66,53 +84,48 @@ def consistency(
     swapped: Sequence[bool],
     **_: Any,
 ) -> list[float | None]:
-    """1.0 where a pair is judged right in both orders, else 0.0; None for what is no pair.
+    """1.0 where both orders of a pair are judged correctly, else 0.0; None for what is no pair.
 
-    The k-th completion of one order stands with the k-th of the other, and both get the reward (as
+    The k-th completion of one order goes with the k-th of the other, and both get the reward (as
     in J1, arXiv 2505.10320, section 3). Both orders must be among the completions.
 
     Raises:
-        ValueError: an order is missing, or the orders have unequal numbers of completions.
+        ValueError: the orders of a pair have unequal numbers of completions.
 
     >>> consistency(["1", "2", "1", "1"], ["pairwise"] * 4, ["1", "2", "1", "2"],
     ...             [["1", "2"]] * 4, ["a", "a", "b", "b"], [False, True, False, True])
     [1.0, 1.0, 0.0, 0.0]
     """
-    right = [scored.correct == 1.0 for scored in scores(completions, kind, label, verdicts)]
-    places: dict[str, dict[bool, list[int]]] = {}
-    for place, (pair, order) in enumerate(zip(pair_id, swapped, strict=True)):
+    correct = [scored.correct == 1.0 for scored in scores(completions, kind, label, verdicts)]
+    indices: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for index, (pair, order) in enumerate(zip(pair_id, swapped, strict=True)):
         if pair is not None:
-            places.setdefault(pair, {False: [], True: []})[order].append(place)
+            indices[pair][order].append(index)
     rewards: list[float | None] = [None] * len(completions)
-    for pair, orders in places.items():
-        if len(orders[False]) != len(orders[True]):
+    for pair, orders in indices.items():
+        if len(orders[0]) != len(orders[1]):
             raise ValueError(
-                f"pair {pair}: {len(orders[False])} completions of one order and "
-                f"{len(orders[True])} of the other; both orders belong into one batch"
+                f"pair {pair}: {len(orders[0])} completions of one order and {len(orders[1])} of "
+                "the other; expected equal numbers in one batch"
             )
-        for straight, exchanged in zip(orders[False], orders[True], strict=True):
-            both = float(right[straight] and right[exchanged])
-            rewards[straight] = rewards[exchanged] = both
+        for original, exchanged in zip(*orders, strict=True):
+            reward = float(correct[original] and correct[exchanged])
+            rewards[original] = rewards[exchanged] = reward
     return rewards
 
 
 def length(soft: int, hard: int) -> RewardFunction:
-    """A penalty on padding: 0 up to ``soft`` tokens, falling evenly to −1 at ``hard`` and beyond.
+    """A penalty on padding: 0 up to ``soft`` tokens, falling linearly to −1 at ``hard`` and beyond.
 
     DAPO's soft overlong punishment (arXiv 2503.14476, section 3.4).
-
-    Raises:
-        ValueError: unless 0 < soft < hard.
 
     >>> length(100, 200)(completion_ids=[[0] * 50, [0] * 150, [0] * 900])
     [0.0, -0.5, -1.0]
     """
-    if not 0 < soft < hard:
-        raise ValueError(f"length: soft is {soft} and hard is {hard}; 0 < soft < hard is right")
 
     def length_penalty(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
-        over = (min(max(len(ids) - soft, 0) / (hard - soft), 1.0) for ids in completion_ids)
-        return [0.0 - share for share in over]
+        excess = (min(max(len(ids) - soft, 0) / (hard - soft), 1.0) for ids in completion_ids)
+        return [0.0 - share for share in excess]
 
     return length_penalty
 
@@ -125,30 +138,24 @@ def user_reward(path: str) -> RewardFunction:
     """
     module_name, _, name = path.partition(":")
     if not name:
-        raise JudgeError(f"reward {path!r}: write package.module:function")
+        raise JudgeError(f"user_rewards: {path!r}; expected package.module:function")
     try:
         module = import_module(module_name)
     except ImportError as error:
-        raise JudgeError(f"reward {path!r}: {error}; is it on the Python path?") from None
+        raise JudgeError(f"user_rewards: {path!r}: {error}; is it on the Python path?") from None
     function = getattr(module, name, None)
     if not callable(function):
         known = [n for n, value in vars(module).items() if callable(value)]
-        raise JudgeError(f"reward {path!r}: no function {name!r}; {did_you_mean(name, known)}")
+        raise JudgeError(
+            f"user_rewards: {path!r}: no function {name!r}; {did_you_mean(name, known)}"
+        )
     return cast(RewardFunction, function)
 
 
-def weights(alpha: float) -> list[float]:
-    """TRL's ``reward_weights`` for ``[accuracy, format]``.
-
-    Raises:
-        ValueError: alpha is no share.
-
-    >>> weights(0.25)
-    [0.75, 0.25]
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it is the share of the format reward, from 0 to 1")
-    return [1 - alpha, alpha]
+class _Row(NamedTuple):
+    kind: str
+    label: str | None
+    verdicts: tuple[str, ...]
 
 
 def scores(
@@ -158,23 +165,17 @@ def scores(
     verdicts: Sequence[Sequence[str]],
 ) -> list[Score]:
     """The score of each completion against its row."""
-    rows = zip(kind, label, map(tuple, verdicts), strict=True)
-    return [
-        _score(text_of(completion), *row) for completion, row in zip(completions, rows, strict=True)
-    ]
+    rows = map(_Row, kind, label, map(tuple, verdicts))
+    return [_score(row, _text(text)) for row, text in zip(rows, completions, strict=True)]
 
 
-@lru_cache(maxsize=4096)  # every reward of a step reads the same texts
-def _score(text: str, kind: str, label: str | None, verdicts: tuple[str, ...]) -> Score:
-    return score(_Row(kind, label, verdicts), text)
+@lru_cache(maxsize=4096)  # every reward function of a step scores the same texts
+def _score(row: _Row, text: str) -> Score:
+    return score(row, text)
 
 
-def text_of(completion: Any) -> str:
-    """The text of a completion: a string, or TRL's messages of an assistant's turn.
-
-    >>> text_of([{"role": "assistant", "content": "Yes"}])
-    'Yes'
-    """
+def _text(completion: Any) -> str:
+    """The text of a completion: a string, or TRL's messages of an assistant's turn."""
     if isinstance(completion, str):
         return completion
     return "".join(message["content"] for message in completion)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
+from mtrl_judge.metrics.rates import higher_is_better
 
 from .arguments import JudgeArguments, Method
 from .fields import argument_classes, parse_flags, read_recipe, validate
@@ -67,6 +68,11 @@ class Settings:
         longest = getattr(self.trainer, "max_completion_length", None)
         by_style = 16 if self.style == "direct" else 1024
         return self.judge.validation_max_new_tokens or longest or by_style
+
+    @property
+    def headline(self) -> str:
+        """The metric that validation averages over the tasks; it chooses the best checkpoint."""
+        return _shared_headline(self.tasks)
 
     @property
     def data_root(self) -> Path | None:
@@ -144,7 +150,7 @@ def _build(
             raise JudgeError("\n".join(missing))
         _refuse_other_world_size(method, judge, flags)
     tasks = resolve_tasks(judge.tasks)
-    given = {**_our_defaults(method, given), **given}
+    given = {**_our_defaults(method, given, tasks), **given}
     _, trainer_config, model_config = argument_classes(method)
     recorded = {name: value for name, value in given.items() if name not in _START_ONLY}
     settings = Settings(
@@ -163,7 +169,15 @@ def _build(
     return settings
 
 
-def _our_defaults(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+def _shared_headline(tasks: Sequence[JudgeTask]) -> str:
+    """The headline metric of the tasks, or ``headline`` where they have different ones."""
+    names = {task.kind.headline for task in tasks}
+    return names.pop() if len(names) == 1 else "headline"
+
+
+def _our_defaults(
+    method: Method, given: Mapping[str, Any], tasks: Sequence[JudgeTask]
+) -> dict[str, Any]:
     """Our defaults in place of TRL's.
 
     transformers can load the best checkpoint only if every validation is followed by a save
@@ -171,6 +185,7 @@ def _our_defaults(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     strategy = given.get("eval_strategy", given.get("save_strategy", "steps"))
     steps = given.get("eval_steps", given.get("save_steps", SAVE_STEPS))
+    headline = _shared_headline(tasks)
     defaults: dict[str, Any] = {
         "remove_unused_columns": False,
         "eval_strategy": strategy,
@@ -178,8 +193,8 @@ def _our_defaults(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
         "eval_steps": steps,
         "save_steps": steps,
         "load_best_model_at_end": strategy != "no",
-        "metric_for_best_model": "eval_macro_f1",
-        "greater_is_better": True,
+        "metric_for_best_model": f"eval_{headline}",
+        "greater_is_better": higher_is_better(headline),
         "restore_callback_states_from_checkpoint": True,
         "save_total_limit": 2,
         "report_to": "none",

@@ -12,24 +12,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
-from . import rewards
-from .arguments import METHODS, JudgeArguments, Method
-from .dataset import build_dataset
-from .model import JUDGE, adapter_config, check_model, freeze_vision, load_trainable, save_judge
+from .arguments import METHODS, Method
+from .dataset import training_set
+from .model import JUDGE, check_model, checkpoint_card, save_judge, trainable
 from .preflight import accepted_licenses, checked_leaks
+from .rewards import reward_functions
 from .settings import Settings, parse_settings, warm_up_settings
+
+if TYPE_CHECKING:
+    from .callbacks import StopOnSignal
 
 WARM_UP = "warm_up"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; a user's mistake ends in one message and exit code 1."""
+    """Run the command; an error that the user can fix ends in one message and exit code 1."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mtrl_judge").setLevel(logging.INFO)
@@ -42,12 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(dry_run(settings))
             return
         train(settings)
-        _leave_the_other_processes()
     except JudgeError as error:
         sys.exit(str(error) if os.environ.get("RANK", "0") == "0" else 1)
-
-
-def _leave_the_other_processes() -> None:
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
@@ -57,76 +56,74 @@ def _method(words: Sequence[str]) -> Method:
     for method in METHODS:
         if words == [method]:
             return method
-    given = words[0] if words else ""
-    raise JudgeError(f"train: {given!r} is no method; {did_you_mean(given, METHODS)}")
+    word = words[0] if words else ""
+    raise JudgeError(f"train: {word!r} is not a method; {did_you_mean(word, METHODS)}")
 
 
-def train(settings: Settings, *, checks: bool = True) -> Path:
+def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
     """Train, and write the best checkpoint as a judge of its own; its folder.
 
-    A signal ends the process with 128 + its number, after a checkpoint.
+    A signal ends the process with exit code 128 + its number, after a checkpoint.
 
     Args:
-        checks: look first for items that evaluation has too.
+        checks_leaks: compare the training data with evaluation data first.
 
     Raises:
-        JudgeError: a mistake in settings, data or model, or the run's folder is taken.
+        JudgeError: a mistake in settings, data or model, or the run's folder is not free.
     """
     from accelerate import PartialState
     from transformers.utils import logging
 
     from .callbacks import StopOnSignal
-    from .run_record import finish_record, start_record, write_model_card
+    from .model_card import write_model_card
+    from .run_record import finish_record, start_record
 
-    logging.disable_progress_bar()  # of weights read and written; training's own stays
+    logging.disable_progress_bar()  # of weights being loaded and saved; the training's bar stays
+    tasks, root = settings.tasks, settings.data_root
     folder = Path(str(settings.trainer.output_dir))
-    tasks = settings.tasks
-    check_model(settings)
-    _check_trackers(settings)
-    if settings.method == "grpo":
-        reward_functions(settings.judge)
-    root = settings.data_root
-    with PartialState().main_process_first():
+    process = PartialState()
+    _check(settings)
+    with process.main_process_first():
         loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
     accepted = accepted_licenses(tasks, data, settings.judge.accept_license)
-    if PartialState().is_main_process:
-        # A warm-up has the data that its run has checked.
-        leaks = checked_leaks(tasks, root, allowed=settings.judge.allow_leaks) if checks else None
+    if process.is_main_process:
+        allowed = settings.judge.allow_leaks
+        leaks = checked_leaks(tasks, root, allowed=allowed) if checks_leaks else None
         start_record(folder, settings, data, {"accepted_licenses": accepted, "leaks": leaks})
-    PartialState().wait_for_everyone()
+    process.wait_for_everyone()
     settings = _warmed_up(settings, folder)
-    stop = StopOnSignal()
-    with stop:
-        trainer = _trainer(settings, loaded, root, folder, stop)
+    with StopOnSignal() as stop:
+        trainer = build_trainer(settings, loaded, stop)
         trainer.train(resume_from_checkpoint=_checkpoint(settings, folder))
     if stop.signalled is not None:
-        print(f"stopped by {stop.signalled.name}; go on with: --resume", file=sys.stderr)
+        print(f"stopped by {stop.signalled.name}; continue with --resume", file=sys.stderr)
         sys.exit(128 + stop.signalled)
     save_judge(trainer, settings, folder)
     if trainer.is_world_process_zero():
-        scores = _best_scores(trainer)
+        scores = _best_scores(trainer, settings.headline)
         write_model_card(folder / JUDGE, settings, data, scores, accepted)
         finish_record(folder, trainer.state.global_step, scores)
-    # A warm-up's judge is read next, by every process.
-    PartialState().wait_for_everyone()
+    process.wait_for_everyone()  # the judge of a warm-up is loaded next, by every process
     return folder / JUDGE
 
 
-def _check_trackers(settings: Settings) -> None:
-    """Transformers would find out with a traceback, after the model is loaded."""
+def _check(settings: Settings) -> None:
+    """Find what would otherwise fail with a traceback after the model is loaded."""
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+    check_model(settings)
     for name in settings.trainer.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             raise JudgeError(f"report_to: {name!r}; {did_you_mean(name, INTEGRATION_TO_CALLBACK)}")
         if name not in get_available_reporting_integrations():
             raise JudgeError(f"report_to: {name} is not installed; pip install {name}")
+    reward_functions(settings.judge)
 
 
 def _checkpoint(settings: Settings, folder: Path) -> str | None:
-    """Where a resumed run goes on; None is the beginning."""
+    """The checkpoint that a resumed run continues from; None is the beginning."""
     from accelerate import PartialState
 
     from .checkpoints import discard_broken, latest_checkpoint
@@ -141,85 +138,61 @@ def _checkpoint(settings: Settings, folder: Path) -> str | None:
 
 
 def _warmed_up(settings: Settings, folder: Path) -> Settings:
-    """The settings with the warmed-up model to start from, after its SFT where one is asked for."""
+    """The settings to start from the judge of the warm-up, which runs first if it has not yet."""
     if settings.judge.warm_up is None:
         return settings
-    warm = folder / WARM_UP
+    warm, judge = folder / WARM_UP, settings.judge
     if not (warm / JUDGE / CHECKPOINT_CARD).is_file():
-        train(_warm_up_settings(settings, warm), checks=False)
+        values = {
+            "output_dir": str(warm),
+            "model_name_or_path": settings.model.model_name_or_path,
+            "data_root": judge.data_root,
+            "seed": settings.trainer.seed,
+            "tasks": judge.tasks,
+            "accept_license": judge.accept_license,
+            "resume": warm.exists(),
+        }
+        values = {name: value for name, value in values.items() if value not in (None, [])}
+        # The data is the same, and its leaks have been checked.
+        train(warm_up_settings(settings, values), checks_leaks=False)
         gc.collect()
     model = replace(settings.model, model_name_or_path=str(warm / JUDGE))
     return replace(settings, model=model)
 
 
-def _warm_up_settings(settings: Settings, folder: Path) -> Settings:
-    """The SFT recipe on this run's tasks, data, model, seed and processes."""
-    judge = settings.judge
-    values = {
-        "output_dir": str(folder),
-        "model_name_or_path": settings.model.model_name_or_path,
-        "data_root": judge.data_root,
-        "seed": settings.trainer.seed,
-        "tasks": judge.tasks,
-        "accept_license": judge.accept_license,
-        "resume": folder.exists(),
-    }
-    return warm_up_settings(settings, {k: v for k, v in values.items() if v not in (None, [])})
+def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopOnSignal) -> Any:
+    """TRL's trainer with model, data, rewards, validation and callbacks in place.
 
-
-def _trainer(
-    settings: Settings,
-    loaded: Sequence[LoadedSplit],
-    root: Path | None,
-    folder: Path,
-    stop: Any,
-) -> Any:
-    """TRL's trainer with model, data, rewards and callbacks in place."""
+    Args:
+        loaded: the training split of each task.
+        stop: the callback that ends the run at a signal.
+    """
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
     from .callbacks import JsonLog, Progress
-    from .run_record import base_model
-    from .trainer import JudgeGRPOTrainer, JudgeSFTTrainer
+    from .grpo_trainer import JudgeGRPOTrainer
+    from .sft_trainer import JudgeSFTTrainer
     from .validation import Validation
 
     judge, arguments = settings.judge, settings.trainer
-    tasks = settings.tasks
-    model, processor = load_trainable(settings)
-    adapter = adapter_config(settings, model)
-    if judge.freeze_vision:
-        freeze_vision(model, adapter)
-    keep_pairs = judge.consistency_weight > 0
-    validates = arguments.eval_strategy != "no" or arguments.eval_on_start
-    dataset = build_dataset(
-        tasks,
-        style=settings.style,
-        balance=judge.balance,
-        answers=settings.method == "sft",
-        neighbours=keep_pairs,
-        seed=arguments.seed,
-        loaded=loaded,
-    )
+    model, processor, adapter = trainable(settings)
+    dataset = training_set(settings, loaded)
+    validation = Validation.load(settings)
+    callbacks = [JsonLog(Path(str(arguments.output_dir))), stop]
+    if judge.patience:
+        callbacks.append(EarlyStoppingCallback(judge.patience))
     shared: dict[str, Any] = {
         "model": model,
         "args": arguments,
         "train_dataset": dataset,
-        # Transformers wants one where it validates; ours chooses its own rows.
-        "eval_dataset": dataset if validates else None,
+        # transformers requires one in order to validate; Validation has its own rows.
+        "eval_dataset": dataset if validation else None,
         "processing_class": processor,
         "peft_config": adapter,
-        "callbacks": [JsonLog(folder), stop],
-        "validation": Validation.load(
-            tasks if validates else [],
-            settings.style,
-            items=judge.validation_items,
-            batch_size=arguments.per_device_eval_batch_size,
-            max_new_tokens=settings.answer_tokens,
-            seed=arguments.seed,
-            root=root,
-        ),
+        "callbacks": callbacks,
+        "validation": validation,
+        "checkpoint_card": checkpoint_card(settings),
     }
-    if judge.patience:
-        shared["callbacks"].append(EarlyStoppingCallback(judge.patience))
     if settings.method == "sft":
         trainer: Any = JudgeSFTTrainer(**shared)
     else:
@@ -228,49 +201,22 @@ def _trainer(
             **shared,
             reward_funcs=functions,
             resample_tries=judge.resample_tries,
-            keep_pairs=keep_pairs,
+            keep_pairs=judge.consistency_weight > 0,
             share_prompt=judge.share_prompt,
             share_prompt_check=judge.share_prompt_check,
         )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     if not arguments.disable_tqdm:
-        trainer.add_callback(Progress())
-    trainer.checkpoint_card = {
-        "style": settings.style,
-        "base": base_model(settings).name,
-        "method": settings.method,
-        "tasks": [task.task for task in tasks],
-        "seed": arguments.seed,
-    }
+        trainer.add_callback(Progress(settings.headline))
     return trainer
 
 
-def reward_functions(judge: JudgeArguments) -> tuple[list[rewards.RewardFunction], list[float]]:
-    """The reward functions of a run and their weights: R = (1 − α)·accuracy + α·format + ….
-
-    Raises:
-        JudgeError: a reward of the user's is not to be had.
-    """
-    functions: list[rewards.RewardFunction] = [rewards.accuracy, cast(Any, rewards.format)]
-    weights = rewards.weights(judge.alpha)
-    if judge.consistency_weight:
-        functions.append(rewards.consistency)
-        weights.append(judge.consistency_weight)
-    if judge.length_weight and judge.length_soft and judge.length_hard:
-        functions.append(rewards.length(judge.length_soft, judge.length_hard))
-        weights.append(judge.length_weight)
-    for path, weight in (judge.user_rewards or {}).items():
-        functions.append(rewards.user_reward(path))
-        weights.append(weight)
-    return functions, weights
-
-
-def _best_scores(trainer: Any) -> Mapping[str, float]:
+def _best_scores(trainer: Any, headline: str) -> Mapping[str, float]:
     """The figures of the validation that chose the weights; none without validation."""
     state = trainer.state
     for line in reversed(state.log_history):
-        if line["step"] == state.best_global_step and "eval_macro_f1" in line:
+        if line["step"] == state.best_global_step and f"eval_{headline}" in line:
             return {k.removeprefix("eval_"): v for k, v in line.items() if k.startswith("eval_")}
     return {}
 

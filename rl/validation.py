@@ -1,15 +1,19 @@
-"""Validation while training: greedy verdicts of the model in training, Macro-F1 by task.
+"""Validation during training: greedy verdicts of the model in training, scored by task.
 
 The scorer, the metrics and the answering are those of evaluation; only the host differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from trl.distributed import DistributedBackend
+from trl.models.utils import unwrap_model_for_generation
 
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -19,13 +23,14 @@ from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.models.judge import Judge
 
-from .dataset import labeled, refuse_unlabeled
+from .checkpoints import WholeCheckpoints
+from .dataset import labeled_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer
 
-MEAN = "macro_f1"
+    from .settings import Settings
 
 
 @dataclass(frozen=True)
@@ -34,44 +39,46 @@ class Validation:
 
     tasks: Sequence[JudgeTask]
     rows: Sequence[Dataset]
+    headline: str
+    """The name of the tasks' mean score."""
     style: Style
     batch_size: int
     max_new_tokens: int
 
     @classmethod
-    def load(
-        cls,
-        tasks: Sequence[JudgeTask],
-        style: Style,
-        *,
-        items: int,
-        batch_size: int,
-        max_new_tokens: int,
-        seed: int = 0,
-        root: Path | None = None,
-    ) -> Validation:
-        """Choose up to ``items`` items a task by the seed; a pair is one item in two rows.
+    def load(cls, settings: Settings) -> Validation | None:
+        """The validation that a run's settings describe; None where they ask for none.
+
+        The seed chooses up to ``validation_items`` items per task; a pair is one item in two rows.
 
         Raises:
             JudgeError: a task has no validation split, or no label in it.
         """
+        arguments, judge = settings.trainer, settings.judge
+        if arguments.eval_strategy == "no" and not arguments.eval_on_start:
+            return None
         chosen = []
-        for task in tasks:
-            rows = labeled(load_rows(task, "validation", root).rows.dataset)
-            refuse_unlabeled(task, "validation", rows)
-            chosen.append(_choose(rows, items, seed))
-        return cls(tasks, chosen, style, batch_size, max_new_tokens)
+        for task in settings.tasks:
+            loaded = load_rows(task, "validation", settings.data_root)
+            rows = labeled_rows(task, "validation", loaded.rows.dataset)
+            chosen.append(choose_items(rows, judge.validation_items, arguments.seed))
+        return cls(
+            settings.tasks,
+            chosen,
+            settings.headline,
+            settings.style,
+            arguments.per_device_eval_batch_size,
+            settings.answer_tokens,
+        )
 
     def run(self, trainer: Trainer) -> dict[str, float]:
-        """Macro-F1 of each task and, as ``macro_f1``, their mean; null rate of each task.
+        """The headline metric and the null rate of each task, and the mean of the headline metrics.
 
         Each process answers its share; all get the same figures.
         """
-        from accelerate.utils import gather_object
-
-        processes, process = trainer.args.world_size, trainer.args.process_index
-        places = [(t, r) for t, rows in enumerate(self.rows) for r in range(len(rows))]
-        own = [places[place] for place in share_of(len(places), processes, process)]
+        index = [(t, r) for t, rows in enumerate(self.rows) for r in range(len(rows))]
+        share = share_of(len(index), trainer.args.world_size, trainer.args.process_index)
+        own = [index[number] for number in share]
         rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in own]
         with ready_to_generate(trainer) as model:
             texts = Judge(model, trainer.processing_class).judge(
@@ -80,31 +87,78 @@ class Validation:
         records = [_record(row, text) for row, text in zip(rows, texts, strict=True)]
         return self._figures(dict(gather_object(list(zip(own, records, strict=True)))))
 
-    def _figures(self, records: dict[tuple[int, int], Record]) -> dict[str, float]:
+    def _figures(self, records: Mapping[tuple[int, int], Record]) -> dict[str, float]:
+        """Figures from records by task and row."""
         figures: dict[str, float] = {}
+        scores = []
         for number, task in enumerate(self.tasks):
-            own = [record for (task_number, _), record in records.items() if task_number == number]
-            summary = task.summarize(own)
-            figures[f"{task.task}/macro_f1"] = float(summary["macro_f1"] or 0.0)
+            of_task = [record for (t, _), record in records.items() if t == number]
+            summary = task.summarize(of_task)
+            scores.append(float(summary[task.kind.headline] or 0.0))
+            figures[f"{task.task}/{task.kind.headline}"] = scores[-1]
             figures[f"{task.task}/null_rate"] = float(summary["null_rate"] or 0.0)
-        scores = [value for name, value in figures.items() if name.endswith("/macro_f1")]
-        return {MEAN: sum(scores) / len(scores), **figures}
+        return {self.headline: sum(scores) / len(scores), **figures}
+
+
+class JudgeTraining(WholeCheckpoints):
+    """What both trainers share: validation by verdicts, and checkpoints that are whole.
+
+    Args:
+        validation: None for a trainer that does not validate.
+        checkpoint_card: see :class:`.checkpoints.WholeCheckpoints`.
+    """
+
+    model: Any  # Trainer's own
+    log: Any
+
+    def __init__(
+        self,
+        *arguments: Any,
+        validation: Validation | None = None,
+        checkpoint_card: Mapping[str, Any] = {},
+        **named: Any,
+    ) -> None:
+        self.validation, self.checkpoint_card = validation, checkpoint_card
+        super().__init__(*arguments, **named)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Overrides ``Trainer.evaluate`` (transformers/trainer.py): verdicts instead of a loss.
+
+        Their mean score chooses the best checkpoint. The rest is what ``Trainer.evaluate`` does
+        with its figures.
+        """
+        assert self.validation is not None
+        figures = self.validation.run(self)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        with _evaluating(self.model):
+            self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+def choose_items(rows: Dataset, items: int, seed: int) -> Dataset:
+    """The rows of up to ``items`` items, whatever the order; more items include fewer."""
+    ids = rows.with_format(None)["item_id"][:]
+    ranked = sorted(set(ids), key=lambda item: stable_hash("validation", seed, item))
+    kept = set(ranked[:items])
+    return rows.select([number for number, item in enumerate(ids) if item in kept])
 
 
 def share_of(rows: int, processes: int, process: int) -> list[int]:
-    """The rows that a process answers. Sharded models run in step, so all have as many.
+    """The rows that a process answers. Sharded models run in lockstep, so all have as many.
 
     >>> [share_of(5, 2, process) for process in (0, 1)]
     [[0, 2, 4], [1, 3, 0]]
     """
     steps = -(-rows // processes)
     return [(step * processes + process) % rows for step in range(steps)]
-
-
-def _choose(rows: Dataset, items: int, seed: int) -> Dataset:
-    ids = rows.with_format(None)["item_id"][:]
-    kept = set(sorted(set(ids), key=lambda item: stable_hash("validation", seed, item))[:items])
-    return rows.select([number for number, item in enumerate(ids) if item in kept])
 
 
 def _record(row: JudgeRow, text: str) -> Record:
@@ -114,11 +168,7 @@ def _record(row: JudgeRow, text: str) -> Record:
 
 @contextmanager
 def ready_to_generate(trainer: Any) -> Iterator[Any]:
-    """The model in training, its weights whole on each process (DeepSpeed ZeRO-3, FSDP)."""
-    import torch
-    from trl.distributed import DistributedBackend
-    from trl.models.utils import unwrap_model_for_generation
-
+    """The model in training, its weights gathered on each process (DeepSpeed ZeRO-3, FSDP)."""
     backend = DistributedBackend(trainer.accelerator)
     with (
         unwrap_model_for_generation(
@@ -130,3 +180,14 @@ def ready_to_generate(trainer: Any) -> Iterator[Any]:
         backend.summon_full_params(trainer.model_wrapped, recurse=False),
     ):
         yield model
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """``GRPOTrainer.log`` keeps training and validation apart by the mode of the model."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -18,7 +18,7 @@ from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
 from mtrl_judge.judge_tasks.prompts import gold_answer
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.rl.dataset import build_dataset, counts_of
+from mtrl_judge.rl.dataset import balanced_counts, build_dataset
 
 COLUMNS = {
     "prompt",
@@ -90,15 +90,15 @@ def test_what_is_for_evaluation_is_refused_by_name(data_root: Path) -> None:
 
 def test_balance() -> None:
     sizes = {"a": 90, "b": 9, "c": 1}
-    assert counts_of(sizes, "proportional") == sizes
-    assert counts_of(sizes, "uniform") == {"a": 34, "b": 33, "c": 33}
-    assert counts_of(sizes, {"a": 1, "b": 1, "c": 0}) == {"a": 50, "b": 50, "c": 0}
-    even = [counts_of(sizes, t)["a"] for t in (1.0, 2.0, 100.0)]
+    assert balanced_counts(sizes, "proportional") == sizes
+    assert balanced_counts(sizes, "uniform") == {"a": 34, "b": 33, "c": 33}
+    assert balanced_counts(sizes, {"a": 1, "b": 1, "c": 0}) == {"a": 50, "b": 50, "c": 0}
+    even = [balanced_counts(sizes, t)["a"] for t in (1.0, 2.0, 100.0)]
     assert even == sorted(even, reverse=True)
     with pytest.raises(JudgeError, match="did you mean"):
-        counts_of({"seetrue": 1}, {"setrue": 1})
+        balanced_counts({"seetrue": 1}, {"setrue": 1})
     with pytest.raises(JudgeError, match="temperature"):
-        counts_of(sizes, 0)
+        balanced_counts(sizes, 0)
 
 
 def test_a_balanced_set_repeats_the_few_evenly(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_task_without_labels_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("balance", ["proportional", "uniform", 3.0, {"one": 1, "pair": 3}])
 def test_neighbours_are_the_two_orders_of_a_pair(tmp_path: Path, balance: Any) -> None:
     tasks = [written(tmp_path, "one", 8), written_pairs(tmp_path, "pair", 5)]
-    dataset = build_dataset(tasks, balance=balance, neighbours=True, root=tmp_path)
+    dataset = build_dataset(tasks, balance=balance, keep_pairs=True, root=tmp_path)
     assert len(dataset) % 2 == 0
     rows = dataset.with_format(None)
     halves = (rows.select(range(first, len(rows), 2)) for first in (0, 1))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.training import TASKS, flags, guessing_judge, run, small_world
+from support.training import TASKS, guessing_judge, run, small_world, values
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
@@ -14,12 +14,12 @@ from mtrl_judge.rl.preflight import accepted_licenses
 from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.train import JUDGE
 
-SEETRUE, AGIN = find_task("mtrl_judge_seetrue"), find_task("mtrl_judge_agin_nat")
 ONE_STEP = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
+SEETRUE, AGIN = find_task("mtrl_judge_seetrue"), find_task("mtrl_judge_agin_nat")
 REAL = {"mtrl_judge_seetrue": {"source": "prepared"}, "mtrl_judge_agin_nat": {"source": "folder"}}
 
 
-def test_a_card_that_forbids_training_is_heeded_until_accepted() -> None:
+def test_a_card_that_forbids_training_stops_it_until_accepted() -> None:
     with pytest.raises(JudgeError, match=r"test set.*\n.*--accept-license seetrue"):
         accepted_licenses([SEETRUE, AGIN], REAL, ["agin_nat"])
     for name in ("seetrue", "mtrl_judge_seetrue"):
@@ -35,24 +35,23 @@ def test_the_sample_is_not_the_dataset() -> None:
     assert accepted_licenses([SEETRUE], {"mtrl_judge_seetrue": {"source": "sample"}}, []) == {}
 
 
-def test_what_was_accepted_stands_in_record_and_model_card(base: Path, tmp_path: Path) -> None:
+def test_what_was_accepted_is_in_record_and_model_card(base: Path, tmp_path: Path) -> None:
     text = (
         (small_world(base) / "red.yaml")
         .read_text()
         .replace("citation: none", "citation: none, forbids_training: keep it for tests")
     )
     (tmp_path / "red.yaml").write_text(text)
-    root = small_world(base) / "data"
-    judge = guessing_judge(base)
-    words = flags(tmp_path, tmp_path / "run", judge, "red", data_root=root, **ONE_STEP)
+    out, tasks = tmp_path / "run", [str(tmp_path / "red.yaml")]
+    given = values(small_world(base), out, guessing_judge(base), **ONE_STEP, tasks=tasks)
     with pytest.raises(JudgeError, match="keep it for tests"):
-        run("sft", words)
-    assert not (tmp_path / "run").exists()
-    judge = run("sft", [*words, "--accept-license", "red"])
+        run("sft", given)
+    assert not out.exists()
+    judge = run("sft", {**given, "accept_license": ["red"]})
     assert judge.name == JUDGE
-    (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
+    (start,) = json.loads((out / RUN_FILE).read_text())["starts"]
     assert start["accepted_licenses"] == {"red": "keep it for tests"}
-    assert "Against training on it: keep it for tests" in (judge / "README.md").read_text()
+    assert "Its terms on training: keep it for tests" in (judge / "README.md").read_text()
 
 
 def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Path) -> None:
@@ -65,11 +64,12 @@ def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Pat
             (root / task / f"{split}.parquet").write_bytes(data)
     shown = (root / "red" / "train.parquet").read_bytes()
     (root / "warm" / "test.parquet").write_bytes(shown)
-    words = flags(world, tmp_path / "run", guessing_judge(base), data_root=root, **ONE_STEP)
+    fields = {**ONE_STEP, "data_root": str(root)}
+    given = values(world, tmp_path / "run", guessing_judge(base), **fields)
     with pytest.raises(JudgeError, match=r"(?s)same image.*--allow_leaks"):
-        run("sft", words)
+        run("sft", given)
     assert not (tmp_path / "run").exists()
-    run("sft", [*words, "--allow_leaks", "true"])
+    run("sft", {**given, "allow_leaks": True})
     (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
     assert start["leaks"]["refused"] > 0
     assert start["leaks"]["allowed"] is True

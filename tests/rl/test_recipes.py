@@ -1,4 +1,4 @@
-"""Recipes and flags: what is shipped is right, and what is wrong is named with its mend."""
+"""Recipes and flags: shipped ones are valid, and every fault is named with what is expected."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ SHIPPED = [
 ]
 
 
+PARAMETERS = {
+    "qwen3_vl_4b_lora_1gpu": 4_437_815_808,
+    "qwen3_vl_8b_8gpu": 8_767_123_696,
+    "qwen3_vl_30b_a3b": 31_070_754_032,
+}
+
+
 @pytest.fixture(scope="module")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sample") / "data"
@@ -81,14 +88,18 @@ def test_every_recipe_dry_runs(method: Method, name: str, sample_root: Path) -> 
     assert "mtrl_judge_unsafebench" in report
     assert "label: " in report
     assert "mtrl_judge.rl.train" in report or "mtrl-judge train" in report
-    # Everything that vLLM, optimiser and passes take fits into the device the recipe asks for.
+    # Everything that vLLM, optimizer and passes take fits into the device the recipe asks for.
     peaks = [float(gib) for gib in re.findall(r"^while \w+ +([\d.]+)", report, re.MULTILINE)]
     assert all(0 < gib < memory.DEVICE_GIB for gib in peaks)
     assert bool(peaks) == (name != "tiny_cpu")
+    if name in PARAMETERS:
+        adapters = "of adapters" if settings.model.use_peft else "of them trained"
+        assert f"\n{PARAMETERS[name]:,} parameters, " in report
+        assert adapters in report
 
 
 @pytest.mark.parametrize(("method", "name"), SHIPPED)
-def test_what_a_recipe_gave_is_a_recipe(method: Method, name: str, tmp_path: Path) -> None:
+def test_recorded_settings_are_a_recipe(method: Method, name: str, tmp_path: Path) -> None:
     settings = parse_settings(method, ["--recipe", name, "--dry_run"])
     again = tmp_path / "recipe.yaml"
     again.write_text(yaml.safe_dump(json.loads(json.dumps(settings.given))))
@@ -107,10 +118,10 @@ def test_accelerate_reads_its_configurations(path: Path) -> None:
 def test_the_papers_batches_are_counted_in_prompts() -> None:
     settings = parse_settings("grpo", ["--recipe", "qwen3_vl_30b_a3b", "--dry_run"])
     plan = schedule(settings, rows=33_553)
-    assert (plan.prompts_a_step, plan.prompts_drawn) == (256, 512)
-    assert plan.answers_a_step == 256 * 20
+    assert (plan.prompts_per_step, plan.prompts_per_rollout) == (256, 512)
+    assert plan.answers_per_step == 256 * 20
     sft = parse_settings("sft", ["--recipe", "qwen3_vl_30b_a3b", "--dry_run"])
-    assert schedule(sft, rows=33_553).answers_a_step == 256
+    assert schedule(sft, rows=33_553).answers_per_step == 256
 
 
 @pytest.mark.parametrize(
@@ -154,7 +165,7 @@ def test_steps_are_those_of_the_trainer(
 # Recipe and flags together
 
 
-def test_flags_go_over_the_recipe_in_every_spelling(tmp_path: Path) -> None:
+def test_flags_override_the_recipe_in_every_spelling(tmp_path: Path) -> None:
     flags = ["--learning-rate=3e-4", "--max_steps", "7", "--no_gradient_checkpointing"]
     settings = settings_of(
         tmp_path, {"learning_rate": "1e-3", "max_steps": 5, "beta": 0.5}, *flags, "--resume"
@@ -212,7 +223,7 @@ def test_the_launch_names_processes_machines_and_configuration() -> None:
 # What is wrong
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     fields = {"learning_rat": 1, "num_generations": "eight", "dtype": "bfloat", "tasks": "mtrl_id"}
     flags = ["--num_generation", "8", "stray", "--beta", "x"]
     faults = faults_of(tmp_path, fields, *flags)
@@ -249,7 +260,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, fault: str) -> None
         parse_settings("grpo", ["--recipe", str(path)])
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_files_and_names_are_reported(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match="did you mean 'tiny_cpu'"):
         find_recipe("tiny_cpus", "grpo")
     with pytest.raises(JudgeError, match="no file"):
@@ -310,7 +321,7 @@ def test_contradictions_are_refused(tmp_path: Path, fields: dict[str, Any], faul
     assert re.search(fault, "\n".join(faults_of(tmp_path, fields)))
 
 
-def test_groups_that_two_processes_share_cannot_be_drawn_again(tmp_path: Path) -> None:
+def test_groups_that_two_processes_share_cannot_be_resampled(tmp_path: Path) -> None:
     fields = {"resample_tries": 1, "num_generations": 4, "per_device_train_batch_size": 6}
     report = "\n".join(faults_of(tmp_path, {**fields, "processes": 2}, "--dry_run"))
     assert "steps_per_generation is 6; expected a multiple of num_generations (4)" in report
@@ -329,36 +340,19 @@ def test_as_many_processes_as_the_batches_are_meant_for(
 # Memory
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("qwen3_vl_4b_lora_1gpu", 4_437_815_808),
-        ("qwen3_vl_8b_8gpu", 8_767_123_696),
-        ("qwen3_vl_30b_a3b", 31_070_754_032),
-    ],
-)
-def test_parameters_are_counted(name: str, parameters: int) -> None:
-    settings = parse_settings("grpo", ["--recipe", name, "--dry_run"])
-    found = memory.architecture(str(settings.model.model_name_or_path))
-    assert found is not None
-    counts = memory.count_parameters(settings, found.config)
-    assert counts.model == parameters
-    assert (counts.trained == parameters) == (not settings.model.use_peft)
-
-
-def test_states_of_a_small_model_are_what_they_are(random_judge: Path) -> None:
+def test_the_states_of_a_small_model_are_estimated_exactly(random_judge: Path) -> None:
     """Weights, gradients and AdamW's two moments of a model that is really there."""
     import torch
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(random_judge)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
+    optimizer.step()
     moments = [
         value
-        for state in optimiser.state.values()
+        for state in optimizer.state.values()
         for value in state.values()
         if isinstance(value, torch.Tensor) and value.dim()
     ]
@@ -374,7 +368,7 @@ def test_states_of_a_small_model_are_what_they_are(random_judge: Path) -> None:
     assert counts.trained == counts.model - vision
 
 
-def test_of_a_model_that_nobody_knows_no_number_is_given(
+def test_an_unknown_model_gets_no_estimate(
     sample_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
@@ -383,7 +377,7 @@ def test_of_a_model_that_nobody_knows_no_number_is_given(
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
     flags = ["--recipe", "tiny_cpu", "--data_root", str(sample_root), "--dry_run"]
     report = dry_run(parse_settings("sft", [*flags, "--model_name_or_path", "some/model"]))
-    assert "unknown: some/model is no folder" in report
+    assert "unknown: some/model is not a folder" in report
     assert "GiB" not in report
 
 

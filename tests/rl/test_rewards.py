@@ -113,7 +113,7 @@ def test_a_pair_without_its_other_order_is_an_error() -> None:
 def test_a_users_own_reward_is_found_by_its_path() -> None:
     assert rewards.user_reward("mtrl_judge.rl.rewards:accuracy") is rewards.accuracy
     for path, part in (
-        ("accuracy", "write package.module:function"),
+        ("accuracy", "expected package.module:function"),
         ("no_such_module:f", "is it on the Python path"),
         ("mtrl_judge.rl.rewards:accurcy", "did you mean 'accuracy'"),
     ):
@@ -144,7 +144,7 @@ def test_stock_grpo_trains_on_it(data_root: Path, random_judge: Path, tmp_path: 
             max_completion_length=8,
             max_steps=2,
             learning_rate=1e-3,
-            reward_weights=[*rewards.weights(0.1), 1.0],
+            reward_weights=[0.9, 0.1, 1.0],
             use_cpu=True,
             bf16=False,
             report_to=[],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from transformers import TrainerControl, TrainerState
 
 from mtrl_judge.common.errors import JudgeError
@@ -16,12 +17,12 @@ from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl.callbacks import LOG_FILE, JsonLog
 from mtrl_judge.rl.checkpoints import MANIFEST, write_card
+from mtrl_judge.rl.model_card import write_model_card
 from mtrl_judge.rl.run_record import (
     RECIPE_FILE,
     RUN_FILE,
     finish_record,
     start_record,
-    write_model_card,
 )
 from mtrl_judge.rl.settings import Settings, parse_settings
 
@@ -71,12 +72,12 @@ def test_the_recipe_of_a_run_gives_its_settings_again(data: Any, tmp_path: Path)
 
 def test_a_new_run_takes_no_folder_that_holds_anything(data: Any, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(JudgeError, match="is not empty and holds no run; name another"):
+    with pytest.raises(JudgeError, match="is not empty and holds no run; choose another"):
         start_record(tmp_path, settings_of(tmp_path), data)
     folder = tmp_path / "run"
     start_record(folder, settings_of(folder), data)
     write_checkpoint(folder, 40)
-    with pytest.raises(JudgeError, match="go on from step 40 with --resume, or name another"):
+    with pytest.raises(JudgeError, match="continue from step 40 with --resume, or choose another"):
         start_record(folder, settings_of(folder), data)
     finish_record(folder, 60, {"macro_f1": 0.5})
     for flags in ((), ("--resume", "true")):
@@ -92,7 +93,7 @@ def write_checkpoint(folder: Path, step: int) -> None:
 
 def test_a_resumed_run_is_the_one_that_was_started(data: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(JudgeError, match="holds no run; leave --resume away"):
+    with pytest.raises(JudgeError, match="holds no run; leave --resume out"):
         start_record(folder, settings_of(folder, "--resume", "true"), data)
     start_record(folder, settings_of(folder), data)
     write_checkpoint(folder, 3)
@@ -107,14 +108,14 @@ def test_a_resumed_run_is_the_one_that_was_started(data: Any, tmp_path: Path) ->
             folder, settings_of(folder, "--resume", "true", *other), {**data, TASKS[1]: rat}
         )
     text = str(caught.value)
-    assert "learning_rate: 1e-06 then, 0.5 now" in text
-    assert "alpha: 0.1 then, 0.2 now" in text
-    assert "seed: 42 then, 7 now" in text
-    assert "num_generations: 8 then, 4 now" in text
-    assert f"data: {TASKS[1]}: other rows" in text
+    assert "learning_rate: was 1e-06, now 0.5" in text
+    assert "alpha: was 0.1, now 0.2" in text
+    assert "seed: was 42, now 7" in text
+    assert "num_generations: was 8, now 4" in text
+    assert f"data: {TASKS[1]}: was 8 rows" in text
     assert f"data: {TASKS[0]}" not in text
     fewer = {TASKS[0]: data[TASKS[0]]}
-    with pytest.raises(JudgeError, match=f"data: {TASKS[1]}: was there then"):
+    with pytest.raises(JudgeError, match=f"data: {TASKS[1]}: no longer among the tasks"):
         start_record(folder, settings_of(folder, "--resume", "true"), fewer)
     assert len(run_of(folder)["starts"]) == 2
 
@@ -189,7 +190,7 @@ def test_the_model_card_shows_the_tasks_cards_as_text(data: Any, tmp_path: Path)
     for name in ("mine", TASKS[1]):
         scores |= {f"{name}/macro_f1": 0.625, f"{name}/null_rate": 0.25}
     records = {"mine": data[TASKS[0]], TASKS[1]: data[TASKS[1]]}
-    with pytest.raises(JudgeError, match=r"mtrl_judge\.json: is missing"):
+    with pytest.raises(JudgeError, match=r"mtrl_judge\.json: cannot be read"):
         write_model_card(folder, settings, records, scores)
     write_card(folder, {"style": "reasoned", "base": "x", "seed": 42})
     write_model_card(folder, settings, records, scores)
@@ -197,11 +198,16 @@ def test_the_model_card_shows_the_tasks_cards_as_text(data: Any, tmp_path: Path)
     _, front, body = text.split("---\n", 2)
     matter = yaml.safe_load(front)
     assert matter["base_model"] == "Qwen/Qwen3-VL-4B-Instruct"
+    results = ModelCard(text).data.eval_results
+    assert results is not None
+    assert [(r.dataset_name, r.metric_name, r.metric_value) for r in results] == [
+        (name, "Macro-F1", 0.625) for name in ("mine", TASKS[1])
+    ]
     assert "grpo" in matter["tags"]
     assert r"\{\{ 7 \* 7 \}\} \{% raw %\} &lt;script&gt;x&lt;/script&gt; \| \*\*bold\*\*" in body
     assert "<script>" not in body
     assert "terms to accept on the hub" in body
-    assert "0.625 | 25.0 %" in body
+    assert r"macro\_f1 | 0.625 | 25.0 %" in body
     assert data[TASKS[1]]["fingerprint"] in body
     assert "reason first" in body
     assert "secret" not in body
@@ -224,7 +230,7 @@ def test_a_card_of_a_run_without_validation_says_so(data: Any, tmp_path: Path) -
     settings = settings_of(tmp_path / "run", "--model_name_or_path", str(base))
     write_model_card(tmp_path, settings, data, {})
     text = (tmp_path / "README.md").read_text()
-    assert "Nothing was validated" in text
+    assert "was not validated during training" in text
     assert "base (a local folder)" in text
     assert "base_model" not in text
     assert str(tmp_path) not in text

@@ -20,17 +20,17 @@ from support.images import image_cell
 from support.tasks import write_split, write_yaml
 from support.tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
 from support.training import (
-    FLAGS,
     GRPO,
-    colours,
+    VALUES,
+    colors,
     environment,
-    flags,
     guessing_judge,
     launcher,
     log_of,
     random_judge,
     run,
     small_world,
+    values,
 )
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -41,9 +41,11 @@ from mtrl_judge.models.checkpoint import read_checkpoint_card
 from mtrl_judge.models.judge import Judge
 from mtrl_judge.rl import model as weights
 from mtrl_judge.rl import train
+from mtrl_judge.rl.arguments import Method
 from mtrl_judge.rl.callbacks import JsonLog
 from mtrl_judge.rl.checkpoints import latest_checkpoint
-from mtrl_judge.rl.trainer import JudgeSFTTrainer
+from mtrl_judge.rl.settings import as_flags
+from mtrl_judge.rl.sft_trainer import JudgeSFTTrainer
 
 DISTINCT = "{'support.training:distinct_tokens': 1.0}"
 ONE_STEP = {"max_steps": 1, "save_steps": 1}
@@ -52,8 +54,13 @@ ONE_STEP = {"max_steps": 1, "save_steps": 1}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def grpo(base: Path, out: Path, judge: Path, *tasks: str, **fields: Any) -> list[str]:
-    return flags(small_world(base), out, judge, *tasks, **{**GRPO, **fields})
+def grpo(base: Path, out: Path, judge: Path, *tasks: str, **fields: Any) -> dict[str, Any]:
+    return values(small_world(base), out, judge, *tasks, **{**GRPO, **fields})
+
+
+def command(method: Method, given: dict[str, Any]) -> list[str]:
+    """The words after `mtrl-judge train`."""
+    return [method, *as_flags(given)]
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -119,7 +126,7 @@ def test_of_an_sft_example_the_answer_alone_carries_loss(
         return compute_loss(self, model, inputs, *rest, **named)
 
     monkeypatch.setattr(JudgeSFTTrainer, "compute_loss", recorded)
-    judge = run("sft", flags(small_world(base), tmp_path, random_judge(base), **ONE_STEP))
+    judge = run("sft", values(small_world(base), tmp_path, random_judge(base), **ONE_STEP))
     (batch,) = batches
     decode = AutoProcessor.from_pretrained(judge).tokenizer.decode
     answers = set()
@@ -186,7 +193,7 @@ def test_a_merged_judge_answers_as_its_adapter_did(base: Path, tmp_path: Path) -
     fields = {
         "use_peft": True,
         "lora_r": 4,
-        "lora_target_modules": "all-linear",
+        "lora_target_modules": ["all-linear"],
         "freeze_vision": True,
         "learning_rate": 2e-2,
         "user_rewards": DISTINCT,
@@ -221,24 +228,11 @@ def test_a_merged_judge_answers_as_its_adapter_did(base: Path, tmp_path: Path) -
     assert (new - old).abs().max() > 0.1
 
 
-def test_grpo_begins_where_its_warm_up_ended(base: Path, tmp_path: Path) -> None:
+def test_grpo_starts_from_its_warm_up_which_resumes_too(
+    base: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     recipe = tmp_path / "warm.yaml"
-    recipe.write_text(yaml.safe_dump({**FLAGS, "max_steps": 2, "save_steps": 2}))
-    out = tmp_path / "run"
-    # A learning rate of 0: what comes out is what the warm-up made.
-    fields = {"warm_up": recipe, "learning_rate": 0.0, **ONE_STEP}
-    judge = run("grpo", grpo(base, out, random_judge(base), **fields))
-    warm = out / "warm_up" / "judge"
-    assert changed(random_judge(base), warm)
-    assert not changed(warm, judge)
-    assert read_checkpoint_card(warm)["method"] == "sft"
-    assert read_checkpoint_card(judge)["method"] == "grpo"
-    assert json.loads((out / "warm_up" / "run.json").read_text())["finished"]["step"] == 2
-
-
-def test_a_warm_up_that_was_stopped_goes_on(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    recipe = tmp_path / "warm.yaml"
-    recipe.write_text(yaml.safe_dump({**FLAGS, "max_steps": 3, "save_steps": 3}))
+    recipe.write_text(yaml.safe_dump({**VALUES, "max_steps": 3, "save_steps": 3}))
     log = JsonLog.on_log
 
     def stop_at_the_first(self: Any, args: Any, state: Any, *rest: Any, **named: Any) -> None:
@@ -248,18 +242,25 @@ def test_a_warm_up_that_was_stopped_goes_on(base: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(JsonLog, "on_log", stop_at_the_first)
     out = tmp_path / "run"
-    words = ["grpo", *grpo(base, out, random_judge(base), warm_up=recipe, **ONE_STEP)]
+    warm = out / "warm_up"
+    # A learning rate of 0: what comes out is what the warm-up made.
+    fields = {"warm_up": str(recipe), "learning_rate": 0.0, **ONE_STEP}
+    words = command("grpo", grpo(base, out, random_judge(base), **fields))
     with pytest.raises(SystemExit) as stopped:
         train.main(words)
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert latest_checkpoint(out / "warm_up") is not None
+    assert latest_checkpoint(warm) is not None
     assert latest_checkpoint(out) is None
     monkeypatch.undo()
-    train.main([*words, "--resume", "true"])
-    starts = json.loads((out / "warm_up" / "run.json").read_text())["starts"]
-    assert 1 <= starts[1]["from_step"] <= 2
-    assert [line["step"] for line in log_of(out / "warm_up") if "loss" in line] == [1, 2, 3]
-    assert read_checkpoint_card(out / "judge")["method"] == "grpo"
+    train.main([*words, "--resume"])
+    record = json.loads((warm / "run.json").read_text())
+    assert 1 <= record["starts"][1]["from_step"] <= 2
+    assert record["finished"]["step"] == 3
+    assert [line["step"] for line in log_of(warm) if "loss" in line] == [1, 2, 3]
+    assert changed(random_judge(base), warm / "judge")
+    assert not changed(warm / "judge", out / "judge")
+    methods = [read_checkpoint_card(folder / "judge")["method"] for folder in (warm, out)]
+    assert methods == ["sft", "grpo"]
 
 
 def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path)
         "splits": "{validation: {from: train, fraction: 0.25, seed: 0}}",
     }
     for split in ("train", "test"):
-        seen = [image_cell(colour, (32, 32)) for colour, _ in colours(split, 24)]
+        seen = [image_cell(color, (32, 32)) for color, _ in colors(split, 24)]
         columns = {
             "image0": seen[:12],
             "image1": seen[12:],
@@ -282,7 +283,7 @@ def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path)
         write_split(tmp_path / "data", "pair", split, columns)
     write_yaml(tmp_path, "pair", **pairs)
     fields = {**GRPO, **ONE_STEP, "consistency_weight": 0.5, "per_device_train_batch_size": 16}
-    judge = run("grpo", flags(tmp_path, tmp_path / "run", random_judge(base), "pair", **fields))
+    judge = run("grpo", values(tmp_path, tmp_path / "run", random_judge(base), "pair", **fields))
     first, validated, *_ = log_of(judge.parent)
     assert {"rewards/consistency/mean", "pair/reward"} <= first.keys()
     assert "eval_pair/macro_f1" in validated
@@ -296,11 +297,11 @@ def test_training_stops_when_validation_is_flat(base: Path, tmp_path: Path) -> N
     assert finished["scores"]["macro_f1"] == log_of(judge.parent)[1]["eval_macro_f1"]
 
 
-# Going on
+# Resuming
 
 
 STEPS = 7
-PLACES = {
+ROLLOUTS = {
     # Four prompts at once; an epoch is four steps, so the run meets its second one.
     1: {"per_device_train_batch_size": 16, "save_steps": 3},
     # Four prompts for two steps: a checkpoint of every third one lies between two generations.
@@ -309,7 +310,7 @@ PLACES = {
 
 
 def stoppable(base: Path, out: Path, per_generation: int, **fields: Any) -> list[str]:
-    return grpo(
+    given = grpo(
         base,
         out,
         guessing_judge(base),
@@ -318,17 +319,18 @@ def stoppable(base: Path, out: Path, per_generation: int, **fields: Any) -> list
         resample_tries=1,
         temperature=1.5,
         user_rewards="{'support.training:interrupted': 0.5}",
-        **PLACES[per_generation],
+        **ROLLOUTS[per_generation],
         **fields,
     )
+    return command("grpo", given)
 
 
 @pytest.fixture(scope="module")
 def unbroken(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("unbroken")
-    for n in PLACES:
-        run("grpo", stoppable(base, folder / str(n), n))
-    return {n: outcome(folder / str(n)) for n in PLACES}
+    for n in ROLLOUTS:
+        train.main(stoppable(base, folder / str(n), n))
+    return {n: outcome(folder / str(n)) for n in ROLLOUTS}
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -348,40 +350,38 @@ def outcome(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("per_generation", PLACES)
-def test_a_run_that_was_asked_to_stop_goes_on_exactly(
+@pytest.mark.parametrize("per_generation", ROLLOUTS)
+def test_a_run_that_was_asked_to_stop_resumes_exactly(
     base: Path, unbroken: Any, tmp_path: Path, monkeypatch: Any, per_generation: int
 ) -> None:
     monkeypatch.setenv("SIGNAL", f"{int(signal.SIGTERM)}@4")
     with pytest.raises(SystemExit) as stopped:
-        train.main(["grpo", *stoppable(base, tmp_path, per_generation)])
+        train.main(stoppable(base, tmp_path, per_generation))
     assert stopped.value.code == 128 + signal.SIGTERM
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-5"
     assert not (tmp_path / "judge").exists()
     monkeypatch.delenv("SIGNAL")
-    train.main(["grpo", *stoppable(base, tmp_path, per_generation, resume=True)])
+    train.main(stoppable(base, tmp_path, per_generation, resume=True))
     assert outcome(tmp_path) == unbroken[per_generation]
 
 
-@pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_exactly(base: Path, unbroken: Any, tmp_path: Path) -> None:
-    killed = subprocess.run(
-        [*launcher(1), "grpo", *stoppable(base, tmp_path, 2)],
-        env=environment(SIGNAL=f"{int(signal.SIGKILL)}@4"),
-        capture_output=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+def test_a_run_that_crashed_resumes_exactly(
+    base: Path, unbroken: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("SIGNAL", "crash@4")
+    with pytest.raises(RuntimeError, match="crash"):
+        train.main(stoppable(base, tmp_path, 2))
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-3"
-    train.main(["grpo", *stoppable(base, tmp_path, 2, resume=True)])
+    monkeypatch.delenv("SIGNAL")
+    train.main(stoppable(base, tmp_path, 2, resume=True))
     assert outcome(tmp_path) == unbroken[2]
 
 
-def told(words: list[str]) -> str:
+def message_of(words: list[str]) -> str:
     """The one message that a mistake ends in."""
     with pytest.raises(SystemExit) as stopped:
         train.main(words)
@@ -389,41 +389,41 @@ def told(words: list[str]) -> str:
     return stopped.value.code
 
 
-def test_a_finished_or_other_run_is_not_gone_on_with(
+def test_a_finished_or_different_run_is_not_resumed(
     base: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("SIGNAL", f"{int(signal.SIGTERM)}@0")
     with pytest.raises(SystemExit):
-        train.main(["grpo", *stoppable(base, tmp_path, 1)])
+        train.main(stoppable(base, tmp_path, 1))
     monkeypatch.delenv("SIGNAL")
-    other = told(["grpo", *stoppable(base, tmp_path, 1, resume=True, learning_rate=0.5)])
-    assert "was started otherwise:\n  learning_rate: 0.001 then, 0.5 now" in other
-    assert "go on from step 1 with --resume" in told(["grpo", *stoppable(base, tmp_path, 1)])
+    other = message_of(stoppable(base, tmp_path, 1, resume=True, learning_rate=0.5))
+    assert "other settings or data:\n  learning_rate: was 0.001, now 0.5" in other
+    assert "continue from step 1 with --resume" in message_of(stoppable(base, tmp_path, 1))
     (tmp_path / "new").mkdir()
-    assert "holds no run" in told(["grpo", *stoppable(base, tmp_path / "new", 1, resume=True)])
+    assert "holds no run" in message_of(stoppable(base, tmp_path / "new", 1, resume=True))
     done = tmp_path / "done"
-    words = grpo(base, done, guessing_judge(base), "red", **ONE_STEP)
-    train.main(["grpo", *words])
-    assert "finished at step 1" in told(["grpo", *words, "--resume", "true"])
-    assert "finished at step 1" in told(["grpo", *words])
+    words = command("grpo", grpo(base, done, guessing_judge(base), "red", **ONE_STEP))
+    train.main(words)
+    assert "finished at step 1" in message_of([*words, "--resume"])
+    assert "finished at step 1" in message_of(words)
 
 
 LORA = {"use_peft": True}
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model_name_or_path": "./nowhere"}, "nowhere is not a folder"),
     ({"data_root": "./nowhere"}, "data_root: no folder ./nowhere"),
-    ({"learning_rate": "fast"}, "--learning_rate: is 'fast'; would be right: float"),
+    ({"learning_rate": "fast"}, "--learning_rate: is 'fast'; expected a valid number"),
     ({"user_rewards": "{'support.training:distinct': 1}"}, "did you mean 'distinct_tokens'"),
-    ({"patience": 2, "eval_strategy": "no"}, "patience: nothing is validated"),
-    (LORA, "lora_target_modules: is missing"),
+    ({"patience": 2, "eval_strategy": "no"}, "patience: has no effect with eval_strategy: no"),
+    (LORA, "lora_target_modules: missing"),
     (
-        {**LORA, "lora_target_modules": "q_prj"},
+        {**LORA, "lora_target_modules": ["q_prj"]},
         "'q_prj' is not in the model; did you mean 'q_proj'",
     ),
-    ({"balance": "{red: 1}"}, "balance: warm: give each task one weight"),
-    ({"processes": 2}, "processes: is 2, and 1 started"),
+    ({"balance": "{red: 1}"}, "balance: warm: expected one weight for each task"),
+    ({"processes": 2}, "processes: is 2, but 1 started"),
     ({"report_to": "tensorbord"}, "report_to: 'tensorbord'; did you mean 'tensorboard'?"),
-    ({"warm_up": "tiny"}, "warm_up: nothing shipped is called 'tiny'"),
+    ({"warm_up": "tiny"}, "warm_up: 'tiny' is neither shipped nor a .yaml file"),
 ]
 
 
@@ -431,17 +431,17 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 def test_a_mistake_ends_in_one_message(
     base: Path, tmp_path: Path, fields: dict[str, Any], part: str
 ) -> None:
-    words = grpo(base, tmp_path, guessing_judge(base), **ONE_STEP, **fields)
-    assert part in told(["grpo", *words])
+    given = grpo(base, tmp_path, guessing_judge(base), **{**ONE_STEP, **fields})
+    assert part in message_of(command("grpo", given))
 
 
 def test_a_wrong_method_or_task_ends_in_one_message(base: Path, tmp_path: Path) -> None:
-    assert "'grp' is no method; did you mean 'grpo'" in told(["grp"])
-    assert "'' is no method" in told([])
+    assert "'grp' is not a method; did you mean 'grpo'" in message_of(["grp"])
+    assert "'' is not a method" in message_of([])
     task = write_yaml(tmp_path, "red")  # has data, and nothing to validate on
-    words = grpo(base, tmp_path / "run", guessing_judge(base), **ONE_STEP)
-    words = [*words[: words.index("--tasks")], "--tasks", str(task)]
-    assert "validation" in told(["grpo", *words])
+    fields = {**ONE_STEP, "tasks": [str(task)]}
+    given = grpo(base, tmp_path / "run", guessing_judge(base), **fields)
+    assert "validation" in message_of(command("grpo", given))
 
 
 # Several processes
@@ -458,17 +458,17 @@ def rewards_logged(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """The same rewards, figures of each task, prompts drawn again, and validation, at each step.
+    """The same rewards, figures of each task, resampled prompts and validation, at each step.
 
     It is exact because a temperature of 0.001 makes sampling greedy and a learning rate of 0 keeps
-    the weights, so a completion hangs on its prompt alone. The further reward is by place: which
-    groups are flat, and so drawn again, differs from process to process. The warm-up before, at a
-    learning rate of 0 as well, is there for what two processes have to agree on in between.
+    the weights, so a completion depends on its prompt alone. The other reward is by position: which
+    groups have zero variance, and so are resampled, differs from process to process. The warm-up
+    before, at a learning rate of 0 as well, is there for what two processes must agree on.
     """
     recipe = tmp_path / "warm.yaml"
     recipe.write_text(
         yaml.safe_dump(
-            {**FLAGS, **ONE_STEP, "learning_rate": 0.0, "per_device_train_batch_size": 4}
+            {**VALUES, **ONE_STEP, "learning_rate": 0.0, "per_device_train_batch_size": 4}
         )
     )
     fields = {
@@ -477,8 +477,8 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
         "learning_rate": 0.0,
         "temperature": 0.001,
         "resample_tries": 2,
-        "user_rewards": "{'support.training:by_place': 1.0}",
-        "warm_up": recipe,
+        "user_rewards": "{'support.training:by_position': 1.0}",
+        "warm_up": str(recipe),
         "validation_items": 7,  # 6 of red, 7 of guess: two processes cannot share them evenly
     }
     calls: dict[int, list[list[list[str]]]] = {}
@@ -488,7 +488,8 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
         out = tmp_path / str(processes)
         batch = {"per_device_train_batch_size": 32 // processes, "processes": processes}
         tasks = ("red", "guess")
-        words = ["grpo", *grpo(base, out, guessing_judge(base), *tasks, **fields, **batch)]
+        given = grpo(base, out, guessing_judge(base), *tasks, **fields, **batch)
+        words = command("grpo", given)
         if processes == 1:
             monkeypatch.setenv("WITNESS", str(witness))
             monkeypatch.setenv("RANK", "0")
@@ -500,7 +501,6 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
                 env=environment(WITNESS=str(witness), ACCELERATE_USE_CPU="true"),
                 capture_output=True,
                 text=True,
-                timeout=300,
                 check=False,
             )
             assert done.returncode == 0, done.stderr[-3000:]
@@ -516,6 +516,6 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
     (alone_calls,), (first, second) = calls[1], calls[2]
     assert [a + b for a, b in zip(first, second, strict=True)] == alone_calls
     assert len(alone_calls) > 3
-    assert any(line.get("groups_drawn_again") for line in one)
+    assert any(line.get("resampled_groups") for line in one)
     assert 0 < one[-1]["eval_guess/macro_f1"] < 1
     assert not changed(tmp_path / "1" / "judge", tmp_path / "2" / "judge")

@@ -1,7 +1,7 @@
 """A judge, tasks and data so small that whole training runs take seconds.
 
-Tasks ask whether a picture of one colour is red; a random tiny judge learns to answer that in the
-direct style within some tens of steps of supervised training.
+The tasks ask whether an image of one color is red; a random tiny judge learns to answer that in
+the direct style within some tens of steps of supervised training.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.rl.arguments import Method
-from mtrl_judge.rl.settings import parse_settings
+from mtrl_judge.rl.settings import build_settings
 from mtrl_judge.rl.train import train
 
 from .images import image_cell
@@ -24,7 +25,7 @@ from .tiny_models import tiny_qwen3_vl
 
 TASKS = ("red", "warm")
 ROWS = 24
-FLAGS = {
+VALUES: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
     "dtype": "float32",
@@ -41,8 +42,8 @@ FLAGS = {
 GRPO = {"num_generations": 4, "max_completion_length": 4, "alpha": 0.0}
 
 
-def colours(split: str, n: int) -> list[tuple[str, int]]:
-    """Pictures' colours and whether they are red; no two are alike."""
+def colors(split: str, n: int) -> list[tuple[str, int]]:
+    """Colors of images and whether they are red; no two are alike."""
     shift = ("train", "test").index(split)
     shades = [(i, 2 * i + shift, 40 + stable_hash(split, i) % 40) for i in range(n)]
     return [
@@ -52,9 +53,9 @@ def colours(split: str, n: int) -> list[tuple[str, int]]:
 
 
 def write_world(root: Path) -> Path:
-    """Two tasks of red and green pictures, their YAMLs in ``root``, their data in ``root/data``.
+    """Two tasks of red and green images, their YAMLs in ``root``, their data in ``root/data``.
 
-    ``guess`` is a third one with such pictures, of whose labels a third is wrong.
+    ``guess`` is a third such task; one third of its labels is wrong.
     """
     root.mkdir(parents=True, exist_ok=True)
     for task in (*TASKS, "guess"):
@@ -66,7 +67,7 @@ def write_world(root: Path) -> Path:
         )
         n = ROWS if task in TASKS else 4 * ROWS
         for split in ("train", "test"):
-            seen = colours(split, n)
+            seen = colors(split, n)
             labels = [label for _, label in seen]
             if task == "guess":
                 labels = [
@@ -78,7 +79,7 @@ def write_world(root: Path) -> Path:
                 task,
                 split,
                 {
-                    "image": [image_cell(colour, (32, 32)) for colour, _ in seen],
+                    "image": [image_cell(color, (32, 32)) for color, _ in seen],
                     "text": [f"{task} {i}" for i in range(n)],
                     "label": labels,
                 },
@@ -86,22 +87,22 @@ def write_world(root: Path) -> Path:
     return root
 
 
-def flags(world: Path, out: Path, judge: Path, *tasks: str, **fields: Any) -> list[str]:
-    """Flags of a run on the CPU; None leaves a field out."""
+def values(world: Path, out: Path, judge: Path, *tasks: str, **fields: Any) -> dict[str, Any]:
+    """The settings of a run on the CPU, by field; None leaves a field out."""
     given = {
-        **FLAGS,
-        "model_name_or_path": judge,
-        "output_dir": out,
-        "data_root": world / "data",
+        **VALUES,
+        "model_name_or_path": str(judge),
+        "output_dir": str(out),
+        "data_root": str(world / "data"),
+        "tasks": [str(world / f"{task}.yaml") for task in tasks or TASKS],
         **fields,
     }
-    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    return [*words, "--tasks", *(str(world / f"{task}.yaml") for task in tasks or TASKS)]
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def run(method: Method, words: list[str]) -> Path:
+def run(method: Method, given: Mapping[str, Any]) -> Path:
     """Train in this process; the judge's folder."""
-    return train(parse_settings(method, words))
+    return train(build_settings(method, given))
 
 
 @cache
@@ -116,21 +117,14 @@ def random_judge(base: Path) -> Path:
 
 @cache
 def guessing_judge(base: Path) -> Path:
-    """A judge that answers in form and is sure of nothing: of its lessons a third is wrong."""
-    words = flags(
-        small_world(base),
-        base / "guessing",
-        random_judge(base),
-        "guess",
-        max_steps=40,
-        save_strategy="no",
-        learning_rate=3e-3,
-    )
-    return run("sft", words)
+    """A judge that answers in form, with little confidence: a third of its labels was wrong."""
+    fields = {"max_steps": 40, "save_strategy": "no", "learning_rate": 3e-3}
+    given = values(small_world(base), base / "guessing", random_judge(base), "guess", **fields)
+    return run("sft", given)
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Of a run in processes of its own; torch's threads would wait for each other."""
+    """For a run in processes of its own; torch's threads would wait for each other."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **variables}
 
@@ -140,15 +134,16 @@ def launcher(processes: int) -> list[str]:
     module = ["-m", "mtrl_judge.rl.train"]
     if processes == 1:
         return [sys.executable, *module]
-    places = [f"--num_processes={processes}", "--num_machines=1", "--main_process_port=0"]
-    rest = ["--mixed_precision=no", "--dynamo_backend=no"]
     return [
         sys.executable,
         "-m",
         "accelerate.commands.launch",
         "--multi_gpu",
-        *places,
-        *rest,
+        f"--num_processes={processes}",
+        "--num_machines=1",
+        "--main_process_port=0",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
         *module,
     ]
 
@@ -162,26 +157,28 @@ def log_of(run_folder: Path) -> list[dict[str, Any]]:
 
 
 def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A reward that even a random judge gets unevenly."""
+    """A reward that differs between the completions of a random judge."""
     return [len(set(ids)) / 4 for ids in completion_ids]
 
 
-def by_place(item_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """0 for every second item, for the others what stands in no completion: its place.
+def by_position(item_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """0 for every second item; for the others a completion's position in its group.
 
-    Each call leaves a line in the folder that the environment names: rank and number of rows.
+    Each call writes its items to a file of its process in the folder that ``WITNESS`` names.
     """
     with Path(os.environ["WITNESS"], f"{os.environ['RANK']}.jsonl").open("a") as file:
         file.write(json.dumps({"items": item_id}) + "\n")
     return [
-        0.0 if stable_hash("flat", item) % 2 else place % 4 / 4
-        for place, item in enumerate(item_id)
+        0.0 if stable_hash("flat", item) % 2 else index % 4 / 4
+        for index, item in enumerate(item_id)
     ]
 
 
 def interrupted(completion_ids: list[list[int]], trainer_state: Any, **_: Any) -> list[float]:
-    """As :func:`distinct_tokens`; at ``SIGNAL=number@step`` the process gets a signal."""
-    number, _, step = os.environ.get("SIGNAL", "0@-1").partition("@")
+    """As :func:`distinct_tokens`; ``SIGNAL=number@step`` or ``crash@step`` interrupts the run."""
+    what, _, step = os.environ.get("SIGNAL", "@-1").partition("@")
     if trainer_state.global_step == int(step):
-        os.kill(os.getpid(), int(number))
+        if what == "crash":
+            raise RuntimeError("crash")
+        os.kill(os.getpid(), int(what))
     return distinct_tokens(completion_ids)

@@ -1,4 +1,4 @@
-"""What JudgeGRPOTrainer adds to TRL's: order, log of each task, groups drawn again, validation."""
+"""What JudgeGRPOTrainer adds to TRL's: the order of prompts, resampling, the log of each task."""
 
 from __future__ import annotations
 
@@ -8,33 +8,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.metrics import f1_score
-from support.training import (
-    GRPO,
-    TASKS,
-    distinct_tokens,
-    flags,
-    guessing_judge,
-    random_judge,
-    small_world,
-)
+from support.training import GRPO, TASKS, guessing_judge, random_judge, small_world, values
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl.trainer.utils import RepeatSampler
 
 from mtrl_judge.common.hashing import stable_hash
-from mtrl_judge.judge_tasks.loading import load_judge_task
-from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
-from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.rl import rewards
 from mtrl_judge.rl.dataset import build_dataset
-from mtrl_judge.rl.settings import parse_settings
-from mtrl_judge.rl.trainer import JudgeGRPOTrainer, PromptSampler
-from mtrl_judge.rl.validation import Validation
+from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer, PromptSampler
+from mtrl_judge.rl.settings import build_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,7 +44,7 @@ def test_the_first_epoch_is_trls_own(rows: int, shuffle: bool) -> None:
     assert len(ours) == len(stock) == len(list(ours))
 
 
-def test_an_epochs_order_hangs_on_seed_and_epoch_alone() -> None:
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     straight, resumed = sampler(), sampler()
     orders = []
     for epoch in range(3):
@@ -98,31 +84,21 @@ class Watched(JudgeGRPOTrainer):
         return super().compute_loss(model, inputs, *rest, **named)
 
 
-def tasks_of(base: Path, names: Sequence[str] = TASKS) -> list[JudgeTask]:
-    return [load_judge_task(small_world(base) / f"{name}.yaml") for name in names]
-
-
 def trainer_of(
     base: Path, out: Path, functions: Sequence[Any], judge: Path, **fields: Any
 ) -> Watched:
-    named = {name: fields.pop(name, 0) for name in ("resample_tries",)}
     fields = {**GRPO, "max_steps": 1, "save_strategy": "no", "eval_strategy": "no", **fields}
-    settings = parse_settings("grpo", flags(small_world(base), out, judge, **fields))
+    settings = build_settings("grpo", values(small_world(base), out, judge, **fields))
     processor = AutoProcessor.from_pretrained(judge)
     processor.tokenizer.padding_side = "left"
-    trainer = Watched(
+    return Watched(
         model=AutoModelForImageTextToText.from_pretrained(judge),
         args=settings.trainer,
-        train_dataset=build_dataset(
-            tasks_of(base), style="direct", root=small_world(base) / "data"
-        ),
+        train_dataset=build_dataset(settings.tasks, style="direct", root=settings.data_root),
         processing_class=processor,
         reward_funcs=[*functions],
-        validation=None,
-        **named,
+        resample_tries=settings.judge.resample_tries,
     )
-    trainer.checkpoint_card = {}
-    return trainer
 
 
 class Witness:
@@ -144,7 +120,7 @@ def first_log(trainer: Any) -> dict[str, float]:
 
 
 def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_path: Path) -> None:
-    witness = Witness(lambda label, **_: [float(each == "Yes") for each in label])
+    witness = Witness(lambda label, **_: [float(verdict == "Yes") for verdict in label])
     alpha = 0.25
     trainer = trainer_of(
         base,
@@ -176,7 +152,7 @@ def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_pat
             }
         )
     assert by_task.keys() == set(TASKS)
-    flat_groups: list[bool] = []
+    zero_variance: list[bool] = []
     for task, rollouts in by_task.items():
         for name in ("reward", "accuracy", "format", "null_rate", "length"):
             mean = fmean(float(rollout[name]) for rollout in rollouts)
@@ -185,10 +161,10 @@ def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_pat
             {round(r["reward"], 6) for r in rollouts if r["group"] == group}
             for group in {r["group"] for r in rollouts}
         ]
-        flat = fmean(len(group) == 1 for group in groups)
-        assert log[f"{task}/groups_without_spread"] == pytest.approx(flat)
-        flat_groups += [len(group) == 1 for group in groups]
-    assert 0 < sum(flat_groups) < len(flat_groups)
+        share = fmean(len(group) == 1 for group in groups)
+        assert log[f"{task}/zero_variance_groups"] == pytest.approx(share)
+        zero_variance += [len(group) == 1 for group in groups]
+    assert 0 < sum(zero_variance) < len(zero_variance)
     n_all = sum(map(len, by_task.values()))
     mean = sum(len(r) * log[f"{task}/reward"] for task, r in by_task.items()) / n_all
     assert log["reward"] == pytest.approx(mean, abs=1e-6)
@@ -196,22 +172,22 @@ def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_pat
     assert 0 < fmean(r["null_rate"] for rs in by_task.values() for r in rs) < 1
 
 
-# Groups drawn again
+# Zero-variance groups
 
 
 def uneven(item_id: Sequence[str], completion_ids: Sequence[Any], **_: Any) -> list[float]:
     """0 for half of the items; for the others whatever a completion happens to be."""
     return [
-        0.0 if is_flat(item) else stable_hash("luck", *ids) % 1000 / 1000
+        0.0 if is_constant(item) else stable_hash("luck", *ids) % 1000 / 1000
         for item, ids in zip(item_id, completion_ids, strict=True)
     ]
 
 
-def is_flat(item_id: str) -> bool:
+def is_constant(item_id: str) -> bool:
     return stable_hash("flat", item_id) % 2 == 0
 
 
-def test_flat_groups_are_replaced_whole(base: Path, tmp_path: Path) -> None:
+def test_zero_variance_groups_are_replaced_whole(base: Path, tmp_path: Path) -> None:
     witness = Witness(uneven)
     trainer = trainer_of(
         base,
@@ -223,17 +199,17 @@ def test_flat_groups_are_replaced_whole(base: Path, tmp_path: Path) -> None:
     )
     trainer.train()
     began, ended = (witness.calls[n]["item_id"] for n in (0, -1))
-    assert any(map(is_flat, began))
+    assert any(map(is_constant, began))
     assert 1 < len(witness.calls) <= 1 + 9
-    assert not any(map(is_flat, ended))
+    assert not any(map(is_constant, ended))
     assert first_log(trainer)["frac_reward_zero_std"] == 0
-    drawn = [sum(map(is_flat, call["item_id"])) / 32 for call in witness.calls]
-    assert first_log(trainer)["groups_drawn_again"] == pytest.approx(sum(drawn))
-    # A group that had spread stays; each group is one prompt.
-    for place, item in enumerate(began):
-        if not is_flat(item):
-            assert ended[place] == item
-        assert ended[place] == ended[place // 4 * 4]
+    resampled = [sum(map(is_constant, call["item_id"])) / 32 for call in witness.calls]
+    assert first_log(trainer)["resampled_groups"] == pytest.approx(sum(resampled))
+    # Groups with variance stay; each group is one prompt.
+    for index, item in enumerate(began):
+        if not is_constant(item):
+            assert ended[index] == item
+        assert ended[index] == ended[index // 4 * 4]
     (batch,) = trainer.batches
     check_rows_belong_together(trainer, batch, witness.calls[-1])
 
@@ -266,7 +242,7 @@ def check_rows_belong_together(trainer: Any, batch: dict[str, Any], call: dict[s
         assert call["prompts"][n][0]["content"][0]["image"] == rows[item]["images"][0]
 
 
-def test_drawing_again_ends_and_repeats(base: Path, tmp_path: Path) -> None:
+def test_resampling_ends_and_repeats(base: Path, tmp_path: Path) -> None:
     items = []
     for run in range(2):
         witness = Witness(lambda completions, **_: [0.9] * len(completions))
@@ -275,7 +251,7 @@ def test_drawing_again_ends_and_repeats(base: Path, tmp_path: Path) -> None:
         )
         trainer.train()
         assert len(witness.calls) == 1 + 2
-        assert first_log(trainer)["groups_drawn_again"] == 2
+        assert first_log(trainer)["resampled_groups"] == 2
         assert first_log(trainer)["frac_reward_zero_std"] == 1
         items.append([call["item_id"] for call in witness.calls])
     assert items[0] == items[1]
@@ -303,76 +279,5 @@ def test_twenty_equal_rewards_are_a_zero_variance_group(base: Path, tmp_path: Pa
         logging_steps=1,
     )
     trainer.train()
-    shares = [line["groups_drawn_again"] for line in trainer.state.log_history[:4]]
+    shares = [line["resampled_groups"] for line in trainer.state.log_history[:4]]
     assert shares == [1, 1, 1, 0.5]
-
-
-# Validation
-
-
-def validation_of(
-    base: Path, *names: str, items: int = 6, root: Path | None = None, seed: int = 0
-) -> Validation:
-    return Validation.load(
-        tasks_of(base, names),
-        "direct",
-        items=items,
-        batch_size=4,
-        max_new_tokens=4,
-        seed=seed,
-        root=root or small_world(base) / "data",
-    )
-
-
-def test_validation_is_judging_the_same_rows_by_hand(base: Path, tmp_path: Path) -> None:
-    judge = guessing_judge(base)
-    trainer = trainer_of(base, tmp_path, [distinct_tokens], judge)
-    trainer.model.train()
-    trainer.model.model.visual.eval()  # as a part in another mode than the whole
-    modes = {name: module.training for name, module in trainer.model.named_modules()}
-    state = torch.get_rng_state()
-    names = ("red", "guess")
-    validation = validation_of(base, *names, items=24)
-    figures = validation.run(trainer)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert {name: module.training for name, module in trainer.model.named_modules()} == modes
-    assert validation.run(trainer) == figures
-
-    model = AutoModelForImageTextToText.from_pretrained(judge).eval()
-    processor = trainer.processing_class
-    by_hand = {}
-    for name, rows in zip(names, validation.rows, strict=True):
-        answers = []
-        for doc in rows:
-            row = JudgeRow.from_doc(doc)
-            text = processor.apply_chat_template(
-                render_messages(row, "direct"), tokenize=False, add_generation_prompt=True
-            )
-            inputs = processor(text=[text], images=list(row.images), return_tensors="pt")
-            output = model.generate(**inputs, do_sample=False, max_new_tokens=4)[0]
-            said = processor.tokenizer.decode(output[inputs["input_ids"].shape[1] :])
-            said = said.replace("<|im_end|>", "")
-            answers.append((row.label, score(row, said).verdict.value))
-        labels, verdicts = zip(*answers, strict=True)
-        assert None not in verdicts
-        by_hand[name] = f1_score(labels, verdicts, average="macro")
-        assert figures[f"{name}/macro_f1"] == pytest.approx(by_hand[name])
-        assert figures[f"{name}/null_rate"] == 0
-    assert figures["macro_f1"] == pytest.approx(fmean(by_hand.values()))
-    assert 0 < by_hand["guess"] < 1
-
-
-def test_the_chosen_rows_do_not_depend_on_the_order(base: Path, tmp_path: Path) -> None:
-    train = pq.read_table(small_world(base) / "data" / "guess" / "train.parquet")
-    (tmp_path / "guess").mkdir()
-    reverse = range(len(train) - 1, -1, -1)
-    pq.write_table(train.take(list(reverse)), tmp_path / "guess" / "train.parquet")
-
-    def chosen(**given: Any) -> set[str]:
-        (rows,) = validation_of(base, "guess", **given).rows
-        return set(rows.with_format(None)["item_id"][:])
-
-    assert len(chosen(items=7)) == 7 < len(chosen(items=100))
-    assert chosen(items=7) == chosen(items=7, root=tmp_path) != chosen(items=7, seed=1)
-    # Asking for more keeps those that were chosen.
-    assert chosen(items=7) < chosen(items=9)

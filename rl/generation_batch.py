@@ -1,0 +1,83 @@
+"""A generation batch, shuffled by groups and cut into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl_judge.models.packing import (
+    TEXT_FIELDS,
+    Prefix,
+    join_images,
+    prefixes_of,
+    split_images,
+)
+
+
+def shuffle_groups(batch: Mapping[str, Any], generations: int) -> dict[str, Any]:
+    """Shuffle the groups of a generation batch; the rows of each stay neighbors.
+
+    Consumes as many random numbers as TRL's ``shuffle_sequence_dict``, which shuffles the rows, so
+    that the completions sampled next are the same.
+    """
+    rows = len(batch["prompt_ids"])
+    if rows % generations:  # a group may span processes
+        generations = 1
+    groups = torch.randperm(rows).div(generations, rounding_mode="floor").tolist()
+    order = torch.tensor(list(dict.fromkeys(groups)))
+    indices = (order[:, None] * generations + torch.arange(generations)).flatten()
+
+    def shuffled(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values[indices] if values.ndim else values
+        return None if values is None else [values[index] for index in indices]
+
+    return {name: shuffled(values) for name, values in batch.items()}
+
+
+def micro_batches(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    logits_to_keep: int,
+    size: int,
+    num_images: Sequence[int] | None,
+    fields: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Up to ``size`` rows at a time, as arguments of TRL's method for log-probabilities.
+
+    Args:
+        input_ids: rows of a prompt, padded left, and a completion, padded right.
+        logits_to_keep: the length of the completions, padding included.
+        num_images: number of images of each row.
+        fields: what the processor made of the images, and ``mm_token_type_ids``.
+    """
+    rows = len(input_ids)
+    fields = {name: values for name, values in fields.items() if values is not None}
+    text = {"input_ids": input_ids, "attention_mask": attention_mask, **fields}
+    text = {name: text[name] for name in TEXT_FIELDS if name in text}
+    images = {name: values for name, values in fields.items() if name not in TEXT_FIELDS}
+    images_B = split_images(images, num_images or [0] * rows)
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        yield {
+            **{name: values[part] for name, values in text.items()},
+            **join_images(images_B[part]),
+            "logits_to_keep": logits_to_keep,
+            "num_images": None if num_images is None else num_images[part],
+        }
+
+
+def prompts_and_completions(micro_batch: Mapping[str, Any]) -> tuple[list[Prefix], list[Tensor]]:
+    """The prompts and the completions of a micro-batch, without padding and what is masked."""
+    fields = dict(micro_batch)
+    keep, num_images = fields.pop("logits_to_keep"), fields.pop("num_images")
+    prompts = {name: fields[name][:, :-keep] for name in TEXT_FIELDS if name in fields}
+    prefixes = prefixes_of({**fields, **prompts}, num_images or [0] * len(fields["input_ids"]))
+    completions = [
+        ids[-keep:][mask[-keep:].bool()]
+        for ids, mask in zip(fields["input_ids"], fields["attention_mask"], strict=True)
+    ]
+    return prefixes, completions

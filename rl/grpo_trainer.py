@@ -1,0 +1,534 @@
+"""GRPO for a judge over many tasks: TRL's loop, with a group's shared work done once.
+
+The file follows a generation batch in the order in which it runs:
+
+1. prompts             :class:`PromptSampler`, ``_get_train_sampler``, ``_get_dataloader``
+2. generation batch    ``_prepare_inputs``, ``_generate_and_score_completions``
+3. generation          ``_generate``, ``_generate_single_turn``
+4. zero-variance groups ``_resample``
+5. rewards             ``_calculate_rewards``
+6. log of each task    ``_log_tasks``
+7. log-probabilities   ``_get_per_token_logps_and_entropies``
+8. loss                TRL's ``_compute_loss``, unchanged
+
+TRL repeats a prompt G times before anything else. So it decodes and preprocesses its images, runs
+the vision tower and computes the prompt G times, in generation and in every forward and backward
+pass. Here all of that happens once per prompt, with the same loss, gradients and samples.
+
+Every override names the method of TRL 1.16 that it overrides (``GRPOTrainer``, in
+trl/trainer/grpo_trainer.py) and why. Axis suffixes: N completions of all processes, G of a group,
+M = N / G groups, F reward functions; B rows of this process, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from trl import GRPOTrainer
+from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.utils import (
+    RepeatSampler,
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
+
+from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.models.image_dedup import deduplicate_images
+from mtrl_judge.models.packing import (
+    pack,
+    packing_unsupported_reason,
+    prefix_unsupported_reason,
+    unique_prefixes,
+    use_packed_attention,
+)
+from mtrl_judge.models.shared_prefill import share_prefill
+
+from .generation_batch import micro_batches, prompts_and_completions, shuffle_groups
+from .image_cache import DecodedOnce, processed_once
+from .rewards import scores
+from .self_check import check_difference
+from .validation import JudgeTraining
+
+logger = logging.getLogger(__name__)
+
+Bools: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+
+
+class Rollouts(NamedTuple):
+    """What ``GRPOTrainer._generate`` returns; lists have one entry per completion."""
+
+    prompt_ids: list[Any]
+    completion_ids: list[Any]
+    tool_mask: Any
+    completions: list[Any]
+    logprobs: list[Any] | None
+    extra_fields: dict[str, Any]
+    images: list[Any] | None
+    tool_images: list[Any]
+
+
+class LoggedCompletion(NamedTuple):
+    """What the log of its task needs of one completion."""
+
+    task: str
+    null: bool
+    correct: float
+    format: float
+    length: int
+
+
+class PromptSampler(RepeatSampler):  # type: ignore[misc]  # TRL has no types
+    """TRL's order of prompts (shuffled, each G times, a batch repeated per step) with two changes.
+
+    Rows of a unit stay together. And the order of an epoch depends on nothing but seed and epoch,
+    so a resumed run gets the prompts that an uninterrupted one would have got; TRL's sampler draws
+    from a generator whose state is not saved.
+
+    Args:
+        rows: number of rows of the dataset; those of a unit are neighbors.
+        unit: rows that belong together, such as the two orders of a pair.
+        prompts: different prompts in a generation batch, over all processes; a multiple of unit.
+        generations: completions per prompt.
+        repeats: how many times a generation batch is gone through.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        unit: int,
+        prompts: int,
+        generations: int,
+        repeats: int,
+        shuffle: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(
+            range(rows // unit),
+            mini_repeat_count=1,
+            batch_size=prompts // unit,
+            repeat_count=repeats,
+            shuffle=shuffle,
+            seed=seed,
+        )
+        self.unit, self.generations = unit, generations
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader when an epoch begins."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + self.epoch)
+        for number in super().__iter__():
+            for row in range(number * self.unit, (number + 1) * self.unit):
+                yield from [row] * self.generations
+
+    def __len__(self) -> int:
+        return int(super().__len__()) * self.unit * self.generations
+
+
+class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPOTrainer for a judge.
+
+    Where the model, an option or a micro-batch has nothing to share, TRL's own computation runs
+    and the log says why, once.
+
+    Args:
+        resample_tries: how many times zero-variance groups are replaced by other prompts, at most,
+            before a step takes them as they are. This is DAPO's dynamic sampling (arXiv
+            2503.14476, section 3.2), which TRL does not have. 0 is off.
+        keep_pairs: both orders of a pair come into the same generation batch; rows 2k and 2k + 1
+            of the dataset belong together.
+        share_prompt: False leaves the computation to TRL.
+        share_prompt_check: compare the first micro-batch, and the first tokens of the first
+            generation, with TRL's own, and stop if they differ.
+    """
+
+    processing_class: Any
+    _buffered_inputs: Any
+
+    def __init__(
+        self,
+        *arguments: Any,
+        resample_tries: int = 0,
+        keep_pairs: bool = False,
+        share_prompt: bool = True,
+        share_prompt_check: bool = True,
+        **named: Any,
+    ) -> None:
+        self.resample_tries, self.keep_pairs = resample_tries, keep_pairs
+        self.share_prompt = share_prompt
+        self._checks_logps = self._checks_generation = share_prompt_check
+        self._logged: set[str] = set()
+        self._inputs: list[dict[str, Any]] = []
+        self._rewards_of_step: Tensor | None = None
+        super().__init__(*arguments, **named)
+        inner = self._inner(self.model)
+        self._prefix_obstacle = prefix_unsupported_reason(inner)
+        self._packing_obstacle = packing_unsupported_reason(inner)
+        if share_prompt:
+            for model in filter(None, (self.model, self.ref_model)):
+                use_packed_attention(self._inner(model))
+
+    # 1. Prompts
+
+    def _get_train_sampler(self, dataset: Any = None) -> PromptSampler:
+        """Overrides ``GRPOTrainer._get_train_sampler``: see :class:`PromptSampler`."""
+        return PromptSampler(
+            len(self.train_dataset if dataset is None else dataset),
+            unit=2 if self.keep_pairs else 1,
+            prompts=self.args.generation_batch_size // self.num_generations,
+            generations=self.num_generations,
+            repeats=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
+
+    def _get_dataloader(self, dataset: Any, *arguments: Any, **named: Any) -> Any:
+        """Overrides ``Trainer._get_dataloader`` of transformers: each row is decoded once."""
+        if self.share_prompt and isinstance(dataset, Dataset):
+            dataset = DecodedOnce(dataset)
+        return super()._get_dataloader(dataset, *arguments, **named)
+
+    # 2. The generation batch
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Overrides ``GRPOTrainer._prepare_inputs``: groups are shuffled instead of rows.
+
+        The rest is TRL's. With rows shuffled one by one, a micro-batch would hold pieces of many
+        groups and there would be no prompt to share. Only training comes here, because
+        ``evaluate`` is ours.
+        """
+        if not self.share_prompt:
+            return super()._prepare_inputs(generation_batch)
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            batch = shuffle_groups(split_pixel_values_by_grid(batch), self.num_generations)
+            parts = split_tensor_dict(batch, steps)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % steps]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Overrides ``GRPOTrainer._generate_and_score_completions``: images preprocessed once.
+
+        It calls ``_generate`` and ``_calculate_rewards`` (below) and turns rewards into advantages.
+        """
+        self._inputs = inputs  # which _resample may replace
+        if not self.share_prompt or self._prefix_obstacle:
+            return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
+        processor = self.processing_class
+        with processed_once(processor) as self.processing_class:
+            try:
+                output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            finally:
+                self.processing_class = processor
+        return output
+
+    # 3. Generation
+
+    def _generate(self, prompts: list[Any]) -> Rollouts:
+        """Overrides ``GRPOTrainer._generate``: zero-variance groups are replaced.
+
+        Which groups these are only the rewards tell. So they are computed here already, and
+        ``_calculate_rewards``, which TRL calls next, hands them on.
+        """
+        rollouts = Rollouts(*super()._generate(prompts))
+        if self.resample_tries:
+            self._rewards_of_step = self._resample(prompts, rollouts)
+        return rollouts
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, *arguments: Any, **named: Any
+    ) -> Any:
+        """Overrides ``GRPOTrainer._generate_single_turn``: a prompt's cache is computed once."""
+
+        def stock() -> Any:
+            return super(JudgeGRPOTrainer, self)._generate_single_turn(
+                prompt_ids, images, *arguments, **named
+            )
+
+        if self.use_vllm:  # vLLM caches prefixes itself
+            return stock()
+        obstacles = (
+            self._prefix_obstacle,
+            "continuous batching is on" if self.use_transformers_continuous_batching else None,
+            "cache_implementation is set" if self.args.cache_implementation else None,
+        )
+        if not self._shares("generation", obstacles):
+            return stock()
+        counts = [len(own or ()) for own in images or [None] * len(prompt_ids)]
+        check = self._check_generation if self._checks_generation else None
+        with share_prefill(self._inner(self.model), counts, check):
+            answers = stock()
+        self._checks_generation = False
+        return answers
+
+    def _check_generation(self, ours_B_V: Tensor, stock_B_V: Tensor) -> None:
+        ours, stock = (logits.float().log_softmax(dim=-1) for logits in (ours_B_V, stock_B_V))
+        mean = float((ours - stock).abs().mean())
+        check_difference(
+            "of the first generated tokens", self._compute_dtype(self.model), next=mean
+        )
+
+    # 4. Zero-variance groups
+
+    def _resample(self, prompts: list[Any], rollouts: Rollouts) -> Tensor:
+        """Replace zero-variance groups, in place, until none is left or the tries are used up.
+
+        Returns:
+            rewards_N_F of what is kept.
+        """
+        resampled = 0
+        for attempt in range(self.resample_tries + 1):
+            rewards_N_F = self._reward_functions(prompts, rollouts)
+            zero_variance_M = zero_variance(self._total(rewards_N_F), self.num_generations)
+            if attempt == self.resample_tries or not zero_variance_M.any():
+                break
+            resampled += int(zero_variance_M.sum())
+            self._replace(prompts, rollouts, zero_variance_M, attempt)
+            # What reward functions logged of the replaced completions.
+            self._pending_metrics.clear()
+            self._pending_extra_logs.clear()
+        self._metrics["train"]["resampled_groups"].append(resampled / len(zero_variance_M))
+        return rewards_N_F
+
+    def _replace(
+        self, prompts: list[Any], rollouts: Rollouts, zero_variance_M: Bools, attempt: int
+    ) -> None:
+        """Put other prompts and their completions in place of this process's zero-variance groups.
+
+        The new prompt depends on seed, step, attempt and group alone, so a resumed run gets the
+        same. Every process generates for as many groups, because TRL gathers what it logs.
+        """
+        width, process = self.num_generations, self.accelerator.process_index
+        zero_variance_P_M = zero_variance_M.reshape(self.accelerator.num_processes, -1)
+        groups = zero_variance_P_M.shape[1]
+        replaced = np.flatnonzero(zero_variance_P_M[process]).tolist()
+        for group in replaced:
+            number = stable_hash(
+                "draw again", self.args.seed, self._step, attempt, process * groups + group
+            )
+            row = self.train_dataset[number % len(self.train_dataset)]
+            messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
+            for index in range(group * width, (group + 1) * width):
+                self._inputs[index], prompts[index] = row, messages
+        kept = [group for group in range(groups) if group not in replaced]
+        generated = [*replaced, *kept][: int(zero_variance_P_M.sum(axis=1).max())]
+        indices = [group * width + k for group in generated for k in range(width)]
+        fresh = Rollouts(*super()._generate([prompts[index] for index in indices]))
+        for name in ("prompt_ids", "completion_ids", "completions", "logprobs", "images"):
+            column, values = getattr(rollouts, name), getattr(fresh, name)
+            if column is not None:
+                for index, value in zip(indices[: len(replaced) * width], values, strict=False):
+                    column[index] = value
+
+    def _reward_functions(self, prompts: list[Any], rollouts: Rollouts) -> Tensor:
+        """rewards_N_F, by TRL."""
+        rewards_N_F: Tensor = super()._calculate_rewards(
+            self._inputs, prompts, rollouts.completions, rollouts.completion_ids
+        )
+        return rewards_N_F
+
+    def _total(self, rewards_N_F: Tensor) -> Floats:
+        """rewards_N, weighted; a function that does not apply to a row adds nothing to it."""
+        weights_F = self.reward_weights.to(rewards_N_F.device)
+        rewards_N: Floats = (rewards_N_F * weights_F).nansum(dim=1).cpu().numpy()
+        return rewards_N
+
+    # 5. Rewards
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[list[int]],
+    ) -> Tensor:
+        """Overrides ``GRPOTrainer._calculate_rewards``: logs every task, computes nothing twice."""
+        rewards_N_F, self._rewards_of_step = self._rewards_of_step, None
+        if rewards_N_F is None:
+            rewards_N_F = super()._calculate_rewards(
+                inputs, prompts, completions, completion_ids_list
+            )
+        self._log_tasks(inputs, completions, completion_ids_list, rewards_N_F)
+        return rewards_N_F
+
+    # 6. The log of each task
+
+    def _log_tasks(
+        self,
+        inputs: list[dict[str, Any]],
+        completions: list[Any],
+        completion_ids: list[list[int]],
+        rewards_N_F: Tensor,
+    ) -> None:
+        columns = ([row[name] for row in inputs] for name in ("kind", "label", "verdicts"))
+        scored = scores(completions, *columns)
+        logged_N = gather_object(
+            [
+                LoggedCompletion(
+                    row["task"], s.verdict.value is None, s.correct or 0.0, s.format, len(ids)
+                )
+                for row, s, ids in zip(inputs, scored, completion_ids, strict=True)
+            ]
+        )
+        rewards_N = self._total(rewards_N_F)
+        zero_variance_M = zero_variance(rewards_N, self.num_generations)
+        figures: dict[str, Any] = {
+            "reward": rewards_N,
+            "accuracy": np.array([completion.correct for completion in logged_N]),
+            "format": np.array([completion.format for completion in logged_N]),
+            "null_rate": np.array([completion.null for completion in logged_N]),
+            "length": np.array([completion.length for completion in logged_N]),
+            "zero_variance_groups": zero_variance_M.repeat(self.num_generations),
+        }
+        tasks_N = np.array([completion.task for completion in logged_N])
+        for task in np.unique(tasks_N):
+            for name, values_N in figures.items():
+                mean = float(values_N[tasks_N == task].mean())
+                self._metrics["train"][f"{task}/{name}"].append(mean)
+
+    # 7. Log-probabilities
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        num_images: list[int] | None = None,
+        **fields: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Overrides ``GRPOTrainer._get_per_token_logps_and_entropies``: each prompt computed once.
+
+        All log-probabilities come through here: those of the policy, with gradients, in the loss;
+        those of the reference model and of the sampling policy before it.
+
+        Returns:
+            Log-probabilities and entropies, each B × C, and the auxiliary loss.
+        """
+        stock = super()._get_per_token_logps_and_entropies
+        wanted = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss}
+        obstacles = (
+            self._packing_obstacle,
+            "the auxiliary loss counts a prompt in every row" if compute_aux_loss else None,
+            "tools write into completions" if self.tools else None,
+        )
+        what = "log-probabilities"
+        if self.args.gradient_checkpointing:
+            what += " under gradient checkpointing"
+        if not self._shares(what, obstacles):
+            return stock(  # type: ignore[no-any-return]
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                num_images=num_images,
+                **wanted,
+                **fields,
+            )
+        size = batch_size or len(input_ids)
+        batches = micro_batches(input_ids, attention_mask, logits_to_keep, size, num_images, fields)
+        parts = []
+        for batch in batches:
+            parts.append(self._packed_logps(model, batch))
+            if self._checks_logps:
+                self._checks_logps = False
+                with torch.no_grad():
+                    stock_logps = stock(model, **batch, **wanted)[0]
+                completed = batch["attention_mask"][:, -logits_to_keep:].bool()
+                differences = (parts[0][0].detach() - stock_logps)[completed].abs()
+                if differences.numel():
+                    mean, most = float(differences.mean()), float(differences.max())
+                    dtype = self._compute_dtype(model)
+                    check_difference("of the first micro-batch", dtype, mean=mean, most=most)
+        logps_B_C = torch.cat([logps for logps, _ in parts])
+        entropies_B_C = torch.cat([entropy for _, entropy in parts]) if compute_entropy else None
+        return logps_B_C, entropies_B_C, None
+
+    def _packed_logps(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of a micro-batch in one forward pass, and entropies where given."""
+        prefixes, completions = prompts_and_completions(batch)
+        distinct, inverse = unique_prefixes(prefixes)
+        groups = [
+            [row for row, number in enumerate(inverse) if number == group]
+            for group in range(len(distinct))
+        ]
+        inner = self._inner(model)
+        packed = pack(
+            inner,
+            [prefixes[index] for index in distinct],
+            [[completions[row] for row in group] for group in groups],
+        )
+        # Prompts too may share an image, as the two orders of a pair do.
+        with self.accelerator.autocast(), deduplicate_images(inner):
+            outputs = model(**packed.inputs, shift_labels=packed.labels_R_T, fused_lm_head=True)
+        order_B = torch.tensor([row for group in groups for row in group]).argsort()
+
+        def by_row(values_R_T: Tensor | None) -> Any:
+            if values_R_T is None:
+                return None
+            values_N_C = packed.unpack(values_R_T)
+            missing = batch["logits_to_keep"] - values_N_C.shape[1]
+            return functional.pad(values_N_C, (0, missing))[order_B]
+
+        return by_row(outputs.log_probs), by_row(outputs.entropy)
+
+    # What several steps use
+
+    def _shares(self, what: str, obstacles: Sequence[str | None]) -> bool:
+        """Whether this part of the step shares prompts; the log says so, or why not, once."""
+        if not self.share_prompt:
+            return False
+        obstacle = next(filter(None, obstacles), None)
+        how = f"as in TRL, because {obstacle}" if obstacle else "each prompt once"
+        line = f"share_prompt: {what}: {how}"
+        if line not in self._logged and self.accelerator.is_main_process:
+            logger.log(logging.WARNING if obstacle else logging.INFO, line)
+        self._logged.add(line)
+        return obstacle is None
+
+    def _inner(self, model: Any) -> Any:
+        """The transformers model within wrappers and adapters."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    def _compute_dtype(self, model: Any) -> torch.dtype:
+        """The least exact type that the model computes in."""
+        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        own: torch.dtype = self._inner(model).dtype
+        if own == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+            own = torch.float16  # as many bits of mantissa as TF32
+        return mixed.get(self.accelerator.mixed_precision, own)
+
+
+def zero_variance(rewards_N: Floats, generations: int) -> Bools:
+    """Which of the M groups have rewards that are all equal, M.
+
+    Not by the standard deviation, as TRL's ``frac_reward_zero_std``: in float32 that of twenty
+    times 0.9 is 6e-8.
+
+    >>> zero_variance(np.array([0.9, 0.9, 0.0, 0.9]), generations=2).tolist()
+    [True, False]
+    """
+    rewards_M_G = rewards_N.reshape(-1, generations)
+    zero_variance_M: Bools = np.isclose(np.ptp(rewards_M_G, axis=1), 0)
+    return zero_variance_M
