@@ -91,7 +91,7 @@ def demo_table(before: Run, after: Run) -> Table:
         rates = {
             f"{name} before": before.tasks[task].rates.get(metric),
             f"{name} after": result.rates.get(metric),
-            "majority-class baseline": result.rates.get(f"majority_{metric}"),
+            "majority class": result.rates.get(f"majority_{metric}"),
             "null rate after": result.rates.get("null_rate"),
             "flip rate after": result.rates.get("flip_rate"),
         }
@@ -99,9 +99,9 @@ def demo_table(before: Run, after: Run) -> Table:
         cells |= {title: Cell(rate, "rate") for title, rate in rates.items()}
         rows.append(Row(task, {**cells, "n": Cell(result.n_rows, "count")}))
     note = (
-        "majority-class baseline: always answering the most frequent label. null rate: answers "
+        "majority class: the score of always giving the most frequent label. null rate: answers "
         "without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict changes when the "
-        "two images are swapped.\nThe corpus is generated for the demo: do not compare these "
-        "scores with those of the real datasets."
+        "two images are swapped.\nThe corpus is synthetic: do not compare these scores with those "
+        "of the real datasets."
     )
     return Table("Before and after training", "task", rows, note)
