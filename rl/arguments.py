@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
+from typing_extensions import Doc
 
 from mtrl_judge.judge_tasks.spec import Style
 
@@ -29,131 +30,109 @@ def _parse_yaml(value: Any) -> Any:
         return value
 
 
+FromYaml = BeforeValidator(_parse_yaml)
 Names: TypeAlias = Annotated[list[str], AfterValidator(_split_at_commas)]
 Weight: TypeAlias = Annotated[float, Field(ge=0)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 
 
-def _help(text: str) -> dict[str, str]:
-    """A field's text in ``--help``, where TRL's dataclasses have it too."""
-    return {"help": text}
-
-
 @dataclass
 class CommonArguments:
     """What training a judge takes beside TRL's fields, with either method.
 
-    Plain dataclasses: :mod:`.settings` validates values against these types, all fields at once.
+    :mod:`.fields` validates values against these types and prints the ``Doc`` of each as help.
     """
 
-    tasks: Annotated[Names, Field(min_length=1)] = field(
-        default_factory=lambda: ["mtrl_id"],
-        metadata=_help("Tasks, groups (mtrl_id, mtrl_ood, mtrl_all) or paths of judge YAMLs."),
+    tasks: Annotated[
+        Names,
+        Field(min_length=1),
+        Doc("Tasks, groups (mtrl_id, mtrl_ood, mtrl_all) or paths of judge YAMLs."),
+    ] = field(default_factory=lambda: ["mtrl_id"])
+    data_root: Annotated[
+        str | None,
+        Doc("Folder with <task>/train.parquet. Default: MTRL_JUDGE_DATA, then the hub."),
+    ] = None
+    style: Annotated[
+        Style | None, Doc("How the judge answers. Default: reasoned for grpo, direct for sft.")
+    ] = None
+    balance: Annotated[
+        Balance,
+        FromYaml,
+        Doc("How often each task occurs: proportional, uniform, a temperature, {task: weight}."),
+    ] = "proportional"
+    min_pixels: Annotated[
+        Positive | None, Doc("Smallest width x height of an image; the checkpoint keeps it.")
+    ] = None
+    max_pixels: Annotated[
+        Positive | None, Doc("Largest width x height of an image; the checkpoint keeps it.")
+    ] = None
+    freeze_vision: Annotated[bool, Doc("Do not train the vision tower.")] = False
+    validation_items: Annotated[Positive, Doc("Validation items per task, chosen by the seed.")] = (
+        64
     )
-    data_root: str | None = field(
-        default=None,
-        metadata=_help("Folder with <task>/train.parquet. Default: MTRL_JUDGE_DATA, then the hub."),
-    )
-    style: Style | None = field(
-        default=None,
-        metadata=_help("How the judge answers. Default: reasoned for grpo, direct for sft."),
-    )
-    balance: Annotated[Balance, BeforeValidator(_parse_yaml)] = field(
-        default="proportional",
-        metadata=_help(
-            "How often each task occurs: proportional, uniform, a temperature, or {task: weight}."
-        ),
-    )
-    min_pixels: Positive | None = field(
-        default=None,
-        metadata=_help("Smallest width x height of an image; the checkpoint keeps the limit."),
-    )
-    max_pixels: Positive | None = field(
-        default=None,
-        metadata=_help("Largest width x height of an image; the checkpoint keeps the limit."),
-    )
-    freeze_vision: bool = field(default=False, metadata=_help("Do not train the vision tower."))
-    validation_items: Positive = field(
-        default=64, metadata=_help("Validation items per task, chosen by the seed.")
-    )
-    validation_max_new_tokens: Positive | None = field(
-        default=None,
-        metadata=_help(
+    validation_max_new_tokens: Annotated[
+        Positive | None,
+        Doc(
             "Longest answer in validation. Default: max_completion_length for grpo; for sft 16 "
             "(direct) or 1024 (reasoned)."
         ),
+    ] = None
+    patience: Annotated[
+        Count, Doc("Stop after this many validations without improvement; 0 never stops.")
+    ] = 0
+    processes: Annotated[Positive, Doc("Processes that the batch sizes are meant for.")] = 1
+    machines: Annotated[Positive, Doc("Machines that run these processes.")] = 1
+    accelerate: Annotated[
+        str | None, Doc("A shipped accelerate configuration, or the path of one.")
+    ] = None
+    accept_license: Annotated[
+        Names, Doc("Tasks, such as seetrue, to train on although their card forbids it.")
+    ] = field(default_factory=list)
+    allow_leaks: Annotated[
+        bool, Doc("Train although test or out-of-distribution data shares items with it.")
+    ] = False
+    resume: Annotated[bool, Doc("Resume from the newest complete checkpoint in output_dir.")] = (
+        False
     )
-    patience: Count = field(
-        default=0,
-        metadata=_help("Stop after this many validations without improvement; 0 never stops."),
-    )
-    processes: Positive = field(
-        default=1, metadata=_help("Total number of processes that the batch sizes are meant for.")
-    )
-    machines: Positive = field(
-        default=1, metadata=_help("Number of machines that run these processes.")
-    )
-    accelerate: str | None = field(
-        default=None, metadata=_help("A shipped accelerate configuration, or the path of one.")
-    )
-    accept_license: Names = field(
-        default_factory=list,
-        metadata=_help("Tasks, such as seetrue, to train on although their card forbids it."),
-    )
-    allow_leaks: bool = field(
-        default=False,
-        metadata=_help("Train although test or out-of-distribution data shares items with it."),
-    )
-    resume: bool = field(
-        default=False, metadata=_help("Resume from the newest complete checkpoint in output_dir.")
-    )
-    dry_run: bool = field(
-        default=False,
-        metadata=_help("Print what would be trained and stop; no weights are loaded."),
-    )
+    dry_run: Annotated[
+        bool, Doc("Print what would be trained and stop; no weights are loaded.")
+    ] = False
 
 
 @dataclass
 class JudgeArguments(CommonArguments):
     """Also what GRPO alone takes; with SFT these fields keep their defaults."""
 
-    alpha: Annotated[float, Field(ge=0, le=1)] = field(
-        default=0.1,
-        metadata=_help("Share of the format reward: R = (1 - alpha) accuracy + alpha format."),
-    )
-    consistency_weight: Weight = field(
-        default=0.0,
-        metadata=_help("Weight of the reward for both orders of a pair being correct; 0 is off."),
-    )
-    length_soft: Positive | None = field(
-        default=None,
-        metadata=_help("Completion length, in tokens, at which the length penalty starts."),
-    )
-    length_hard: Positive | None = field(
-        default=None,
-        metadata=_help("Completion length, in tokens, at which the penalty reaches -1."),
-    )
-    length_weight: Weight = field(
-        default=0.0, metadata=_help("Weight of the length penalty; 0 is off.")
-    )
-    user_rewards: Annotated[dict[str, float] | None, BeforeValidator(_parse_yaml)] = field(
-        default=None,
-        metadata=_help("Your own reward functions: {package.module:function: weight}."),
-    )
-    resample_tries: Count = field(
-        default=0,
-        metadata=_help("How many times, at most, to replace zero-variance groups; 0 is off."),
-    )
-    share_prompt: bool = field(
-        default=True,
-        metadata=_help("Process the images and the prompt of a group once, not per completion."),
-    )
-    share_prompt_check: bool = field(
-        default=True,
-        metadata=_help("Compare the first micro-batch with TRL's own result; stop if they differ."),
-    )
-    warm_up: str | None = field(
-        default=None,
-        metadata=_help("SFT recipe to run first; GRPO starts from its checkpoint."),
-    )
+    alpha: Annotated[
+        float,
+        Field(ge=0, le=1),
+        Doc("Share of the format reward: R = (1 - alpha) accuracy + alpha format."),
+    ] = 0.1
+    consistency_weight: Annotated[
+        Weight, Doc("Weight of the reward for both orders of a pair being correct; 0 is off.")
+    ] = 0.0
+    length_soft: Annotated[
+        Positive | None, Doc("Completion length, in tokens, where the length penalty starts.")
+    ] = None
+    length_hard: Annotated[
+        Positive | None, Doc("Completion length, in tokens, where the penalty reaches -1.")
+    ] = None
+    length_weight: Annotated[Weight, Doc("Weight of the length penalty; 0 is off.")] = 0.0
+    user_rewards: Annotated[
+        dict[str, float] | None,
+        FromYaml,
+        Doc("Your own reward functions: {package.module:function: weight}."),
+    ] = None
+    resample_tries: Annotated[
+        Count, Doc("How many times, at most, to replace zero-variance groups; 0 is off.")
+    ] = 0
+    share_prompt: Annotated[
+        bool, Doc("Process the images and the prompt of a group once, not per completion.")
+    ] = True
+    share_prompt_check: Annotated[
+        bool, Doc("Compare the first micro-batch with TRL's own result; stop if they differ.")
+    ] = True
+    warm_up: Annotated[
+        str | None, Doc("SFT recipe to run first; GRPO starts from its checkpoint.")
+    ] = None

@@ -68,9 +68,7 @@ def build_dataset(
     """
     from datasets import Dataset
 
-    _refuse_evaluation_data(tasks, split)
-    if answers and style == "reasoned":
-        _refuse_without_reasoning(tasks)
+    _refuse_unusable(tasks, split, style, answers)
     loaded = loaded or [load_rows(task, split, root) for task in tasks]
     sources = [
         labeled_rows(task, split, rows.rows.dataset)
@@ -144,18 +142,17 @@ def _weights(sizes: Mapping[str, int], balance: Balance) -> Mapping[str, float]:
     return {name: size ** (1 / balance) for name, size in sizes.items()}
 
 
-def _refuse_evaluation_data(tasks: Sequence[JudgeTask], split: SplitName) -> None:
+def _refuse_unusable(
+    tasks: Sequence[JudgeTask], split: SplitName, style: Style, answers: bool
+) -> None:
     ood = [task.task for task in tasks if task.judge.role != "train"]
     if ood:
         raise JudgeError(f"out of distribution, never trained on: {', '.join(ood)}")
     if split == "test":
         names = ", ".join(task.task for task in tasks)
         raise JudgeError(f"the test split is never trained on: {names}")
-
-
-def _refuse_without_reasoning(tasks: Sequence[JudgeTask]) -> None:
     lacking = [str(task.path) for task in tasks if task.judge.reasoning is None]
-    if lacking:
+    if answers and style == "reasoned" and lacking:
         raise JudgeError(
             f"style: reasoned answers cannot be learned from {', '.join(lacking)}: no "
             "judge.reasoning names a column with the reasoning; add it, or use style: direct"

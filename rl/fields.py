@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import Doc, TypedDict
 
 from mtrl_judge.common.errors import JudgeError, nearest
 
@@ -37,27 +37,42 @@ def argument_classes(method: Method) -> tuple[type[Any], type[Any], type[Any]]:
     return CommonArguments, SFTConfig, ModelConfig
 
 
+class _Field(NamedTuple):
+    annotation: Any
+    """The type, with pydantic's constraints."""
+    options: tuple[Any, ...]
+    """The types that it is a union of; one for a plain type."""
+    help: str | None
+    default: Any
+
+
 @cache
-def _field_types(method: Method) -> Mapping[str, Any]:
-    """The type of each field that a recipe or a flag may set."""
-    types: dict[str, Any] = {}
+def _fields(method: Method) -> Mapping[str, _Field]:
+    """The fields that a recipe or a flag may set."""
+    known: dict[str, _Field] = {}
     for arguments in argument_classes(method):
-        hints = get_type_hints(arguments, include_extras=True)
+        plain = get_type_hints(arguments)
+        annotated = get_type_hints(arguments, include_extras=True)
         for field in fields(arguments):
-            hint = hints[field.name]
-            # TRL gives the values of a plain str as metadata.
-            if choices := field.metadata.get("choices"):
-                literal: Any = Literal[tuple(choices)]
-                hint = literal | None if type(None) in get_args(hint) else literal
-            if field.name not in _REPLACED:
-                types[field.name] = hint
-    return types
+            annotation, choices = annotated[field.name], field.metadata.get("choices")
+            if choices:  # TRL lists the values of a plain str
+                annotation = Literal[tuple(choices)]
+                if type(None) in get_args(plain[field.name]):
+                    annotation |= None
+            ours = (m.documentation for m in get_args(annotation) if isinstance(m, Doc))
+            text = next(ours, field.metadata.get("help"))
+            plain_type = plain[field.name]
+            union = get_origin(plain_type) in (Union, UnionType)
+            options = get_args(plain_type) if union else (plain_type,)
+            known[field.name] = _Field(annotation, options, text, field.default)
+    return {name: field for name, field in known.items() if name not in _REPLACED}
 
 
 @cache
 def _adapter(method: Method) -> TypeAdapter[Any]:
     """Validates any number of fields, and refuses unknown ones."""
-    table: Any = TypedDict("Fields", dict(_field_types(method)), total=False)  # type: ignore[misc]
+    types = {name: field.annotation for name, field in _fields(method).items()}
+    table: Any = TypedDict("Fields", types, total=False)  # type: ignore[misc]
     table.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     return TypeAdapter(table)
 
@@ -71,7 +86,7 @@ def validate(method: Method, values: Mapping[str, Any]) -> tuple[dict[str, Any],
         for fault in error.errors():
             text = fault["msg"].removeprefix("Input should be ").partition(", unable")[0]
             expected.setdefault(str(fault["loc"][0]), []).append(text)
-        known = _field_types(method)
+        known = _fields(method)
         return {}, {
             name: f"is {values[name]!r}; expected {' or '.join(dict.fromkeys(texts))}"
             if name in known
@@ -86,9 +101,9 @@ def validate(method: Method, values: Mapping[str, Any]) -> tuple[dict[str, Any],
 def _instead_of(method: Method, name: str) -> str:
     if name in _REPLACED:
         return f"use {_REPLACED[name]}"
-    if any(name in _field_types(other) for other in METHODS):
+    if any(name in _fields(other) for other in METHODS):
         return f"not a field of {method}"
-    known = nearest(name, _field_types(method))
+    known = nearest(name, _fields(method))
     return f"did you mean {known!r}?" if known else "`--help` lists all fields"
 
 
@@ -114,53 +129,49 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
-    """The flags' values as text, by field; unknown flags are left to :func:`validate`."""
-    try:
-        namespace, rest = _flag_parser(method).parse_known_args(list(argv))
-    except argparse.ArgumentError as error:
-        raise JudgeError(str(error).removeprefix("argument ")) from None
-    unknown = [word for word in rest if word.startswith("--")]
-    if rest and not unknown:
-        raise JudgeError(f"{rest[0]}: belongs to no flag; flags are written --field value")
-    names = (word[2:].split("=")[0].replace("-", "_") for word in unknown)
-    values = {**vars(namespace), **dict.fromkeys(names)}
-    for name, value in values.items():
-        # TRL's rule (trl/scripts/_hf_argparser.py): "none" is null unless the field takes text.
-        options = get_args(_field_types(method).get(name))
-        nullable = type(None) in options and str not in options
-        if nullable and str(value).casefold() in ("none", "null"):
-            values[name] = None
+    """The flags' values as text, by field, and ``recipe``; for :func:`validate`.
+
+    Flags are spelled as TRL spells them (trl/scripts/_hf_argparser.py): ``--field value``,
+    ``--field=value``, ``--field`` and ``--no_field`` for booleans, with hyphens or underscores.
+
+    Raises:
+        JudgeError: a word belongs to no flag.
+    """
+    words: dict[str, list[str]] = {}
+    name = ""
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            words[name] = [value] if equals else []
+        elif not words:
+            raise JudgeError(f"{word}: belongs to no flag; flags are written --field value")
+        else:
+            words[name].append(word)
+    known, values = _fields(method), {}
+    for name, texts in words.items():
+        if name not in known and name.removeprefix("no_") in known:
+            values[name.removeprefix("no_")] = False
+        elif name == "recipe":
+            values[name] = " ".join(texts)
+        else:
+            values[name] = _from_words(texts, known[name].options if name in known else ())
     return values
 
 
-def _flag_parser(method: Method) -> argparse.ArgumentParser:
-    """A flag for each field, spelled as TRL spells it (trl/scripts/_hf_argparser.py).
+def _from_words(texts: list[str], options: Sequence[Any]) -> Any:
+    """The value of a flag from the words behind it, for a field of one of these types."""
+    if any(get_origin(option) is list for option in options) and str not in options:
+        return texts
+    # TRL's rule again: "none" is null unless the field takes text.
+    if [text.casefold() for text in texts] in (["none"], ["null"]) and str not in options:
+        return None
+    return texts[0] if len(texts) == 1 else texts or True
 
-    Values stay text: they are validated as a recipe's are, all at once.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"mtrl-judge train {method}",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--recipe", help="A shipped recipe, or a file.")
-    types = _field_types(method)
-    for arguments in argument_classes(method):
-        group = parser.add_argument_group(arguments.__name__)
-        for field in fields(arguments):
-            name, hint = field.name, types.get(field.name)
-            if hint is None:
-                continue
-            takes: dict[str, Any] = {}
-            if hint in (bool, bool | None):
-                takes = {"nargs": "?", "const": True}
-            elif "list[" in str(hint) and str not in get_args(hint):
-                takes = {"nargs": "+"}
-            spellings = dict.fromkeys((name, name.replace("_", "-")))
-            help_text = field.metadata.get("help")
-            group.add_argument(*(f"--{s}" for s in spellings), dest=name, help=help_text, **takes)
-            if field.default is True:
-                negations = [f"--no_{name}", f"--no-{name.replace('_', '-')}"]
-                group.add_argument(*negations, dest=name, action="store_false")
-    return parser
+
+def flags_help(method: Method) -> str:
+    """All flags with their descriptions."""
+    lines = ["--recipe", "    A shipped recipe, or a file."]
+    for name, field in _fields(method).items():
+        lines += [f"--{name}", f"    {' '.join((field.help or '').replace('%%', '%').split())}"]
+    return "\n".join([f"usage: mtrl-judge train {method} --field value …\n", *lines])

@@ -78,16 +78,6 @@ class Rollouts(NamedTuple):
     tool_images: list[Any]
 
 
-class LoggedCompletion(NamedTuple):
-    """What the log of its task needs of one completion."""
-
-    task: str
-    null: bool
-    correct: float
-    format: float
-    length: int
-
-
 class PromptSampler(RepeatSampler):  # type: ignore[misc]  # TRL has no types
     """TRL's order of prompts (shuffled, each G times, a batch repeated per step) with two changes.
 
@@ -98,32 +88,17 @@ class PromptSampler(RepeatSampler):  # type: ignore[misc]  # TRL has no types
     Args:
         rows: number of rows of the dataset; those of a unit are neighbors.
         unit: rows that belong together, such as the two orders of a pair.
-        prompts: different prompts in a generation batch, over all processes; a multiple of unit.
         generations: completions per prompt.
-        repeats: how many times a generation batch is gone through.
+        batch_size: different prompts in a generation batch, over all processes; a multiple of unit.
+        named: ``repeat_count``, ``shuffle`` and ``seed`` of ``RepeatSampler``.
     """
 
     def __init__(
-        self,
-        rows: int,
-        *,
-        unit: int,
-        prompts: int,
-        generations: int,
-        repeats: int,
-        shuffle: bool,
-        seed: int,
+        self, rows: int, *, unit: int, generations: int, batch_size: int, **named: Any
     ) -> None:
-        super().__init__(
-            range(rows // unit),
-            mini_repeat_count=1,
-            batch_size=prompts // unit,
-            repeat_count=repeats,
-            shuffle=shuffle,
-            seed=seed,
-        )
-        self.unit, self.generations = unit, generations
-        self.epoch = 0
+        units = range(rows // unit)
+        super().__init__(units, mini_repeat_count=1, batch_size=batch_size // unit, **named)
+        self.unit, self.generations, self.epoch = unit, generations, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader when an epoch begins."""
@@ -190,9 +165,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         return PromptSampler(
             len(self.train_dataset if dataset is None else dataset),
             unit=2 if self.keep_pairs else 1,
-            prompts=self.args.generation_batch_size // self.num_generations,
             generations=self.num_generations,
-            repeats=self.num_iterations * self.args.steps_per_generation,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
             shuffle=self.shuffle_dataset,
             seed=self.args.seed,
         )
@@ -294,7 +269,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         """
         resampled = 0
         for attempt in range(self.resample_tries + 1):
-            rewards_N_F = self._reward_functions(prompts, rollouts)
+            rewards_N_F: Tensor = super()._calculate_rewards(
+                self._inputs, prompts, rollouts.completions, rollouts.completion_ids
+            )
             zero_variance_M = zero_variance(self._total(rewards_N_F), self.num_generations)
             if attempt == self.resample_tries or not zero_variance_M.any():
                 break
@@ -336,13 +313,6 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
                 for index, value in zip(indices[: len(replaced) * width], values, strict=False):
                     column[index] = value
 
-    def _reward_functions(self, prompts: list[Any], rollouts: Rollouts) -> Tensor:
-        """rewards_N_F, by TRL."""
-        rewards_N_F: Tensor = super()._calculate_rewards(
-            self._inputs, prompts, rollouts.completions, rollouts.completion_ids
-        )
-        return rewards_N_F
-
     def _total(self, rewards_N_F: Tensor) -> Floats:
         """rewards_N, weighted; a function that does not apply to a row adds nothing to it."""
         weights_F = self.reward_weights.to(rewards_N_F.device)
@@ -377,26 +347,25 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         rewards_N_F: Tensor,
     ) -> None:
         columns = ([row[name] for row in inputs] for name in ("kind", "label", "verdicts"))
-        scored = scores(completions, *columns)
-        logged_N = gather_object(
-            [
-                LoggedCompletion(
-                    row["task"], s.verdict.value is None, s.correct or 0.0, s.format, len(ids)
-                )
-                for row, s, ids in zip(inputs, scored, completion_ids, strict=True)
-            ]
+        local = [
+            (row["task"], s.correct or 0.0, s.format, s.verdict.value is None, len(ids))
+            for row, s, ids in zip(
+                inputs, scores(completions, *columns), completion_ids, strict=True
+            )
+        ]
+        tasks_N, correct_N, format_N, null_N, length_N = (
+            np.array(column) for column in zip(*gather_object(local), strict=True)
         )
         rewards_N = self._total(rewards_N_F)
         zero_variance_M = zero_variance(rewards_N, self.num_generations)
-        figures: dict[str, Any] = {
+        figures = {
             "reward": rewards_N,
-            "accuracy": np.array([completion.correct for completion in logged_N]),
-            "format": np.array([completion.format for completion in logged_N]),
-            "null_rate": np.array([completion.null for completion in logged_N]),
-            "length": np.array([completion.length for completion in logged_N]),
+            "accuracy": correct_N,
+            "format": format_N,
+            "null_rate": null_N,
+            "length": length_N,
             "zero_variance_groups": zero_variance_M.repeat(self.num_generations),
         }
-        tasks_N = np.array([completion.task for completion in logged_N])
         for task in np.unique(tasks_N):
             for name, values_N in figures.items():
                 mean = float(values_N[tasks_N == task].mean())
@@ -425,6 +394,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             Log-probabilities and entropies, each B × C, and the auxiliary loss.
         """
         stock = super()._get_per_token_logps_and_entropies
+        rows = (input_ids, attention_mask, logits_to_keep)
         wanted = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss}
         obstacles = (
             self._packing_obstacle,
@@ -435,20 +405,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if self.args.gradient_checkpointing:
             what += " under gradient checkpointing"
         if not self._shares(what, obstacles):
-            return stock(  # type: ignore[no-any-return]
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                num_images=num_images,
-                **wanted,
-                **fields,
-            )
-        size = batch_size or len(input_ids)
-        batches = micro_batches(input_ids, attention_mask, logits_to_keep, size, num_images, fields)
+            fields["num_images"] = num_images
+            return stock(model, *rows, batch_size, **wanted, **fields)  # type: ignore[no-any-return]
         parts = []
-        for batch in batches:
+        for batch in micro_batches(*rows, batch_size or len(input_ids), num_images, fields):
             parts.append(self._packed_logps(model, batch))
             if self._checks_logps:
                 self._checks_logps = False

@@ -55,7 +55,10 @@ def resolve_tasks(names: Sequence[str]) -> list[JudgeTask]:
         if not name.endswith((".yaml", ".yml")) and name not in (*GROUPS, *shipped):
             hint = did_you_mean(name, (*GROUPS, *shipped))
             raise JudgeError(f"tasks: no task, group or .yaml file {name!r}; {hint}")
-        for task in map(find_task, _members(name)):
+        members = [name]
+        if name in GROUPS:
+            members = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"))["task"]
+        for task in map(find_task, members):
             same_name = tasks.setdefault(task.task, task)
             if same_name.path != task.path:
                 raise JudgeError(
@@ -110,10 +113,3 @@ def _find(field: str, name: str, shipped: Sequence[Path]) -> Path:
         hint = did_you_mean(name, by_name)
         raise JudgeError(f"{field}: {name!r} is neither shipped nor a .yaml file; {hint}")
     return by_name[name]
-
-
-def _members(name: str) -> list[str]:
-    if name not in GROUPS:
-        return [name]
-    group = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"))
-    return [str(member) for member in group["task"]]

@@ -224,16 +224,14 @@ def _without_secrets(settings: Settings) -> dict[str, Any]:
 def _git(folder: Path) -> dict[str, Any] | None:
     """The commit of this code and whether it has changes; None outside a checkout of it."""
 
-    def git(*arguments: str) -> str | None:
+    def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    # An installed copy may lie in an environment inside somebody else's repository.
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+    try:
+        # Fails for an installed copy whose environment lies in somebody else's repository.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", ":/"))}
+    except (OSError, subprocess.CalledProcessError):
         return None
-    status = git("status", "--porcelain", ":/")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}

@@ -18,8 +18,9 @@ from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
-from .arguments import METHODS, Method
+from .arguments import METHODS
 from .dataset import training_set
+from .fields import flags_help
 from .model import JUDGE, check_model, checkpoint_card, save_judge, trainable
 from .preflight import accepted_licenses, checked_leaks
 from .rewards import reward_functions
@@ -37,7 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mtrl_judge").setLevel(logging.INFO)
     try:
-        method = _method(words[:1])
+        method = next((m for m in METHODS if words[:1] == [m]), None)
+        if method is None:
+            word = words[0] if words else ""
+            raise JudgeError(f"train: {word!r} is not a method; {did_you_mean(word, METHODS)}")
+        if "--help" in words or "-h" in words:
+            print(flags_help(method))
+            return
         settings = parse_settings(method, words[1:])
         if settings.judge.dry_run:
             from .dry_run import dry_run
@@ -50,14 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
-
-
-def _method(words: Sequence[str]) -> Method:
-    for method in METHODS:
-        if words == [method]:
-            return method
-    word = words[0] if words else ""
-    raise JudgeError(f"train: {word!r} is not a method; {did_you_mean(word, METHODS)}")
 
 
 def train(settings: Settings, *, checks_leaks: bool = True) -> Path:

@@ -84,7 +84,12 @@ class Validation:
             texts = Judge(model, trainer.processing_class).judge(
                 rows, self.style, batch_size=self.batch_size, max_new_tokens=self.max_new_tokens
             )
-        records = [_record(row, text) for row, text in zip(rows, texts, strict=True)]
+        records = []
+        for row, text in zip(rows, texts, strict=True):
+            verdict = score(row, text).verdict
+            records.append(
+                Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
+            )
         return self._figures(dict(gather_object(list(zip(own, records, strict=True)))))
 
     def _figures(self, records: Mapping[tuple[int, int], Record]) -> dict[str, float]:
@@ -133,10 +138,11 @@ class JudgeTraining(WholeCheckpoints):
         with its figures.
         """
         assert self.validation is not None
-        figures = self.validation.run(self)
+        training, figures = self.model.training, self.validation.run(self)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-        with _evaluating(self.model):
-            self.log(dict(metrics))
+        self.model.eval()  # GRPOTrainer.log keeps validation and training apart by this mode
+        self.log(dict(metrics))
+        self.model.train(training)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -161,11 +167,6 @@ def share_of(rows: int, processes: int, process: int) -> list[int]:
     return [(step * processes + process) % rows for step in range(steps)]
 
 
-def _record(row: JudgeRow, text: str) -> Record:
-    verdict = score(row, text).verdict
-    return Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
-
-
 @contextmanager
 def ready_to_generate(trainer: Any) -> Iterator[Any]:
     """The model in training, its weights gathered on each process (DeepSpeed ZeRO-3, FSDP)."""
@@ -180,14 +181,3 @@ def ready_to_generate(trainer: Any) -> Iterator[Any]:
         backend.summon_full_params(trainer.model_wrapped, recurse=False),
     ):
         yield model
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """``GRPOTrainer.log`` keeps training and validation apart by the mode of the model."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sampler(rows: int = 20, unit: int = 1, **changes: Any) -> PromptSampler:
-    given = {"prompts": 4, "generations": 3, "repeats": 2, "shuffle": True, "seed": 7}
+    given = {"batch_size": 4, "generations": 3, "repeat_count": 2, "shuffle": True, "seed": 7}
     return PromptSampler(rows, unit=unit, **{**given, **changes})
 
 

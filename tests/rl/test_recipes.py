@@ -241,8 +241,10 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stray_word_is_named(tmp_path: Path) -> None:
-    (fault,) = faults_of(tmp_path, {}, "stray", "--beta", "0.1")
-    assert fault == "stray: belongs to no flag; flags are written --field value"
+    (fault,) = faults_of(tmp_path, {}, "--beta", "0.1", "stray")
+    assert fault == "--beta: is ['0.1', 'stray']; expected a valid number"
+    with pytest.raises(JudgeError, match="stray: belongs to no flag; flags are written --field"):
+        parse_settings("grpo", ["stray"])
 
 
 @pytest.mark.parametrize(
