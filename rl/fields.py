@@ -148,7 +148,8 @@ def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
             raise JudgeError(f"{word}: belongs to no flag; flags are written --field value")
         else:
             words[name].append(word)
-    known, values = _fields(method), {}
+    known = _fields(method)
+    values: dict[str, Any] = {}
     for name, texts in words.items():
         if name not in known and name.removeprefix("no_") in known:
             values[name.removeprefix("no_")] = False
