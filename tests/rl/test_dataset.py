@@ -1,4 +1,4 @@
-"""Judge tasks as one training set: what is in it, how often, in which order, at what cost."""
+"""Judge tasks as one training set: its rows, their balance and order, and its memory."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def written_pairs(folder: Path, task: str, n: int) -> JudgeTask:
     )
 
 
-def test_the_training_set_holds_prompts_pictures_and_labels(data_root: Path) -> None:
+def test_the_training_set_holds_prompts_images_and_labels(data_root: Path) -> None:
     tasks = [find_task("mtrl_judge_agin_nat"), find_task("mtrl_judge_agin_rat")]
     dataset = build_dataset(tasks, root=data_root)
-    # Nine rows each, of which one becomes validation, for which the folder has no file.
+    # Nine rows per task, one of which becomes validation, for which the folder has no file.
     assert len(dataset) == 16
     assert {row["task"] for row in dataset} == {task.task for task in tasks}
     row = dataset[0]
@@ -80,7 +80,7 @@ def test_the_training_set_holds_prompts_pictures_and_labels(data_root: Path) -> 
     assert build_dataset(tasks, root=data_root, seed=1)["item_id"][:] != dataset["item_id"][:]
 
 
-def test_what_is_for_evaluation_is_refused_by_name(data_root: Path) -> None:
+def test_evaluation_data_is_refused_by_name(data_root: Path) -> None:
     ood, train = find_task("mtrl_judge_mjbench_safety"), find_task("mtrl_judge_agin_nat")
     with pytest.raises(JudgeError, match="never trained on: mtrl_judge_mjbench_safety"):
         build_dataset([train, ood], root=data_root)
@@ -101,7 +101,7 @@ def test_balance() -> None:
         balanced_counts(sizes, 0)
 
 
-def test_a_balanced_set_repeats_the_few_evenly(tmp_path: Path) -> None:
+def test_a_balanced_set_repeats_small_tasks_evenly(tmp_path: Path) -> None:
     tasks = [written(tmp_path, "many", 17), written(tmp_path, "few", 5)]
     dataset = build_dataset(tasks, balance="uniform", root=tmp_path)
     seen = Counter(zip(dataset["task"][:], dataset["item_id"][:], strict=True))
@@ -157,24 +157,24 @@ def test_direct_answers_are_the_label_alone(tmp_path: Path) -> None:
         }
 
 
-def test_reasoned_answers_want_a_column_with_the_reasoning(tmp_path: Path) -> None:
+def test_reasoned_answers_need_a_column_with_the_reasoning(tmp_path: Path) -> None:
     task = written(tmp_path, "some", 6)
     with pytest.raises(JudgeError, match=r"some\.yaml.*no judge\.reasoning names a column"):
         build_dataset([task], answers=True, root=tmp_path)
-    (tmp_path / "told").mkdir()
-    told = written(tmp_path / "told", "some", 6, reasoning="why")
-    dataset = build_dataset([told], answers=True, root=tmp_path / "told")
+    (tmp_path / "reasoned").mkdir()
+    reasoned = written(tmp_path / "reasoned", "some", 6, reasoning="why")
+    dataset = build_dataset([reasoned], answers=True, root=tmp_path / "reasoned")
     texts = {row["completion"][0]["content"][0]["text"] for row in dataset}
     labels = {f"I see {i}.": "Yes" if i % 2 else "No" for i in (0, 1, 3, 4, 5)}
     assert texts == {gold_answer(label, "reasoned", why) for why, label in labels.items()}
-    # What is learnt from an item is no part of what the item is.
-    rows, told_rows = (
-        load_rows(each, "train", root).rows.dataset.with_format(None)
-        for each, root in ((task, tmp_path), (told, tmp_path / "told"))
+    # The reasoning does not change an item's identity.
+    rows, reasoned_rows = (
+        load_rows(variant, "train", root).rows.dataset.with_format(None)
+        for variant, root in ((task, tmp_path), (reasoned, tmp_path / "reasoned"))
     )
-    assert rows["item_id"][:] == told_rows["item_id"][:]
+    assert rows["item_id"][:] == reasoned_rows["item_id"][:]
     assert rows["reasoning"][:] == [None] * 6
-    assert told_rows["reasoning"][:] == [f"I see {i}." for i in range(6)]
+    assert reasoned_rows["reasoning"][:] == [f"I see {i}." for i in range(6)]
 
 
 def test_a_wrong_reasoning_field_is_named(tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_a_wrong_reasoning_field_is_named(tmp_path: Path) -> None:
         load_judge_task(write_yaml(tmp_path, "other", reasonning="why"))
 
 
-MANY = 30_000
+MANY = 10_000
 SIDE = 128
-GROWTH_MB = 200  # measured: 73; decoded, the pictures would take 1,400
+GROWTH_MB = 200  # decoded, the images would take 490
 _MEASURE = """
 import resource, sys
 from pathlib import Path
@@ -206,11 +206,11 @@ print(len(dataset), set(rows) == {(%d, %d)}, peak() - before)
 
 
 @pytest.mark.slow
-def test_thirty_thousand_items_stay_encoded(tmp_path: Path) -> None:
-    pictures = image_cells(256, size=(SIDE, SIDE))
+def test_many_images_stay_encoded(tmp_path: Path) -> None:
+    images = image_cells(256, size=(SIDE, SIDE))
     for name, n in (("few", 300), ("many", MANY)):
         columns = {
-            "image": [pictures[i % 256] for i in range(n)],
+            "image": [images[i % 256] for i in range(n)],
             "text": [f"thing {i}" for i in range(n)],
             "label": [i % 2 for i in range(n)],
         }

@@ -1,4 +1,4 @@
-"""Training and evaluation are one scorer; rewards that invite hacks are not given."""
+"""Training and evaluation share one scorer; reward hacks earn nothing."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_the_reward_is_the_evaluation_on_the_same_completions(data_root: Path) -
         "<think>x</think><answer>Yes</answer> The verdict is No.",
     ],
 )
-def test_a_hack_never_gets_the_whole_reward(hack: str) -> None:
+def test_a_hack_never_earns_the_full_reward(hack: str) -> None:
     for label in ("Yes", "No"):
         columns: Any = {"kind": ["pointwise"], "label": [label], "verdicts": [("Yes", "No")]}
         assert (rewards.accuracy([hack], **columns) + rewards.format([hack], **columns)) != [1, 1]
 
 
-def test_a_copied_prompt_gets_nothing(data_root: Path) -> None:
+def test_a_copied_prompt_earns_nothing(data_root: Path) -> None:
     for name in ("mtrl_judge_seetrue", "mtrl_judge_mjbench_alignment"):
         task = find_task(name)
         doc = load_rows(task, "test", data_root).rows.dataset.with_format(None)[0]
@@ -67,7 +67,7 @@ def test_a_copied_prompt_gets_nothing(data_root: Path) -> None:
             assert rewards.format([text], **columns) == [0.0]
 
 
-# Both orders of two pairs, two completions each; what is right is "1" and, swapped, "2".
+# Both orders of two pairs, two completions each; the correct verdict is "1", and "2" if swapped.
 PAIRS: dict[str, list[Any]] = {
     "pair_id": ["a"] * 4 + ["b"] * 4,
     "swapped": [False, False, True, True] * 2,
@@ -78,14 +78,14 @@ PAIRS: dict[str, list[Any]] = {
 ANSWERS = ["1", "2", "2", "2", "1", "1", "1", "2"]
 
 
-def test_consistency_is_being_right_in_both_orders() -> None:
+def test_consistency_rewards_correct_verdicts_in_both_orders() -> None:
     assert rewards.consistency(ANSWERS, **PAIRS) == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
     alone = {**PAIRS, "pair_id": [None] * 4 + ["b"] * 4}
     assert rewards.consistency(ANSWERS, **alone) == [None] * 4 + [0.0, 1.0, 0.0, 1.0]
 
 
 @given(order=st.permutations(range(8)), chosen=st.lists(st.sampled_from(("1", "2", "?"))))
-def test_consistency_does_not_hang_on_where_the_orders_stand(
+def test_consistency_does_not_depend_on_the_position_of_the_orders(
     order: list[int], chosen: list[str]
 ) -> None:
     """Completions of one order keep their own order among themselves; the rest may move."""
@@ -93,9 +93,9 @@ def test_consistency_does_not_hang_on_where_the_orders_stand(
     groups = [(PAIRS["pair_id"][i], PAIRS["swapped"][i]) for i in order]
     moved = [
         [i for i in range(8) if (PAIRS["pair_id"][i], PAIRS["swapped"][i]) == group][
-            groups[:place].count(group)
+            groups[:index].count(group)
         ]
-        for place, group in enumerate(groups)
+        for index, group in enumerate(groups)
     ]
     columns = {name: [values[i] for i in moved] for name, values in PAIRS.items()}
     straight = rewards.consistency(answers, **PAIRS)
@@ -127,13 +127,13 @@ def test_stock_grpo_trains_on_it(data_root: Path, random_judge: Path, tmp_path: 
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import GRPOConfig, GRPOTrainer
 
-    def said_more(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [len(set(ids)) / 8 for ids in completion_ids]  # a random judge earns nothing else
 
     trainer = GRPOTrainer(
         model=AutoModelForImageTextToText.from_pretrained(random_judge),
         processing_class=AutoProcessor.from_pretrained(random_judge),
-        reward_funcs=[rewards.accuracy, rewards.format, said_more],
+        reward_funcs=[rewards.accuracy, rewards.format, distinct_tokens],
         train_dataset=build_dataset(
             [find_task("mtrl_judge_agin_nat"), find_task("mtrl_judge_agin_tech")], root=data_root
         ),
@@ -155,6 +155,8 @@ def test_stock_grpo_trains_on_it(data_root: Path, random_judge: Path, tmp_path: 
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
     logged = trainer.state.log_history[0]
-    assert {"rewards/accuracy/mean", "rewards/format/mean", "rewards/said_more/mean"} <= {*logged}
+    assert {"rewards/accuracy/mean", "rewards/format/mean", "rewards/distinct_tokens/mean"} <= {
+        *logged
+    }
     after = trainer.model.named_parameters()
     assert any(not value.equal(before[name]) for name, value in after)

@@ -1,4 +1,4 @@
-"""What a run leaves: enough to know how it was made, to make it again, and to refuse another."""
+"""A run's record: enough to understand it, to repeat it, and to refuse a different one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_of(folder: Path) -> Any:
     return json.loads((folder / RUN_FILE).read_text())
 
 
-def test_a_start_says_what_it_was_made_from(data: Any, tmp_path: Path) -> None:
+def test_a_start_records_what_it_was_made_from(data: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     start_record(folder, settings_of(folder, "--alpha", "0.25"), data)
     run = run_of(folder)
@@ -70,7 +70,7 @@ def test_the_recipe_of_a_run_gives_its_settings_again(data: Any, tmp_path: Path)
     assert {**again.given, "hub_token": "secret"} == settings.given
 
 
-def test_a_new_run_takes_no_folder_that_holds_anything(data: Any, tmp_path: Path) -> None:
+def test_a_new_run_needs_an_empty_folder(data: Any, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(JudgeError, match="is not empty and holds no run; choose another"):
         start_record(tmp_path, settings_of(tmp_path), data)

@@ -177,7 +177,7 @@ class Compared(JudgeGRPOTrainer):
 
 
 def assert_same_gradients(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Within 1e-4 of each one's size; what is 0 but for roundings, as of a key's bias, is 0."""
+    """Equal within 1e-4 of their norms; 0 up to rounding, as of a key's bias, counts as 0."""
     assert {n for n, g in ours.items() if g is None} == {n for n, g in theirs.items() if g is None}
     sizes = {name: float(g.norm()) for name, g in theirs.items() if g is not None}
     assert any(sizes.values()), "no gradient"
@@ -331,10 +331,10 @@ def test_each_image_is_decoded_preprocessed_and_seen_once(
         lambda _, __, named: seen.append(len(named["grid_thw"])), with_kwargs=True
     )
     trainer.train()
-    own = 4 * 2  # 16 completions of 4 prompts of two pictures
+    images = 4 * 2  # 16 completions of 4 prompts of two images
     assert set(read.values()) == {1}  # the loader is one batch ahead
-    assert sum(processed) == own
-    assert sum(seen) == own + own  # once in generation, once in training
+    assert sum(processed) == images
+    assert sum(seen) == images + images  # once in generation, once in training
 
 
 def test_an_image_of_several_prompts_is_seen_once(checkpoint: Any, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_a_processor_that_takes_equal_rows_together_returns_the_same(
     processor.tokenizer.padding_side = "left"
     draw = Random(1)
     rows = [(f"{'so ' * n}?", images_of(images, draw)) for n in (1, 4, 2)]
-    rows.append((rows[0][0], rows[1][1]))  # known text, other pictures
+    rows.append((rows[0][0], rows[1][1]))  # the same text with other images
     rows = [rows[k] for k in (0, 0, 1, 3, 2, 1, 3)]
     conversations = [
         [{"role": "user", "content": [*({"type": "image", "image": i} for i in own), part(text)]}]

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny judge: what they learn, leave alone, leave behind, and how they go on."""
+"""Complete runs on a tiny judge: what they learn and leave unchanged, and how they resume."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def changed(before: Path, after: Path) -> set[str]:
 
 
 def test_sft_teaches_a_random_judge(base: Path) -> None:
-    """To answer in form, and as the labels say though a third of them is wrong."""
+    """To answer in form, and correctly although a third of the labels was wrong."""
     random, taught = random_judge(base), guessing_judge(base)
     rows = [
         JudgeRow.from_doc(doc)
@@ -100,7 +100,7 @@ def test_sft_teaches_a_random_judge(base: Path) -> None:
 
 @pytest.mark.slow
 def test_grpo_raises_the_reward(base: Path, tmp_path: Path) -> None:
-    """From what leans to the truth to what is sure of it; 16 completions a step."""
+    """From a judge that is right somewhat more often than not to one that always is."""
     fields = {"max_steps": 30, "save_steps": 15, "learning_rate": 3e-4}
     out = run(
         "grpo",
@@ -139,7 +139,7 @@ def test_of_an_sft_example_the_answer_alone_carries_loss(
     assert answers == {"Yes", "No"}
 
 
-def test_an_sft_judge_is_evaluated_in_the_style_it_learnt(base: Path) -> None:
+def test_an_sft_judge_is_evaluated_in_the_style_it_learned(base: Path) -> None:
     from mtrl_judge.harness_plugin import prompt_style as style
     from mtrl_judge.harness_plugin.model import MtrlJudge
 
@@ -289,7 +289,7 @@ def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path)
     assert "eval_pair/macro_f1" in validated
 
 
-def test_training_stops_when_validation_is_flat(base: Path, tmp_path: Path) -> None:
+def test_training_stops_when_validation_does_not_improve(base: Path, tmp_path: Path) -> None:
     fields = {"learning_rate": 0.0, "max_steps": 9, "save_steps": 1, "patience": 2}
     judge = run("grpo", grpo(base, tmp_path, guessing_judge(base), **fields))
     finished = json.loads((judge.parent / "run.json").read_text())["finished"]
@@ -512,7 +512,7 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
     assert len(one) == 4  # three steps and a validation
     for alone, shared in zip(one, two, strict=True):
         assert shared == pytest.approx(alone, abs=1e-5)
-    # Both took part, in step, each with its half of what one process had alone.
+    # Both took part in lockstep, each with its half of what one process had alone.
     (alone_calls,), (first, second) = calls[1], calls[2]
     assert [a + b for a, b in zip(first, second, strict=True)] == alone_calls
     assert len(alone_calls) > 3
