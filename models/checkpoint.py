@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import read_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES
 
 
@@ -20,16 +20,11 @@ def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
         JudgeError: the card is not a JSON object, or its `style` is unknown.
     """
     file = Path(path) / CHECKPOINT_CARD
-    if not file.is_file():
-        return {}
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise JudgeError(f"{file}: not valid JSON: {error}") from None
-    style = card.get("style") if isinstance(card, dict) else None
-    if style not in STYLES:
-        raise JudgeError(f"{file}: style: found {style!r}; expected {' or '.join(STYLES)}")
-    return dict(card)
+    card = read_json(file, missing_ok=True)
+    if file.exists() and card.get("style") not in STYLES:
+        expected = " or ".join(STYLES)
+        raise JudgeError(f"{file}: style: found {card.get('style')!r}; expected {expected}")
+    return card
 
 
 def check_config(pretrained: str, **source: Any) -> None:

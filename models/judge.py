@@ -304,9 +304,8 @@ def _evaluation_mode(model: Any) -> Iterator[None]:
 
 def _batch_size(prompts: Sequence[Prompt], size: int) -> int:
     """How many of the prompts go into a batch: `size`, or one fewer to keep a pair together."""
-    if size < 2 or len(prompts) <= size or not _same_images(*prompts[size - 1 :]):
-        return size
-    return size if _same_images(*prompts[size - 2 : size]) else size - 1
+    cuts_pair = len(prompts) > size > 1 and _same_images(*prompts[size - 1 :])
+    return size - 1 if cuts_pair and not _same_images(*prompts[size - 2 : size]) else size
 
 
 def _same_images(first: Prompt, second: Prompt) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -44,21 +44,22 @@ def build_layout(prompts: Sequence[int], sizes: Sequence[Sequence[int]], device:
         sizes: tokens of each row's continuations, which follow each other; not all 0.
         device: where the rows are.
     """
-    s = max(map(sum, sizes))
-    k, c = max(map(len, sizes)), max(size for row in sizes for size in row)
-    index = torch.zeros(len(sizes), k, c, dtype=torch.long)
-    inverse = torch.zeros(len(sizes), s, dtype=torch.long)
-    for r, row in enumerate(sizes):
-        for n, (start, size) in enumerate(zip(accumulate(row, initial=0), row, strict=False)):
-            tokens = torch.arange(size)
-            index[r, n, :size] = r * s + start + tokens
-            inverse[r, start + tokens] = (r * k + n) * c + tokens
+    sizes_R_K = pad_sequence([torch.tensor(row) for row in sizes], batch_first=True)
+    r, s, c = len(sizes), max(map(sum, sizes)), int(sizes_R_K.max())
+    starts_R_K = torch.arange(r)[:, None] * s + sizes_R_K.cumsum(dim=1) - sizes_R_K
+    valid_R_K_C = torch.arange(c) < sizes_R_K[:, :, None]
+    index_R_K_C = torch.where(valid_R_K_C, starts_R_K[:, :, None] + torch.arange(c), 0)
+    inverse = torch.zeros(r * s, dtype=torch.long)
+    inverse[index_R_K_C[valid_R_K_C]] = valid_R_K_C.flatten().nonzero()[:, 0]
     prompt_R_P = torch.arange(max(prompts)) < torch.tensor(prompts)[:, None]
     causal_C_C = torch.ones(c, c, dtype=torch.bool).tril()
-    grid = (len(sizes), k, c, -1)
+    grid = (*valid_R_K_C.shape, -1)
     mask = torch.cat([prompt_R_P[:, None, None].expand(grid), causal_C_C.expand(grid)], dim=-1)
     return Layout(
-        max(prompts), index.to(device), inverse.to(device), mask.flatten(0, 1)[:, None].to(device)
+        max(prompts),
+        index_R_K_C.to(device),
+        inverse.view(r, s).to(device),
+        mask.flatten(0, 1)[:, None].to(device),
     )
 
 

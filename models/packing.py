@@ -234,75 +234,62 @@ def pack(
     """
     device = prefixes[0].ids_P.device
     prompt_length = max(len(prefix.ids_P) for prefix in prefixes) - 1
-    rows: list[_Row] = []
+    rows: list[tuple[Prefix, Tensor, list[Tensor]]] = []  # with positions and continuations
     spans: list[tuple[int, int, int]] = []  # row, first column, tokens of each continuation
     for prefix, group in zip(prefixes, continuations, strict=True):
         positions = _rotary_positions(model, prefix)
-        row = None
-        for tokens in group:
-            if row is None or row.length + len(tokens) > LONGEST_ROW:
-                row = _Row(prefix, positions, prompt_length)
-                rows.append(row)
-            spans.append((len(rows) - 1, row.append(tokens), len(tokens)))
-    span_N_3 = torch.tensor(spans, device=device)
+        length = LONGEST_ROW
+        for number, tokens in enumerate(group):
+            if number == 0 or length + len(tokens) > LONGEST_ROW:
+                rows.append((prefix, positions, []))
+                length = prompt_length
+            spans.append((len(rows) - 1, length, len(tokens)))
+            rows[-1][2].append(tokens)
+            length += len(tokens)
+    text = model.config.get_text_config()
+    columns = zip(*(_row_tensors(*row, prompt_length) for row in rows), strict=True)
+    fills = (text.pad_token_id or 0, 0, PADDING, IGNORED)
+    ids_R_T, positions, branches_R_T, labels_R_T = (
+        nn.utils.rnn.pad_sequence(list(column), batch_first=True, padding_value=fill)
+        for column, fill in zip(columns, fills, strict=True)
+    )
+    mask = branch_mask(branches_R_T, text._attn_implementation, model.dtype)
     longest = max(tokens for *_, tokens in spans)
+    if longest:  # else no continuation has tokens: all were truncated and masked
+        sizes = [[len(tokens) for tokens in group] for *_, group in rows]
+        prompt_lengths = [len(prefix.ids_P) - 1 for prefix, *_ in rows]
+        setattr(mask, LAYOUT, build_layout(prompt_lengths, sizes, device))
+    span_N_3 = torch.tensor(spans, device=device)
     offsets_C = torch.arange(longest, device=device)
     valid_N_C = offsets_C < span_N_3[:, 2:]
-    inputs = _model_inputs(model, rows)
-    if longest:  # else there is nothing to attend from: all completions were truncated and masked
-        lengths = [len(row.prefix.ids_P) - 1 for row in rows]
-        layout = build_layout(lengths, [row.sizes for row in rows], device)
-        setattr(inputs["attention_mask"], LAYOUT, layout)
-    return Packed(
-        inputs,
-        _pad([torch.cat(row.labels) for row in rows], IGNORED),
-        span_N_3[:, :1].expand_as(valid_N_C),
-        torch.where(valid_N_C, span_N_3[:, 1:2] + offsets_C, 0),
-        valid_N_C,
-    )
-
-
-class _Row:
-    """A prompt without its last token, padded, then continuations, each after that token."""
-
-    def __init__(self, prefix: Prefix, positions: Tensor, prompt_length: int) -> None:
-        self.prefix = prefix
-        self._last, self._last_position = prefix.ids_P[-1:], positions[..., -1:]
-        prompt = prefix.ids_P[:-1]
-        padding = (0, prompt_length - len(prompt))
-        # Padded with the last token: unlike an image token, any text token will do.
-        self.ids = [prompt, self._last.expand(padding[1])]
-        self.positions = [functional.pad(positions[..., :-1], padding)]
-        self.branches = [functional.pad(torch.zeros_like(prompt), padding, value=PADDING)]
-        self.labels = [prompt.new_full((prompt_length,), IGNORED)]
-        self.length = prompt_length
-        self.sizes: list[int] = []  # tokens of each continuation
-
-    def append(self, tokens: Tensor) -> int:
-        """Add a continuation; returns the column that predicts its first token."""
-        column = self.length
-        self.ids.append(torch.cat([self._last, tokens[:-1]])[: len(tokens)])
-        offsets = torch.arange(len(tokens), device=tokens.device)
-        self.positions.append(self._last_position + offsets)
-        self.branches.append(torch.full_like(tokens, len(self.branches)))
-        self.labels.append(tokens)
-        self.sizes.append(len(tokens))
-        self.length += len(tokens)
-        return column
-
-
-def _model_inputs(model: Any, rows: Sequence[_Row]) -> dict[str, Tensor]:
-    text = model.config.get_text_config()
-    positions = _pad([torch.cat(row.positions, dim=-1).movedim(-1, 0) for row in rows], 0)
-    if positions.dim() == 3:
-        positions = positions.permute(2, 0, 1)  # R × T × 3 to 3 × R × T
-    branches_R_T = _pad([torch.cat(row.branches) for row in rows], PADDING)
-    return {
-        "input_ids": _pad([torch.cat(row.ids) for row in rows], text.pad_token_id or 0),
-        "position_ids": positions,
-        "attention_mask": branch_mask(branches_R_T, text._attn_implementation, model.dtype),
-        **join_images(row.prefix.images for row in rows),
+    columns_N_C = torch.where(valid_N_C, span_N_3[:, 1:2] + offsets_C, 0)
+    inputs = {
+        "input_ids": ids_R_T,
+        "position_ids": positions if positions.dim() == 2 else positions.permute(2, 0, 1),
+        "attention_mask": mask,
+        **join_images(prefix.images for prefix, *_ in rows),
     }
+    return Packed(inputs, labels_R_T, span_N_3[:, :1].expand_as(valid_N_C), columns_N_C, valid_N_C)
+
+
+def _row_tensors(
+    prefix: Prefix, positions: Tensor, continuations: Sequence[Tensor], prompt_length: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, positions, branches and labels of a row's T tokens; positions are T or T × 3."""
+    prompt, last = prefix.ids_P[:-1], prefix.ids_P[-1:]
+    padding = (0, prompt_length - len(prompt))
+    # Padded with the last token: unlike an image token, any text token will do.
+    ids = [prompt, last.expand(padding[1])]
+    row_positions = [functional.pad(positions[..., :-1], padding)]
+    branches = [functional.pad(torch.zeros_like(prompt), padding, value=PADDING)]
+    labels = [prompt.new_full((prompt_length,), IGNORED), *continuations]
+    for number, tokens in enumerate(continuations, 1):
+        ids.append(torch.cat([last, tokens[:-1]])[: len(tokens)])
+        offsets = torch.arange(len(tokens), device=tokens.device)
+        row_positions.append(positions[..., -1:] + offsets)
+        branches.append(torch.full_like(tokens, number))
+    positions = torch.cat(row_positions, dim=-1).movedim(-1, 0)
+    return torch.cat(ids), positions, torch.cat(branches), torch.cat(labels)
 
 
 def branch_mask(branches_R_T: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
@@ -338,7 +325,3 @@ def _rotary_positions(model: Any, prefix: Prefix) -> Tensor:
     )
     positions_3_P: Tensor = positions_3_1_P[:, 0]
     return positions_3_P
-
-
-def _pad(rows: Sequence[Tensor], value: int) -> Tensor:
-    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtrl_judge.common.errors import JudgeError
 
-from .packing import pack, packing_unsupported_reason, prefixes_of, unique_prefixes
+from .packing import Prefix, pack, packing_unsupported_reason, prefixes_of, unique_prefixes
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def verdict_logps(
     """
     reason = packing_unsupported_reason(model)
     if reason is None:
-        logps_B_V = _packed_logps(model, inputs, image_counts, tokens_V, eos_ids)
+        prefixes = prefixes_of(inputs, image_counts)
+        logps_B_V = _packed_logps(model, prefixes, tokens_V, eos_ids)
     else:
         _warn_unshared(reason)
         logps_B_V = _unpacked_logps(model, inputs, tokens_V, eos_ids)
@@ -89,14 +90,12 @@ def _warn_unshared(reason: str) -> None:
 
 def _packed_logps(
     model: Any,
-    inputs: Mapping[str, Tensor],
-    image_counts: Sequence[int],
+    prefixes: Sequence[Prefix],
     tokens_V: Sequence[Sequence[int]],
     eos_ids: Sequence[int],
 ) -> Tensor:
     """The verdicts as continuations of their prompt; equal prompts of the batch are read once."""
-    device = inputs["input_ids"].device
-    prefixes = prefixes_of(inputs, image_counts)
+    device = prefixes[0].ids_P.device
     distinct, inverse = unique_prefixes(prefixes)
     verdicts = [torch.tensor(tokens, device=device) for tokens in tokens_V]
     packed = pack(model, [prefixes[index] for index in distinct], [verdicts] * len(distinct))
@@ -127,49 +126,41 @@ def _unpacked_logps(
     tokens_V: Sequence[Sequence[int]],
     eos_ids: Sequence[int],
 ) -> Tensor:
-    """One forward pass for each distinct beginning, a verdict's tokens without the last."""
-    lengths_B = inputs["attention_mask"].sum(dim=1)
-    prompts_B = torch.arange(len(lengths_B), device=lengths_B.device)
-    logps: dict[tuple[int, ...], Tensor] = {}  # verdict's tokens -> B
-    for beginning in dict.fromkeys(tuple(tokens[:-1]) for tokens in tokens_V):
-        logits_B_S_K = _logits_after(model, inputs, lengths_B, beginning)
-        for tokens in tokens_V:
-            if tuple(tokens[:-1]) == beginning:
-                steps = [
-                    _label_logps(logits_B_S_K[:, step], torch.full_like(prompts_B, token), eos_ids)
-                    for step, token in enumerate(tokens)
-                ]
-                logps[tuple(tokens)] = torch.stack(steps).sum(dim=0)
-    return torch.stack([logps[tuple(tokens)] for tokens in tokens_V], dim=1)
-
-
-def _logits_after(
-    model: Any, inputs: Mapping[str, Tensor], lengths_B: Tensor, beginning: Sequence[int]
-) -> Tensor:
-    """Logits after each prompt and after each token of the beginning, B × S × K.
+    """One forward pass for each distinct beginning, a verdict's tokens without the last.
 
     The batch is padded anew on the right, where padding neither shifts positions nor is seen.
     """
     mask_B_T = inputs["attention_mask"].bool()
-    appended = {"input_ids": beginning, "attention_mask": [1] * len(beginning)}
-    padding = {"input_ids": model.config.get_text_config().pad_token_id or 0}
-
-    def repad(name: str, values_B_T: Tensor) -> Tensor:
-        more = values_B_T.new_tensor(appended.get(name, [0] * len(beginning)))
-        rows = [
-            torch.cat([row[mask], more]) for row, mask in zip(values_B_T, mask_B_T, strict=True)
-        ]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding.get(name, 0))
-
-    repadded = {
-        name: repad(name, value) if value.shape == mask_B_T.shape else value
-        for name, value in inputs.items()
-    }
-    columns_B_S = lengths_B[:, None] - 1 + torch.arange(len(beginning) + 1, device=lengths_B.device)
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        logits_B_T_K: Tensor = model(**repadded, use_cache=False).logits
-    else:
-        kept, columns_B_S = torch.unique(columns_B_S, return_inverse=True)
-        logits_B_T_K = model(**repadded, use_cache=False, logits_to_keep=kept).logits
-    rows_B_1 = torch.arange(len(columns_B_S))[:, None]
-    return logits_B_T_K[rows_B_1, columns_B_S.to(logits_B_T_K.device)]
+    lengths_B = mask_B_T.sum(dim=1)
+    pad_id = model.config.get_text_config().pad_token_id or 0
+    logps: dict[tuple[int, ...], Tensor] = {}  # verdict's tokens -> B
+    for beginning in dict.fromkeys(tuple(tokens[:-1]) for tokens in tokens_V):
+        n = len(beginning)
+        appended = {"input_ids": beginning, "attention_mask": [1] * n}
+        repadded = dict(inputs)
+        for name, values_B_T in inputs.items():
+            if values_B_T.shape == mask_B_T.shape:
+                more = values_B_T.new_tensor(appended.get(name, [0] * n))
+                rows = zip(values_B_T, mask_B_T, strict=True)
+                repadded[name] = nn.utils.rnn.pad_sequence(
+                    [torch.cat([row_T[mask_T], more]) for row_T, mask_T in rows],
+                    batch_first=True,
+                    padding_value=pad_id if name == "input_ids" else 0,
+                )
+        # The logits that predict the beginning's tokens and the one after it, S = n + 1.
+        offsets_S = torch.arange(n + 1, device=mask_B_T.device)
+        columns_B_S = lengths_B[:, None] - 1 + offsets_S
+        keep = {}
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            keep["logits_to_keep"], columns_B_S = torch.unique(columns_B_S, return_inverse=True)
+        logits_B_T_K = model(**repadded, use_cache=False, **keep).logits
+        rows_B_1 = torch.arange(len(columns_B_S))[:, None]
+        logits_B_S_K = logits_B_T_K[rows_B_1, columns_B_S.to(logits_B_T_K.device)]
+        for tokens in tokens_V:
+            if tuple(tokens[:-1]) == beginning:
+                parts = [
+                    _label_logps(logits_B_S_K[:, step], torch.full_like(lengths_B, token), eos_ids)
+                    for step, token in enumerate(tokens)
+                ]
+                logps[tuple(tokens)] = torch.stack(parts).sum(dim=0)
+    return torch.stack([logps[tuple(tokens)] for tokens in tokens_V], dim=1)

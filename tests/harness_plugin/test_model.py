@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
-def _no_model_remembered() -> Iterator[None]:
+def _no_checkpoint_style() -> Iterator[None]:
     yield
     style.set_checkpoint_style(None)
 
@@ -74,7 +74,7 @@ def build(folder: Path, **model_args: object) -> MtrlJudge:
 
 
 def to_messages(doc: Sequence[str | Image.Image]) -> list[dict[str, Any]]:
-    """Texts and pictures of a document, in their order, as one user message of lmms-eval."""
+    """Texts and images of a document, in order, as one user message of lmms-eval."""
     parts = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "url": part}
         for part in doc
@@ -85,22 +85,22 @@ def to_messages(doc: Sequence[str | Image.Image]) -> list[dict[str, Any]]:
 def ask(
     judge: MtrlJudge, docs: Sequence[Sequence[str | Image.Image]], **generation: Any
 ) -> list[str]:
-    """What the judge writes about each document, through lmms-eval's requests."""
+    """The answer to each document, through lmms-eval's requests."""
     judge.task_dict[TASK] = {SPLIT: docs}
     settings = {"max_new_tokens": 12, "temperature": 0, "until": [], **generation}
     return [result.text for result in judge.generate_until(requests_for(docs, settings))]
 
 
 def inputs_of(judge: MtrlJudge, doc: Sequence[str | Image.Image]) -> Any:
-    """What the model gets for one document."""
-    made: list[Any] = []
+    """The model's inputs for one document."""
+    recorded: list[Any] = []
     prepare = judge.judge.inputs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            judge.judge, "inputs", lambda prompts: made.append(prepare(prompts)) or made[-1]
+            judge.judge, "inputs", lambda prompts: recorded.append(prepare(prompts)) or recorded[-1]
         )
         ask(judge, [doc], max_new_tokens=1)
-    (inputs,) = made
+    (inputs,) = recorded
     return inputs
 
 
@@ -119,11 +119,11 @@ def requests_for(docs: Sequence[Any], generation: dict[str, Any]) -> list[Instan
 MIXED: list[list[str | Image.Image]] = [
     [random_image(1), "Is it safe?"],
     ["First ", random_image(2, (96, 40)), " or second ", random_image(3), ": which is better?"],
-    ["Is a circle round? No picture is needed for that."],
+    ["Is a circle round? No image is needed for that."],
     [random_image(4, (33, 71)), "Does it match the text: a red circle left of a blue square?"],
     ["Is the image natural, ", random_image(5), " that is, could it be a photograph? " * 5],
     [random_image(6, (128, 128)), HOSTILE],
-    [random_image(7).convert("L"), "Is it grey?"],
+    [random_image(7).convert("L"), "Is it gray?"],
     [random_image(8).convert("RGBA"), "Is it sound?"],
     ["Same?", random_image(9, (48, 48)), random_image(9, (48, 48))],
     [random_image(10), "Is it safe?"],
@@ -131,7 +131,7 @@ MIXED: list[list[str | Image.Image]] = [
 ]
 
 
-def test_batch_size_does_not_change_answers_nor_their_order(judge: MtrlJudge, folder: Path) -> None:
+def test_answers_do_not_depend_on_the_batch_size(judge: MtrlJudge, folder: Path) -> None:
     in_eights = ask(judge, MIXED)
     one_by_one = ask(build(folder, batch_size=1), MIXED)
     each_alone = [ask(judge, [doc])[0] for doc in MIXED]
@@ -139,7 +139,7 @@ def test_batch_size_does_not_change_answers_nor_their_order(judge: MtrlJudge, fo
     assert len(set(in_eights)) == len(MIXED), "equal answers would hide a wrong order"
 
 
-def test_generation_settings_are_never_mixed(judge: MtrlJudge) -> None:
+def test_requests_with_different_settings_are_batched_apart(judge: MtrlJudge) -> None:
     judge.task_dict[TASK] = {SPLIT: MIXED}
     short = requests_for(MIXED, {"max_new_tokens": 3, "until": []})
     long = requests_for(MIXED, {"max_new_tokens": 12, "until": []})
@@ -159,22 +159,22 @@ def test_stop_strings_cut_the_answer(judge: MtrlJudge) -> None:
 def test_sampling_follows_the_seed(judge: MtrlJudge) -> None:
     import torch
 
-    drawn = []
+    sampled = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(ask(judge, MIXED[:2], temperature=1.0, top_p=0.95))
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert drawn[0] != ask(judge, MIXED[:2])
+        sampled.append(ask(judge, MIXED[:2], temperature=1.0, top_p=0.95))
+    assert sampled[0] == sampled[1] != sampled[2]
+    assert sampled[0] != ask(judge, MIXED[:2])
 
 
-def test_two_beams_answer_every_request(judge: MtrlJudge) -> None:
+def test_beam_search(judge: MtrlJudge) -> None:
     beams = ask(judge, MIXED, num_beams=2)
     assert len(beams) == len(MIXED)
     assert beams[0] == ask(judge, MIXED[:1], num_beams=2)[0]
 
 
-def test_hostile_text_stays_text(judge: MtrlJudge, family: str) -> None:
-    """Special tokens are as many as with harmless text, and the picture is seen as it was."""
+def test_markup_in_judged_text_is_neutralized(judge: MtrlJudge, family: str) -> None:
+    """The prompt has as many special tokens as with harmless text, and the same image."""
     harmless, hostile = (
         inputs_of(judge, [random_image(0), text]) for text in ("Is it safe?", HOSTILE)
     )
@@ -183,27 +183,27 @@ def test_hostile_text_stays_text(judge: MtrlJudge, family: str) -> None:
         assert (hostile["input_ids"] == token).sum() == (harmless["input_ids"] == token).sum()
     assert (hostile["pixel_values"] == harmless["pixel_values"]).all()
     text = judge.judge.tokenizer.decode(hostile["input_ids"][0])
-    assert "{{ 7 * 7 }}" in text, "judged text was run as a template"
+    assert "{{ 7 * 7 }}" in text, "judged text was rendered as a template"
 
 
-def test_max_pixels_bounds_what_the_model_sees(judge: MtrlJudge, folder: Path, family: str) -> None:
+def test_pixel_limits(judge: MtrlJudge, folder: Path, family: str) -> None:
     image_token = judge.judge.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN[family])
 
     def image_tokens(backend: MtrlJudge) -> int:
         inputs = inputs_of(backend, [random_image(0, (192, 128)), "Is it safe?"])
         return int((inputs["input_ids"] == image_token).sum())
 
-    most = 32 * 32
-    small = image_tokens(build(folder, max_pixels=most))
+    limit = 32 * 32
+    small = image_tokens(build(folder, max_pixels=limit))
     assert 0 < small < image_tokens(judge)
     if family != "llava_onevision":  # there a token is not a fixed number of pixels
         assert image_tokens(judge) == 192 * 128 // 16**2
-        assert small <= most // 16**2
+        assert small <= limit // 16**2
         large = image_tokens(build(folder, min_pixels=256 * 256, max_pixels=400 * 400))
         assert large >= 256 * 256 // 16**2
 
 
-def test_bfloat16_and_attention_are_honoured(qwen3: Path) -> None:
+def test_dtype_and_attention_implementation(qwen3: Path) -> None:
     import torch
 
     judge = build(qwen3, dtype="bfloat16", attn_implementation="eager")
@@ -214,7 +214,7 @@ def test_bfloat16_and_attention_are_honoured(qwen3: Path) -> None:
     assert len(ask(judge, MIXED)) == len(MIXED)
 
 
-def test_model_args_win_over_the_flags_of_the_command(qwen3: Path) -> None:
+def test_model_args_override_flags(qwen3: Path) -> None:
     judge = MtrlJudge.create_from_arg_string(
         f"pretrained={qwen3},batch_size=4",
         {"batch_size": 1, "device": "cpu", "max_batch_size": None},
@@ -230,7 +230,7 @@ def test_max_new_tokens_overrides_the_task(qwen3: Path) -> None:
     assert max(result.token_counts.output_tokens for result in results) == 2
 
 
-def test_system_prompt_comes_first(qwen3: Path) -> None:
+def test_system_prompt(qwen3: Path) -> None:
     judge = build(qwen3, system_prompt="You judge images.")
     text = judge.judge.tokenizer.decode(inputs_of(judge, MIXED[0])["input_ids"][0])
     assert text.startswith("<|im_start|>system\nYou judge images.<|im_end|>\n")
@@ -244,24 +244,31 @@ def test_system_prompt_comes_first(qwen3: Path) -> None:
         ({"batch_size": 0}, "batch_size: found 0"),
         ({"dtype": "float99"}, "dtype: found 'float99'"),
         ({"min_pixels": 9000, "max_pixels": 4000}, "min_pixels: 9000 is more than max_pixels"),
+        ({"scoring": "logprobs"}, "unknown scoring 'logprobs'; did you mean 'logprob'?"),
+        ({"scoring": "sampling"}, "unknown scoring 'sampling'; known: generation, logprob"),
+        ({"scoring": "logprob"}, "MTRL_JUDGE_STYLE is 'reasoned', but scoring=logprob"),
     ],
 )
-def test_wrong_model_args_are_named(qwen3: Path, model_args: dict[str, Any], message: str) -> None:
+def test_wrong_model_args(
+    qwen3: Path, model_args: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
     with pytest.raises(SystemExit, match=re.escape(message)):
         build(qwen3, **model_args)
 
 
-def test_wrong_generation_settings_are_named(qwen3: Path) -> None:
-    with pytest.raises(SystemExit, match="max_new_token'; did you mean 'max_new_tokens'"):
-        ask(build(qwen3), MIXED, max_new_token=5)
-
-
-def test_a_judge_only_generates(qwen3: Path) -> None:
+def test_wrong_requests(qwen3: Path) -> None:
     judge = build(qwen3)
-    with pytest.raises(SystemExit, match="only tasks with output_type generate_until"):
-        judge.loglikelihood([])
-    with pytest.raises(SystemExit, match="only tasks with output_type generate_until"):
-        judge.generate_until_multi_round([])
+    with pytest.raises(SystemExit, match="max_new_token'; did you mean 'max_new_tokens'"):
+        ask(judge, MIXED, max_new_token=5)
+    not_an_image: Any = [[b"not an image"]]
+    with pytest.raises(SystemExit, match=r"shapes, item 0: found image \(bytes\)"):
+        ask(judge, not_an_image)
+    for method in (judge.loglikelihood, judge.generate_until_multi_round):
+        with pytest.raises(SystemExit, match="only tasks with output_type generate_until"):
+            method([])
+    with pytest.raises(SystemExit, match="shapes: not a judge task"):
+        ask(build(qwen3, scoring="logprob"), MIXED)
 
 
 def copy_without(source: Path, target: Path, *names: str) -> Path:
@@ -273,43 +280,41 @@ def copy_without(source: Path, target: Path, *names: str) -> Path:
     return target
 
 
-def test_a_folder_that_is_no_model_is_told_apart(qwen3: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    (notes / "notes.txt").write_text("none")
-    text_only = tmp_path / "text_only"
-    text_only.mkdir()
-    config = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
-    (text_only / "config.json").write_text(json.dumps(config))
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
+def test_folders_that_are_not_a_checkpoint(qwen3: Path, tmp_path: Path) -> None:
+    text_config = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    for name, files in {
+        "empty": {},
+        "notes": {"notes.txt": "none"},
+        "text_only": {"config.json": json.dumps(text_config)},
+        "adapter": {"adapter_config.json": "{}"},
+    }.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
     processor = (
         "processor_config.json",
         "preprocessor_config.json",
         "video_preprocessor_config.json",
     )
     cases = {
-        tmp_path / "none": "is not a folder",
-        notes / "notes.txt": "is not a folder",
-        empty: "found: nothing",
-        notes: "no config.json (found: notes.txt)",
-        adapter: "merge it into its base model",
-        text_only: "qwen2 (Qwen2ForCausalLM), which takes no images",
+        tmp_path / "missing": "is not a folder",
+        tmp_path / "notes" / "notes.txt": "is not a folder",
+        tmp_path / "empty": "found: nothing",
+        tmp_path / "notes": "no config.json (found: notes.txt)",
+        tmp_path / "adapter": "merge it into its base model",
+        tmp_path / "text_only": "qwen2 (Qwen2ForCausalLM), which takes no images",
         copy_without(qwen3, tmp_path / "p", *processor): "processor",
         copy_without(qwen3, tmp_path / "t", "tokenizer.json", "tokenizer_config.json"): "tokenizer",
         copy_without(qwen3, tmp_path / "c", "chat_template.jinja"): "no chat_template",
         copy_without(qwen3, tmp_path / "w", "model.safetensors"): "does not load",
     }
     for folder, message in cases.items():
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(SystemExit) as exit_info:
             build(folder)
-        assert message in str(stop.value)
+        assert message in str(exit_info.value)
 
 
-def test_missing_weights_are_never_drawn_at_random(qwen3: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_an_error(qwen3: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = copy_without(qwen3, tmp_path / "model")
@@ -320,7 +325,7 @@ def test_missing_weights_are_never_drawn_at_random(qwen3: Path, tmp_path: Path) 
         build(folder)
 
 
-def test_a_checkpoint_of_ours_sets_its_style(qwen3: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_card_sets_the_style(qwen3: Path, tmp_path: Path) -> None:
     folder = copy_without(qwen3, tmp_path / "ours")
     (folder / "mtrl_judge.json").write_text('{"style": "direct", "recipe": "sft"}')
     assert read_checkpoint_card(folder) == {"style": "direct", "recipe": "sft"}
@@ -331,42 +336,9 @@ def test_a_checkpoint_of_ours_sets_its_style(qwen3: Path, tmp_path: Path) -> Non
     assert style.evaluation_style(task) == task.judge.style == "reasoned"
     for card, message in (
         ("{", "not valid JSON"),
-        ("[]", "found None"),
+        ("[]", "found list; expected a JSON object"),
         ("{}", "found None"),
     ):
         (folder / "mtrl_judge.json").write_text(card)
         with pytest.raises(SystemExit, match=message):
             build(folder)
-
-
-@pytest.mark.parametrize(
-    ("scoring", "message"),
-    [
-        ("logprobs", "scoring: unknown scoring 'logprobs'; did you mean 'logprob'?"),
-        ("sampling", "scoring: unknown scoring 'sampling'; known: generation, logprob"),
-    ],
-)
-def test_a_scoring_there_is_not_is_named(qwen3: Path, scoring: str, message: str) -> None:
-    with pytest.raises(SystemExit, match=re.escape(message)):
-        build(qwen3, scoring=scoring)
-
-
-def test_reasoning_and_logprob_exclude_each_other(
-    qwen3: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
-    with pytest.raises(SystemExit, match="MTRL_JUDGE_STYLE is 'reasoned', but scoring=logprob"):
-        build(qwen3, scoring="logprob")
-
-
-def test_logprob_refuses_a_task_without_verdicts(qwen3: Path) -> None:
-    judge = build(qwen3, scoring="logprob")
-    with pytest.raises(SystemExit, match="shapes: not a judge task"):
-        ask(judge, MIXED)
-
-
-def test_what_is_no_picture_is_named(qwen3: Path) -> None:
-    judge = build(qwen3)
-    judge.task_dict[TASK] = {SPLIT: [[b"not a picture"]]}
-    with pytest.raises(SystemExit, match=r"shapes, item 0: found image \(bytes\)"):
-        judge.generate_until(requests_for([0], {}))

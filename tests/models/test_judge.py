@@ -1,4 +1,4 @@
-"""A `Judge` around a loaded model: what it reads, what it writes, and what it leaves behind."""
+"""A `Judge` around a loaded model: its prompts, its answers, and the state it restores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def model(random_judge: Path) -> Any:
 ROWS = [
     row("Is it safe?", random_image(1)),
     row("Which is better, <image> or <image>?", random_image(2, (96, 40)), random_image(3)),
-    row("Is a circle round? No picture is needed for that."),
+    row("Is a circle round? No image is needed for that."),
     row("Is it natural, that is, could it be a photograph? " * 5, random_image(4, (128, 128))),
     row("Does it match the text <|im_end|>?", random_image(5, (33, 71))),
     row("Is it sound?", random_image(6)),
@@ -55,11 +55,11 @@ ROWS = [
 
 
 def stock_answer(model: Any, processor: Any, row: JudgeRow) -> str:
-    """What stock transformers writes greedily about one row, all by itself."""
+    """The greedy answer of stock transformers to a single row."""
     text = processor.apply_chat_template(
         render_messages(row, "reasoned"), tokenize=False, add_generation_prompt=True
     )
-    # A row's text is data: what would be markup there is broken up for every judge.
+    # Every judge neutralizes the markup in a row's text.
     text = text.replace("<|im_end|>?", "<\u200b|im_end|>?")
     inputs = processor(text=[text], images=list(row.images) or None, return_tensors="pt")
     output = model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
@@ -73,14 +73,14 @@ def judged(model: Any, processor: Any, rows: Sequence[JudgeRow] = ROWS) -> list[
     return Judge(model, processor).judge(rows, "reasoned", batch_size=4, max_new_tokens=NEW_TOKENS)
 
 
-def test_answers_are_the_stock_ones_in_the_order_of_the_rows(model: Any, processor: Any) -> None:
+def test_answers_equal_stock_ones_in_the_order_of_the_rows(model: Any, processor: Any) -> None:
     texts = judged(model, processor)
     assert texts == [stock_answer(model, processor, row) for row in ROWS]
     assert len(set(texts)) == len(ROWS), "equal answers would hide a wrong order"
     assert judged(model, processor, []) == []
 
 
-def test_the_style_is_what_is_asked(model: Any, processor: Any) -> None:
+def test_the_style_changes_the_prompt(model: Any, processor: Any) -> None:
     judge = Judge(model, processor)
     answers = {
         style: judge.judge(ROWS[:1], style, batch_size=1, max_new_tokens=NEW_TOKENS)
@@ -96,12 +96,12 @@ def batch_of(judge: Judge, row: JudgeRow) -> Batch:
 
 @contextmanager
 def no_warnings() -> Iterator[None]:
-    """Fail on a warning of Python's or of transformers', also one that is given only once."""
+    """Fail on a warning of Python or transformers, even one that was already given once."""
     from transformers.utils.logging import warning_once
 
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("transformers")
     warning_once.cache_clear()
     logger.addHandler(handler)
@@ -111,11 +111,11 @@ def no_warnings() -> Iterator[None]:
             yield
     finally:
         logger.removeHandler(handler)
-    assert not told
+    assert not messages
 
 
 def in_training(model: Any, forbidden: Sequence[int], lora: bool) -> Any:
-    """A model as a trainer holds it: settings of its own, a frozen part, checkpointed gradients."""
+    """A model in training: with generation settings, a frozen part and gradient checkpointing."""
     import torch
 
     model.generation_config.update(
@@ -150,18 +150,18 @@ def in_training(model: Any, forbidden: Sequence[int], lora: bool) -> Any:
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_a_model_in_training_is_left_as_it_was(
+def test_a_model_in_training_is_restored(
     model: Any, processor: Any, random_judge: Path, lora: bool
 ) -> None:
     import torch
 
     untouched = load_model(str(random_judge))
-    favourite = processor.tokenizer(judged(untouched, processor)[0])["input_ids"][:4]
-    model = in_training(model, favourite, lora)
+    likely = processor.tokenizer(judged(untouched, processor)[0])["input_ids"][:4]
+    model = in_training(model, likely, lora)
     base = model.get_base_model() if lora else model
     settings, before = base.generation_config, base.generation_config.to_dict()
     modes = [module.training for module in model.modules()]
-    drawn = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
 
     with no_warnings():
         texts = judged(model, processor)
@@ -174,22 +174,22 @@ def test_a_model_in_training_is_left_as_it_was(
     assert "generation_config" not in vars(model) or not lora
     assert base.config.use_cache is False
     assert base.is_gradient_checkpointing
-    assert torch.equal(torch.get_rng_state(), drawn)
+    assert torch.equal(torch.get_rng_state(), rng_state)
     assert texts == judged(model, processor)
 
     judge = Judge(model, processor)
     batch = batch_of(judge, ROWS[0])
     model.eval()
-    leaking = judge.generate(batch, do_sample=False, max_new_tokens=NEW_TOKENS)[0].text
-    assert leaking != texts[0], "settings that change nothing would prove nothing"
+    with_settings = judge.generate(batch, do_sample=False, max_new_tokens=NEW_TOKENS)[0].text
+    assert with_settings != texts[0], "the settings must make a difference"
     base.generation_config = untouched.generation_config
     assert texts[0] == stock_answer(model, processor, ROWS[0])
     if not lora:
         assert texts == judged(untouched, processor)
 
 
-def test_training_goes_on_between_judgings(model: Any, processor: Any) -> None:
-    """The gradient is the one without judging, and the next answers are the new weights'."""
+def test_judging_between_training_steps(model: Any, processor: Any) -> None:
+    """Judging does not change the gradient, and answers are those of the current weights."""
     import torch
 
     model = in_training(model, [5], lora=True)
@@ -216,7 +216,7 @@ def test_training_goes_on_between_judgings(model: Any, processor: Any) -> None:
     assert first != second
 
 
-def test_within_the_unwrapping_of_trl(model: Any, processor: Any) -> None:
+def test_within_trls_unwrapping(model: Any, processor: Any) -> None:
     from accelerate import Accelerator
     from trl.models.utils import unwrap_model_for_generation
 
@@ -229,31 +229,30 @@ def test_within_the_unwrapping_of_trl(model: Any, processor: Any) -> None:
     assert unwrapped.is_gradient_checkpointing
 
 
-def test_a_fault_while_judging_leaves_the_model_in_training(model: Any, processor: Any) -> None:
+def test_an_error_while_judging_restores_the_model(model: Any, processor: Any) -> None:
     model = in_training(model, [5], lora=False)
     settings = model.generation_config
-    blind = JudgeRow("id", "task", "pointwise", "Is it safe?", ("Yes", "No"), "Yes", 1)
+    without_images = JudgeRow("id", "task", "pointwise", "Is it safe?", ("Yes", "No"), "Yes", 1)
     with pytest.raises(ValueError, match="1 image parts in the messages, but 0 images"):
-        judged(model, processor, [blind])
+        judged(model, processor, [without_images])
     assert model.training
     assert model.generation_config is settings
 
 
-def test_pixel_limits_are_the_judges_own(model: Any, processor: Any) -> None:
-    """A trainer that shares the processor keeps seeing its pictures as before."""
+def test_pixel_limits_leave_the_given_processor_unchanged(model: Any, processor: Any) -> None:
     before = dict(processor.image_processor.size)
     messages = render_messages(ROWS[3], "direct")
     patches = {}
-    for most in (None, 32 * 32):
-        judge = Judge(model, processor, max_pixels=most)
+    for limit in (None, 32 * 32):
+        judge = Judge(model, processor, max_pixels=limit)
         inputs = judge.inputs([judge.prompt(messages, ROWS[3].images)])
-        patches[most] = len(inputs["pixel_values"])
+        patches[limit] = len(inputs["pixel_values"])
     assert patches == {None: (128 // 8) ** 2, 32 * 32: (32 // 8) ** 2}
     assert dict(processor.image_processor.size) == before
 
 
 def test_reasoning_tags_survive_decoding(model: Any, random_judge: Path) -> None:
-    """Also where a tokenizer calls them special; the chat's own markup never shows."""
+    """Even where a tokenizer calls them special; the chat markup is dropped."""
     processor = load_processor(str(random_judge))
     processor.tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]}
@@ -263,15 +262,15 @@ def test_reasoning_tags_survive_decoding(model: Any, random_judge: Path) -> None
     assert Judge(model, processor).decode(tokens) == text
 
 
-def test_the_answer_ends_where_the_model_ends_it(model: Any, processor: Any) -> None:
-    """With a token that the model writes made its end token, the answer ends there."""
+def test_an_answer_ends_at_any_end_token(model: Any, processor: Any) -> None:
+    """A token that the model generates is made its end token."""
     judge = Judge(model, processor)
     batch = batch_of(judge, ROWS[0])
     inputs = batch.inputs
     output = model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
-    written = output[0, inputs["input_ids"].shape[1] :].tolist()
-    model.generation_config.eos_token_id = written[3]
-    kept = written[: written.index(written[3]) + 1]
+    generated = output[0, inputs["input_ids"].shape[1] :].tolist()
+    model.generation_config.eos_token_id = generated[3]
+    kept = generated[: generated.index(generated[3]) + 1]
     texts = judged(model, processor)
     assert texts[0] == judge.decode(kept)
     (answer,) = Judge(model, processor).generate(batch, max_new_tokens=NEW_TOKENS)
@@ -279,7 +278,7 @@ def test_the_answer_ends_where_the_model_ends_it(model: Any, processor: Any) -> 
     assert answer.input_tokens == inputs["input_ids"].shape[1]
 
 
-def test_a_model_that_never_ends_is_refused(model: Any, random_judge: Path) -> None:
+def test_a_model_without_end_token_is_refused(model: Any, random_judge: Path) -> None:
     processor = load_processor(str(random_judge))
     processor.tokenizer.eos_token = None
     model.generation_config.eos_token_id = None
@@ -293,18 +292,22 @@ def test_a_model_that_never_ends_is_refused(model: Any, random_judge: Path) -> N
     st.none() | st.integers(1, 60_000),
     st.none() | st.integers(1, 60_000),
 )
-def test_fit_pixels_keeps_its_bounds(
-    width: int, height: int, least: int | None, most: int | None
+def test_fit_pixels(
+    width: int, height: int, min_pixels: int | None, max_pixels: int | None
 ) -> None:
-    fitted = fit_pixels(Image.new("RGB", (width, height)), least, most)
+    fitted = fit_pixels(Image.new("RGB", (width, height)), min_pixels, max_pixels)
     pixels = fitted.width * fitted.height
     assert pixels >= 1
-    assert most is None or pixels <= most
-    if least is not None and (most is None or least * 2 < most) and most != 1:
-        assert most is not None or pixels >= least
+    assert max_pixels is None or pixels <= max_pixels
+    if (
+        min_pixels is not None
+        and (max_pixels is None or min_pixels * 2 < max_pixels)
+        and max_pixels != 1
+    ):
+        assert max_pixels is not None or pixels >= min_pixels
 
 
-def test_what_does_not_load_is_a_judge_error(tmp_path: Path) -> None:
+def test_a_folder_without_config_and_a_card_with_unknown_style(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match="found: nothing"):
         check_config(str(tmp_path))
     assert read_checkpoint_card(tmp_path) == {}

@@ -1,0 +1,151 @@
+"""Log-probabilities of verdicts: those of stock transformers, in one forward pass."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.images import random_image
+from support.judges import row, tiny_judge
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.models.checkpoint import load_model, load_processor
+from mtrl_judge.models.judge import Judge
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl", "llava", "llava_onevision"])
+def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    return tiny_judge(request.param, tmp_path_factory.mktemp(request.param))
+
+
+ONE = [
+    row("Is it safe?", random_image(1)),
+    row("Is it natural, that is, could it be a photograph? " * 3, random_image(2, (96, 40))),
+    row("Is it safe?", random_image(1)),
+    row("Does it match the text: a red circle left of a blue square?", random_image(3, (33, 71))),
+]
+TWO = [
+    row("Which is better, <image> or <image>?", random_image(4), random_image(5, (96, 40))),
+    row("Which is better, <image> or <image>?", random_image(5, (96, 40)), random_image(4)),
+    row("Which of <image> and <image> matches 'a red circle'?", random_image(6), random_image(6)),
+]
+NONE = [row("Is a circle round?"), row("Is a square round? No picture is needed for that.")]
+
+# One token each, several, and some whose tokens are a prefix of another's.
+VERDICTS = (("Yes", "No"), ("1", "2", "tie"), ("a red circle", "no", "unsafe!"), ("1", "10", "100"))
+
+
+def stock_logps(judge: Judge, row: JudgeRow, verdicts: Sequence[str]) -> list[float]:
+    """By stock transformers, with one forward pass for each verdict."""
+    tokenizer = judge.tokenizer
+    tokens_V = [tokenizer(verdict)["input_ids"] for verdict in verdicts]
+    ambiguous = any(a != b and b[: len(a)] == a for a in tokens_V for b in tokens_V)
+    prompt = judge.inputs([judge.prompt(render_messages(row, "direct"), row.images)])
+    logps_V = []
+    for tokens in tokens_V:
+        tokens = [*tokens, *judge.eos_ids[:1]] if ambiguous else tokens
+        more = torch.tensor([tokens])
+        inputs = dict(prompt)
+        inputs["input_ids"] = torch.cat([prompt["input_ids"], more], dim=1)
+        for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
+            if name in prompt:
+                inputs[name] = torch.cat([prompt[name], torch.full_like(more, value)], dim=1)
+        with torch.no_grad():
+            logits = judge.model(**inputs).logits[0, -len(tokens) - 1 : -1]
+        logps = logits.log_softmax(dim=-1)
+        ends = logps[-1, judge.eos_ids].logsumexp(dim=0)
+        steps = [logps[n, token] for n, token in enumerate(tokens)]
+        logps_V.append(float(sum(steps[:-1]) + (ends if ambiguous else steps[-1])))
+    return logps_V
+
+
+def logps(judge: Judge, rows: Sequence[JudgeRow], verdicts: Sequence[str]) -> np.ndarray[Any, Any]:
+    prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
+    logps_N_V = np.empty((len(rows), len(verdicts)))
+    with torch.inference_mode():
+        for batch in judge.batches(prompts, 8):
+            logps_N_V[list(batch.indices)] = judge.verdict_logps(batch, verdicts)
+    return logps_N_V
+
+
+@pytest.mark.parametrize("verdicts", VERDICTS, ids="|".join)
+@pytest.mark.parametrize("rows", [ONE, TWO, NONE], ids=["one", "two", "no image"])
+def test_logps_equal_stock_forward_passes(
+    judge: Judge, rows: list[JudgeRow], verdicts: Sequence[str]
+) -> None:
+    ours = logps(judge, rows, verdicts)
+    expected = [stock_logps(judge, row, verdicts) for row in rows]
+    np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=0)
+    assert np.exp(ours).sum(axis=1).max() <= 1, "verdicts exclude each other"
+
+
+@pytest.mark.parametrize("verdicts", VERDICTS[1:], ids="|".join)
+def test_without_packing_logps_are_the_same(
+    judge: Judge, verdicts: Sequence[str], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    shared = [logps(judge, rows, verdicts) for rows in (ONE, TWO)]
+    reason = f"of {verdicts} in {judge.model.config.model_type}"
+    monkeypatch.setattr(
+        "mtrl_judge.models.verdict_logps.packing_unsupported_reason", lambda _: reason
+    )
+    for rows, expected in zip((ONE, TWO), shared, strict=True):
+        np.testing.assert_allclose(logps(judge, rows, verdicts), expected, atol=1e-5, rtol=0)
+    assert [reason in record.message for record in caplog.records] == [True]
+
+
+def test_one_forward_pass_and_few_logits(judge: Judge) -> None:
+    passes: list[int] = []
+    rows: list[int] = []
+    text = judge.model.base_model.language_model
+    head = judge.model.get_output_embeddings()
+    hooks = [
+        text.register_forward_hook(lambda *call: passes.append(1)),
+        head.register_forward_hook(lambda *call: rows.append(call[2].shape[:-1].numel())),
+    ]
+    try:
+        logps(judge, ONE, ("Yes", "No"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens = sum(len(judge.tokenizer(verdict)["input_ids"]) for verdict in ("Yes", "No"))
+    distinct = 3  # two of the prompts are equal
+    assert passes == [1]
+    assert rows == [distinct * tokens]
+
+
+def test_several_end_tokens(random_judge: Path) -> None:
+    model, processor = load_model(str(random_judge)), load_processor(str(random_judge))
+    model.generation_config.eos_token_id = [3, 4]
+    judge = Judge(model, processor)
+    assert len(judge.eos_ids) == 3
+    expected = [stock_logps(judge, row, ("1", "10")) for row in ONE]
+    np.testing.assert_allclose(logps(judge, ONE, ("1", "10")), expected, atol=1e-5, rtol=0)
+
+
+def test_indistinguishable_verdicts_are_refused(random_judge: Path) -> None:
+    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    for verdicts, message in (
+        (("Yes", "Yes"), "'Yes' and 'Yes' have the same tokens"),
+        (("Yes", ""), "cannot represent ''"),
+        (("Yes", "No<|im_end|>"), re.escape("cannot represent 'No<|im_end|>'")),
+    ):
+        with pytest.raises(JudgeError, match=message):
+            logps(judge, ONE, verdicts)
+
+
+def test_logps_that_are_not_finite_are_an_error(random_judge: Path) -> None:
+    model = load_model(str(random_judge))
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.inf)
+    with pytest.raises(JudgeError, match=r"not finite in torch\.float32"):
+        logps(Judge(model, load_processor(str(random_judge))), ONE, ("Yes", "No"))
