@@ -218,8 +218,8 @@ def _rows(setting: Setting) -> Dataset:
     number = setting.prompts * setting.steps
     rows: dict[str, list[Any]] = {
         "prompt": [
-            [{"role": "user", "content": f"{place:03} {(RUBRIC * 9)[: setting.text]}"}]
-            for place in range(number)
+            [{"role": "user", "content": f"{index:03} {(RUBRIC * 9)[: setting.text]}"}]
+            for index in range(number)
         ],
         "images": [
             [Image.frombytes("RGB", size, draw.randbytes(3 * setting.edge**2))]

@@ -86,22 +86,41 @@ class Perturbation:
         return scored._replace(verdict=verdict)
 
 
-class Swap(Perturbation):
+class _Rephrased(Perturbation):
+    """The question is rendered from another template, or with the candidates exchanged."""
+
+    def __init__(
+        self, name: str | None, task: JudgeTask, rows: Rows, field: str, exchanged: bool
+    ) -> None:
+        super().__init__(name, task, rows)
+        dataset = rows.dataset.with_format(None)
+        keys = zip(dataset["item_id"][:], dataset["swapped"][:], strict=True)
+        questions = render_variant(rows, field, exchanged=exchanged)
+        self._questions = dict(zip(keys, questions, strict=True))
+
+    def apply(self, row: JudgeRow) -> JudgeRow:
+        return replace(super().apply(row), question=self._questions[row.item_id, row.swapped])
+
+
+class Swap(_Rephrased):
     """The two candidates of a pair trade places."""
 
     def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
-        super().__init__(name, task, rows)
-        first, second, *others = task.judge.verdicts
-        self.renamed = {first: second, second: first, **{verdict: verdict for verdict in others}}
-        self._questions = _by_row(rows, render_variant(rows, "judge.question", exchanged=True))
+        super().__init__(name, task, rows, "judge.question", exchanged=True)
+        verdicts = task.judge.verdicts
+        self.renamed = {v: str(task.kind.swapped_label(v, verdicts)) for v in verdicts}
 
     def apply(self, row: JudgeRow) -> JudgeRow:
-        return replace(
-            super().apply(row),
-            question=self._questions[row.item_id, row.swapped],
-            swapped=not row.swapped,
-            images=_swap_candidates(self.task, row.images),
-        )
+        images = _swap_candidates(self.task, row.images)
+        return replace(super().apply(row), swapped=not row.swapped, images=images)
+
+
+class Paraphrase(_Rephrased):
+    """The question is one of the paraphrases that the YAML lists."""
+
+    def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
+        field = f"judge.paraphrases.{_paraphrase_number(name or '') - 1}"
+        super().__init__(name, task, rows, field, exchanged=False)
 
 
 class BlankImage(Perturbation):
@@ -139,18 +158,6 @@ class ShuffledImage(Perturbation):
             return replace(changed, images=tuple(self._dataset[donor[row.swapped]]["images"]))
         images = self._dataset[donor[not row.swapped]]["images"]
         return replace(changed, images=_swap_candidates(self.task, images))
-
-
-class Paraphrase(Perturbation):
-    """The question is one of the paraphrases that the YAML lists."""
-
-    def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
-        super().__init__(name, task, rows)
-        field = f"judge.paraphrases.{_paraphrase_number(name or '') - 1}"
-        self._questions = _by_row(rows, render_variant(rows, field))
-
-    def apply(self, row: JudgeRow) -> JudgeRow:
-        return replace(super().apply(row), question=self._questions[row.item_id, row.swapped])
 
 
 class Length(Perturbation):
@@ -287,12 +294,6 @@ def _paraphrase_number(name: str) -> int:
     """Which of the listed paraphrases a perturbation uses, from 1; 0 for other perturbations."""
     match = re.fullmatch("paraphrase_([1-9][0-9]*)", name)
     return int(match[1]) if match else 0
-
-
-def _by_row(rows: Rows, questions: Sequence[str]) -> dict[tuple[str, bool], str]:
-    dataset = rows.dataset.with_format(None)
-    keys = zip(dataset["item_id"][:], dataset["swapped"][:], strict=True)
-    return dict(zip(keys, questions, strict=True))
 
 
 def _swap_candidates(task: JudgeTask, images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:

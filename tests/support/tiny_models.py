@@ -1,8 +1,8 @@
 """Random, seeded, very small checkpoints of five multimodal families, with processors.
 
 Each builder writes a folder that `AutoProcessor` and `AutoModelForImageTextToText` load offline.
-The weights mean nothing; they are drawn wide enough (`SPREAD`) that greedy answers differ from
-prompt to prompt, so that a shifted image or a wrong order shows in the text.
+The weights are random, with a standard deviation (`SPREAD`) large enough that greedy answers differ
+from prompt to prompt, so that a shifted image or a wrong order shows in the text.
 """
 
 from __future__ import annotations
@@ -29,72 +29,53 @@ CHAT_TEMPLATE = (
 )
 
 
+QWEN_VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "patch_size": 8,
+    "out_hidden_size": 64,
+    "initializer_range": SPREAD,
+}
+
+
 def tiny_qwen3_vl(folder: Path, seed: int = 0) -> Path:
     """Write a random Qwen3-VL of about 0.2M parameters; a 64×64 image is 16 tokens."""
     from transformers import Qwen3VLConfig, Qwen3VLProcessor
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
     from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
     tokenizer = byte_tokenizer(QWEN_SPECIALS)
-    patches = {"patch_size": 8, "size": {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}}
-    processor = Qwen3VLProcessor(
-        Qwen2VLImageProcessor(**patches),
-        tokenizer,
-        Qwen3VLVideoProcessor(**patches),
-        chat_template=qwen_template(),
-    )
     config = Qwen3VLConfig(
         text_config=text_config(tokenizer, head_dim=16, mrope_section=[2, 3, 3]),
         vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "patch_size": 8,
-            "out_hidden_size": 64,
+            **QWEN_VISION,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0],
-            "initializer_range": SPREAD,
         },
         **qwen_token_ids(tokenizer),
     )
+    processor = qwen_processor(Qwen3VLProcessor, Qwen3VLVideoProcessor, tokenizer)
     return write_checkpoint(folder, config, processor, seed)
 
 
 def tiny_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
     """Write a random Qwen2.5-VL of about 0.2M parameters; a 64×64 image is 16 tokens."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
     tokenizer = byte_tokenizer(QWEN_SPECIALS)
-    patches = {"patch_size": 8, "size": {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}}
-    processor = Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(**patches),
-        tokenizer,
-        Qwen2VLVideoProcessor(**patches),
-        chat_template=qwen_template(),
-    )
     config = Qwen2_5_VLConfig(
         text_config=text_config(tokenizer, mrope_section=[2, 3, 3]),
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "patch_size": 8,
-            "window_size": 32,
-            "out_hidden_size": 64,
-            "fullatt_block_indexes": [1],
-            "initializer_range": SPREAD,
-        },
+        vision_config={**QWEN_VISION, "window_size": 32, "fullatt_block_indexes": [1]},
         **qwen_token_ids(tokenizer),
     )
+    processor = qwen_processor(Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, tokenizer)
     return write_checkpoint(folder, config, processor, seed)
 
 
 def tiny_qwen3_vl_moe(folder: Path, seed: int = 0) -> Path:
-    """Write a random Qwen3-VL-MoE: four experts a layer, two of them at work."""
+    """Write a random Qwen3-VL-MoE: four experts per layer, two of them active."""
     from transformers import AutoProcessor, Qwen3VLMoeConfig
 
     processor = AutoProcessor.from_pretrained(tiny_qwen3_vl(folder, seed))
@@ -181,7 +162,7 @@ def tiny_llava_onevision(folder: Path, seed: int = 0) -> Path:
 
 
 def byte_tokenizer(specials: tuple[str, ...]) -> Any:
-    """A byte-level BPE tokenizer of a few hundred tokens: no text is unknown to it."""
+    """A byte-level BPE tokenizer of a few hundred tokens, which can represent any text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -195,16 +176,25 @@ def byte_tokenizer(specials: tuple[str, ...]) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    # As in Qwen3: tokens of their own, yet no special ones.
+    # As in Qwen3: single tokens, but not special ones.
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in ("<think>", "</think>")])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
 
 
-def qwen_template() -> str:
-    """The chat template with Qwen's image placeholder."""
-    return CHAT_TEMPLATE.replace("@IMAGE@", "<|vision_start|><|image_pad|><|vision_end|>")
+def qwen_processor(processor_class: Any, video_class: Any, tokenizer: Any) -> Any:
+    """A processor with Qwen2-VL's image processor, for patches of 8 pixels."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+    patches = {"patch_size": 8, "size": {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}}
+    placeholder = "<|vision_start|><|image_pad|><|vision_end|>"
+    return processor_class(
+        Qwen2VLImageProcessor(**patches),
+        tokenizer,
+        video_class(**patches),
+        chat_template=CHAT_TEMPLATE.replace("@IMAGE@", placeholder),
+    )
 
 
 def qwen_token_ids(tokenizer: Any) -> dict[str, int]:
@@ -245,7 +235,7 @@ def text_config(
 
 
 def write_checkpoint(folder: Path, config: Any, processor: Any, seed: int) -> Path:
-    """Draw the weights with `seed` and save model and processor into `folder`."""
+    """Initialize the weights with `seed` and save model and processor to `folder`."""
     import torch
     from transformers import AutoModelForImageTextToText
 
