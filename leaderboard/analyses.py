@@ -57,6 +57,10 @@ class Confidence(NamedTuple):
     predictions: Predictions
     kind: Literal["probability", "share of votes"]
 
+    @property
+    def title(self) -> str:
+        return self.judge if self.kind == "probability" else f"{self.judge}, {self.kind}"
+
 
 Rows: TypeAlias = Iterable[tuple[str, dict[str, Cell]]]
 """Tasks with the cells of a row."""

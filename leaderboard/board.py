@@ -8,7 +8,7 @@ resampled independently.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
@@ -21,11 +21,7 @@ from .compare import ALPHA, UNKNOWN, Comparison, Score, compare, mean, minus, sc
 from .compatibility import ROLES, headline_metric, require_comparable, select_tasks, tasks_of
 from .runs import Run, TaskResult
 
-Scores: TypeAlias = dict[str, dict[str, Score]]
-"""By judge and rate."""
 OVERALL = "overall_accuracy"
-_MEAN_RATES = ("accuracy", "null_rate", "flip_rate")
-"""The rates that means over tasks have besides the metric and the headline metric."""
 
 
 class Column(NamedTuple):
@@ -33,19 +29,27 @@ class Column(NamedTuple):
 
     name: str
     role: Role
-    estimates: Mapping[str, Mapping[str, Estimate]]
+    scores: Mapping[str, Mapping[str, Score]]
     """By judge and rate."""
     n: Mapping[str, int | None]
     """Labeled rows by judge."""
-    comparisons: Sequence[Comparison]
-    ranks: Mapping[str, int]
+    comparisons: Sequence[Comparison] = ()
+    ranks: Mapping[str, int] = {}
     """For each judge, 1 plus the number of judges that are significantly better; empty unless all
     judged the same rows."""
-    majority: float | None
+    majority: float | None = None
     """Macro-F1 of the majority-class baseline; None for means and other metrics."""
 
+    def score(self, judge: str, rate: str) -> Score:
+        return self.scores.get(judge, {}).get(rate, UNKNOWN)
+
     def estimate(self, judge: str, rate: str) -> Estimate:
-        return self.estimates.get(judge, {}).get(rate, UNKNOWN.estimate)
+        return self.score(judge, rate).estimate
+
+    def scores_of(self, rate: str) -> dict[str, Score]:
+        """By judge, of those that have it."""
+        known = {judge: rates.get(rate, UNKNOWN) for judge, rates in self.scores.items()}
+        return {judge: score for judge, score in known.items() if score.value is not None}
 
 
 class Leaderboard(NamedTuple):
@@ -98,19 +102,18 @@ def build_leaderboard(
     runs = select_tasks(runs, tasks)
     notes = [f"Not all runs agree: {difference}." for difference in require_comparable(runs, allow)]
     metric = metric or headline_metric(runs)
-    columns: list[Column] = []
-    scores: dict[str, Scores] = {}
-    for task in tasks_of(runs):
-        results = {run.name: run.tasks[task] for run in runs if task in run.tasks}
-        column, scores[task] = _task_column(task, results, metric, resamples, seed)
-        columns.append(column)
-    means: list[Column] = []
-    mean_scores: dict[Role, Scores] = {}
-    for role in ROLES:
-        of_role = [column for column in columns if column.role == role]
-        if of_role:
-            column, mean_scores[role] = _mean_column(role, of_role, scores, metric)
-            means.append(column)
+    columns = [
+        _task_column(
+            task,
+            {run.name: run.tasks[task] for run in runs if task in run.tasks},
+            metric,
+            resamples,
+            seed,
+        )
+        for task in tasks_of(runs)
+    ]
+    by_role = {role: [column for column in columns if column.role == role] for role in ROLES}
+    means = [_mean_column(role, tasks, metric) for role, tasks in by_role.items() if tasks]
     most_pairs = max(len(column.comparisons) for column in (*columns, *means))
     # The smallest p-value is 2 / (B + 1), and Holm multiplies it by the number of tests.
     if 2 * most_pairs / (resamples + 1) >= ALPHA:
@@ -118,46 +121,30 @@ def build_leaderboard(
             f"{resamples:,} resamples are too few for any of {most_pairs} pairs of judges to "
             f"differ significantly; give --resamples {round(2 * most_pairs / ALPHA):,d} or more."
         )
-    gaps = _gaps(mean_scores, metric)
+    gaps = _gaps(means, metric)
     board = Leaderboard(metric, runs, columns, means, gaps, notes, resamples, seed)
     return board._replace(runs=_sorted(board, sort))
 
 
 def _task_column(
     task: str, results: Mapping[str, TaskResult], metric: str, resamples: int, seed: int
-) -> tuple[Column, Scores]:
+) -> Column:
     first = next(iter(results.values()))
     scores = score_results(
-        results,
-        first.kind.rates(first.paired),
-        resamples=resamples,
-        seed=stable_hash(task, seed),
+        results, first.kind.rates(first.paired), resamples=resamples, seed=stable_hash(task, seed)
     )
-    comparisons = compare(
-        task, {name: rates.get(metric, UNKNOWN) for name, rates in scores.items()}, results
-    )
-    labels = next(
-        ([r.label for r in result.records] for result in results.values() if result.samples), []
-    )
-    same_rows = all(result.samples and result.rows == first.rows for result in results.values())
+    labels = [record.label for result in results.values() for record in result.records]
     column = Column(
         task,
         first.role,
-        {
-            name: {rate: score.estimate for rate, score in rates.items()}
-            for name, rates in scores.items()
-        },
-        {name: result.n for name, result in results.items()},
-        comparisons,
-        _ranks(results, comparisons, metric) if same_rows else {},
-        majority_macro_f1(labels, first.verdicts) if metric == "macro_f1" else None,
+        scores,
+        n={name: result.n for name, result in results.items()},
+        majority=majority_macro_f1(labels, first.verdicts) if metric == "macro_f1" else None,
     )
-    # Resamples of the other rates are not needed any more, and take 80 kB each.
-    kept = {metric, first.kind.headline, *_MEAN_RATES}
-    return column, {
-        name: {rate: score for rate, score in rates.items() if rate in kept}
-        for name, rates in scores.items()
-    }
+    column = column._replace(comparisons=compare(task, column.scores_of(metric), results))
+    if all(result.samples and result.rows == first.rows for result in results.values()):
+        column = column._replace(ranks=_ranks(results, column.comparisons, metric))
+    return column
 
 
 def _ranks(
@@ -172,59 +159,43 @@ def _ranks(
     return ranks
 
 
-def _mean_column(
-    role: Role,
-    columns: Sequence[Column],
-    scores: Mapping[str, Scores],
-    metric: str,
-) -> tuple[Column, Scores]:
+def _mean_column(role: Role, columns: Sequence[Column], metric: str) -> Column:
     """The mean over a role's tasks, of the judges that have all of them."""
-    judges = [
-        name
-        for name in dict.fromkeys(name for column in columns for name in column.n)
-        if all(name in column.n for column in columns)
-    ]
-    means: Scores = {}
+    scores: dict[str, dict[str, Score]] = {}
     n: dict[str, int | None] = {}
-    for judge in judges:
-        of_judge = [scores[column.name][judge] for column in columns]
-        means[judge] = {}
-        for rate in dict.fromkeys(rate for rates in of_judge for rate in rates):
-            known = [
-                rates[rate] for rates in of_judge if rates.get(rate, UNKNOWN).value is not None
-            ]
+    for judge in dict.fromkeys(judge for column in columns for judge in column.scores):
+        if not all(judge in column.scores for column in columns):
+            continue
+        scores[judge] = {}
+        for rate in dict.fromkeys(rate for column in columns for rate in column.scores[judge]):
+            known = [s for column in columns if (s := column.score(judge, rate)).value is not None]
             # Tasks without the metric would make judges' means incomparable.
             if known and (rate != metric or len(known) == len(columns)):
-                means[judge][rate] = mean(known, [1.0] * len(known))
+                scores[judge][rate] = mean(known, [1.0] * len(known))
         counts = [column.n[judge] for column in columns]
         n[judge] = None if None in counts else sum(count or 0 for count in counts)
-        accuracies = [
-            (rates.get("accuracy", UNKNOWN), count)
-            for rates, count in zip(of_judge, counts, strict=True)
-            if count
-        ]
-        if n[judge] and all(accuracy.value is not None for accuracy, _ in accuracies):
-            means[judge][OVERALL] = mean(*zip(*accuracies, strict=True))
-    comparisons: list[Comparison] = []
-    ranks: dict[str, int] = {}
+        weighted = [(column.score(judge, "accuracy"), column.n[judge] or 0) for column in columns]
+        weighted = [(accuracy, count) for accuracy, count in weighted if count]
+        if n[judge] and all(accuracy.value is not None for accuracy, _ in weighted):
+            scores[judge][OVERALL] = mean(*zip(*weighted, strict=True))
+    column = Column(role, role, scores, n)
     # Ranks need every pair to be compared on every task.
     if all(column.ranks for column in columns):
-        of_metric = {name: rates[metric] for name, rates in means.items() if metric in rates}
-        comparisons = compare(role, of_metric)
-        ranks = _ranks(of_metric, comparisons, metric) if len(of_metric) == len(judges) else {}
-    estimates = {
-        name: {rate: score.estimate for rate, score in rates.items()}
-        for name, rates in means.items()
-    }
-    return Column(role, role, estimates, n, comparisons, ranks, None), means
+        of_metric = column.scores_of(metric)
+        column = column._replace(comparisons=compare(role, of_metric))
+        if len(of_metric) == len(scores):
+            column = column._replace(ranks=_ranks(scores, column.comparisons, metric))
+    return column
 
 
-def _gaps(scores: Mapping[Role, Scores], metric: str) -> dict[str, Estimate]:
-    inside, outside = (scores.get(role, {}) for role in ROLES)
+def _gaps(means: Sequence[Column], metric: str) -> dict[str, Estimate]:
+    if len(means) < len(ROLES):
+        return {}
+    inside, outside = (mean.scores_of(metric) for mean in means)
     return {
-        name: minus(rates[metric], outside[name][metric]).estimate
-        for name, rates in inside.items()
-        if metric in rates and metric in outside.get(name, {})
+        judge: minus(score, outside[judge]).estimate
+        for judge, score in inside.items()
+        if judge in outside
     }
 
 

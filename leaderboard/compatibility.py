@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -108,61 +107,49 @@ def require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> list[Differ
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """What the runs do not agree on, by task.
+    """What the runs do not agree on.
 
-    A run whose results do not state a field agrees with every other run in it.
+    A run whose results do not state a value agrees with every other run.
     """
-    by_fingerprint = _disagreements(runs, "rows", "fingerprint", _metadata("fingerprint"))
+    found = _disagreements(
+        runs, "rows", "fingerprint", lambda result: result.metadata.get("fingerprint")
+    )
     # The fingerprint is that of the whole split; with --limit, runs can still judge other rows.
-    by_rows = _disagreements(runs, "rows", "rows judged", lambda result: result.rows or None)
-    return [
-        *(by_fingerprint or by_rows),
-        *_source_difference(runs),
-        *_disagreements(runs, "style", "style", _metadata("style")),
-        *_disagreements(
-            runs,
-            "perturbation",
-            "perturbation",
-            lambda result: result.metadata.get("perturbation") or "none",
-        ),
-    ]
+    found = found or _disagreements(runs, "rows", "rows judged", lambda result: result.rows or None)
+    for name, value_of in _VALUES.items():
+        found += _disagreements(runs, name, name, value_of)
+    return found
 
 
-def _metadata(key: str) -> Callable[[TaskResult], Hashable]:
-    return lambda result: result.metadata.get(key)
+def _source(result: TaskResult) -> str | None:
+    source = result.metadata.get("source")
+    return source and ("sample data" if source == "sample" else "real data")
+
+
+_VALUES: Mapping[str, Callable[[TaskResult], Hashable]] = {
+    "source": _source,
+    "style": lambda result: result.metadata.get("style"),
+    "perturbation": lambda result: result.metadata.get("perturbation") or "none",
+}
 
 
 def _disagreements(
     runs: Sequence[Run], name: str, field: str, value_of: Callable[[TaskResult], Hashable]
 ) -> list[Difference]:
     """One difference for all tasks in which the runs fall into the same groups."""
-    tasks_by_groups: defaultdict[tuple[tuple[str, tuple[str, ...]], ...], list[str]]
-    tasks_by_groups = defaultdict(list)
+    runs_by_value: dict[str, dict[Hashable, dict[str, None]]] = {}
     for task in tasks_of(runs):
-        runs_by_value: defaultdict[Hashable, list[str]] = defaultdict(list)
+        # Sample data says nothing about real data, not even about that of another task.
+        key = "all tasks" if name == "source" else task
         for run in runs:
-            if task in run.tasks:
-                runs_by_value[value_of(run.tasks[task])].append(run.name)
-        runs_by_value.pop(None, None)
-        if len(runs_by_value) > 1:
-            # Rows have no short name; how many there are must do.
-            groups = tuple(
+            if task in run.tasks and (value := value_of(run.tasks[task])) is not None:
+                runs_by_value.setdefault(key, {}).setdefault(value, {})[run.name] = None
+    tasks_by_groups: dict[tuple[tuple[str, tuple[str, ...]], ...], list[str]] = {}
+    for task, groups in runs_by_value.items():
+        if len(groups) > 1:
+            shown = tuple(
                 (f"{len(value)} rows" if isinstance(value, tuple) else str(value), tuple(names))
-                for value, names in runs_by_value.items()
+                for value, names in groups.items()
             )
-            tasks_by_groups[groups].append(task)
+            tasks_by_groups.setdefault(shown, []).append(task)
     return [Difference(name, field, tasks, groups) for groups, tasks in tasks_by_groups.items()]
-
-
-def _source_difference(runs: Sequence[Run]) -> list[Difference]:
-    """Sample data says nothing about real data, not even about that of another task."""
-    groups: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for run in runs:
-        for result in run.tasks.values():
-            source = result.metadata.get("source")
-            if source is not None:
-                groups["sample data" if source == "sample" else "real data"][run.name] = None
-    if len(groups) < 2:
-        return []
-    listed = [(value, list(names)) for value, names in groups.items()]
-    return [Difference("source", "source", tasks_of(runs), listed)]

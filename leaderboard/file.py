@@ -21,6 +21,7 @@ from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.records import Record
 
 from .board import Leaderboard
+from .compare import Score
 from .runs import Run, Sample, TaskResult
 from .tables import Table
 from .view import View
@@ -121,9 +122,7 @@ def entries_of(board: Leaderboard, *, rows: bool) -> list[Entry]:
                 for name, version in result.metadata.get("versions", {}).items()
             },
             tasks={
-                column.name: _task_entry(
-                    run.tasks[column.name], column.estimates[run.name], rows=rows
-                )
+                column.name: _task_entry(run.tasks[column.name], column.scores[run.name], rows=rows)
                 for column in board.tasks
                 if column.name in run.tasks
             },
@@ -132,7 +131,7 @@ def entries_of(board: Leaderboard, *, rows: bool) -> list[Entry]:
     ]
 
 
-def _task_entry(result: TaskResult, rates: Mapping[str, Estimate], *, rows: bool) -> TaskEntry:
+def _task_entry(result: TaskResult, scores: Mapping[str, Score], *, rows: bool) -> TaskEntry:
     kept = None
     if rows and result.samples:
         columns = zip(*((s.item_id, *s.record, s.cluster) for s in result.samples), strict=True)
@@ -140,7 +139,7 @@ def _task_entry(result: TaskResult, rates: Mapping[str, Estimate], *, rows: bool
     return TaskEntry(
         **{key: value for key, value in result.metadata.items() if key in _METADATA},
         n=result.n,
-        rates=dict(rates),
+        rates={rate: score.estimate for rate, score in scores.items()},
         rows=kept,
     )
 

@@ -192,8 +192,8 @@ def _compare_task(
     scores = score_results(results, (metric,), resamples=resamples, seed=stable_hash(task, seed))
     of_metric = {name: rates.get(metric, UNKNOWN) for name, rates in scores.items()}
     obstacles += [
-        f"{_why_undefined(results[name], metric)} ({name})"
-        for name, score in sorted(of_metric.items())
+        f"no value of {metric} ({name}; {results[name].n} labeled rows)"
+        for name, score in of_metric.items()
         if score.value is None
     ]
     difference, p_value = Estimate(None), None
@@ -203,9 +203,10 @@ def _compare_task(
             difference, p_value = comparisons[0].difference, comparisons[0].p_value
         else:
             difference = Estimate(minus(of_metric[NOW], of_metric[BASELINE]).value)
-            without = [name for name, result in results.items() if not result.samples]
-            why = f"no rows are kept ({', '.join(without)})" if without else "the rows differ"
-            notes.append(f"significance is untested, because {why}; only the bound applies")
+            notes.append(
+                "significance is untested, because it needs the same rows of both runs; only the "
+                "bound applies"
+            )
     n = results[NOW].n if NOW in results else None
     before, now = (of_metric.get(name, UNKNOWN).estimate for name in (BASELINE, NOW))
     return TaskGate(task, before, now, n, difference, p_value, (), obstacles, notes)
@@ -245,14 +246,6 @@ def _obstacles(
 
 def _verdicts(result: TaskResult) -> str:
     return " / ".join(result.verdicts) + (", pairs in both orders" if result.paired else "")
-
-
-def _why_undefined(result: TaskResult, metric: str) -> str:
-    if result.n == 0:
-        return "no labeled rows"
-    if not result.samples:
-        return f"{metric} is not reported, and there are no rows to compute it from"
-    return f"{metric} is undefined here"
 
 
 def _failures(

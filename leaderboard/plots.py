@@ -11,26 +11,25 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, whole_file
+from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.calibration import ReliabilityBin, reliability_curve
-from mtrl_judge.metrics.rates import Counts
-from mtrl_judge.metrics.records import tally
+from mtrl_judge.metrics.rates import Counts, Rates
 
 from .analyses import Confidence, confidences
 from .board import Column, Leaderboard
-from .compatibility import ROLES
 from .formats import NONE, format_number, metric_name, one_line, task_labels
-from .runs import TaskResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from mtrl_judge.metrics.bootstrap import Estimate
 
 FORMATS = ("png", "svg")
 # From Okabe and Ito's colorblind-safe palette; position and text always say the same as color.
@@ -132,41 +131,40 @@ def _save(figure: Figure, target: Any, form: str) -> None:
 
 
 def _figure(width: float, height: float, footer: str = "") -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     if footer:
         figure.supxlabel(footer, fontsize=7, color=MUTED, x=0.01, ha="left")
     return figure
 
 
-def _label(name: str) -> str:
-    return one_line(name, 26)
+def _values(estimates: Sequence[Estimate]) -> Rates:
+    """Value, low and high, 3 × N; nan where unknown."""
+    return np.array([astuple(estimate) for estimate in estimates], dtype=float).T
+
+
+def _limits(values: Rates) -> tuple[float, float]:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    margin = max(0.04, 0.06 * (high - low))
+    return low - margin, high + margin
 
 
 # Scores
 
 
 @_style()
-def score_plot(board: Leaderboard, task: Column | None = None) -> Plot | None:
-    """The metric of each judge with its interval, a panel for each task; None without values.
-
-    All panels have the same scale, whichever are drawn.
-
-    Args:
-        task: draw only this one, without a legend.
-    """
-    tasks = [c for c in ([task] if task else board.tasks) if _estimates(c, board.metric)]
+def score_plot(board: Leaderboard) -> Plot | None:
+    """The metric of each judge with its interval, a panel for each task; None without values."""
+    tasks = [column for column in board.tasks if column.scores_of(board.metric)]
     if not tasks:
         return None
     names = [run.name for run in board.runs]
     n_columns = min(_PANELS_PER_ROW, len(tasks))
     n_rows = -(-len(tasks) // n_columns)
-    height = n_rows * (0.21 * len(names) + 0.62) + (0.1 if task else 0.35)
-    footer = "" if task else f"{metric_name(board.metric)} · {SCORE_LEGEND}"
-    figure = _figure(1.05 + 2.45 * n_columns, height, footer)
+    height = n_rows * (0.21 * len(names) + 0.62) + 0.35
+    footer = f"{metric_name(board.metric)} · {SCORE_LEGEND}"
+    figure = _figure(1.75 + 2.45 * n_columns, height, footer)
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     labels = task_labels([column.name for column in board.tasks])
     for axes, column in zip(panels, tasks, strict=False):
@@ -174,10 +172,10 @@ def score_plot(board: Leaderboard, task: Column | None = None) -> Plot | None:
         title = one_line(labels[column.name], 26)
         axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
         axes.set_title("OOD" if column.role == "ood" else "", loc="right", fontsize=7)
-    panels[0].set_yticks(range(len(names)), map(_label, names))
-    ends = [end for c in board.tasks for e in _estimates(c, board.metric) for end in _ends(e)]
-    ends += [column.majority for column in board.tasks if column.majority is not None]
-    panels[0].set(ylim=(len(names) - 0.4, -0.6), xlim=_limits(ends))
+    scores = [s.estimate for column in tasks for s in column.scores_of(board.metric).values()]
+    baselines = [Estimate(column.majority) for column in tasks]
+    panels[0].set_yticks(range(len(names)), [one_line(name, 26) for name in names])
+    panels[0].set(ylim=(len(names) - 0.4, -0.6), xlim=_limits(_values([*scores, *baselines])))
     for index, axes in enumerate(panels):
         axes.set_visible(index < len(tasks))
         # Tick labels go below the last panel of each column; the last row can be shorter.
@@ -190,40 +188,22 @@ def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) ->
     axes.spines[["top", "right", "left"]].set_visible(False)
     if task.majority is not None:
         axes.axvline(task.majority, color=VERMILION, linewidth=1, linestyle=_DASHED)
-    some_beaten = any(rank > 1 for rank in task.ranks.values())
-    for index, name in enumerate(names):
-        estimate = task.estimate(name, metric)
-        beaten = task.ranks.get(name, 1) > 1
+    value_J, low_J, high_J = _values([task.estimate(name, metric) for name in names])
+    beaten = [task.ranks.get(name, 1) > 1 for name in names]
+    axes.hlines(range(len(names)), low_J, high_J, color=BLUE, linewidth=1.6, alpha=0.75)
+    faces = ["white" if b else BLUE for b in beaten]
+    axes.scatter(value_J, range(len(names)), s=25, edgecolors=BLUE, facecolors=faces, zorder=3)
+    for index, value in enumerate(value_J.tolist()):
         axes.annotate(
-            format_number(estimate.value, 2),
+            format_number(value, 2),
             (1.02, index),
             xycoords=axes.get_yaxis_transform(),
             va="center",
             fontsize=7.5,
-            color=MUTED if beaten or estimate.value is None else INK,
-            fontweight="bold" if some_beaten and not beaten else "normal",
+            color=MUTED if beaten[index] else INK,
+            fontweight="bold" if any(beaten) and not beaten[index] else "normal",
             annotation_clip=False,
         )
-        if estimate.value is None:
-            continue
-        if estimate.low is not None and estimate.high is not None:
-            axes.hlines(index, estimate.low, estimate.high, color=BLUE, linewidth=1.6, alpha=0.75)
-        face = "white" if beaten else BLUE
-        axes.plot(estimate.value, index, "o", markersize=5, color=BLUE, markerfacecolor=face)
-
-
-def _estimates(column: Column, metric: str) -> list[Estimate]:
-    estimates = (column.estimate(judge, metric) for judge in column.estimates)
-    return [estimate for estimate in estimates if estimate.value is not None]
-
-
-def _ends(estimate: Estimate) -> list[float]:
-    return [e for e in (estimate.value, estimate.low, estimate.high) if e is not None]
-
-
-def _limits(ends: Sequence[float]) -> tuple[float, float]:
-    margin = max(0.04, 0.06 * (max(ends) - min(ends)))
-    return min(ends) - margin, max(ends) + margin
 
 
 # In against out of distribution
@@ -232,19 +212,13 @@ def _limits(ends: Sequence[float]) -> tuple[float, float]:
 @_style()
 def generalization_plot(board: Leaderboard) -> Plot | None:
     """Each judge's mean in distribution against its mean out of distribution; None without both."""
-    means = {column.role: column for column in board.means}
-    if len(means) < len(ROLES):
+    judges = [run.name for run in board.runs if run.name in board.gaps]
+    if not judges:
         return None
-    points: dict[str, tuple[Estimate, Estimate]] = {}
-    for run in board.runs:
-        inside, outside = (means[role].estimate(run.name, board.metric) for role in ROLES)
-        if inside.value is not None and outside.value is not None:
-            points[run.name] = (inside, outside)
-    if not points:
-        return None
-    figure = _figure(5.3, max(3.5, 0.2 * len(points)))
+    figure = _figure(5.3, max(3.5, 0.2 * len(judges)))
     axes = figure.subplots()
-    low, high = _limits([end for pair in points.values() for e in pair for end in _ends(e)])
+    x_J, y_J = (_values([mean.estimate(j, board.metric) for j in judges]) for mean in board.means)
+    low, high = _limits(np.stack([x_J, y_J]))
     metric = metric_name(board.metric)
     axes.set(
         xlim=(low, high),
@@ -257,36 +231,20 @@ def generalization_plot(board: Leaderboard) -> Plot | None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=0)
     axes.axline((low, low), slope=1, color=MUTED, linewidth=1, linestyle=_DASHED)
-    axes.annotate(
-        "no generalization gap",
-        (0.015, 0.03),
-        xycoords="axes fraction",
-        rotation=45,
-        rotation_mode="anchor",
-        fontsize=7,
-        color=MUTED,
-    )
-    bars: Any = {"color": BLUE, "linewidth": 1.3, "alpha": 0.55}
-    for number, (name, (x, y)) in enumerate(points.items(), 1):
-        center = (x.value or 0.0, y.value or 0.0)
-        if x.low is not None and x.high is not None:
-            axes.hlines(center[1], x.low, x.high, **bars)
-        if y.low is not None and y.high is not None:
-            axes.vlines(center[0], y.low, y.high, **bars)
-        axes.plot(*center, "o", markersize=5, color=BLUE, label=f"{number}  {_label(name)}")
-        axes.annotate(str(number), center, (4, 4), textcoords="offset points", fontsize=7)
+    diagonal: Any = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 7, "color": MUTED}
+    axes.text(0.015, 0.03, "no generalization gap", transform=axes.transAxes, **diagonal)
+    axes.hlines(y_J[0], x_J[1], x_J[2], color=BLUE, linewidth=1.3, alpha=0.55)
+    axes.vlines(x_J[0], y_J[1], y_J[2], color=BLUE, linewidth=1.3, alpha=0.55)
+    for number, (name, x, y) in enumerate(zip(judges, x_J[0], y_J[0], strict=True), 1):
+        label = f"{number}  {one_line(name, 26)}"
+        axes.plot(x, y, "o", markersize=5, color=BLUE, label=label)
+        axes.annotate(str(number), (x, y), (4, 4), textcoords="offset points", fontsize=7)
     # Beside the square, because the names of similar judges would cover each other in it.
     figure.legend(loc="outside right upper", frameon=False, handlelength=0.5, fontsize=8)
     return Plot("in_against_out", f"Mean {metric} of each judge in and out of distribution", figure)
 
 
 # A panel for each judge and task
-
-
-def confusion_of(result: TaskResult) -> Counts | None:
-    """Labels by verdicts, C × C1; None without labeled rows."""
-    counts_C_C1 = tally(result.records, result.verdicts, paired=False).confusion_X_C_C1
-    return counts_C_C1 if counts_C_C1.any() else None
 
 
 @_style()
@@ -296,7 +254,7 @@ def confusion_plot(board: Leaderboard) -> Plot | None:
         (run.name, task): (counts_C_C1, result.verdicts)
         for run in board.runs
         for task, result in run.tasks.items()
-        if (counts_C_C1 := confusion_of(result)) is not None
+        if (counts_C_C1 := result.confusion).any()
     }
     if not matrices:
         return None
@@ -326,35 +284,18 @@ def _confusion_panel(axes: Axes, counts_C_C1: Counts, verdicts: Sequence[str]) -
     axes.spines[:].set_visible(False)
 
 
-def confidence_title(confidence: Confidence) -> str:
-    """The judge, and what its confidence is if not a probability."""
-    if confidence.kind == "probability":
-        return confidence.judge
-    return f"{confidence.judge}, {confidence.kind}"
-
-
 @_style()
-def reliability_plot(
-    board: Leaderboard, known: Sequence[Confidence], *, named: bool = True
-) -> Plot | None:
-    """Accuracy against confidence, a panel for each judge and task; None without labeled rows.
-
-    Args:
-        named: name them; without, draw a single one.
-    """
+def reliability_plot(board: Leaderboard, known: Sequence[Confidence]) -> Plot | None:
+    """Accuracy against confidence, a panel for each judge and task; None without labeled rows."""
     curves = {
-        (confidence_title(confidence), confidence.result.task): curve
+        (confidence.title, confidence.result.task): curve
         for confidence in known
         if (curve := reliability_curve(confidence.predictions))
     }
     if not curves:
         return None
-    if not named:
-        figure = _figure(2.1, 2.0)
-        panels = dict.fromkeys(curves, figure.subplots())
-    else:
-        footer = "accuracy against confidence; dots sized by rows; on the line: calibrated"
-        figure, panels = _grid(board, list(curves), footer, shared=True)
+    footer = "accuracy against confidence; dots sized by rows; on the line: calibrated"
+    figure, panels = _grid(board, list(curves), footer, shared=True)
     for key, axes in panels.items():
         _reliability_panel(axes, curves[key])
     return Plot("reliability", "Accuracy against confidence", figure)

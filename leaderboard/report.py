@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,37 +19,34 @@ from markupsafe import Markup
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.metrics.rates import higher_is_better
 
-from .board import Column, Leaderboard
+from .board import Leaderboard
 from .formats import ROLE_NAMES, format_date, format_estimate, metric_name
 from .plots import (
-    SCORE_LEGEND,
     Plot,
-    confidence_title,
-    confusion_of,
     data_address,
     generalization_plot,
     reliability_plot,
     score_plot,
 )
-from .samples import TaskItems, select_items
+from .samples import select_items
 from .tables import cell_parts
-from .view import SIDE_BY_SIDE, View, data_table, model_table
+from .view import SIDE_BY_SIDE, View, confusion_tables, data_table, model_table
 
 MAX_BYTES = 10_000_000
 """The size limit of the file; images are left out before texts are truncated."""
-_IMAGE_MARKUP = 160  # bytes of an image element besides its address
-# (characters shown of a text, items of a task): the first pair that fits is used.
-_LIMITS = ((6_000, 20), (2_000, 20), (600, 20), (300, 10), (200, 3), (0, 0))
+# Characters shown of a text, items of a task, and how many of these have images. The first line
+# with which the report is small enough is used.
+_LIMITS = (
+    (6_000, 20, 20),
+    (6_000, 20, 5),
+    (2_000, 20, 2),
+    (600, 20, 1),
+    (300, 10, 0),
+    (200, 3, 0),
+    (0, 0, 0),
+)
 # Control characters except tab and newline, and unpaired surrogates.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-class Truncated(NamedTuple):
-    """A text with its middle left out."""
-
-    head: str
-    left_out: int
-    tail: str
 
 
 def render_report(
@@ -86,41 +83,15 @@ def render_report(
     template = environment.get_template("report.html.jinja")
     values = {**_values(board, view), "digits": digits}
     all_items = select_items(board.runs, [task.name for task in board.tasks], include=include)
-
-    def render(tasks: Sequence[TaskItems], length: int, with_images: frozenset[Any]) -> str:
-        n = sum(any(order.images for order in item.orders) for task in tasks for item in task.items)
-        return template.render(
-            values,
-            items=tasks,
-            length=length,
-            with_images=with_images,
-            images_left_out=n - len(with_images),
-        )
-
-    for length, n_items in _LIMITS:
-        tasks = [task._replace(items=task.items[:n_items]) for task in all_items]
-        room = max_bytes - len(render(tasks, length, frozenset()).encode("utf-8"))
-        if room > 0:
-            return render(tasks, length, _items_with_images(tasks, room))
+    for length, n_items, n_images in _LIMITS:
+        items = [task._replace(items=task.items[:n_items]) for task in all_items]
+        page = template.render(values, items=items, length=length, n_images=n_images)
+        if len(page.encode("utf-8")) <= max_bytes:
+            return page
     raise JudgeError(
         f"the report of {len(board.runs)} judges on {len(board.tasks)} tasks exceeds "
         f"{max_bytes / 1e6:.0f} MB even without items; select fewer tasks with --tasks"
     )
-
-
-def _items_with_images(tasks: Sequence[TaskItems], room: int) -> frozenset[tuple[str, str]]:
-    """The items whose images fit: the first of each task, then the second of each, …"""
-    chosen: set[tuple[str, str]] = set()
-    for index in range(max((len(task.items) for task in tasks), default=0)):
-        for task in tasks:
-            for item in task.items[index : index + 1]:
-                images = [image for order in item.orders for image in order.images]
-                room -= sum(len(image) + _IMAGE_MARKUP for image in images)
-                if room < 0:
-                    return frozenset(chosen)
-                if images:
-                    chosen.add((task.task, item.item_id))
-    return frozenset(chosen)
 
 
 def readable(text: str) -> str:
@@ -132,16 +103,16 @@ def readable(text: str) -> str:
     return _UNREADABLE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
-def truncated(text: str, length: int) -> Truncated:
+def truncated(text: str, length: int) -> tuple[str, int, str]:
     """Text with its middle left out if it is too long; reasoning begins it and a verdict ends it.
 
     >>> truncated("0123456789", 6)
-    Truncated(head='0123', left_out=4, tail='89')
+    ('0123', 4, '89')
     """
     if len(text) <= length:
-        return Truncated(text, 0, "")
+        return text, 0, ""
     tail = length // 3
-    return Truncated(text[: length - tail], len(text) - length, text[len(text) - tail :])
+    return text[: length - tail], len(text) - length, text[len(text) - tail :]
 
 
 def breakable(name: str) -> Markup:
@@ -172,18 +143,10 @@ def _values(board: Leaderboard, view: View) -> dict[str, Any]:
         "headlines": list(_headlines(board)),
         "is_sample": any(result.metadata.get("source") == "sample" for result in results),
         "dates": sorted(format_date(run.date) for run in board.runs),
-        "score_plots": [_image(score_plot(board, task)) for task in board.tasks],
-        "score_legend": SCORE_LEGEND,
+        "score_plot": _image(score_plot(board)),
         "generalization_plot": _image(generalization_plot(board)),
-        "confusions": [(view.labels[task.name], _confusions(board, task)) for task in board.tasks],
-        "reliability_plots": [
-            (
-                confidence_title(confidence),
-                view.labels[confidence.result.task],
-                _image(reliability_plot(board, [confidence], named=False)),
-            )
-            for confidence in view.confidences
-        ],
+        "reliability_plot": _image(reliability_plot(board, view.confidences)),
+        "confusions": {task.name: confusion_tables(board, task.name) for task in board.tasks},
         "judge_numbers": {run.name: n for n, run in enumerate(board.runs)},
     }
 
@@ -209,13 +172,3 @@ def _headlines(board: Leaderboard) -> Iterator[dict[str, Any]]:
                 "ties": [name for name, rank in mean.ranks.items() if rank == 1 and name != best],
                 "tested": bool(mean.ranks),
             }
-
-
-def _confusions(board: Leaderboard, task: Column) -> list[tuple[str, list[str], list[list[int]]]]:
-    """For each judge: its name, the verdicts, and the rows of its confusion matrix."""
-    return [
-        (run.name, list(map(str, run.tasks[task.name].verdicts)), counts_C_C1.tolist())
-        for run in board.runs
-        if task.name in run.tasks
-        and (counts_C_C1 := confusion_of(run.tasks[task.name])) is not None
-    ]

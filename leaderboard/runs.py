@@ -12,7 +12,8 @@ from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.kinds.base import Kind
 from mtrl_judge.judge_tasks.spec import Role
 from mtrl_judge.metrics.bootstrap import Estimate
-from mtrl_judge.metrics.records import Record, complete_pairs
+from mtrl_judge.metrics.rates import Counts
+from mtrl_judge.metrics.records import Record, complete_pairs, tally
 
 
 class Sample(NamedTuple):
@@ -79,6 +80,11 @@ class TaskResult:
     @cached_property
     def records(self) -> list[Record]:
         return [sample.record for sample in self.samples]
+
+    @property
+    def confusion(self) -> Counts:
+        """Labeled rows by label and verdict, C × C1."""
+        return tally(self.records, self.verdicts, paired=False).confusion_X_C_C1
 
     @cached_property
     def rows(self) -> tuple[tuple[str, bool, str | None], ...]:

@@ -39,19 +39,25 @@ class Answer(NamedTuple):
     """What one judge answered for an item, in one order of a pair."""
 
     sample: Sample
-    reasoning: str
-    """Empty unless the text has the required form."""
-    rest: str
-    """What the verdict was read from: the answer part, or the whole text."""
-    confidence: str
-    """Probabilities or votes, if there are any."""
-
     wrong: bool
     """As in all rates, a missing verdict is wrong, and nothing is wrong without a label."""
 
     @property
-    def verdict(self) -> str | None:
-        return self.sample.record.verdict
+    def parts(self) -> tuple[str, str]:
+        """The reasoning, empty unless the text has the required form, and what the verdict was
+        read from: the answer part, or the whole text."""
+        text = self.sample.text
+        match = _REASONED.fullmatch(text) if self.sample.record.well_formed else None
+        return (match[1].strip(), match[2].strip()) if match else ("", text.strip())
+
+    @property
+    def confidence(self) -> str:
+        """Probabilities or votes, if there are any."""
+        probabilities = (self.sample.probabilities or {}).items()
+        shares = ", ".join(f"P({verdict}) = {p:.2f}" for verdict, p in probabilities)
+        votes = Counter(self.sample.votes).most_common()
+        counts = ", ".join(f"{vote or 'none'} {n}" for vote, n in votes)
+        return "; ".join(filter(None, (shares, counts and f"votes: {counts}")))
 
 
 class Order(NamedTuple):
@@ -71,27 +77,16 @@ class Item(NamedTuple):
 
     item_id: str
     orders: tuple[Order, ...]
-    flipped: frozenset[str]
-    """The judges whose verdicts in the two orders do not prefer the same candidate."""
-
-    @property
-    def judges(self) -> list[str]:
-        return list(dict.fromkeys(name for order in self.orders for name in order.answers))
+    flags: Mapping[str, Sequence[str]]
+    """For each judge, which of wrong, null and flipped apply to it."""
 
     @property
     def disagreed(self) -> bool:
         """Whether two judges differ in an order; a missing verdict differs from every verdict."""
-        return any(len({a.verdict for a in order.answers.values()}) > 1 for order in self.orders)
-
-    def flags(self, judge: str) -> list[str]:
-        """Which of wrong, null and flipped apply to the judge."""
-        answers = [order.answers[judge] for order in self.orders if judge in order.answers]
-        flags = {
-            "wrong": any(answer.wrong for answer in answers),
-            "null": any(answer.verdict is None for answer in answers),
-            "flipped": judge in self.flipped,
-        }
-        return [flag for flag, applies in flags.items() if applies]
+        return any(
+            len({answer.sample.record.verdict for answer in order.answers.values()}) > 1
+            for order in self.orders
+        )
 
 
 class TaskItems(NamedTuple):
@@ -165,30 +160,36 @@ def _task_items(
 
 
 def _items(results: Mapping[str, TaskResult]) -> list[Item]:
-    """All items of a task, without what only the data has."""
-    orders: dict[str, dict[bool, dict[str, Answer]]] = {}
+    """All items of a task, without their images."""
+    answers: dict[str, dict[bool, dict[str, Answer]]] = {}
     for name, result in results.items():
         for sample in result.samples:
-            by_order = orders.setdefault(sample.item_id, {})
-            by_order.setdefault(sample.record.swapped, {})[name] = _answer(sample, result)
+            wrong = sample.record.label is not None and not result.is_correct(sample.record)
+            of_item = answers.setdefault(sample.item_id, {})
+            of_item.setdefault(sample.record.swapped, {})[name] = Answer(sample, wrong)
     items = []
-    for item_id, by_order in orders.items():
-        views = []
-        for swapped, answers in sorted(by_order.items()):
-            questions = (_question(a.sample, results[name]) for name, a in answers.items())
-            label = next(iter(answers.values())).sample.record.label
-            views.append(Order(swapped, label, next(filter(None, questions), ""), answers))
-        in_both = set.intersection(*(set(view.answers) for view in views)) if len(views) > 1 else ()
-        flipped = frozenset(
-            name
-            for name in in_both
-            if results[name].paired
-            and pair_counts(
-                Pair(*(view.answers[name].sample.record for view in views)), results[name].verdicts
-            )[PairCount.FLIPPED]
-        )
-        items.append(Item(item_id, tuple(views), flipped))
+    for item_id, of_item in answers.items():
+        orders = []
+        for swapped, by_judge in sorted(of_item.items()):
+            questions = (_question(a.sample, results[name]) for name, a in by_judge.items())
+            label = next(iter(by_judge.values())).sample.record.label
+            orders.append(Order(swapped, label, next(filter(None, questions), ""), by_judge))
+        judges = dict.fromkeys(name for order in orders for name in order.answers)
+        flags = {name: _flags(name, orders, results[name]) for name in judges}
+        items.append(Item(item_id, tuple(orders), flags))
     return items
+
+
+def _flags(judge: str, orders: Sequence[Order], result: TaskResult) -> list[str]:
+    answers = [order.answers[judge] for order in orders if judge in order.answers]
+    records = [answer.sample.record for answer in answers]
+    pair = Pair(*records) if result.paired and len(records) == 2 else None
+    flags = {
+        "wrong": any(answer.wrong for answer in answers),
+        "null": any(record.verdict is None for record in records),
+        "flipped": pair and pair_counts(pair, result.verdicts)[PairCount.FLIPPED],
+    }
+    return [flag for flag, applies in flags.items() if applies]
 
 
 def _question(sample: Sample, result: TaskResult) -> str:
@@ -199,26 +200,12 @@ def _question(sample: Sample, result: TaskResult) -> str:
     return question.strip()
 
 
-def _answer(sample: Sample, result: TaskResult) -> Answer:
-    parts = _REASONED.fullmatch(sample.text) if sample.record.well_formed else None
-    reasoning, rest = parts.groups() if parts else ("", sample.text)
-    confidence = []
-    if sample.probabilities:
-        shares = (f"P({verdict}) = {p:.2f}" for verdict, p in sample.probabilities.items())
-        confidence.append(", ".join(shares))
-    if sample.votes:
-        counts = Counter(sample.votes).most_common()
-        confidence.append("votes: " + ", ".join(f"{vote or 'none'} {n}" for vote, n in counts))
-    wrong = sample.record.label is not None and not result.is_correct(sample.record)
-    return Answer(sample, reasoning.strip(), rest.strip(), "; ".join(confidence), wrong)
-
-
 def _ordered(task: str, items: Sequence[Item]) -> list[Item]:
     """The items in the order in which they are worth reading."""
     turns: Counter[object] = Counter()
     keyed = []
     for item in sorted(items, key=lambda item: stable_hash("read", task, ascii(item.item_id))):
-        flags = sorted({flag for judge in item.judges for flag in item.flags(judge)})
+        flags = sorted({flag for flags in item.flags.values() for flag in flags})
         tier = 0 if item.disagreed else 1 if flags else 2
         keyed.append((tier, turns[tier, *flags], flags, item))
         turns[tier, *flags] += 1

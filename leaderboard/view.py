@@ -5,7 +5,8 @@ Each table is built once, whatever it is written as; see :mod:`.tables`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from .analyses import Confidence, analyses, confidences
@@ -92,34 +93,19 @@ def score_table(board: Leaderboard) -> Table:
         for title, column in columns.items()
     }
     rows.append(Row("n", counts, "baseline"))
-    note = " ".join(_score_notes(board))
-    table = Table(metric_name(board.metric), "judge", rows, note)
+    note = (
+        f"In brackets: 95 % intervals from {board.resamples:,} bootstrap resamples of independent "
+        f"clusters, seed {board.seed}. #: rank, 1 plus the number of judges that are significantly "
+        "better (paired bootstrap, p < 0.05 after Holm over the pairs of a column); bold: none is. "
+        "gap: generalization gap, mean in distribution minus mean out of distribution."
+    )
+    table = Table(metric_name(board.metric), "judge", rows, " ".join([note, *board.notes]))
     return table.transposed("task", styles) if len(board.runs) <= SIDE_BY_SIDE else table
 
 
 def _score(column: Column, judge: str, board: Leaderboard) -> Cell:
     rank = column.ranks.get(judge) if len(column.ranks) > 1 else None
     return Cell(column.estimate(judge, board.metric), "rate", rank, bold=rank == 1)
-
-
-def _score_notes(board: Leaderboard) -> Iterator[str]:
-    if any(
-        task.estimate(run.name, board.metric).low is not None
-        for task in board.tasks
-        for run in board.runs
-    ):
-        yield (
-            f"In brackets: 95 % intervals from {board.resamples:,} bootstrap resamples of "
-            f"independent clusters, seed {board.seed}."
-        )
-    if any(len(column.ranks) > 1 for column in board.tasks):
-        yield (
-            "#: rank, 1 plus the number of judges that are significantly better (paired bootstrap, "
-            "p < 0.05 after Holm over the pairs of a column); bold: none is."
-        )
-    if board.gaps:
-        yield "gap: generalization gap, mean in distribution minus mean out of distribution."
-    yield from board.notes
 
 
 def mean_table(board: Leaderboard) -> Table:
@@ -131,7 +117,7 @@ def mean_table(board: Leaderboard) -> Table:
         "flip rate": "flip_rate",
         "null rate": "null_rate",
     }
-    known = {rate for mean in board.means for own in mean.estimates.values() for rate in own}
+    known = {rate for mean in board.means for rates in mean.scores.values() for rate in rates}
     rows = [
         Row(
             run.name,
@@ -215,6 +201,28 @@ def disagreement_table(board: Leaderboard) -> Table:
     return Table("Where judges disagree", "task", rows, note)
 
 
+def confusion_tables(board: Leaderboard, task: str) -> list[Table]:
+    """Labels by verdicts, for each judge that has labeled rows of the task."""
+    tables = []
+    for run in board.runs:
+        result = run.tasks.get(task)
+        counts_C_C1 = result.confusion.tolist() if result else []
+        if result and any(map(any, counts_C_C1)):
+            columns = [*result.verdicts, "none"]
+            rows = [
+                Row(
+                    label,
+                    {
+                        column: Cell(count, "count", of=sum(counts_C1))
+                        for column, count in zip(columns, counts_C1, strict=True)
+                    },
+                )
+                for label, counts_C1 in zip(result.verdicts, counts_C_C1, strict=True)
+            ]
+            tables.append(Table(run.name, "label", rows))
+    return tables
+
+
 def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
     """One record for each judge, task and rate, for programs; see :data:`TIDY_FIELDS`."""
     return [
@@ -223,15 +231,13 @@ def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
             "task": column.name if column in board.tasks else "mean",
             "role": column.role,
             "rate": rate,
-            "value": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
+            **asdict(score.estimate),
             "rank": column.ranks.get(run.name) if rate == board.metric else None,
             "n": column.n.get(run.name),
         }
         for run in board.runs
         for column in board.columns
-        for rate, estimate in column.estimates.get(run.name, {}).items()
+        for rate, score in column.scores.get(run.name, {}).items()
     ]
 
 
@@ -258,9 +264,7 @@ def model_table(runs: Sequence[Run]) -> Table:
             "file": run.file.name,
             "versions": ", ".join(versions),
         }
-        rows.append(
-            Row(run.name, {key: Cell(value or None, "name") for key, value in facts.items()})
-        )
+        rows.append(_fact_row(run.name, facts))
     return Table("Models", "judge", rows)
 
 
@@ -284,8 +288,12 @@ def data_table(runs: Sequence[Run]) -> Table:
             "fingerprint": _stated(results, "fingerprint"),
             "labeled rows": ", ".join(counts),
         }
-        rows.append(Row(task, {key: Cell(value or None, "name") for key, value in facts.items()}))
+        rows.append(_fact_row(task, facts))
     return Table("Data", "task", rows)
+
+
+def _fact_row(title: str, facts: Mapping[str, str]) -> Row:
+    return Row(title, {key: Cell(value or None, "name") for key, value in facts.items()})
 
 
 def _stated(results: Iterable[TaskResult], field: str) -> str:

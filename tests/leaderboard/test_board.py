@@ -69,10 +69,11 @@ def test_values_are_scikit_learns_and_lie_in_their_intervals(board: Leaderboard)
             verdicts = [record.verdict or "none" for record in records]
             classes = run.tasks[column.name].verdicts
             expected = f1_score(labels, verdicts, labels=classes, average="macro")
-            found = column.estimates[run.name]
-            assert found["macro_f1"].value == pytest.approx(expected)
-            assert found["accuracy"].value == pytest.approx(accuracy_score(labels, verdicts))
-            low, high = found["macro_f1"].low, found["macro_f1"].high
+            accuracy = column.estimate(run.name, "accuracy").value
+            assert accuracy == pytest.approx(accuracy_score(labels, verdicts))
+            macro_f1 = column.estimate(run.name, "macro_f1")
+            assert macro_f1.value == pytest.approx(expected)
+            low, high = macro_f1.low, macro_f1.high
             assert low is not None
             assert high is not None
             assert low < expected < high
@@ -100,13 +101,13 @@ def test_pairs_are_tested_as_pairs(board: Leaderboard) -> None:
 
 def test_means_and_accuracy_over_all_rows_reconcile(board: Leaderboard) -> None:
     inside = board.means[0]
-    for judge, own in inside.estimates.items():
-        parts = [c.estimates[judge]["accuracy"].value or 0 for c in board.tasks[:2]]
+    for judge, own in inside.scores.items():
+        parts = [column.estimate(judge, "accuracy").value or 0 for column in board.tasks[:2]]
         assert own["accuracy"].value == pytest.approx(sum(parts) / 2)
         weighted = (200 * parts[0] + 300 * parts[1]) / 500
         assert own["overall_accuracy"].value == pytest.approx(weighted)
         assert inside.n[judge] == 500
-        outside = board.means[1].estimates[judge]["macro_f1"].value or 0
+        outside = board.means[1].estimate(judge, "macro_f1").value or 0
         gap = (own["macro_f1"].value or 0) - outside
         assert board.gaps[judge].value == pytest.approx(gap)
         assert (board.gaps[judge].low or 0) <= gap <= (board.gaps[judge].high or 0)
@@ -200,7 +201,7 @@ def write_two(folder: Path, **about: Any) -> Path:
         (
             "source",
             {"source": "sample"},
-            "mtrl_judge_a by source: real data: one | sample data: two",
+            "all tasks by source: real data: one | sample data: two",
         ),
         ("style", {"style": "direct"}, "mtrl_judge_a by style: reasoned: one | direct: two"),
         (
@@ -240,7 +241,7 @@ def test_a_judge_without_some_task_has_no_mean(tmp_path: Path) -> None:
     write_results(tmp_path / "one", {"t_a": rows, "t_b": rows}, model="one")
     write_results(tmp_path / "two", {"t_a": rows}, model="two")
     board = build_leaderboard(load_runs([tmp_path]), resamples=100)
-    assert list(board.means[0].estimates) == ["one"]
+    assert list(board.means[0].scores) == ["one"]
     assert "–" in plain_text(score_table(board))
 
 
@@ -327,7 +328,9 @@ def test_without_rows_estimates_stay_and_nothing_is_tested(tmp_path: Path, resul
     assert call("leaderboard", "add", file, results, "--resamples", FEW).exit_code == 0
     board = build_leaderboard(load_runs([file]), resamples=FEW)
     expected = build_leaderboard(load_runs([results]), resamples=FEW)
-    assert board.tasks[0].estimates == expected.tasks[0].estimates
+    assert score_table(board).rows[0].cells["good"].value == (
+        score_table(expected).rows[0].cells["good"].value
+    )
     assert not any(column.comparisons for column in board.tasks)
     assert "#" not in plain_text(score_table(board))
     file.write_text(file.read_text().replace('"value":0.', '"value":NaN, "low":0.', 1))
