@@ -1,7 +1,7 @@
-"""How a judge's grades go with people's, and how several judges agree with each other.
+"""Correlation of a judge's ratings with people's, and agreement among several judges.
 
-Axis suffixes: `J` judges of the same N rows, `C` the task's verdicts in their order, `C1` the same
-and then "no verdict". κ against the labels is in :mod:`rates`.
+Axis suffixes: `J` judges of the same `N` rows, `C` the task's verdicts in their order, `C1` the
+same and then "no verdict". Cohen's κ against the labels is in :mod:`rates`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .records import Record
 
 
 class Correlations(NamedTuple):
-    """Of a judge's grades with the labels' over `n` rows; each None where either is constant."""
+    """Of a judge's ratings with the labels over `n` rows; None if either is constant."""
 
     kendall_tau_b: float | None
     spearman: float | None
@@ -25,27 +25,27 @@ class Correlations(NamedTuple):
     n: int
     """Labeled rows with a verdict."""
     n_without_verdict: int
-    """Labeled rows left out, because what is not graded has no rank."""
+    """Labeled rows left out, because a missing verdict has no rank."""
 
 
 class AgreementMatrix(NamedTuple):
     """Of each judge with each, J × J; "no verdict" is one more category, as in :mod:`rates`.
 
-    Arrays, and nan where a cell has no meaning, as in :mod:`rates`: they are looked at as a whole.
+    Undefined cells are nan.
     """
 
     agreement_J_J: Rates
     """Share of rows with the same verdict; nan without rows."""
     kappa_J_J: Rates
-    """Cohen's κ; nan where both judges say one and the same throughout."""
+    """Cohen's κ; nan where both judges always give one and the same verdict."""
 
 
 def ratings(verdicts: Sequence[str]) -> tuple[float, ...] | None:
-    """The numbers that a task's verdicts are, or None where they are no grades.
+    """A task's verdicts as numbers, or None if they are not ratings.
 
-    Grades are three or more different finite numbers. Two classes are not graded, even where they
-    are called "1" and "2" (the slots of a pair are): any two numbers are in some order, and all
-    three correlations are then the one that is reported as Matthews'.
+    Ratings are three or more different finite numbers. Two classes are not ratings, even if they
+    are called "1" and "2" (as the slots of a pair): any two numbers are ordered, and all three
+    correlations would equal the Matthews correlation, which is reported anyway.
 
     >>> ratings(["1", "2", "3"])
     (1.0, 2.0, 3.0)
@@ -56,34 +56,34 @@ def ratings(verdicts: Sequence[str]) -> tuple[float, ...] | None:
         numbers = tuple(float(verdict) for verdict in verdicts)
     except ValueError:
         return None
-    graded = len(numbers) >= 3 and len(set(numbers)) == len(numbers) and np.isfinite(numbers).all()
-    return numbers if graded else None
+    distinct = len(set(numbers)) == len(numbers) >= 3
+    return numbers if distinct and np.isfinite(numbers).all() else None
 
 
 def correlations(records: Sequence[Record], verdicts: Sequence[str]) -> Correlations | None:
-    """Correlations of the judge's grades with the labels'; None where `verdicts` are no grades.
+    """Correlations of the judge's ratings with the labels; None if verdicts are not ratings.
 
     Raises:
-        ValueError: A label or verdict is none of `verdicts`.
+        ValueError: a label or verdict is not one of `verdicts`.
     """
     numbers = ratings(verdicts)
     if numbers is None:
         return None
     labeled = [record for record in records if record.label is not None]
     columns = ([record.label for record in labeled], [record.verdict for record in labeled])
-    labels_N, given_N = _codes(columns, verdicts)
-    ranked_N = given_N < len(numbers)
+    labels_N, verdicts_N = _codes(columns, verdicts)
+    ranked_N = verdicts_N < len(numbers)
     n, n_without_verdict = int(ranked_N.sum()), int((~ranked_N).sum())
-    truth_N = np.take(numbers, labels_N[ranked_N])
-    found_N = np.take(numbers, given_N[ranked_N])
-    if len(np.unique(truth_N)) < 2 or len(np.unique(found_N)) < 2:
+    labels_N = np.take(numbers, labels_N[ranked_N])
+    ratings_N = np.take(numbers, verdicts_N[ranked_N])
+    if len(np.unique(labels_N)) < 2 or len(np.unique(ratings_N)) < 2:
         return Correlations(None, None, None, n, n_without_verdict)
     from scipy import stats
 
     return Correlations(
-        float(stats.kendalltau(truth_N, found_N, variant="b").statistic),
-        float(stats.spearmanr(truth_N, found_N).statistic),
-        float(stats.pearsonr(truth_N, found_N).statistic),
+        float(stats.kendalltau(labels_N, ratings_N, variant="b").statistic),
+        float(stats.spearmanr(labels_N, ratings_N).statistic),
+        float(stats.pearsonr(labels_N, ratings_N).statistic),
         n,
         n_without_verdict,
     )
@@ -92,37 +92,38 @@ def correlations(records: Sequence[Record], verdicts: Sequence[str]) -> Correlat
 def krippendorff_alpha(
     verdicts_J_N: Sequence[Sequence[str | None]],
     classes: Sequence[str],
-    graded: Sequence[float] | None = None,
+    numbers: Sequence[float] | None = None,
 ) -> float | None:
-    """Krippendorff's α of J judges; 1 is agreement, 0 what chance gives, less is worse than chance.
+    """Krippendorff's α of J judges: 1 is full agreement, 0 that of chance, less is worse.
 
-    From the coincidences of Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability". A
-    missing verdict is a missing value there: a row counts by the verdicts it has, and not with one.
+    From the coincidence matrix of Krippendorff (2011), "Computing Krippendorff's
+    Alpha-Reliability", in which a missing verdict is a missing value: rows with fewer than two
+    verdicts do not count.
 
     Args:
         verdicts_J_N: None is no verdict.
         classes: the task's verdicts.
-        graded: their numbers (:func:`grades`) for interval data; None for nominal data.
+        numbers: the verdicts as numbers (:func:`ratings`) for interval data; None for nominal data.
 
     Returns:
-        None where no row has two verdicts or all verdicts are the same.
+        None if no row has two verdicts or all verdicts are the same.
 
     Raises:
-        ValueError: The judges' numbers of rows differ, a verdict is none of `classes`, or `graded`
-            has not one number for each.
+        ValueError: the judges' numbers of rows differ, a verdict is not one of `classes`, or
+            `numbers` does not have one number for each.
     """
-    if graded is not None and len(graded) != len(classes):
-        raise ValueError(f"{len(graded)} ratings for {len(classes)} verdicts; give one for each")
+    if numbers is not None and len(numbers) != len(classes):
+        raise ValueError(f"{len(numbers)} numbers for {len(classes)} verdicts; expected one each")
     codes_J_N = _codes(verdicts_J_N, classes)
     counts_N_C = (codes_J_N[:, :, None] == np.arange(len(classes))).sum(axis=0)
     counts_N_C = counts_N_C[counts_N_C.sum(axis=1) > 1]
     weighted_N_C = counts_N_C / (counts_N_C.sum(axis=1, keepdims=True) - 1)
     coincidences_C_C = counts_N_C.T @ weighted_N_C - np.diag(weighted_N_C.sum(axis=0))
     values_C = counts_N_C.sum(axis=0)
-    numbers_C = np.asarray(graded, dtype=float)
+    numbers_C = np.asarray(numbers, dtype=float)
     distances_C_C = (
         1.0 - np.eye(len(classes))
-        if graded is None
+        if numbers is None
         else (numbers_C[:, None] - numbers_C[None, :]) ** 2
     )
     by_chance = float(values_C @ distances_C_C @ values_C)
@@ -135,20 +136,20 @@ def krippendorff_alpha(
 def agreement_matrix(
     verdicts_J_N: Sequence[Sequence[str | None]], classes: Sequence[str]
 ) -> AgreementMatrix:
-    """How often each two of J judges say the same of N rows.
+    """How often each two of J judges give the same verdict on N rows.
 
     Raises:
-        ValueError: The judges' numbers of rows differ, or a verdict is none of `classes`.
+        ValueError: the judges' numbers of rows differ, or a verdict is not one of `classes`.
     """
     codes_J_N = _codes(verdicts_J_N, classes)
     judges, rows = codes_J_N.shape
     columns = len(classes) + 1
-    # float64 for the fast product of matrices; it holds counts exactly.
-    said_J_C1_N = (codes_J_N[:, None, :] == np.arange(columns)[:, None]).astype(float)
-    said_X_N = said_J_C1_N.reshape(judges * columns, rows)
-    counts_J_C1_J_C1 = (said_X_N @ said_X_N.T).reshape(judges, columns, judges, columns)
+    # One-hot, in float64 for a fast matrix product; it holds counts exactly.
+    onehot_J_C1_N = (codes_J_N[:, None, :] == np.arange(columns)[:, None]).astype(float)
+    onehot_X_N = onehot_J_C1_N.reshape(judges * columns, rows)
+    counts_J_C1_J_C1 = (onehot_X_N @ onehot_X_N.T).reshape(judges, columns, judges, columns)
     counts_J_J_C1_C1 = counts_J_C1_J_C1.transpose(0, 2, 1, 3).astype(np.int64)
-    # "No verdict" is here a class like the others, so no row lacks one.
+    # "No verdict" is a class like the others here, so the column of missing verdicts is empty.
     counts_J_J_C_C1 = np.pad(counts_J_J_C1_C1, ((0, 0), (0, 0), (0, 0), (0, 1)))
     return AgreementMatrix(accuracy(counts_J_J_C_C1), cohen_kappa(counts_J_J_C_C1))
 
@@ -156,10 +157,10 @@ def agreement_matrix(
 def _codes(
     verdicts_J_N: Sequence[Sequence[str | None]], classes: Sequence[str]
 ) -> NDArray[np.int64]:
-    """The place of each verdict in `classes`, J × N; C is no verdict."""
+    """The index of each verdict in `classes`, J × N; C is no verdict."""
     sizes = [len(verdicts_N) for verdicts_N in verdicts_J_N]
     if len(set(sizes)) > 1:
-        raise ValueError(f"the judges have {sizes} verdicts; give one of each judge for each row")
+        raise ValueError(f"the judges have {sizes} verdicts; expected one for each row")
     return np.array(class_indices(verdicts_J_N, classes), dtype=np.int64).reshape(
         len(sizes), sizes[0] if sizes else 0
     )

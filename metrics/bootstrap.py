@@ -1,9 +1,9 @@
-"""How sure a score is, and whether two judges can be told apart.
+"""Bootstrap intervals of rates (Efron 1979, doi:10.1214/aos/1176344552), by cluster.
 
-Axis suffixes: `M` judges of the same items, `K` clusters of items that are drawn together, `B`
-resamples, `F` the counts of a flat :class:`~.rates.Tally`, the others as in :mod:`rates`. All is
-computed from counts, so a resample costs one product of matrices, however many judges and rates
-there are.
+Axis suffixes: `M` judges of the same items, `K` clusters of dependent items, which are drawn
+together, `B` resamples, `F` the counts of a flat :class:`~.rates.Tally`, `U` different clusters,
+the others as in :mod:`rates`. Everything is computed from counts, so all resamples of all judges
+cost one matrix product, and rates are computed from its result.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from .records import Record, tally
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-# Numbers drawn at a time: 32 MB.
-_DRAWN = 4_000_000
+_CHUNK = 4_000_000  # numbers drawn at a time, 32 MB
 
 
 class Interval(NamedTuple):
@@ -53,12 +52,12 @@ def cluster_tallies(
     classes: Sequence[str],
     paired: bool = False,
 ) -> Tally:
-    """What each judge made of each cluster, K × M; clusters that count nowhere are left out.
+    """The counts of each judge in each cluster, K × M, without clusters that count nowhere.
 
     Args:
-        judges: for each of M judges its records of the same rows, in the same order.
-        clusters: what each row shares with others, such as its prompt; the rows of a pair share
-            theirs.
+        judges: the records of each of M judges, of the same rows in the same order.
+        clusters: for each row, the name of its cluster, such as its prompt; the rows of a pair are
+            in one cluster.
         classes: the task's verdicts.
         paired: whether pairs were judged in both orders.
 
@@ -69,31 +68,31 @@ def cluster_tallies(
     for records in judges:
         if [record.label for record in records] != labels or len(clusters) != len(labels):
             raise ValueError("the judges have not judged the same rows")
-    own: defaultdict[Hashable, list[int]] = defaultdict(list)
+    rows_of: defaultdict[Hashable, list[int]] = defaultdict(list)
     for row, cluster in enumerate(clusters):
-        own[cluster].append(row)
-    # Records made the same are counted once: there are far fewer kinds of clusters than clusters.
+        rows_of[cluster].append(row)
+    # Equal clusters are counted once: there are far fewer different clusters than clusters.
     known: dict[tuple[Record, ...], Counts] = {}
     nothing = tally([], classes, paired).flat()
-    flat_K_M_F = np.empty((len(own), len(judges), len(nothing)), dtype=np.int64)
-    for place, rows in enumerate(own.values()):
+    flat_K_M_F = np.empty((len(rows_of), len(judges), len(nothing)), dtype=np.int64)
+    for index, rows in enumerate(rows_of.values()):
         pairs = _pair_numbers([judges[0][row] for row in rows]) if paired else repeat(None)
         numbered = list(zip(rows, pairs, strict=False))
         for judge, records in enumerate(judges):
-            kind = tuple(
+            cluster_records = tuple(
                 Record(*records[row][:3], pair_id=pair, swapped=records[row].swapped)
                 for row, pair in numbered
             )
-            if kind not in known:
-                known[kind] = tally(kind, classes, paired).flat()
-            flat_K_M_F[place, judge] = known[kind]
+            if cluster_records not in known:
+                known[cluster_records] = tally(cluster_records, classes, paired).flat()
+            flat_K_M_F[index, judge] = known[cluster_records]
     return Tally.of(flat_K_M_F[flat_K_M_F.any(axis=(1, 2))], len(classes))
 
 
 def _pair_numbers(records: Sequence[Record]) -> list[str | None]:
-    """Names of the pairs of a cluster that clusters made alike have in common."""
-    number: dict[str | None, str | None] = {None: None}
-    return [number.setdefault(record.pair_id, str(len(number))) for record in records]
+    """Pairs numbered within their cluster, so that equal clusters have equal records."""
+    numbers: dict[str | None, str | None] = {None: None}
+    return [numbers.setdefault(record.pair_id, str(len(numbers))) for record in records]
 
 
 def resampled(
@@ -105,12 +104,13 @@ def resampled(
 ) -> dict[str, Rates]:
     """Rates of each judge in bootstrap resamples of the clusters, each B × M.
 
-    All judges are judged on the same resamples, so their differences are paired. Clusters of one
-    size are drawn within strata of the same labels, so every resample has as many items of each
-    class; clusters of several sizes would make strata too small to vary, and are drawn freely.
+    All judges share the resamples, so their differences are paired. If all clusters have one size,
+    they are drawn within strata of the same labels, so that every resample has as many items of
+    each class as the sample. With several sizes strata would be too small to vary, and clusters are
+    drawn from all of them.
 
     Args:
-        tallies: K × M, of :func:`cluster_tallies`.
+        tallies: K × M, from :func:`cluster_tallies`.
         rates: names in :data:`~.rates.RATES`.
     """
     flat_K_M_F = tallies.flat()
@@ -120,44 +120,41 @@ def resampled(
     if len(np.unique(labels_K_C.sum(axis=1))) > 1:
         labels_K_C = np.zeros_like(labels_K_C)
     _, strata_K = np.unique(labels_K_C, axis=0, return_inverse=True)
-    # Clusters of which all judges made the same are one: there are few kinds of them.
+    # Clusters with equal counts of all judges are interchangeable, and few of them differ.
     flat_K_X = flat_K_M_F.reshape(clusters, judges * counts)
-    kinds_U_X, kind_K = np.unique(flat_K_X, axis=0, return_inverse=True)
-    draw = np.random.default_rng(stable_hash("bootstrap", seed) % 2**63)
-    found: dict[str, list[Rates]] = {name: [] for name in rates}
+    different_U_X, index_K = np.unique(flat_K_X, axis=0, return_inverse=True)
+    rng = np.random.default_rng(stable_hash("bootstrap", seed) % 2**63)
+    values: dict[str, list[Rates]] = {name: [] for name in rates}
     for size in _chunks(resamples, clusters):
-        drawn_B_U = np.zeros((size, len(kinds_U_X)))
+        drawn_B_U = np.zeros((size, len(different_U_X)))
         for stratum in range(strata_K.max(initial=-1) + 1):
-            own = kind_K[strata_K == stratum]
-            places_B_K = draw.integers(len(own), size=(size, len(own)), dtype=np.int32)
-            drawn_B_U += _drawn(own[places_B_K], len(kinds_U_X))
-        # In float64, whose products are BLAS's and exact up to 2^53.
-        counted_B_X = (drawn_B_U @ kinds_U_X.astype(np.float64)).astype(np.int64)
-        drawn = Tally.of(counted_B_X.reshape(size, judges, counts), classes)
-        for name, parts in found.items():
-            parts.append(RATES[name](drawn))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            members = index_K[strata_K == stratum]
+            draws_B_K = rng.integers(len(members), size=(size, len(members)), dtype=np.int32)
+            drawn_B_U += _times_drawn(members[draws_B_K], len(different_U_X))
+        # In float64, whose matrix products are done by BLAS and are exact up to 2^53.
+        counts_B_X = (drawn_B_U @ different_U_X.astype(np.float64)).astype(np.int64)
+        tally_B_M = Tally.of(counts_B_X.reshape(size, judges, counts), classes)
+        for name, chunks in values.items():
+            chunks.append(RATES[name](tally_B_M))
+    return {name: np.concatenate(chunks) for name, chunks in values.items()}
 
 
 def _chunks(resamples: int, clusters: int) -> Iterator[int]:
-    most = max(1, _DRAWN // max(1, clusters))
+    size = max(1, _CHUNK // max(1, clusters))
     while resamples > 0:
-        yield min(most, resamples)
-        resamples -= most
+        yield min(size, resamples)
+        resamples -= size
 
 
-def _drawn(kinds_B_K: NDArray[np.int64], kinds: int) -> NDArray[np.int64]:
-    """How often each kind was drawn, B × U."""
-    resamples = len(kinds_B_K)
-    flat = (kinds_B_K + kinds * np.arange(resamples)[:, None]).ravel()
-    return np.bincount(flat, minlength=resamples * kinds).reshape(resamples, kinds)
+def _times_drawn(draws_B_K: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """How often each of n different clusters was drawn in each resample, B × U."""
+    resamples = len(draws_B_K)
+    flat = (draws_B_K + n * np.arange(resamples)[:, None]).ravel()
+    return np.bincount(flat, minlength=resamples * n).reshape(resamples, n)
 
 
 def interval(scores_B: Rates, level: float = LEVEL) -> Interval | None:
-    """The percentile interval of a resampled score (Efron 1979).
-
-    Resamples in which it has no meaning (nan) have no say.
-    """
+    """The percentile interval of a resampled rate, of the resamples in which it is defined."""
     scores_B = scores_B[~np.isnan(scores_B)]
     if not scores_B.size:
         return None

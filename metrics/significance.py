@@ -1,4 +1,4 @@
-"""Tests of differences, and their correction for how many there are."""
+"""Tests of differences, and the correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeVar
 
 from .rates import Rates
 
-# Discordant items up to which McNemar's test is the exact binomial one (Fagerland et al. 2013,
-# doi:10.1186/1471-2288-13-91, find the asymptotic one wanting below).
+# Up to so many discordant items McNemar's test is the exact binomial one; the asymptotic one is
+# unreliable there (Fagerland et al. 2013, doi:10.1186/1471-2288-13-91).
 EXACT = 25
 
 
@@ -16,30 +16,30 @@ class McNemar(NamedTuple):
     """Two judges on the same items; McNemar (1947), doi:10.1007/BF02295996."""
 
     only_first: int
-    """Items that the first alone has right."""
+    """Items that only the first judge gets right."""
     only_second: int
     p_value: float
 
 
 def difference_p_value(first_B: Rates, second_B: Rates) -> float:
-    """Two-sided p-value that two judges have the same score, from the same resamples of both.
+    """Two-sided p-value of two judges having the same score, from the same resamples of both.
 
-    How often the difference is on the other side of 0, with the sample itself as one resample
-    (Davison and Hinkley 1997, section 4.2), so never 0.
+    Twice the share of resamples in which the difference has the less frequent sign. The sample
+    counts as one resample (Davison and Hinkley 1997, section 4.2), so the value is never 0.
     """
     difference_B = first_B - second_B
     tail = min((difference_B <= 0).sum(), (difference_B >= 0).sum())
     return min(1.0, 2 * (int(tail) + 1) / (len(difference_B) + 1))
 
 
-def mcnemar(right_first_N: Sequence[bool], right_second_N: Sequence[bool]) -> McNemar:
-    """Whether two judges are right equally often on the same N items.
+def mcnemar(first_N: Sequence[bool], second_N: Sequence[bool]) -> McNemar:
+    """Whether two judges are right equally often, from where each is right on the same N items.
 
     Exact for up to EXACT discordant items, else χ² with the continuity correction.
     """
     from scipy import stats
 
-    pairs = list(zip(right_first_N, right_second_N, strict=True))
+    pairs = list(zip(first_N, second_N, strict=True))
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     n = only_first + only_second
     if n <= EXACT:

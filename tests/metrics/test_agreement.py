@@ -114,7 +114,7 @@ def test_correlations_are_scipy(records: list[Record]) -> None:
         assert ours is None if np.isnan(theirs) else ours == pytest.approx(theirs)
 
 
-def test_what_is_left_out_and_what_is_undefined_is_told() -> None:
+def test_missing_verdicts_are_counted_and_undefined_correlations_are_none() -> None:
     rows = [Record("1", "2"), Record("3", "2"), Record("2", None), Record(None, "5")]
     assert correlations(rows, FIVE) == Correlations(None, None, None, 2, 1)
     assert correlations([], FIVE) == Correlations(None, None, None, 0, 0)
@@ -139,7 +139,7 @@ def test_grades_are_three_or_more_numbers(
 
 
 def test_of_two_classes_the_correlations_are_matthews() -> None:
-    """Why two classes are no ratings."""
+    """The reason why two classes are not ratings."""
     rng = np.random.default_rng(0)
     one, other = rng.integers(1, 3, 50), rng.integers(1, 3, 50)
     phi = matthews_corrcoef(one, other)
@@ -147,14 +147,14 @@ def test_of_two_classes_the_correlations_are_matthews() -> None:
         assert measure(one, other).statistic == pytest.approx(phi)
 
 
-def test_strange_verdicts_and_uneven_judges_are_named() -> None:
+def test_unknown_verdicts_and_uneven_judges_are_reported() -> None:
     with pytest.raises(ValueError, match="verdict 'Maybe' is none of"):
         agreement_matrix([["Yes"], ["Maybe"]], ("Yes", "No"))
     with pytest.raises(ValueError, match="verdict '6' is none of"):
         correlations([Record("6", "1")], FIVE)
     with pytest.raises(ValueError, match=r"\[1, 2\] verdicts"):
         krippendorff_alpha([["Yes"], ["Yes", "No"]], ("Yes", "No"))
-    with pytest.raises(ValueError, match="2 ratings for 5 verdicts"):
+    with pytest.raises(ValueError, match="2 numbers for 5 verdicts"):
         krippendorff_alpha(observed(), FIVE, [1, 2])
 
 

@@ -1,4 +1,4 @@
-"""Intervals and tests against scikit-learn, statsmodels and simulation."""
+"""Intervals and tests, compared with scikit-learn, statsmodels and simulation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NONE = "no verdict"
 
 
 def judge(labels: Sequence[str], skill: float, draw: Random) -> list[Record]:
-    """Right with a probability of `skill`, without a verdict now and then."""
+    """Correct with a probability of `skill`, sometimes without a verdict."""
     records = []
     for label in labels:
         wrong = CLASSES[label == "Yes"]
@@ -55,7 +55,7 @@ def test_resamples_are_those_of_items_within_classes() -> None:
     assert interval(ours) == pytest.approx(np.quantile(theirs, [0.025, 0.975]), abs=0.012)
 
 
-def test_the_same_seed_draws_the_same_and_judges_share_their_resamples() -> None:
+def test_the_seed_determines_the_resamples_and_judges_share_them() -> None:
     draw = Random(0)
     labels = labels_of(50, draw)
     first, second = judge(labels, 0.7, draw), judge(labels, 0.9, draw)
@@ -68,7 +68,7 @@ def test_the_same_seed_draws_the_same_and_judges_share_their_resamples() -> None
     assert np.array_equal(scores[:, 0], scores[:, 2])
 
 
-def test_many_clusters_are_drawn_in_parts_and_all_resamples_come() -> None:
+def test_many_clusters_are_drawn_in_chunks() -> None:
     draw = Random(0)
     labels = labels_of(9000, draw)
     counts = cluster_tallies([judge(labels, 0.8, draw)], range(9000), CLASSES)
@@ -77,8 +77,8 @@ def test_many_clusters_are_drawn_in_parts_and_all_resamples_come() -> None:
     assert np.isfinite(scores).all()
 
 
-def test_what_items_share_widens_the_interval() -> None:
-    """Items copied ten times tell no more than once."""
+def test_dependent_items_widen_the_interval() -> None:
+    """Ten copies of an item carry no more information than one."""
     draw = Random(0)
     records = judge(labels_of(60, draw), 0.8, draw)
     copied = [record for record in records for _ in range(10)]
@@ -96,8 +96,8 @@ def test_what_items_share_widens_the_interval() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1], [2], [1, 4]])
-def test_intervals_hold_the_truth_as_often_as_they_say(sizes: list[int]) -> None:
-    """Simulated 500 times: single items, pairs, and clusters of several sizes that err together."""
+def test_intervals_have_their_nominal_coverage(sizes: list[int]) -> None:
+    """In 500 simulations: single items, pairs, and dependent clusters of several sizes."""
     draw = Random(0)
     truth = cluster_sample(sizes, 40_000, draw)
     labels, verdicts, _ = truth
@@ -146,7 +146,7 @@ def test_holm_is_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
-def test_the_paired_test_tells_judges_apart_and_no_more() -> None:
+def test_the_paired_test_finds_a_difference_only_if_there_is_one() -> None:
     draw = Random(0)
     labels = labels_of(300, draw)
     good, bad = judge(labels, 0.9, draw), judge(labels, 0.75, draw)
@@ -155,7 +155,7 @@ def test_the_paired_test_tells_judges_apart_and_no_more() -> None:
     assert difference_p_value(scores[:, 0], scores[:, 2]) == 1.0
 
 
-def test_judges_of_other_rows_are_refused() -> None:
+def test_judges_of_different_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="same rows"):
         cluster_tallies([[Record("Yes", "Yes")], [Record("No", "No")]], [0], CLASSES)
 

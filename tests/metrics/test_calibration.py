@@ -1,4 +1,4 @@
-"""Calibration against scikit-learn, brute force and simulation."""
+"""Calibration, compared with scikit-learn, brute force and simulation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def random_predictions(rows: int, classes: int, seed: int) -> Predictions:
 
 
 def top(found: Predictions) -> tuple[Rates, Rates]:
-    """Confidence and whether the likeliest verdict is the label, where no two are as likely."""
+    """Confidence and whether the most likely verdict is the label, without ties."""
     right = found.probabilities_N_C.argmax(axis=1) == found.labels_N
     return found.probabilities_N_C.max(axis=1), right.astype(float)
 
@@ -118,7 +118,7 @@ def test_no_order_matters(rows: list[int], classes: list[int]) -> None:
         assert one == pytest.approx(other)
 
 
-def test_a_judge_that_knows_what_it_knows_has_less_risk_at_less_coverage() -> None:
+def test_a_judge_with_informative_confidence_has_less_risk_at_less_coverage() -> None:
     found = random_predictions(2000, 3, seed=1)
     curve = risk_coverage(found)
     assert curve is not None
@@ -144,7 +144,7 @@ JUDGES: dict[str, Accuracy] = {
 def simulated(
     accuracy: Accuracy, clusters: int, size: int, rng: np.random.Generator
 ) -> tuple[Predictions, Rates]:
-    """Rows of two verdicts with their expected accuracy; half of the clusters err together."""
+    """Rows of two verdicts with their expected accuracy; half of the clusters are dependent."""
     rows = clusters * size
     confidence = 0.5 + 0.5 * rng.beta(4, 1, rows)
     expected = accuracy(confidence)
@@ -156,7 +156,7 @@ def simulated(
 
 
 def true_ece(accuracy: Accuracy) -> float:
-    """In the same bins, of so many rows that chance has no part in it."""
+    """In the same bins, of so many rows that chance does not matter."""
     found, expected = simulated(accuracy, 2_000_000, 1, np.random.default_rng(9))
     confidence = found.probabilities_N_C[:, 0]
     bins = np.ceil(confidence * BINS).astype(int)
@@ -164,16 +164,16 @@ def true_ece(accuracy: Accuracy) -> float:
     return float(np.abs(gaps).sum() / len(bins))
 
 
-def share_held(judge: str, clusters: int, size: int, target: float) -> float:
-    """Of 500 samples, those whose interval holds the target."""
-    rng, held = np.random.default_rng(0), 0
+def coverage(judge: str, clusters: int, size: int, target: float) -> float:
+    """Share of 500 samples whose interval covers the target."""
+    rng, covered = np.random.default_rng(0), 0
     names = np.repeat(np.arange(clusters), size).tolist()
     for seed in range(500):
         found, _ = simulated(JUDGES[judge], clusters, size, rng)
         interval = ece_interval(found, names, resamples=300, seed=seed)
         assert interval is not None
-        held += interval.low <= target <= interval.high
-    return held / 500
+        covered += interval.low <= target <= interval.high
+    return covered / 500
 
 
 @pytest.mark.slow
@@ -185,24 +185,22 @@ def share_held(judge: str, clusters: int, size: int, target: float) -> float:
         ("both signs", 500, 1),
     ],
 )
-def test_intervals_hold_the_truth_as_often_as_they_say(
-    judge: str, clusters: int, size: int
-) -> None:
-    assert 0.93 <= share_held(judge, clusters, size, true_ece(JUDGES[judge])) <= 0.97
+def test_intervals_have_their_nominal_coverage(judge: str, clusters: int, size: int) -> None:
+    assert 0.93 <= coverage(judge, clusters, size, true_ece(JUDGES[judge])) <= 0.97
 
 
 @pytest.mark.slow
-def test_a_calibrated_judge_may_be_calibrated() -> None:
-    """Nothing lies below 0, so only one tail of 2.5 % misses it."""
-    assert 0.955 <= share_held("calibrated", 400, 1, 0.0) <= 0.995
+def test_intervals_of_a_calibrated_judge_cover_zero() -> None:
+    """Nothing is below 0, so only one tail of 2.5 % misses it."""
+    assert 0.955 <= coverage("calibrated", 400, 1, 0.0) <= 0.995
 
 
 @pytest.mark.slow
-def test_where_chance_hides_the_gaps_the_interval_is_rather_too_wide() -> None:
-    assert share_held("crossing", 300, 1, true_ece(JUDGES["crossing"])) >= 0.95
+def test_gaps_hidden_by_chance_make_the_interval_conservative() -> None:
+    assert coverage("crossing", 300, 1, true_ece(JUDGES["crossing"])) >= 0.95
 
 
-def test_rows_copied_tell_no_more_than_once() -> None:
+def test_copies_of_rows_in_one_cluster_do_not_narrow_the_interval() -> None:
     once = random_predictions(150, 3, seed=2)
     copied = Predictions(
         np.repeat(once.probabilities_N_C, 8, axis=0),
@@ -220,7 +218,7 @@ def test_rows_copied_tell_no_more_than_once() -> None:
     assert (together.high - together.low) > 2 * (apart.high - apart.low)
 
 
-def test_the_same_seed_draws_the_same() -> None:
+def test_the_seed_determines_the_interval() -> None:
     found = random_predictions(100, 2, seed=3)
     one, same, other = (
         ece_interval(found, range(100), resamples=200, seed=seed) for seed in (1, 1, 2)
@@ -229,8 +227,10 @@ def test_the_same_seed_draws_the_same() -> None:
 
 
 def test_rows_without_label_or_probabilities_are_left_out_with_their_clusters() -> None:
-    sure = {"Yes": 0.9, "No": 0.1}
-    found = predictions([sure, None, sure, sure], ["Yes", "Yes", None, "No"], YES_NO)
+    probabilities = {"Yes": 0.9, "No": 0.1}
+    found = predictions(
+        [probabilities, None, probabilities, probabilities], ["Yes", "Yes", None, "No"], YES_NO
+    )
     assert found.rows_N.tolist() == [0, 3]
     assert found.labels_N.tolist() == [0, 1]
     assert ece_interval(found, ["a", "b", "c", "a"], resamples=10) is None
@@ -268,14 +268,14 @@ def test_no_rows_one_row_one_class() -> None:
         {"Yes": 0.5, "no": 0.5},
     ],
 )
-def test_impossible_probabilities_are_named(given_probabilities: dict[str, float]) -> None:
+def test_impossible_probabilities_are_reported(given_probabilities: dict[str, float]) -> None:
     fair = {"Yes": 0.5, "No": 0.5}
     with pytest.raises(ValueError, match="row 1: probabilities"):
         predictions([fair, given_probabilities], ["Yes", "No"], YES_NO)
 
 
-def test_strange_labels_and_uneven_lengths_are_named() -> None:
-    with pytest.raises(ValueError, match="row 0: label 'Maybe' is none of"):
+def test_unknown_labels_and_uneven_lengths_are_reported() -> None:
+    with pytest.raises(ValueError, match="row 0: label is 'Maybe'; expected one of"):
         predictions([{"Yes": 1.0, "No": 0.0}], ["Maybe"], YES_NO)
     with pytest.raises(ValueError, match="1 labels but 0 rows"):
         predictions([], ["Yes"], YES_NO)
