@@ -149,7 +149,7 @@ def test_the_steps_pass_then_fail_with_the_gate(
     shutil.copy(repository.folder / "judge-gate" / "baseline.json", baseline)
     own = commented("somebody", "github-actions[bot]", "somebody")
     assert repository.run(own) == dict.fromkeys(steps, 0), "the same judge evaluated again"
-    assert "Of 2 tasks 2 passed" in repository.read("page.md")
+    assert "2 tasks: 2 passed, 0 not comparable, 0 failed." in repository.read("page.md")
     assert (
         "api --silent --method PATCH repos/owner/name/issues/comments/41 "
         "--field body=@judge-gate/summary.md"
