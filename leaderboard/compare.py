@@ -196,55 +196,49 @@ def compare_perturbation(
     """What a perturbation does to one task; the p-value is not adjusted yet.
 
     Raises:
-        JudgeError: the rows are not the same.
+        JudgeError: the rows are not the same, or there are none.
     """
-    if unchanged.rows != perturbed.rows:
+    if unchanged.rows != perturbed.rows or not unchanged.samples:
         raise JudgeError(f"{perturbation}: {unchanged.task}: other rows than in the unchanged run")
     metric = unchanged.kind.headline
-    names = ("perturbed", "unchanged")
+    # The share of changed verdicts is 1 - accuracy, if a row that keeps its verdict is correct.
+    same = [
+        before.verdict == after.verdict
+        for before, after in zip(unchanged.records, perturbed.records, strict=True)
+    ]
+    kept = [
+        sample._replace(record=Record("kept", "kept" if unmoved else None))
+        for sample, unmoved in zip(unchanged.samples, same, strict=True)
+    ]
     # Only rates of single rows are compared; the rows of a pair share their cluster all the same.
+    metadata = {**unchanged.metadata, "paired": False}
     results = {
-        name: replace(result, metadata={**result.metadata, "paired": False})
-        for name, result in zip(names, (perturbed, unchanged), strict=True)
+        "perturbed": replace(perturbed, metadata=metadata),
+        "unchanged": replace(unchanged, metadata=metadata),
+        "kept": replace(unchanged, metadata={**metadata, "verdicts": ["kept"]}, samples=kept),
     }
-    scores = score_results(results, (metric, "null_rate"), resamples=resamples, seed=seed)
-    after, before = (
-        {rate: scores[name].get(rate, UNKNOWN) for rate in (metric, "null_rate")} for name in names
+    scores = score_results(
+        results, (metric, "null_rate", "accuracy"), resamples=resamples, seed=seed
     )
-    comparisons = compare(unchanged.task, {"perturbed": after[metric], "unchanged": before[metric]})
+    draws_B = scores["kept"]["accuracy"].draws_B
+    assert draws_B is not None  # there are rows
+    of_metric = {name: scores[name][metric] for name in ("perturbed", "unchanged")}
+    comparisons = compare(unchanged.task, of_metric)
     return PerturbationEffect(
         task=unchanged.task,
         perturbation=perturbation,
         metric=metric,
-        rows=len(unchanged.samples),
+        rows=len(same),
         n=sum(record.label is not None for record in unchanged.records),
-        unchanged=before[metric].value,
-        perturbed=after[metric].value,
+        unchanged=of_metric["unchanged"].value,
+        perturbed=of_metric["perturbed"].value,
         difference=comparisons[0].difference if comparisons else Estimate(None),
         p_value=comparisons[0].p_value if comparisons else None,
         p_value_holm=None,
-        changed=_share_changed(unchanged, perturbed, resamples, seed),
-        null_rate=before["null_rate"].value,
-        null_rate_perturbed=after["null_rate"].value,
+        changed=estimate(same.count(False) / len(same), 1 - draws_B),
+        null_rate=scores["unchanged"]["null_rate"].value,
+        null_rate_perturbed=scores["perturbed"]["null_rate"].value,
     )
-
-
-def _share_changed(
-    unchanged: TaskResult, perturbed: TaskResult, resamples: int, seed: int
-) -> Estimate:
-    """1 - accuracy, where a row counts as correct if it keeps its verdict."""
-    kept = [
-        Record("kept", "kept" if before.verdict == after.verdict else None)
-        for before, after in zip(unchanged.records, perturbed.records, strict=True)
-    ]
-    if not kept:
-        return Estimate(None)
-    clusters = [sample.cluster for sample in unchanged.samples]
-    draws = resampled(
-        cluster_tallies([kept], clusters, ["kept"]), ["accuracy"], resamples=resamples, seed=seed
-    )
-    share = sum(record.verdict is None for record in kept) / len(kept)
-    return estimate(share, 1 - draws["accuracy"][:, 0])
 
 
 def adjust_p_values(effects: Sequence[PerturbationEffect]) -> list[PerturbationEffect]:
