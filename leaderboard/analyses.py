@@ -6,8 +6,8 @@ Each covers the judges and tasks that have what it needs.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -62,10 +62,6 @@ class Confidence(NamedTuple):
         return self.judge if self.kind == "probability" else f"{self.judge}, {self.kind}"
 
 
-Rows: TypeAlias = Iterable[tuple[str, dict[str, Cell]]]
-"""Tasks with the cells of a row."""
-
-
 def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
     """The tables that have rows.
 
@@ -89,28 +85,25 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
     )
     reliability_note = "A calibrated judge is correct as often as its mean confidence says."
     tables = [
-        _table("Agreement with people", _with_people(board), kappa_note),
-        _table("Agreement between judges", _between_judges(board), judges_note),
+        Table("Agreement with people", "task", list(_with_people(board)), kappa_note),
+        Table("Agreement between judges", "task", list(_between_judges(board)), judges_note),
         _matrix_of_judges(board),
-        _table("Votes", _by_votes(board), votes_note),
-        _table("Calibration", _calibration(board, known), calibration_note),
-        _table("Reliability", _reliability(known), reliability_note),
+        Table("Votes", "task", list(_by_votes(board)), votes_note),
+        Table("Calibration", "task", list(_calibration(board, known)), calibration_note),
+        Table("Reliability", "task", list(_reliability(known)), reliability_note),
     ]
     return [table for table in tables if table.rows]
 
 
-def _table(title: str, lines: Rows, note: str) -> Table:
-    return Table(title, "task", [Row(task, cells) for task, cells in lines], note)
-
-
-def _with_people(board: Leaderboard) -> Rows:
+def _with_people(board: Leaderboard) -> Iterator[Row]:
     """κ and accuracy of each judge on each task; rank correlations where labels are ratings."""
     columns = {column.name: column for column in board.tasks}
-    for run, task, result in _all_results(board.runs):
+    for run, result in _all_results(board.runs):
+        column = columns[result.task]
         cells = {
             "judge": Cell(run.name, "name"),
-            "accuracy": Cell(columns[task].estimate(run.name, "accuracy"), "rate"),
-            "Cohen's κ": Cell(columns[task].estimate(run.name, "cohen_kappa"), "rate"),
+            "accuracy": Cell(column.estimate(run.name, "accuracy"), "rate"),
+            "Cohen's κ": Cell(column.estimate(run.name, "cohen_kappa"), "rate"),
         }
         rated = correlations(result.records, result.verdicts) if result.samples else None
         if rated is not None:
@@ -120,19 +113,19 @@ def _with_people(board: Leaderboard) -> Rows:
                 "Pearson": Cell(rated.pearson, "rate"),
                 "with verdict": Cell(rated.n, "count", of=rated.n + rated.n_without_verdict),
             }
-        yield task, cells
+        yield Row(result.task, cells)
 
 
-def _between_judges(board: Leaderboard) -> Rows:
+def _between_judges(board: Leaderboard) -> Iterator[Row]:
     """Krippendorff's α of the judges of the same rows, and how often two of them agree."""
-    for task, panel in _panels(board):
+    for panel in _panels(board):
         verdicts_J_N = _verdicts(panel)
         numbers = ratings(panel[0].verdicts)
         matrix = agreement_matrix(verdicts_J_N, panel[0].verdicts)
         pairs = np.triu_indices(len(panel), 1)
         alpha = krippendorff_alpha(verdicts_J_N, panel[0].verdicts, numbers)
-        yield (
-            task,
+        yield Row(
+            panel[0].task,
             {
                 "judges": Cell(len(panel), "count"),
                 "Krippendorff's α": Cell(alpha, "rate"),
@@ -145,7 +138,7 @@ def _between_judges(board: Leaderboard) -> Rows:
 
 def _matrix_of_judges(board: Leaderboard) -> Table:
     """How often two judges agree, over the rows of all tasks that all of them judged."""
-    panels = [panel for _, panel in _panels(board) if len(panel) == len(board.runs)]
+    panels = [panel for panel in _panels(board) if len(panel) == len(board.runs)]
     names = [run.name for run in board.runs]
     rows: list[Row] = []
     if panels:
@@ -165,15 +158,14 @@ def _matrix_of_judges(board: Leaderboard) -> Table:
     return Table("Share of rows with the same verdict", "judge", rows, note)
 
 
-def _by_votes(board: Leaderboard) -> Rows:
+def _by_votes(board: Leaderboard) -> Iterator[Row]:
     """Macro-F1 of the majority of more and more votes, and how far the votes agree."""
     for votes in votes_of(board.runs):
         result = votes.result
-        labels = [record.label for record in result.records]
-        curve = vote_curve(votes.votes_N, labels, result.verdicts, seed=board.seed) or ()
+        curve = vote_curve(votes.votes_N, result.labels, result.verdicts, seed=board.seed) or ()
         agreement = consistency(votes.votes_N)
         sizes = [k for k in _VOTES if k < len(curve)] + [len(curve)] * bool(curve)
-        yield (
+        yield Row(
             result.task,
             {
                 "judge": Cell(votes.judge, "name"),
@@ -185,7 +177,7 @@ def _by_votes(board: Leaderboard) -> Rows:
         )
 
 
-def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Rows:
+def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Iterator[Row]:
     """How well confidence matches accuracy, where probabilities or votes are known."""
     for confidence in known:
         found = confidence.predictions
@@ -196,7 +188,7 @@ def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Rows:
         risk = None
         if covered is not None:
             risk = float(covered.risk_N[np.searchsorted(covered.coverage_N, _COVERAGE)])
-        yield (
+        yield Row(
             confidence.result.task,
             {
                 "judge": Cell(confidence.judge, "name"),
@@ -210,11 +202,11 @@ def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Rows:
         )
 
 
-def _reliability(known: Sequence[Confidence]) -> Rows:
+def _reliability(known: Sequence[Confidence]) -> Iterator[Row]:
     """The reliability curves, one row for each bin that is not empty."""
     for confidence in known:
         for bin_ in reliability_curve(confidence.predictions):
-            yield (
+            yield Row(
                 confidence.result.task,
                 {
                     "judge": Cell(confidence.judge, "name"),
@@ -232,14 +224,14 @@ def votes_of(runs: Sequence[Run]) -> list[Votes]:
     """Repeats within runs, and runs of one model on the same rows in the same way."""
     found = []
     alike: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
-    for run, task, result in _all_results(runs):
+    for run, result in _all_results(runs):
         votes_N = [sample.votes for sample in result.samples]
         if votes_N and len(votes_N[0]) > 1 and len(set(map(len, votes_N))) == 1:
             found.append(Votes(run.name, result, votes_N))
         if result.samples:
             keys = ("style", "scoring", "perturbation")
             way = tuple(result.metadata.get(key) for key in keys)
-            alike[run.model, task, *way, result.rows].append(result)
+            alike[run.model, result.task, *way, result.rows].append(result)
     for (model, *_), results in alike.items():
         if len(results) > 1:
             votes_N = list(zip(*_verdicts(results), strict=True))
@@ -254,13 +246,13 @@ def confidences(runs: Sequence[Run]) -> list[Confidence]:
         JudgeError: the probabilities in a sample file are invalid.
     """
     found = []
-    for run, task, result in _all_results(runs):
+    for run, result in _all_results(runs):
         given = [sample.probabilities for sample in result.samples]
         if given and all(given):
             try:
                 known = _predictions(result, given)
             except ValueError as error:
-                raise JudgeError(f"{run.file}: samples of {task}: {error}") from None
+                raise JudgeError(f"{run.file}: samples of {result.task}: {error}") from None
             found.append(Confidence(run.name, result, known, "probability"))
     for votes in votes_of(runs):
         shares = [vote_shares(row, votes.result.verdicts) for row in votes.votes_N]
@@ -272,27 +264,22 @@ def confidences(runs: Sequence[Run]) -> list[Confidence]:
 def _predictions(
     result: TaskResult, probabilities: Sequence[Mapping[str, float] | None]
 ) -> Predictions:
-    labels = [record.label for record in result.records]
-    return predictions(probabilities, labels, result.verdicts)
+    return predictions(probabilities, result.labels, result.verdicts)
 
 
-def _all_results(runs: Sequence[Run]) -> Iterator[tuple[Run, str, TaskResult]]:
+def _all_results(runs: Sequence[Run]) -> Iterator[tuple[Run, TaskResult]]:
     """By task, then by judge."""
     for task in tasks_of(runs):
-        for run in runs:
-            if task in run.tasks:
-                yield run, task, run.tasks[task]
+        yield from ((run, run.tasks[task]) for run in runs if task in run.tasks)
 
 
-def _panels(board: Leaderboard) -> Iterator[tuple[str, list[TaskResult]]]:
-    """For each task, the judges of the same rows, if there are several."""
+def _panels(board: Leaderboard) -> list[list[TaskResult]]:
+    """By task, the judges of the same rows, if there are several."""
     panels: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
-    for _, task, result in _all_results(board.runs):
+    for _, result in _all_results(board.runs):
         if result.samples:
-            panels[task, result.rows].append(result)
-    for (task, _), panel in panels.items():
-        if len(panel) > 1:
-            yield task, panel
+            panels[result.task, result.rows].append(result)
+    return [panel for panel in panels.values() if len(panel) > 1]
 
 
 def _verdicts(panel: Sequence[TaskResult]) -> list[list[str | None]]:

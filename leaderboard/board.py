@@ -133,7 +133,7 @@ def _task_column(
     scores = score_results(
         results, first.kind.rates(first.paired), resamples=resamples, seed=stable_hash(task, seed)
     )
-    labels = [record.label for result in results.values() for record in result.records]
+    labels = next((result.labels for result in results.values() if result.samples), [])
     column = Column(
         task,
         first.role,

@@ -82,6 +82,10 @@ class TaskResult:
         return [sample.record for sample in self.samples]
 
     @property
+    def labels(self) -> list[str | None]:
+        return [record.label for record in self.records]
+
+    @property
     def confusion(self) -> Counts:
         """Labeled rows by label and verdict, C × C1."""
         return tally(self.records, self.verdicts, paired=False).confusion_X_C_C1
