@@ -52,7 +52,7 @@ def board(results: Path) -> Leaderboard:
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments])
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def message_of(result: Result) -> str:
@@ -101,14 +101,14 @@ def test_pairs_are_tested_as_pairs(board: Leaderboard) -> None:
 
 def test_means_and_accuracy_over_all_rows_reconcile(board: Leaderboard) -> None:
     inside = board.means[0]
-    for judge, own in inside.scores.items():
+    for judge, scores in inside.scores.items():
         parts = [column.estimate(judge, "accuracy").value or 0 for column in board.tasks[:2]]
-        assert own["accuracy"].value == pytest.approx(sum(parts) / 2)
+        assert scores["accuracy"].value == pytest.approx(sum(parts) / 2)
         weighted = (200 * parts[0] + 300 * parts[1]) / 500
-        assert own["overall_accuracy"].value == pytest.approx(weighted)
+        assert scores["overall_accuracy"].value == pytest.approx(weighted)
         assert inside.n[judge] == 500
         outside = board.means[1].estimate(judge, "macro_f1").value or 0
-        gap = (own["macro_f1"].value or 0) - outside
+        gap = (scores["macro_f1"].value or 0) - outside
         assert board.gaps[judge].value == pytest.approx(gap)
         assert (board.gaps[judge].low or 0) <= gap <= (board.gaps[judge].high or 0)
 
@@ -401,7 +401,7 @@ def test_the_papers_table(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     paper = yaml.safe_load((ROOT / "experiments" / "paper.yaml").read_text(encoding="utf-8"))
     for arm, scores in paper["macro_f1"].items():
-        (line,) = (each for each in done.stdout.split("## Means")[0].splitlines() if arm in each)
+        (line,) = (line for line in done.stdout.split("## Means")[0].splitlines() if arm in line)
         assert all(f"{score / 100:.4f}" in line for score in scores.values())
     assert "0.6731" in done.stdout  # off the shelf, mean of the six training tasks
 

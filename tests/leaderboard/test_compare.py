@@ -64,7 +64,7 @@ def test_an_unchanged_judge_does_not_differ_and_a_blind_one_does() -> None:
     assert blind.difference.high < 0
     assert blind.p_value is not None
     assert blind.p_value <= 0.01
-    adjusted = [each.p_value_holm for each in adjust_p_values([same, blind])]
+    adjusted = [found.p_value_holm for found in adjust_p_values([same, blind])]
     assert adjusted == [1.0, 2 * blind.p_value]
 
 

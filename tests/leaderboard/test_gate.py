@@ -55,10 +55,10 @@ def test_what_fails_a_task(
 ) -> None:
     found = gate(tmp_path, now, before, **settings)
     assert found.exit_code == code
-    (task,) = (each for each in found.tasks if each.task == "t")
-    assert len(task.failures) == len(why)
-    assert all(part in line for part, line in zip(why, task.failures, strict=True))
-    assert next(each for each in found.tasks if each.task == "u").outcome == "passed"
+    tasks = {task.task: task for task in found.tasks}
+    assert len(tasks["t"].failures) == len(why)
+    assert all(part in line for part, line in zip(why, tasks["t"].failures, strict=True))
+    assert tasks["u"].outcome == "passed"
 
 
 def test_lower_is_better_for_some_metrics(tmp_path: Path) -> None:
@@ -72,11 +72,7 @@ def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
     skills = {f"t{n}": 0.8 for n in range(5)}
     now = run_of(tmp_path / "now", {**skills, "t0": 0.74})
     before = run_of(tmp_path / "before", skills)
-    alone = run_gate(
-        now._replace(tasks={"t0": now.tasks["t0"]}),
-        before._replace(tasks={"t0": before.tasks["t0"]}),
-        resamples=FEW,
-    ).tasks[0]
+    alone = run_gate(now.with_tasks(["t0"]), before.with_tasks(["t0"]), resamples=FEW).tasks[0]
     (among,) = (t for t in run_gate(now, before, resamples=FEW).tasks if t.task == "t0")
     assert alone.p_value is not None
     assert among.p_value == pytest.approx(min(1.0, 5 * alone.p_value))
@@ -113,7 +109,7 @@ def test_a_missing_task_or_missing_labels_are_not_comparable(tmp_path: Path) -> 
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments])
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 NAME = "a|b `c` <b> 😀"

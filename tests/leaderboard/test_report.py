@@ -49,18 +49,18 @@ IMAGE = '<img src="data:image/webp'
 FORMED = "<think>{}</think><answer>{}</answer>"
 
 
-# Runs of tests: a judge is a function of a row that gives its text
+# A judge is a function from a row to its answer
 
 
-def always_right(row: Mapping[str, Any]) -> str:
+def always_correct(row: Mapping[str, Any]) -> str:
     return FORMED.format("It is plain to see.", row["label"] or row["verdicts"][0])
 
 
-def first_always(row: Mapping[str, Any]) -> str:
+def always_first(row: Mapping[str, Any]) -> str:
     return FORMED.format("The first.", row["verdicts"][0])
 
 
-def now_and_then(row: Mapping[str, Any]) -> str:
+def sometimes_without_verdict(row: Mapping[str, Any]) -> str:
     n = int(re.sub(r"\D", "", row["item_id"]) or 0)
     return "I cannot say." if n % 3 == 0 else FORMED.format("Well.", row["verdicts"][n % 2])
 
@@ -111,7 +111,7 @@ def judged(task: JudgeTask, root: Path, judge: Any) -> tuple[dict[str, Any], lis
     return about, samples
 
 
-JUDGES = {"owner/right": always_right, "first": first_always, "unsure": now_and_then}
+JUDGES = {"owner/right": always_correct, "first": always_first, "unsure": sometimes_without_verdict}
 TASKS = ("mtrl_judge_unsafebench", "mtrl_judge_seetrue", "mtrl_judge_mjbench_safety")
 
 
@@ -119,15 +119,15 @@ TASKS = ("mtrl_judge_unsafebench", "mtrl_judge_seetrue", "mtrl_judge_mjbench_saf
 def results(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """Three judges on two pointwise tasks and one of pairs in both orders."""
     folder = tmp_path_factory.mktemp("results")
-    for place, (name, judge) in enumerate(JUDGES.items()):
+    for index, (name, judge) in enumerate(JUDGES.items()):
         tasks = {task: judged(find_task(task), data_root, judge) for task in TASKS}
-        write_run(folder / str(place), name, tasks)
+        write_run(folder / str(index), name, tasks)
     return folder
 
 
 @pytest.fixture(scope="module")
 def nasty_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that a file of results can say is somebody's text."""
+    """Every text of a results file comes from somebody else."""
     folder = tmp_path_factory.mktemp("nasty")
     verdicts = ['"><b>Yes', "$No$"]
     about = {
@@ -137,12 +137,12 @@ def nasty_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fingerprint": NASTY[1],
         "versions": {NASTY[0]: NASTY[4]},
     }
-    for place, name in enumerate((NASTY[0], NASTY[1], NASTY[5])):
+    for index, name in enumerate((NASTY[0], NASTY[1], NASTY[5])):
         rows = [
             sample(
                 n,
                 verdicts[n % 2],
-                None if n == 3 else verdicts[(n + place) % 2],
+                None if n == 3 else verdicts[(n + index) % 2],
                 item_id=f"{n} {ALL}",
                 text=FORMED.format(ALL, ALL) if n % 2 == 0 else ALL,
                 input=f"{ALL} {n}",
@@ -153,7 +153,7 @@ def nasty_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         names = ['x"><img src=y onerror=alert(1)>', "{{7*7}} $x$ 😀"]
         tasks = {names[0]: (about, rows), names[1]: ({**about, "role": "ood"}, rows)}
-        write_run(folder / str(place), name, tasks)
+        write_run(folder / str(index), name, tasks)
     return folder
 
 
@@ -192,7 +192,7 @@ class Page(HTMLParser):
         self.texts.append((self.open_tags[-1], data))
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+        return [attrs for name, attrs in self.elements if name == tag]
 
     @property
     def text(self) -> str:
@@ -209,8 +209,8 @@ def test_data_stays_text(nasty_results: Path) -> None:
     page = Page(found)
     assert len(page.named("script")) == 1
     assert not page.named("b")
-    assert all(str(own["src"]).startswith("data:image/svg+xml") for own in page.named("img"))
-    assert not [name for _, own in page.elements for name in own if name.startswith("on")]
+    assert all(str(attrs["src"]).startswith("data:image/svg+xml") for attrs in page.named("img"))
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
     for text in NASTY:
         assert readable(text) in page.text
     assert "49" not in re.sub(r"\d*\.\d+|\[.*?\]", "", page.text).split()
@@ -222,9 +222,9 @@ def test_a_page_loads_nothing_and_only_its_own_script_may_run(results: Path) -> 
     found = page_of(board_of(results))
     page = Page(found)
     loads = ("src", "href", "xlink:href", "action", "data", "poster", "srcset", "background")
-    places = [own[name] or "" for _, own in page.elements for name in loads if name in own]
-    assert places
-    assert all(place.startswith(("#", "data:")) for place in places)
+    addresses = [attrs[name] or "" for _, attrs in page.elements for name in loads if name in attrs]
+    assert addresses
+    assert all(address.startswith(("#", "data:")) for address in addresses)
     style = "".join(text for tag, text in page.texts if tag == "style")
     assert "url(" not in style
     assert "@import" not in style
@@ -234,9 +234,9 @@ def test_a_page_loads_nothing_and_only_its_own_script_may_run(results: Path) -> 
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline';")
     assert f"script-src 'sha256-{digest}'" in policy
-    ids = [own["id"] for _, own in page.elements if "id" in own]
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
-    pointed = {place[1:] for place in places if place.startswith("#")}
+    pointed = {address[1:] for address in addresses if address.startswith("#")}
     assert pointed <= set(ids)
 
 
@@ -257,8 +257,8 @@ def test_a_page_says_what_was_evaluated(results: Path, data_root: Path) -> None:
 def test_a_page_is_accessible(results: Path) -> None:
     page = Page(page_of(board_of(results)))
     assert len(page.named("table")) == len(page.named("caption"))
-    assert all(own.get("scope") for own in page.named("th"))
-    assert all(own.get("alt") for own in page.named("img"))
+    assert all(attrs.get("scope") for attrs in page.named("th"))
+    assert all(attrs.get("alt") for attrs in page.named("img"))
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert headings[0] == 1
     assert all(below <= above + 1 for above, below in pairwise(headings))
@@ -347,10 +347,10 @@ def test_the_most_informative_items_come_first(results: Path) -> None:
         for item in by_task["mtrl_judge_seetrue"].items
     ]
     assert tiers == sorted(tiers)
-    (seldom,) = select_items(runs, TASKS[:1], limit=2)
-    kinds = [{flag for flags in item.flags.values() for flag in flags} for item in seldom.items]
-    assert kinds[0] != kinds[1], "each kind has its turn"
-    assert seldom.of == 6
+    (limited,) = select_items(runs, TASKS[:1], limit=2)
+    kinds = [{flag for flags in item.flags.values() for flag in flags} for item in limited.items]
+    assert kinds[0] != kinds[1], "each combination takes its turn"
+    assert limited.of == 6
 
 
 def test_reasoning_is_separated_from_the_verdict(results: Path) -> None:
@@ -362,15 +362,15 @@ def test_reasoning_is_separated_from_the_verdict(results: Path) -> None:
 
 
 def colour(address: str) -> tuple[int, int, int]:
-    picture = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")
-    assert max(picture.size) <= 160
-    return picture.getpixel((picture.width // 2, picture.height // 2))  # type: ignore[return-value]
+    image = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")
+    assert max(image.size) <= 160
+    return image.getpixel((image.width // 2, image.height // 2))  # type: ignore[return-value]
 
 
 def test_images_are_those_that_were_judged_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a task of one's own, in pairs, with pictures larger than a thumbnail."""
+    """Of a task of one's attrs, in pairs, with images larger than a thumbnail."""
     root = tmp_path / "data"
     task = load_judge_task(
         write_yaml(
@@ -386,7 +386,7 @@ def test_images_are_those_that_were_judged_in_their_order(
     )
     red, blue = image_cell("red", (400, 200)), image_cell("blue", (400, 200))
     write_split(root, "mine", "test", {"image_a": [red], "image_b": [blue], "label": [0]})
-    write_run(tmp_path / "run", "first", {"mine": judged(task, root, first_always)})
+    write_run(tmp_path / "run", "first", {"mine": judged(task, root, always_first)})
     runs = load_runs([tmp_path / "run"])
 
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(root))
@@ -430,9 +430,9 @@ def test_plots_are_valid_images_and_their_text_is_text(nasty_results: Path, tmp_
     ]
     for file in files:
         if file.suffix == ".png":
-            with Image.open(file) as picture:
-                picture.load()
-                assert min(picture.size) > 200
+            with Image.open(file) as image:
+                image.load()
+                assert min(image.size) > 200
             continue
         text = file.read_text(encoding="utf-8")
         root = ElementTree.fromstring(text)
@@ -505,9 +505,9 @@ def keep(driver: Any, folder: Path, name: str, width: int) -> None:
 
 
 VISIBLE = """
-return [...document.querySelectorAll("[data-item]")].filter((each) => each.offsetParent !== null)
-  .map((each) => [each.dataset.task, each.dataset.disagreed !== undefined,
-    [...each.querySelectorAll("[data-judge]")].map((a) => [a.dataset.judge, a.dataset.flags])]);
+return [...document.querySelectorAll("[data-item]")].filter((item) => item.offsetParent !== null)
+  .map((item) => [item.dataset.task, item.dataset.disagreed !== undefined,
+    [...item.querySelectorAll("[data-judge]")].map((a) => [a.dataset.judge, a.dataset.flags])]);
 """
 
 
