@@ -131,8 +131,9 @@ def load_run(file: Path, *, samples: bool = True) -> Run:
     tasks = {}
     try:
         for task, config in results["configs"].items():
-            metadata = config["metadata"].get("judge") if config.get("metadata") else None
-            if metadata is None:
+            # Tasks of lmms-eval's own can have a list as metadata.
+            metadata = config.get("metadata")
+            if not isinstance(metadata, dict) or "judge" not in metadata:
                 continue
             n_rows = int(results["n-samples"][task]["effective"])
             reported = results.get("results", {}).get(task, {})
@@ -142,7 +143,7 @@ def load_run(file: Path, *, samples: bool = True) -> Run:
                 for name, value in reported.items()
                 if isinstance(value, int | float)
             }
-            tasks[task] = TaskResult(task, metadata, rates=rates, n_rows=n_rows)
+            tasks[task] = TaskResult(task, metadata["judge"], rates=rates, n_rows=n_rows)
         date, model = str(results["date"]), str(results.get("model_name") or file.parent.name)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         version = results.get("lmms_eval_version", "unknown")
@@ -159,10 +160,11 @@ def _with_samples(results: Path, result: TaskResult, *, read: bool) -> TaskResul
     file = results.with_name(name)
     if not file.is_file():
         raise JudgeError(f"{file}: no samples of {result.task}; run lmms-eval with --log_samples")
-    if result.metadata.get("kind") not in KINDS:
+    kind = result.metadata.get("kind")
+    if kind not in KINDS or not {"role", "verdicts"} <= result.metadata.keys():
         raise JudgeError(
-            f"{results}: configs.{result.task}.metadata.judge.kind is "
-            f"{result.metadata.get('kind')!r}; expected one of {', '.join(KINDS)}"
+            f"{results}: configs.{result.task}.metadata.judge has the kind {kind!r}; expected one "
+            f"of {', '.join(KINDS)}, a role and verdicts"
         )
     if read:
         samples = [_sample(where, row, result) for where, row in read_json_lines(file)]

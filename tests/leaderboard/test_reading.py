@@ -31,7 +31,7 @@ def write_run(folder: Path, *, date: str = DATE, name: str = "a/judge", rows: An
     rows = [odd_sample(n) for n in range(6)] if rows is None else rows
     file = write_results(folder, {TASK: rows}, model=name, date=date, about={TASK: ABOUT})
     results = json.loads(file.read_text(encoding="utf-8"))
-    results["configs"]["other"] = {"metadata": {"version": 1}}
+    results["configs"] |= {"other": {"metadata": {"version": 1}}, "listed": {"metadata": [{}]}}
     results["n-samples"]["other"] = {"effective": 3}
     file.write_text(json.dumps(results), encoding="utf-8")
     return file
@@ -133,7 +133,7 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (rewrite(configs=[]), "not results as lmms-eval 0.7 writes them .its version: 0.7.3"),
     (
         rewrite(configs={TASK: {"metadata": {"judge": {"kind": "odd"}}}}),
-        f"configs.{TASK}.metadata.judge.kind is 'odd'; expected one of pairwise, pointwise",
+        f"configs.{TASK}.metadata.judge has the kind 'odd'; expected one of pairwise, pointwise",
     ),
     (lambda file: write_run(file.parent, rows=[odd_sample(1)] * 2), "'item 00001' is listed twice"),
     (lambda file: file.unlink(), "no lmms-eval results"),
