@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from support.images import image_cells
-from support.tasks import write_split
+from support.tasks import write_example_data, write_split
 from support.tiny_models import tiny_qwen3_vl
+
+from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 
 # The same examples in every run, and no test that a busy machine can fail.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -55,6 +57,9 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "label": [0, 0, 1],
         }
         write_split(root, f"mtrl_judge_mjbench_{subset}", "test", columns)
+    for task in load_shipped_tasks():
+        if not (root / task.task).is_dir():
+            write_example_data(root, task)
     return root
 
 

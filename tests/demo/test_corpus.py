@@ -48,7 +48,7 @@ def pictures(root: Path, task: str, split: str) -> set[bytes]:
 
 
 def test_every_shipped_task_loads_balanced_and_says_what_it_is(root: Path) -> None:
-    assert sample_tasks() == load_shipped_tasks()
+    assert len(TASKS) == 9
     for task in sample_tasks():
         source = find_source(task, root)
         assert source.kind == "sample"
@@ -191,16 +191,16 @@ def test_every_seed_has_something_to_ask_in_every_split(seed: int) -> None:
 def test_a_task_without_sample_data_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A tenth YAML is all that a new task needs."""
+    """A new YAML is all that a new task needs."""
     shipped = tmp_path / "task_yamls"
     shutil.copytree(loading.SHIPPED, shipped)
     text = (shipped / "mtrl_judge_seetrue.yaml").read_text(encoding="utf-8")
-    new = shipped / "mtrl_judge_tenth.yaml"
-    new.write_text(text.replace("mtrl_judge_seetrue", "mtrl_judge_tenth"), encoding="utf-8")
+    new = shipped / "mtrl_judge_new.yaml"
+    new.write_text(text.replace("mtrl_judge_seetrue", "mtrl_judge_new"), encoding="utf-8")
     monkeypatch.setattr(loading, "SHIPPED", shipped)
-    assert len(load_shipped_tasks()) == 10
+    assert "mtrl_judge_new" in [task.task for task in load_shipped_tasks()]
     record = write_sample(tmp_path / "data", sizes=TINY)
-    assert "no sample data for mtrl_judge_tenth" in capsys.readouterr().err
+    assert "no sample data for mtrl_judge_new" in capsys.readouterr().err
     assert {*record["tasks"]} == {task.task for task in sample_tasks()} == {*TASKS}
     assert load_curriculum(tmp_path / "data", seed=0).fingerprints.keys() < {*TASKS}
     commands: list[str] = []
@@ -213,4 +213,4 @@ def test_a_task_without_sample_data_is_left_out(
     with pytest.raises(InterruptedError):
         demo.run_demo(tmp_path / "demo", seed=0)
     assert sum("mtrl_judge_unsafebench" in command for command in commands) == 2
-    assert not any("mtrl_judge_tenth" in command for command in commands)
+    assert not any("mtrl_judge_new" in command for command in commands)

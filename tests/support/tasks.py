@@ -11,6 +11,7 @@ from datasets import Image as ImageFeature
 from support.images import image_cell, image_cells
 
 from mtrl_judge.judge_tasks.loading import load_judge_task
+from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
 _TASK = """
@@ -67,6 +68,27 @@ def write_split(root: Path, task: str, split: str, columns: dict[str, list[Any]]
     """``<root>/<task>/<split>.parquet``; columns named ``image...`` hold image cells."""
     (root / task).mkdir(parents=True, exist_ok=True)
     raw_dataset(columns).to_parquet(root / task / f"{split}.parquet")
+
+
+def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
+    """A train and a test split with just the columns that a task's YAML names."""
+    judge = task.judge
+    names = {*(judge.id or ()), *(judge.candidates or ())}
+    names |= {name for text in task.questions.values() for name in question_columns(text)}
+    names |= {name for name in (judge.reasoning, judge.cluster_by) if name}
+    labels = [*judge.label.table(judge.verdicts)] or [1.0, 2.0]
+    for start, split in enumerate(("train", "test")):
+        columns: dict[str, list[Any]] = {name: [f"{name} {i}" for i in range(n)] for name in names}
+        columns[judge.label.column] = [labels[i % len(labels)] for i in range(n)]
+        columns |= {
+            name: image_cells(n, 20 * start + 2 * position)
+            for position, name in enumerate(judge.images)
+        }
+        data = Dataset.from_dict(columns)
+        for name in judge.images:
+            data = data.cast_column(name, ImageFeature())
+        (root / task.task).mkdir(parents=True, exist_ok=True)
+        data.to_parquet(root / task.task / f"{split}.parquet")
 
 
 def raw_dataset(columns: Mapping[str, Iterable[Any]]) -> Dataset:
