@@ -47,6 +47,11 @@ class JudgeTaskError(JudgeError):
         super().__init__("\n".join(map(str, self.faults)))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(word: object, known: Iterable[object]) -> str | None:
     """The known name most similar to ``word``, or None if none is similar.
 

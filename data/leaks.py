@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from mtrl_judge.common.errors import DataError, JudgeError
+from mtrl_judge.common.errors import DataError, JudgeError, first_line
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded
@@ -179,7 +179,7 @@ def find_leaks(
         except JudgeError as error:
             if task.task in names:
                 raise
-            left_out[task.task] = str(error).splitlines()[0].removeprefix(f"{task.task}: ")
+            left_out[task.task] = first_line(error).removeprefix(f"{task.task}: ")
     leaks = [*_shared(training, evaluation, progress)]
     return LeakReport(leaks, {task.task: task.judge.role for task in tasks}, checked, left_out)
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +33,7 @@ from mtrl_judge.common.files import (
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
-from mtrl_judge.judge_tasks.prompts import question_columns
-from mtrl_judge.judge_tasks.raw_split import labels_of, train_median
+from mtrl_judge.judge_tasks.raw_split import labels_of, named_columns, train_median
 from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE
 from mtrl_judge.judge_tasks.sources import split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
@@ -86,15 +86,14 @@ def prepare(
         work = root / f".{dataset_tasks[0].task}.work"
         try:
             yield from _Preparation(dataset_tasks, root, work, options, progress).run()
-        except OSError as error:
+        except (OSError, JudgeError) as error:
             shutil.rmtree(work, ignore_errors=True)
+            if isinstance(error, JudgeError):
+                raise
             file = f" ({error.filename})" if error.filename else ""
             raise JudgeError(
                 f"{root}: cannot be written: {error.strerror or error}{file}; nothing was kept"
             ) from None
-        except JudgeError:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
 
 
 def _by_dataset(tasks: Sequence[JudgeTask]) -> Iterable[list[JudgeTask]]:
@@ -123,20 +122,19 @@ class _SourceSplit(NamedTuple):
     """Of what is written."""
 
 
+@dataclass
 class _Preparation:
-    """One dataset for the tasks that are made from it, which have the same ``raw`` block."""
+    """One dataset for the tasks that are made from it."""
 
-    def __init__(
-        self,
-        tasks: Sequence[JudgeTask],
-        root: Path,
-        work: Path,
-        options: PrepareOptions,
-        progress: ProgressCallback,
-    ) -> None:
-        self.tasks, self.root, self.work = tasks, root, work
-        self.options, self.progress = options, progress
-        self.first = tasks[0]
+    tasks: Sequence[JudgeTask]
+    root: Path
+    work: Path
+    """A folder for unfinished files, which a killed run leaves and the next one continues."""
+    options: PrepareOptions
+    progress: ProgressCallback
+
+    def __post_init__(self) -> None:
+        self.first = self.tasks[0]
         assert self.first.judge.raw is not None
         self.raw = self.first.judge.raw
         self.used_files: dict[str, int] = {}
@@ -322,6 +320,7 @@ class _Preparation:
     # Write.
 
     def _write(self, split: _SourceSplit) -> Notes:
+        """Write the rows that the shards do not have yet; notes on all images of the split."""
         shards = Shards(self.work, split.name, split.schema)
         with truncation_refused(), ThreadPoolExecutor() as pool:
             shards.write(self._batches_with_images(split, shards, pool))
@@ -335,7 +334,7 @@ class _Preparation:
         n_undecodable = len(shards.notes.get("undecodable", {}))
         label = f"{self.first.task}: {split.name}"
         self.progress(label, row, split.table.rows)
-        for batch in split.table.batches(row):
+        for batch in _skip_rows(split.table.batches(), row):
             columns = {name: batch.column(name) for name in batch.schema.names}
             notes: Notes = {"undecodable": {}, "changed": {}}
             for column in split.images:
@@ -369,25 +368,26 @@ class _Preparation:
         if split.image_index is not None:
             assert self.raw.images is not None
             values = batch.column(self.raw.images.named_by).to_pylist()
-            return [split.image_index.read(value) for value in values], [
-                str(value) for value in values
-            ]
+            # One after the other: members of an archive share its file.
+            return [*map(split.image_index.read, values)], [*map(str, values)]
         cells = batch.column(column).to_pylist()
         paths = [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
         names = [None if path is None else Path(str(path)).name for path in paths]
         return list(pool.map(_check_cell, cells)), names
 
 
+def _skip_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if rows < len(batch):
+            yield batch.slice(rows)
+        rows = max(0, rows - len(batch))
+
+
 def _needed_columns(task: JudgeTask) -> set[str]:
     """The columns that the dataset's tables must have."""
-    judge = task.judge
-    columns = {*judge.images, *(judge.id or ()), *(task.candidates or ()), judge.label.column}
-    columns |= {name for text in task.questions.values() for name in question_columns(text)}
-    columns |= {column for column in (judge.reasoning, judge.cluster_by) if column}
-    image_files = judge.raw.images if judge.raw else None
-    if image_files is not None:
-        columns = columns - {image_files.image} | {image_files.named_by}
-    return columns
+    columns = set(chain.from_iterable(named_columns(task).values()))
+    image_files = task.judge.raw.images if task.judge.raw else None
+    return columns - {image_files.image} | {image_files.named_by} if image_files else columns
 
 
 def _check_cell(cell: Any) -> CheckedImage:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from mtrl_judge.common.errors import DataError, JudgeError
+from mtrl_judge.common.errors import DataError, JudgeError, first_line
 from mtrl_judge.common.markdown import as_yaml, render_card
 from mtrl_judge.judge_tasks.sources import find_source, load_rows, split_files
 from mtrl_judge.judge_tasks.spec import SPLIT_KEYS, JudgeTask
@@ -95,9 +95,8 @@ def push(task: JudgeTask, publication: Publication, *, private: bool, force: boo
     except JudgeError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise JudgeError(
-            f"{repo}: the hub refused the upload ({reason}); log in with a token that has write "
-            "access (`hf auth login`, or HF_TOKEN)"
+            f"{repo}: the hub refused the upload ({first_line(error)}); log in with a token that "
+            "has write access (`hf auth login`, or HF_TOKEN)"
         ) from error
     return str(commit.commit_url)

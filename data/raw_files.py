@@ -5,7 +5,6 @@ Archives are never unpacked: their members are read by name.
 
 from __future__ import annotations
 
-import fnmatch
 import lzma
 import re
 import shutil
@@ -87,9 +86,9 @@ class RawFiles(ABC):
         found: dict[str, RawFile] = {}
         for pattern in chain.from_iterable(map(expand_range, patterns)):
             base = PurePosixPath(pattern).name
-            fitting = [
-                file for file in files if fnmatch.fnmatchcase(f"/{file.name}", f"*/{pattern}")
-            ] or [file for file in files if fnmatch.fnmatchcase(Path(file.name).name, base)]
+            fitting = [f for f in files if PurePosixPath(f.name).match(pattern)] or [
+                f for f in files if PurePosixPath(f.name).match(base)
+            ]
             if not fitting:
                 listed = ", ".join(file.name for file in files[:10]) or "no files"
                 more = f" and {len(files) - 10:,} more" if len(files) > 10 else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError, first_line
 from mtrl_judge.judge_tasks.sources import Source, find_source, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
@@ -46,7 +46,7 @@ def _task_status(task: JudgeTask) -> dict[str, Any]:
     try:
         source = find_source(task)
     except JudgeError as error:
-        return {**status, "problems": [_first_line(task, error)]}
+        return {**status, "problems": [first_line(error).removeprefix(f"{task.task}: ")]}
     status |= {"source": source.kind, "location": source.location, "revision": source.revision}
     if source.kind == "sample":  # not the dataset, and under its own license
         status |= {"license": source.card.get("license", card.license)}
@@ -70,14 +70,11 @@ def _split_records(task: JudgeTask, source: Source) -> tuple[dict[str, Any], lis
             try:
                 record = load_rows(task, split).record
             except JudgeError as error:
-                problems.append(f"{split}: {_first_line(task, error)}")
+                reason = first_line(error).removeprefix(f"{task.task}: ")
+                problems.append(f"{split}: {reason}")
                 continue
             records[split] = {name: record[name] for name in _REPORTED}
             known_bad -= record["known_bad"].keys()
     if not problems:
         problems = [f"judge.known_bad: no item {item!r} in the data" for item in sorted(known_bad)]
     return records, problems
-
-
-def _first_line(task: JudgeTask, error: JudgeError) -> str:
-    return str(error).splitlines()[0].removeprefix(f"{task.task}: ")

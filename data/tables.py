@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.errors import DataError, first_line
 
 # Rows in memory at once, several times over: as they are read, checked and written.
 BATCH_ROWS, _BATCH_BYTES = 16, 8 * 2**20
@@ -21,19 +21,6 @@ _BUFFER_BYTES = 2**20
 _PAGE_ROWS, _MEMORY_PER_PAGE = 1_024, 3
 
 
-class Table(Protocol):
-    """Rows in order."""
-
-    schema: pa.Schema
-    rows: int
-
-    def column(self, name: str) -> list[Any]:
-        """All values of a column that holds no images."""
-
-    def batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        """The rows from index `start` on, at most BATCH_ROWS at a time."""
-
-
 class MemoryTable:
     """A table without images, in memory."""
 
@@ -41,11 +28,13 @@ class MemoryTable:
         self.table, self.schema, self.rows = table, table.schema, table.num_rows
 
     def column(self, name: str) -> list[Any]:
+        """All values of a column."""
         values: list[Any] = self.table.column(name).to_pylist()
         return values
 
-    def batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        for first in range(start, self.rows, BATCH_ROWS):
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in order, at most BATCH_ROWS at a time."""
+        for first in range(0, self.rows, BATCH_ROWS):
             yield from self.table.slice(first, BATCH_ROWS).combine_chunks().to_batches()
 
     def filter(self, column: str, keep: Callable[[Any], bool]) -> MemoryTable:
@@ -70,37 +59,33 @@ class ParquetTable:
             _check_memory(file, parquet.metadata)
         columns = [_renamed(parquet.schema_arrow.names, names) for parquet in opened]
         _check_columns(files, columns)
-        self.file_rows = [parquet.metadata.num_rows for parquet in opened]
-        self.rows = sum(self.file_rows)
+        self.rows = sum(parquet.metadata.num_rows for parquet in opened)
         first = opened[0].schema_arrow
         fields = [field.with_name(name) for field, name in zip(first, columns[0], strict=True)]
         self.schema = pa.schema(fields, metadata=first.metadata)
 
     def column(self, name: str) -> list[Any]:
+        """All values of a column that holds no images."""
         original = {ours: theirs for theirs, ours in self.names.items()}.get(name, name)
         tables = (_open_parquet(file).read(columns=[original]) for file in self.files)
         return list(chain.from_iterable(table.column(0).to_pylist() for table in tables))
 
-    def batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        for file, rows in zip(self.files, self.file_rows, strict=True):
-            if start < rows:
-                for batch in self._file_batches(file):
-                    skipped = min(start, batch.num_rows)
-                    start -= skipped
-                    if skipped < batch.num_rows:
-                        yield batch.slice(skipped).rename_columns(self.schema.names)
-            else:
-                start -= rows
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in order, at most BATCH_ROWS at a time."""
+        for file in self.files:
+            parquet = _open_parquet(file)
+            size = sum(size for size, _ in _row_groups(parquet.metadata))
+            mean_size = size // max(1, parquet.metadata.num_rows)
+            rows = max(1, min(BATCH_ROWS, _BATCH_BYTES // max(1, mean_size)))
+            try:
+                for batch in parquet.iter_batches(rows, use_threads=False):
+                    yield batch.rename_columns(self.schema.names)
+            except (OSError, pa.ArrowException) as error:
+                reason = first_line(error)
+                raise DataError(f"{file}: damaged ({reason}); download it again") from None
 
-    def _file_batches(self, file: Path) -> Iterator[pa.RecordBatch]:
-        opened = _open_parquet(file)
-        size = sum(size for size, _ in _row_groups(opened.metadata))
-        mean_size = size // max(1, opened.metadata.num_rows)
-        rows = max(1, min(BATCH_ROWS, _BATCH_BYTES // max(1, mean_size)))
-        try:
-            yield from opened.iter_batches(rows, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file}: damaged ({_first_line(error)}); download it again") from None
+
+Table: TypeAlias = MemoryTable | ParquetTable
 
 
 def read_table(files: Sequence[Path], names: Mapping[str, str], *, in_memory: bool) -> Table:
@@ -141,7 +126,7 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{file}: cannot be read as parquet ({_first_line(error)}); is the file truncated? "
+            f"{file}: cannot be read as parquet ({first_line(error)}); is the file truncated? "
             "download it again"
         ) from None
 
@@ -174,9 +159,5 @@ def _read_csv(file: Path) -> pa.Table:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
-        raise DataError(f"{file}: cannot be read as CSV: {_first_line(error)}") from None
+        raise DataError(f"{file}: cannot be read as CSV: {first_line(error)}") from None
     return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
@@ -230,20 +230,24 @@ def _is_null(value: object) -> bool:
     return value is None or value != value  # NaN is not itself
 
 
-def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
+def named_columns(task: JudgeTask) -> dict[str, list[str]]:
+    """The columns of the dataset that a task's YAML names, by the field that names them."""
     judge = task.judge
-    wanted: Mapping[str, Iterable[str]] = {
-        "judge.images": judge.images,
+    return {
+        "judge.images": [*judge.images],
         **{field: sorted(question_columns(text)) for field, text in task.questions.items()},
-        "judge.label.column": (judge.label.column,),
-        "judge.id": judge.id or (),
-        "judge.candidates": judge.candidates or (),
-        "judge.reasoning": filter(None, [judge.reasoning]),
-        "judge.cluster_by": filter(None, [judge.cluster_by]),
+        "judge.label.column": [judge.label.column],
+        "judge.id": [*(judge.id or ())],
+        "judge.candidates": [*(judge.candidates or ())],
+        "judge.reasoning": [judge.reasoning] if judge.reasoning else [],
+        "judge.cluster_by": [judge.cluster_by] if judge.cluster_by else [],
     }
+
+
+def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
     faults = [
         f"{task.path}: {field}: no column {name!r} in the data; {did_you_mean(name, there)}"
-        for field, names in wanted.items()
+        for field, names in named_columns(task).items()
         for name in names
         if name not in there
     ]
