@@ -180,7 +180,7 @@ def test_from_the_hub_only_what_is_needed_comes_at_one_revision(tmp_path: Path) 
     assert (other["revision"], other["items"]) == (find_task(free[1]).revision, N // 10)
     assert (gated.returncode, unknown.returncode) == (2, 2)
     assert "accept the terms at https" in gated.stderr
-    assert "there is no such dataset on the hub at revision 4b96673" in unknown.stderr
+    assert "not found on the hub at revision 4b96673" in unknown.stderr
     assert "Traceback" not in gated.stderr + unknown.stderr
 
 
