@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
-    """Find items that training shares with evaluation: same bytes, near copies, same text.
+    """Find images, near-duplicate images and texts that training shares with evaluation.
 
     Exit code: 1 if training would refuse any of them, else 0. Only data in the data root is
     compared.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from mtrl_judge.common.errors import DataError
-from mtrl_judge.judge_tasks.images import decode, fault_of
+from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode, fault_of
 
 from .raw_files import RawFiles
 
@@ -90,7 +90,7 @@ def check_image(data: bytes) -> CheckedImage:
         size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
         # The gap has Pillow reduce by a box filter first, which keeps memory near the image's own.
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         return CheckedImage(data, str(error) or type(error).__name__)
     image.save(buffer, "JPEG" if lossy else "PNG", **({"quality": 95} if lossy else {}))
     return CheckedImage(buffer.getvalue(), change=f"scaled down from {width} × {height}")

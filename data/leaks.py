@@ -1,4 +1,4 @@
-"""What evaluation data shares with training data: identical images, near copies, identical text.
+"""Items that evaluation shares with training: identical or near-duplicate images, identical texts.
 
 A judge that was trained on an item is not tested by it. Training calls :func:`find_leaks` first and
 does not start if :func:`refused` returns any.
@@ -21,16 +21,16 @@ from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.sources import Source, find_source, load_raw
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 
-from .near_duplicates import near_copies
+from .near_duplicates import find_near_duplicates
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LeakKind: TypeAlias = Literal["bytes", "near_copy", "text"]
+LeakKind: TypeAlias = Literal["bytes", "near_duplicate", "text"]
 LEAK_KINDS: Mapping[LeakKind, str] = {
-    "bytes": "same image",
-    "near_copy": "near copy",
-    "text": "same text",
+    "bytes": "identical image",
+    "near_duplicate": "near-duplicate",
+    "text": "identical text",
 }
 # Two people may both write "a dog" without knowing of each other.
 _MIN_WORDS, _MIN_CHARACTERS = 3, 12
@@ -200,14 +200,14 @@ def _shared(training: _Side, evaluation: _Side, progress: ProgressCallback) -> I
         yield from _leaks("bytes", training.by_digest.get(image, ()), items)
     known = [image for image in training.cells if image not in evaluation.cells]
     asked = [image for image in evaluation.cells if image not in training.cells]
-    copies = near_copies(
+    duplicates = find_near_duplicates(
         _Images([training.cells[image] for image in known]),
         _Images([evaluation.cells[image] for image in asked]),
         progress,
     )
-    for first, second in copies:
+    for first, second in duplicates:
         items = evaluation.by_digest[asked[second]]
-        yield from _leaks("near_copy", training.by_digest[known[first]], items)
+        yield from _leaks("near_duplicate", training.by_digest[known[first]], items)
     for text, items in evaluation.by_text.items():
         yield from _leaks("text", training.by_text.get(text, ()), items)
 

@@ -1,4 +1,4 @@
-"""Near copies of images: resized, recompressed, slightly cropped or brightened.
+"""Near-duplicates among images: resized, recompressed, slightly cropped or brightened.
 
 Each image has a difference hash of rows and columns (ImageHash) of the whole and of sixteen crops,
 because cropping moves everything in an image. Whole images are looked up among the crops of the
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtrl_judge.common.progress import ProgressCallback
-from mtrl_judge.judge_tasks.images import decode
+from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode
 
 from .hamming_index import Codes, pairs_within
 from .image_alignment import Floats, channels, show_the_same
@@ -45,7 +45,7 @@ MANY = 1_000
 _FLAT = 2.0  # standard deviation of the luminance of an image of one color, of 255
 
 
-class NearCopy(NamedTuple):
+class NearDuplicate(NamedTuple):
     """Indices of two images that show the same."""
 
     first: int
@@ -60,12 +60,12 @@ class Hashes(NamedTuple):
     """False for images of one color and for those that do not decode, which have no hash."""
 
 
-def near_copies(
+def find_near_duplicates(
     first: Sequence[bytes],
     second: Sequence[bytes],
     progress: ProgressCallback = lambda *_: None,
-) -> list[NearCopy]:
-    """Pairs of an image of `first` and one of `second` of which one is a near copy of the other.
+) -> list[NearDuplicate]:
+    """Pairs of an image of `first` and one of `second` that are near-duplicates.
 
     Args:
         first: encoded images, read one by one and more than once; they need not fit in memory.
@@ -81,12 +81,12 @@ def near_copies(
         return channels((first, second)[side][index])
 
     candidates = near_hashes(*hashes)
-    copies = []
+    duplicates = []
     for done, (i, j) in enumerate(candidates, 1):
         if show_the_same(cached_channels(0, i), cached_channels(1, j)):
-            copies.append(NearCopy(i, j))
+            duplicates.append(NearDuplicate(i, j))
         progress("comparing images", done, len(candidates))
-    return copies
+    return duplicates
 
 
 def hash_images(
@@ -141,7 +141,7 @@ def _hash(data: bytes) -> Codes | None:
     try:
         image = decode(data, (2 * _SIDE, 2 * _SIDE)).convert("L")
         light = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+    except DECODE_ERRORS:
         return None
     if np.asarray(light).std() < _FLAT:
         return None

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+# What Pillow raises for damaged, truncated, unknown or enormous images.
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
 
 def encoded(cell: Any) -> bytes:
     """The bytes of a cell, which is raw bytes or ``datasets``' ``{bytes, path}``.
@@ -71,7 +74,7 @@ def fault_of(data: bytes) -> str | None:
                 return None
             image.draft("L", (1, 1))
             image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         return str(error) or type(error).__name__
     return None
 

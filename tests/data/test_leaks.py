@@ -54,7 +54,7 @@ def write_world(root: Path) -> tuple[JudgeTask, JudgeTask]:
         "theirs",
         "test",
         {
-            # Bytes, a near copy and a text of training, and one of none; all of mine's train split.
+            # An identical image, a near-duplicate and a text of training, and an item of its own.
             "image": [cell(TRAIN[0]), cell(TRAIN[1], "JPEG", crop=0.06), cell(200), cell(201)],
             "text": ["one of theirs", "two of theirs", f"Number {TRAIN[2]}, of MINE!", "free"],
             "label": [0, 1, 0, 1],
@@ -73,7 +73,7 @@ def test_each_kind_is_found_across_tasks(tmp_path: Path) -> None:
     found = {(leak.kind, leak.train_item, leak.task, leak.item) for leak in report.leaks}
     assert found == {
         ("bytes", "number 3 of mine", "theirs", "one of theirs"),
-        ("near_copy", "number 5 of mine", "theirs", "two of theirs"),
+        ("near_duplicate", "number 5 of mine", "theirs", "two of theirs"),
         ("text", "number 8 of mine", "theirs", "Number 8, of MINE!"),
     }
     assert len(refused(report)) == 3
@@ -98,7 +98,7 @@ def test_known_bad_items_are_no_leak(tmp_path: Path) -> None:
     bad = '  known_bad: [{item: "one of theirs", reason: "in training"}]\n  card:'
     (tmp_path / "theirs.yaml").write_text(text.replace("  card:", bad))
     report = find_leaks([mine], [load_judge_task(tmp_path / "theirs.yaml")], tmp_path)
-    assert {leak.kind for leak in report.leaks} == {"near_copy", "text"}
+    assert {leak.kind for leak in report.leaks} == {"near_duplicate", "text"}
 
 
 def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) 
     same = {(each.task, each.item) for each in leaks if each.kind == "bytes"}
     assert len(same) == 120, "all of them"
     shown = CliRunner().invoke(app, [*arguments, "mtrl_judge_unsafebench"])
-    assert "same image" in shown.stdout
+    assert "identical image" in shown.stdout
     assert "60" in shown.stdout
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from support.images import CHANGES, encode, photo
 
 from mtrl_judge.data import near_duplicates as near
-from mtrl_judge.data.near_duplicates import hash_images, near_copies
+from mtrl_judge.data.near_duplicates import find_near_duplicates, hash_images
 from mtrl_judge.demo.corpus import Sizes, write_sample
 
 
@@ -36,21 +36,21 @@ def pictures(drawings: list[bytes]) -> list[bytes]:
     ("name", "copies_first"),
     [*((name, False) for name in CHANGES), ("cropped by up to 10 %", True), ("half", True)],
 )
-def test_near_copies_are_found(pictures: list[bytes], name: str, copies_first: bool) -> None:
+def test_near_duplicates_are_found(pictures: list[bytes], name: str, copies_first: bool) -> None:
     draw = np.random.default_rng(7)
     copies = [
         encode(CHANGES[name](Image.open(io.BytesIO(data)).convert("RGB"), draw))
         for data in pictures
     ]
     sides = (copies, pictures) if copies_first else (pictures, copies)
-    found = {(each.first, each.second) for each in near_copies(*sides)}
+    found = {(each.first, each.second) for each in find_near_duplicates(*sides)}
     assert {pair for pair in found if pair[0] != pair[1]} == set()
     assert len(found) >= 0.95 * len(pictures), f"{len(found)} of {len(pictures)}"
 
 
 def test_drawings_that_are_only_alike_are_no_copies(drawings: list[bytes]) -> None:
     """The hard case: few pictures of things, on plain grounds, in few places."""
-    assert near_copies(drawings[::2], drawings[1::2]) == []
+    assert find_near_duplicates(drawings[::2], drawings[1::2]) == []
 
 
 def test_the_same_in_another_colour_is_no_copy() -> None:
@@ -60,13 +60,13 @@ def test_the_same_in_another_colour_is_no_copy() -> None:
         encode(tinted.convert("RGB")),
         encode(ImageEnhance.Brightness(photo(3)).enhance(0.9)),
     ]
-    assert near_copies([encode(photo(3))], pictures) == [(0, 1)]
+    assert find_near_duplicates([encode(photo(3))], pictures) == [(0, 1)]
 
 
 def test_pictures_of_one_colour_and_broken_ones_are_left_to_their_bytes() -> None:
     flat = [encode(Image.new("RGB", (32, 32), colour)) for colour in ("red", "#fe0000")]
-    assert near_copies(flat, [*flat, b"", b"no picture"]) == []
-    assert near_copies([], flat) == near_copies(flat, []) == []
+    assert find_near_duplicates(flat, [*flat, b"", b"no picture"]) == []
+    assert find_near_duplicates([], flat) == find_near_duplicates(flat, []) == []
 
 
 def test_many_pictures_are_hashed_by_several_processes_and_alike(
@@ -86,4 +86,4 @@ def test_turned_and_clear_pictures_are_seen_as_they_are_shown() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = encode(picture.rotate(90, expand=True), "JPEG", quality=90, exif=exif)
-    assert near_copies([encode(picture)], [turned]) == [(0, 0)]
+    assert find_near_duplicates([encode(picture)], [turned]) == [(0, 0)]

@@ -66,7 +66,7 @@ def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Pat
     (root / "warm" / "test.parquet").write_bytes(shown)
     fields = {**ONE_STEP, "data_root": str(root)}
     given = values(world, tmp_path / "run", guessing_judge(base), **fields)
-    with pytest.raises(JudgeError, match=r"(?s)same image.*--allow_leaks"):
+    with pytest.raises(JudgeError, match=r"(?s)identical image.*--allow_leaks"):
         run("sft", given)
     assert not (tmp_path / "run").exists()
     run("sft", {**given, "allow_leaks": True})

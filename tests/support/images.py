@@ -1,4 +1,4 @@
-"""Images that tests make, their encodings, and near copies of them."""
+"""Images that tests make, their encodings, and near-duplicates of them."""
 
 from __future__ import annotations
 
