@@ -180,11 +180,11 @@ def _by_votes(board: Leaderboard) -> Iterator[Row]:
 def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Iterator[Row]:
     """How well confidence matches accuracy, where probabilities or votes are known."""
     for confidence in known:
-        found = confidence.predictions
+        predicted = confidence.predictions
         clusters = [sample.cluster for sample in confidence.result.samples]
-        ends = ece_interval(found, clusters, resamples=board.resamples, seed=board.seed)
-        ece = Estimate(expected_calibration_error(found), *(ends or ()))
-        covered = risk_coverage(found)
+        ends = ece_interval(predicted, clusters, resamples=board.resamples, seed=board.seed)
+        ece = Estimate(expected_calibration_error(predicted), *(ends or ()))
+        covered = risk_coverage(predicted)
         risk = None
         if covered is not None:
             risk = float(covered.risk_N[np.searchsorted(covered.coverage_N, _COVERAGE)])
@@ -194,10 +194,10 @@ def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Iterator[Ro
                 "judge": Cell(confidence.judge, "name"),
                 "confidence": Cell(confidence.kind),
                 "ECE": Cell(ece, "rate"),
-                "Brier": Cell(brier(found), "rate"),
+                "Brier": Cell(brier(predicted), "rate"),
                 f"error of the {_COVERAGE:.0%} most confident": Cell(risk, "rate"),
                 "area under risk": Cell(covered and covered.area, "rate"),
-                "rows": Cell(len(found.labels_N), "count"),
+                "rows": Cell(len(predicted.labels_N), "count"),
             },
         )
 
@@ -222,12 +222,12 @@ def _reliability(known: Sequence[Confidence]) -> Iterator[Row]:
 
 def votes_of(runs: Sequence[Run]) -> list[Votes]:
     """Repeats within runs, and runs of one model on the same rows in the same way."""
-    found = []
+    votes = []
     alike: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
     for run, result in _all_results(runs):
         votes_N = [sample.votes for sample in result.samples]
         if votes_N and len(votes_N[0]) > 1 and len(set(map(len, votes_N))) == 1:
-            found.append(Votes(run.name, result, votes_N))
+            votes.append(Votes(run.name, result, votes_N))
         if result.samples:
             keys = ("style", "scoring", "perturbation")
             way = tuple(result.metadata.get(key) for key in keys)
@@ -235,8 +235,8 @@ def votes_of(runs: Sequence[Run]) -> list[Votes]:
     for (model, *_), results in alike.items():
         if len(results) > 1:
             votes_N = list(zip(*_verdicts(results), strict=True))
-            found.append(Votes(f"{model} ({len(results)} runs)", results[0], votes_N))
-    return found
+            votes.append(Votes(f"{model} ({len(results)} runs)", results[0], votes_N))
+    return votes
 
 
 def confidences(runs: Sequence[Run]) -> list[Confidence]:
@@ -245,20 +245,20 @@ def confidences(runs: Sequence[Run]) -> list[Confidence]:
     Raises:
         JudgeError: the probabilities in a sample file are invalid.
     """
-    found = []
+    known = []
     for run, result in _all_results(runs):
-        given = [sample.probabilities for sample in result.samples]
-        if given and all(given):
+        probabilities = [sample.probabilities for sample in result.samples]
+        if probabilities and all(probabilities):
             try:
-                known = _predictions(result, given)
+                predicted = _predictions(result, probabilities)
             except ValueError as error:
                 raise JudgeError(f"{run.file}: samples of {result.task}: {error}") from None
-            found.append(Confidence(run.name, result, known, "probability"))
+            known.append(Confidence(run.name, result, predicted, "probability"))
     for votes in votes_of(runs):
         shares = [vote_shares(row, votes.result.verdicts) for row in votes.votes_N]
-        known = _predictions(votes.result, shares)
-        found.append(Confidence(votes.judge, votes.result, known, "share of votes"))
-    return found
+        predicted = _predictions(votes.result, shares)
+        known.append(Confidence(votes.judge, votes.result, predicted, "share of votes"))
+    return known
 
 
 def _predictions(

@@ -139,16 +139,18 @@ def compare(
         results: what each judge judged; None for means over tasks.
     """
     comparisons = []
-    for (first, one), (second, other) in combinations(scores.items(), 2):
-        if one.draws_B is None or other.draws_B is None or None in (one.value, other.value):
+    for (first, score), (second, baseline) in combinations(scores.items(), 2):
+        if score.draws_B is None or baseline.draws_B is None:
+            continue
+        if score.value is None or baseline.value is None:
             continue
         test = None
         if results is not None:
             if results[first].rows != results[second].rows:
                 continue
             test = mcnemar(results[first].correct, results[second].correct)
-        p_value = difference_p_value(one.draws_B, other.draws_B)
-        difference = minus(one, other).estimate
+        p_value = difference_p_value(score.draws_B, baseline.draws_B)
+        difference = minus(score, baseline).estimate
         comparisons.append(Comparison(column, first, second, difference, p_value, p_value, test))
     adjusted = holm([comparison.p_value for comparison in comparisons])
     tests = holm([c.mcnemar.p_value if c.mcnemar else None for c in comparisons])

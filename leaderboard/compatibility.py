@@ -89,8 +89,8 @@ def require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> list[Differ
         JudgeError: runs differ in something else; the message lists what, and which runs.
     """
     check_allowed(allow)
-    found = differences(runs)
-    refused = [difference for difference in found if difference.name not in allow]
+    known = differences(runs)
+    refused = [difference for difference in known if difference.name not in allow]
     if refused:
         names = ",".join(dict.fromkeys(difference.name for difference in refused))
         lines = [f"  {difference}" for difference in refused]
@@ -103,7 +103,7 @@ def require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> list[Differ
                 ]
             )
         )
-    return found
+    return known
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:

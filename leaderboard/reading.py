@@ -73,13 +73,13 @@ def short_names(models: Iterable[str]) -> dict[str, str]:
     """
     parts = {model: [part for part in model.split("/") if part] or [model] for model in models}
     short = {}
-    for model, own in parts.items():
+    for model, components in parts.items():
         count = 1
-        while count < len(own) and any(
-            other != model and parts[other][-count:] == own[-count:] for other in parts
+        while count < len(components) and any(
+            other != model and parts[other][-count:] == components[-count:] for other in parts
         ):
             count += 1
-        short[model] = "/".join(own[-count:])
+        short[model] = "/".join(components[-count:])
     return short
 
 

@@ -99,33 +99,33 @@ def predictions(
     )
 
 
-def brier(found: Predictions) -> float | None:
+def brier(predicted: Predictions) -> float | None:
     """Mean squared distance of the probabilities to the label (1 for it, 0 for others), in [0, 2].
 
     Brier (1950), doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2, over all verdicts: for two
     verdicts it is twice scikit-learn's `brier_score_loss`, which is that of one of them.
     """
-    if not len(found.labels_N):
+    if not len(predicted.labels_N):
         return None
-    labels_N_C = np.eye(found.probabilities_N_C.shape[1])[found.labels_N]
-    return float(((found.probabilities_N_C - labels_N_C) ** 2).sum(axis=1).mean())
+    labels_N_C = np.eye(predicted.probabilities_N_C.shape[1])[predicted.labels_N]
+    return float(((predicted.probabilities_N_C - labels_N_C) ** 2).sum(axis=1).mean())
 
 
-def expected_calibration_error(found: Predictions, bins: int = BINS) -> float | None:
+def expected_calibration_error(predicted: Predictions, bins: int = BINS) -> float | None:
     """Mean distance of confidence and accuracy over the bins, weighted by rows, in [0, 1].
 
     Guo et al. (2017), equation 5. Confidence and accuracy of a sample differ by chance even if the
     judge is calibrated, so this is biased upward, most of all with few rows; :func:`ece_interval`
     corrects the bias.
     """
-    n = len(found.labels_N)
+    n = len(predicted.labels_N)
     if not n:
         return None
-    return float(np.abs(_gaps(found, np.zeros(n, dtype=np.int64), bins)).sum()) / n
+    return float(np.abs(_gaps(predicted, np.zeros(n, dtype=np.int64), bins)).sum()) / n
 
 
 def ece_interval(
-    found: Predictions,
+    predicted: Predictions,
     clusters: Sequence[Hashable],
     *,
     bins: int = BINS,
@@ -156,15 +156,17 @@ def ece_interval(
     Raises:
         ValueError: the number of clusters is not that of the rows.
     """
-    if len(clusters) != found.given:
-        raise ValueError(f"{len(clusters)} clusters for {found.given} rows; expected one for each")
+    if len(clusters) != predicted.given:
+        raise ValueError(
+            f"{len(clusters)} clusters for {predicted.given} rows; expected one for each"
+        )
     numbers: dict[Hashable, int] = {}
     cluster_N = np.array(
-        [numbers.setdefault(clusters[row], len(numbers)) for row in found.rows_N.tolist()]
+        [numbers.setdefault(clusters[row], len(numbers)) for row in predicted.rows_N.tolist()]
     )
     if len(numbers) < 2:
         return None
-    gaps_K_X, sizes_K = _gaps(found, cluster_N, bins), np.bincount(cluster_N)
+    gaps_K_X, sizes_K = _gaps(predicted, cluster_N, bins), np.bincount(cluster_N)
     gap_X = gaps_K_X.sum(axis=0) / sizes_K.sum()
     gap_B_X = _resampled(gaps_K_X, sizes_K, resamples, seed)
     ece = np.abs(gap_X).sum()
@@ -178,9 +180,9 @@ def ece_interval(
     return Interval(0.0 if ece <= by_chance else float(low), float(high))
 
 
-def reliability_curve(found: Predictions, bins: int = BINS) -> list[ReliabilityBin]:
+def reliability_curve(predicted: Predictions, bins: int = BINS) -> list[ReliabilityBin]:
     """Mean confidence and accuracy of the bins that are not empty, from low to high confidence."""
-    confidence_N, correct_N = _top(found)
+    confidence_N, correct_N = _top(predicted)
     bin_N = _bin(confidence_N, bins)
     n_X = np.bincount(bin_N, minlength=bins)
     confidence_X = np.bincount(bin_N, confidence_N, minlength=bins)
@@ -195,9 +197,9 @@ def reliability_curve(found: Predictions, bins: int = BINS) -> list[ReliabilityB
     ]
 
 
-def risk_coverage(found: Predictions) -> RiskCoverage | None:
+def risk_coverage(predicted: Predictions) -> RiskCoverage | None:
     """The error rate against the share of rows that is covered; None without rows."""
-    confidence_N, correct_N = _top(found)
+    confidence_N, correct_N = _top(predicted)
     n = len(correct_N)
     if not n:
         return None
@@ -223,13 +225,13 @@ def _checked(probabilities: Mapping[str, float], classes: Sequence[str], row: in
     return values
 
 
-def _top(found: Predictions) -> tuple[Rates, Rates]:
+def _top(predicted: Predictions) -> tuple[Rates, Rates]:
     """Confidence, and whether the most likely verdict is correct; a fraction if it is tied."""
-    if not len(found.labels_N):
+    if not len(predicted.labels_N):
         return np.zeros(0), np.zeros(0)
-    confidence_N = found.probabilities_N_C.max(axis=1)
-    top_N_C = found.probabilities_N_C == confidence_N[:, None]
-    is_label_N = top_N_C[np.arange(len(confidence_N)), found.labels_N]
+    confidence_N = predicted.probabilities_N_C.max(axis=1)
+    top_N_C = predicted.probabilities_N_C == confidence_N[:, None]
+    is_label_N = top_N_C[np.arange(len(confidence_N)), predicted.labels_N]
     return confidence_N, is_label_N / top_N_C.sum(axis=1)
 
 
@@ -237,9 +239,9 @@ def _bin(confidence_N: Rates, bins: int) -> NDArray[np.int64]:
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence_N)
 
 
-def _gaps(found: Predictions, cluster_N: NDArray[np.int64], bins: int) -> Rates:
+def _gaps(predicted: Predictions, cluster_N: NDArray[np.int64], bins: int) -> Rates:
     """Sums of confidence minus correctness by cluster and bin, K × X."""
-    confidence_N, correct_N = _top(found)
+    confidence_N, correct_N = _top(predicted)
     gaps_K_X = np.zeros((int(cluster_N.max()) + 1, bins))
     np.add.at(gaps_K_X, (cluster_N, _bin(confidence_N, bins)), confidence_N - correct_N)
     return gaps_K_X
