@@ -1,7 +1,7 @@
 """From a row's question to the messages that a judge reads: reasoning first, or the verdict only.
 
 The paper demands reasoning and then the verdict from RL, the verdict alone from SFT (MT-RL-Judge,
-arXiv 2603.11665, section on training); its prompt texts are not published, these are ours.
+arXiv 2603.11665, section on training); its prompt texts could not be read, these are ours.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _longest_fence(text: str) -> int:
 
 
 def _free_text(text: str) -> str:
-    """Text in a table cell that is no markup and mentions nobody."""
+    """Text for a table cell, without markup and mentions."""
     escaped = re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", one_line(text, _MAX_BYTES))
     return re.sub("([@#])", "\\1\u200b", escaped)
 

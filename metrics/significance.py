@@ -33,7 +33,7 @@ def difference_p_value(first_B: Rates, second_B: Rates) -> float:
 
 
 def mcnemar(first_N: Sequence[bool], second_N: Sequence[bool]) -> McNemar:
-    """Whether two judges are right equally often, from where each is right on the same N items.
+    """Whether two judges are equally often correct, from where each is correct on the same N items.
 
     Exact for up to EXACT discordant items, else χ² with the continuity correction.
     """

@@ -218,8 +218,8 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     def _generate(self, prompts: list[Any]) -> Rollouts:
         """Overrides ``GRPOTrainer._generate``: zero-variance groups are replaced.
 
-        Which groups these are only the rewards tell. So they are computed here already, and
-        ``_calculate_rewards``, which TRL calls next, hands them on.
+        Finding them takes the rewards, so these are already computed here;
+        ``_calculate_rewards``, which TRL calls next, returns them.
         """
         rollouts = Rollouts(*super()._generate(prompts))
         if self.resample_tries:

@@ -1,5 +1,5 @@
-"""What training refuses to start with unless told to: data whose license or terms speak against
-training on it, and items that evaluation has too.
+"""What training refuses unless a flag allows it: data whose license or terms forbid training, and
+items that evaluation data shares.
 """
 
 from __future__ import annotations
