@@ -185,14 +185,15 @@ def _memory_table(settings: Settings, prompt_tokens: int | None) -> str:
     architecture = memory.architecture(name, settings.model.model_revision)
     if architecture is None:
         return f"unknown: {name} is not a folder, and the hub has no configuration of it"
+    config, source = architecture
     tokens = prompt_tokens or memory.ASSUMED_PROMPT_TOKENS
-    estimate = memory.estimate(settings, architecture.config, tokens)
+    estimate = memory.estimate(settings, config, tokens)
     model, trained = estimate.counts.model, estimate.counts.trained
     what = "of adapters, which are trained" if settings.model.use_peft else "of them trained"
     assumed = "" if prompt_tokens else ", assumed: one image of a megapixel and its question"
     table = tabulate([*estimate.parts, *estimate.peaks], headers=["", "GiB", ""], floatfmt=".2f")
     return (
-        f"{model:,} parameters, {trained:,} {what} ({architecture.source}); a prompt of {tokens} "
+        f"{model:,} parameters, {trained:,} {what} ({source}); a prompt of {tokens} "
         f"tokens{assumed}\n{table}"
     )
 

@@ -2,14 +2,14 @@
 
 The file follows a generation batch in the order in which it runs:
 
-1. prompts             :class:`PromptSampler`, ``_get_train_sampler``, ``_get_dataloader``
-2. generation batch    ``_prepare_inputs``, ``_generate_and_score_completions``
-3. generation          ``_generate``, ``_generate_single_turn``
-4. zero-variance groups ``_resample``
-5. rewards             ``_calculate_rewards``
-6. log of each task    ``_log_tasks``
-7. log-probabilities   ``_get_per_token_logps_and_entropies``
-8. loss                TRL's ``_compute_loss``, unchanged
+1. prompts               :class:`PromptSampler`, ``_get_train_sampler``, ``_get_dataloader``
+2. generation batch      ``_prepare_inputs``, ``_generate_and_score_completions``
+3. generation            ``_generate``, ``_generate_single_turn``
+4. zero-variance groups  ``_resample``, by their rewards
+5. rewards               ``_calculate_rewards``
+6. log of each task      ``_log_tasks``
+7. log-probabilities     ``_get_per_token_logps_and_entropies``
+8. loss                  TRL's ``_compute_loss``, unchanged
 
 TRL repeats a prompt G times before anything else. So it decodes and preprocesses its images, runs
 the vision tower and computes the prompt G times, in generation and in every forward and backward
@@ -245,7 +245,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         )
         if not self._shares("generation", obstacles):
             return stock()
-        counts = [len(own or ()) for own in images or [None] * len(prompt_ids)]
+        counts = [len(row or ()) for row in images or [None] * len(prompt_ids)]
         check = self._check_generation if self._checks_generation else None
         with share_prefill(self._inner(self.model), counts, check):
             answers = stock()
@@ -296,6 +296,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         groups = zero_variance_P_M.shape[1]
         replaced = np.flatnonzero(zero_variance_P_M[process]).tolist()
         for group in replaced:
+            # The words are part of the seed: others would give other prompts.
             number = stable_hash(
                 "draw again", self.args.seed, self._step, attempt, process * groups + group
             )
@@ -474,10 +475,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     def _compute_dtype(self, model: Any) -> torch.dtype:
         """The least exact type that the model computes in."""
         mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        own: torch.dtype = self._inner(model).dtype
-        if own == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
-            own = torch.float16  # as many bits of mantissa as TF32
-        return mixed.get(self.accelerator.mixed_precision, own)
+        dtype: torch.dtype = self._inner(model).dtype
+        if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+            dtype = torch.float16  # as many bits of mantissa as TF32
+        return mixed.get(self.accelerator.mixed_precision, dtype)
 
 
 def zero_variance(rewards_N: Floats, generations: int) -> Bools:

@@ -17,7 +17,6 @@ from .recipes import RECIPES, find_accelerate_config
 from .settings import Settings
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedConfig
 
 ARCHITECTURES = RECIPES / "architectures.yaml"
@@ -26,13 +25,6 @@ DEVICE_GIB = 79.0  # what an H100 of 80 GB has
 ASSUMED_PROMPT_TOKENS = 1280  # a megapixel at Qwen3-VL's 32 x 32 pixels a token, and 256 of text
 # Tiles of TRL's fused head (trl/kernels/chunked_logprob.py, trl/trainer/utils.py of 1.16).
 _HEAD_TOKENS, _HEAD_VOCABULARY = 4096, 32768
-
-
-class Architecture(NamedTuple):
-    """A model's configuration, and where it was read."""
-
-    config: PreTrainedConfig
-    source: str
 
 
 class Counts(NamedTuple):
@@ -69,27 +61,25 @@ class _Sharding(NamedTuple):
     offloads: bool = False
 
 
-def architecture(name_or_path: str, revision: str = "main") -> Architecture | None:
-    """The model's configuration: from a folder, else as shipped for our recipes, else from the hub.
+def architecture(name: str, revision: str = "main") -> tuple[PreTrainedConfig, str] | None:
+    """A model's configuration, and where it was read: its folder, our recipes' file, or the hub.
 
     Returns:
         None where there is no configuration.
     """
     from transformers import AutoConfig
 
-    folder = Path(name_or_path).expanduser()
+    folder = Path(name).expanduser()
     if folder.is_dir():
-        return Architecture(AutoConfig.from_pretrained(folder), str(folder))
+        return AutoConfig.from_pretrained(folder), str(folder)
     known = yaml.safe_load(ARCHITECTURES.read_text(encoding="utf-8"))
-    if name_or_path in known:
-        fields = dict(known[name_or_path])
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        return Architecture(config, f"{ARCHITECTURES.name}, shipped")
+    if name in known:
+        fields = dict(known[name])
+        return AutoConfig.for_model(fields.pop("model_type"), **fields), ARCHITECTURES.name
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        return AutoConfig.from_pretrained(name, revision=revision), "the hub"
     except (OSError, ValueError):
         return None
-    return Architecture(config, "the hub")
 
 
 def count_parameters(settings: Settings, config: PreTrainedConfig) -> Counts:
@@ -100,11 +90,13 @@ def count_parameters(settings: Settings, config: PreTrainedConfig) -> Counts:
 
     from .model import freeze_vision
 
+    def count(module: torch.nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-        of_model = _count(model)
-        names = model._no_split_modules or ()
-        blocks = [_count(m) for m in model.modules() if type(m).__name__ in names]
+        of_model, names = count(model), model._no_split_modules or ()
+        blocks = [count(module) for module in model.modules() if type(module).__name__ in names]
         adapter = get_peft_config(settings.model)
         if settings.judge.freeze_vision:
             freeze_vision(model, adapter)
@@ -114,10 +106,6 @@ def count_parameters(settings: Settings, config: PreTrainedConfig) -> Counts:
             model = get_peft_model(model, adapter)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Counts(of_model, trained, max(blocks, default=of_model))
-
-
-def _count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def estimate(settings: Settings, config: PreTrainedConfig, prompt_tokens: int) -> Estimate:

@@ -207,12 +207,12 @@ def _our_defaults(
 
 
 def _construct(arguments: type[Any], given: Mapping[str, Any], where: str) -> Any:
-    own = {f.name: given[f.name] for f in fields(arguments) if f.name in given}
+    values = {f.name: given[f.name] for f in fields(arguments) if f.name in given}
     try:
         with warnings.catch_warnings():
             # TRL sets the old name by default (trl/trainer/base_config.py); users cannot change it.
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
-            return arguments(**own)
+            return arguments(**values)
     except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
         lines = str(error).splitlines()
         raise JudgeError("\n".join(f"{where}: {line}" for line in lines)) from None

@@ -78,8 +78,8 @@ class Validation:
         """
         index = [(t, r) for t, rows in enumerate(self.rows) for r in range(len(rows))]
         share = share_of(len(index), trainer.args.world_size, trainer.args.process_index)
-        own = [index[number] for number in share]
-        rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in own]
+        answered = [index[number] for number in share]
+        rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in answered]
         with ready_to_generate(trainer) as model:
             texts = Judge(model, trainer.processing_class).judge(
                 rows, self.style, batch_size=self.batch_size, max_new_tokens=self.max_new_tokens
@@ -90,7 +90,7 @@ class Validation:
             records.append(
                 Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
             )
-        return self._figures(dict(gather_object(list(zip(own, records, strict=True)))))
+        return self._figures(dict(gather_object(list(zip(answered, records, strict=True)))))
 
     def _figures(self, records: Mapping[tuple[int, int], Record]) -> dict[str, float]:
         """Figures from records by task and row."""
