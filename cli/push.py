@@ -38,11 +38,13 @@ def push(
             f"--public: the data's license is: {judge_task.judge.card.license}; if it allows you "
             f"to publish the data, pass --accept-license {judge_task.short_name}"
         )
-    publication = publish.publication(judge_task, repo)
+    files = publish.repository_files(judge_task, repo)
     if not dry_run:
-        typer.echo(publish.push(judge_task, publication, private=not public, force=force))
+        typer.echo(publish.push(judge_task, repo, files, private=not public, force=force))
         return
-    typer.echo(publication.card)
-    for path, file in publication.files.items():
-        typer.echo(f"{file.stat().st_size / 1e6:10,.1f} MB  {path}")
+    for path, content in files.items():
+        if isinstance(content, bytes):
+            typer.echo(content.decode())
+        else:
+            typer.echo(f"{content.stat().st_size / 1e6:10,.1f} MB  {path}")
     typer.echo("nothing was uploaded (--dry-run)")

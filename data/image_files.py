@@ -38,8 +38,8 @@ class ImageIndex:
     def __init__(self, sources: Iterable[RawFiles]) -> None:
         self.by_name: defaultdict[str, list[tuple[str, RawFiles]]] = defaultdict(list)
         for source in sources:
-            for file in source.files():
-                self.by_name[PurePosixPath(file.name).name].append((file.name, source))
+            for name in source.sizes:
+                self.by_name[PurePosixPath(name).name].append((name, source))
 
     def find(self, value: object) -> tuple[str, RawFiles] | None:
         """The file with the same base name that shares most of the path, from its end.

@@ -26,12 +26,7 @@ from .near_duplicates import find_near_duplicates
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LeakKind: TypeAlias = Literal["bytes", "near_duplicate", "text"]
-LEAK_KINDS: Mapping[LeakKind, str] = {
-    "bytes": "identical image",
-    "near_duplicate": "near-duplicate",
-    "text": "identical text",
-}
+LeakKind: TypeAlias = Literal["identical image", "near-duplicate", "identical text"]
 # Two people may both write "a dog" without knowing of each other.
 _MIN_WORDS, _MIN_CHARACTERS = 3, 12
 
@@ -197,7 +192,7 @@ def _evaluation_splits(task: JudgeTask, source: Source) -> list[SplitName]:
 
 def _shared(training: _Side, evaluation: _Side, progress: ProgressCallback) -> Iterator[Leak]:
     for image, items in evaluation.by_digest.items():
-        yield from _leaks("bytes", training.by_digest.get(image, ()), items)
+        yield from _leaks("identical image", training.by_digest.get(image, ()), items)
     known = [image for image in training.cells if image not in evaluation.cells]
     asked = [image for image in evaluation.cells if image not in training.cells]
     duplicates = find_near_duplicates(
@@ -207,9 +202,9 @@ def _shared(training: _Side, evaluation: _Side, progress: ProgressCallback) -> I
     )
     for first, second in duplicates:
         items = evaluation.by_digest[asked[second]]
-        yield from _leaks("near_duplicate", training.by_digest[known[first]], items)
+        yield from _leaks("near-duplicate", training.by_digest[known[first]], items)
     for text, items in evaluation.by_text.items():
-        yield from _leaks("text", training.by_text.get(text, ()), items)
+        yield from _leaks("identical text", training.by_text.get(text, ()), items)
 
 
 def _leaks(kind: LeakKind, trained: Sequence[_Item], judged: Sequence[_Item]) -> Iterator[Leak]:
@@ -221,7 +216,7 @@ def _leaks(kind: LeakKind, trained: Sequence[_Item], judged: Sequence[_Item]) ->
         rule = task.judge.splits.get(split)
         cut_by_row = rule is not None and rule.source == "train" and rule.group_by is None
         for train_task, train_item in first_items.items():
-            expected = kind == "text" and train_task == task.task and cut_by_row
+            expected = kind == "identical text" and train_task == task.task and cut_by_row
             yield Leak(kind, train_task, train_item, task.task, split, name, expected)
 
 
@@ -240,7 +235,7 @@ def leak_table(leaks: Sequence[Leak]) -> str:
 
     groups: dict[tuple[str, str, str, str], dict[str, Leak]] = {}
     for leak in leaks:
-        kind = LEAK_KINDS[leak.kind] + (" (split by row)" if leak.expected else "")
+        kind = leak.kind + (" (split by row)" if leak.expected else "")
         key = (leak.train_task, leak.task, leak.split, kind)
         groups.setdefault(key, {}).setdefault(leak.item, leak)
     lines = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode
 
 from .hamming_index import Codes, pairs_within
 from .image_alignment import Floats, channels, show_the_same
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _HASH_BYTES = 16  # 8 × 8 bits of rows and as many of columns
 # Of 128 bits. 99 of 100 copies are nearer to a crop of the original (tests/support/images.py); of
@@ -124,14 +121,10 @@ def near_hashes(first: Hashes, second: Hashes) -> list[tuple[int, int]]:
         for near in pairs_within(crops_M_B, whole.codes_N_W_B[whole_Q, 0], RADIUS):
             images = (cropped_M[near.first // len(_BOXES)], whole_Q[near.second], near.distances)
             more = pd.DataFrame(dict(zip((*names, "distance"), images, strict=True)))
-            pairs = _nearest(pd.concat([pairs, more]))
+            ordered = pd.concat([pairs, more]).sort_values(["second", "distance", "first"])
+            unique = ordered.drop_duplicates(["first", "second"])
+            pairs = unique.groupby("second").head(_MAX_CANDIDATES)
     return list(zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True))
-
-
-def _nearest(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Each pair once, and the nearest of each second image."""
-    ordered = pairs.sort_values(["second", "distance", "first"])
-    return ordered.drop_duplicates(["first", "second"]).groupby("second").head(_MAX_CANDIDATES)
 
 
 def _hash(data: bytes) -> Codes | None:

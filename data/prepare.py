@@ -39,8 +39,8 @@ from mtrl_judge.judge_tasks.sources import split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
 
 from .image_files import CheckedImage, ImageIndex, check_image
-from .raw_files import Archive, HubRepository, RawFile, RawFiles, open_source
-from .shards import Notes, Shards
+from .raw_files import Archive, HubRepository, RawFiles, open_source
+from .shards import NOTE_KINDS, Notes, Shards, no_notes
 from .tables import MemoryTable, Table, read_table
 
 # Increase it when the same files would be written differently, so that they are prepared again.
@@ -137,52 +137,44 @@ class _Preparation:
         self.first = self.tasks[0]
         assert self.first.judge.raw is not None
         self.raw = self.first.judge.raw
-        self.used_files: dict[str, int] = {}
 
     def run(self) -> Iterator[PreparedTask]:
         with ExitStack() as stack:
             source = self._open_source()
             stack.callback(source.close)
             files = self._find_files(source)
-            plan = self._plan(source, files)
+            names = dict.fromkeys(chain.from_iterable(chain.from_iterable(files.values())))
+            sizes = {name: source.sizes[name] for name in names}
+            inputs = {
+                "dataset": self.first.dataset_path,
+                "revision": source.revision,
+                "files": sizes,
+                "columns": dict(sorted(self.options.columns.items())),
+            }
+            # A digest of everything that decides what is written.
+            parts = [_FORMAT_VERSION, self.raw.model_dump(mode="json"), inputs, files]
+            plan = digest([json_text(parts).encode()])
             existing = [task for task in self.tasks if self._is_up_to_date(task, plan)]
             for task in existing:
                 folder = self.root / task.task
                 yield PreparedTask(task.task, folder, read_json(folder / DATA_CARD), existed=True)
             if existing == self.tasks:
                 return
-            self._check_disk_space()
-            self._start_or_resume(plan)
-            splits = [
-                self._open_split(name, tables, archives, source, stack)
-                for name, (tables, archives) in files.items()
-            ]
+            self._start_or_resume(plan, needed=sum(sizes.values()))
+            splits = [self._open_split(name, *files[name], source, stack) for name in files]
             expected = self._check_counts(splits)
             self._check_labels(splits)
             notes = {split.name: self._write(split) for split in splits}
             card = {
                 "source": "prepared",
-                "dataset": self.first.dataset_path,
-                "revision": source.revision,
-                "files": self.used_files,
+                **inputs,
                 "splits": {split.name: split.table.rows for split in splits},
                 "expected": expected,
-                "undecodable": {
-                    name: kinds.get("undecodable", {}) for name, kinds in notes.items()
-                },
-                "changed": {name: kinds.get("changed", {}) for name, kinds in notes.items()},
-                "columns": dict(self.options.columns),
+                **{kind: {name: notes[name][kind] for name in notes} for kind in NOTE_KINDS},
                 "plan": plan,
                 "version": version("mtrl-judge"),
             }
-            rows = [file for name in SPLITS for file in split_files(self.work, name)]
-            for task in self.tasks:
-                if task not in existing:
-                    with whole_folder(self.root / task.task) as folder:
-                        for file in rows:
-                            _link(file, folder / file.name)
-                        write_json(folder / DATA_CARD, card)
-                    yield PreparedTask(task.task, self.root / task.task, card, existed=False)
+            yield from (self._install(task, card) for task in self.tasks if task not in existing)
             shutil.rmtree(self.work, ignore_errors=True)
 
     # Find the files and decide whether there is something to do.
@@ -197,24 +189,14 @@ class _Preparation:
             )
         return HubRepository(self.first)
 
-    def _find_files(self, source: RawFiles) -> dict[SplitName, tuple[list[RawFile], list[RawFile]]]:
+    def _find_files(self, source: RawFiles) -> dict[SplitName, tuple[list[str], list[str]]]:
         """Tables and archives of each split."""
-        patterns = self.raw.images.archives if self.raw.images else {}
-        files = {}
-        for name in SPLITS:
-            if name in self.raw.tables:
-                tables = source.matching(self.raw.tables[name])
-                archives = source.matching(patterns[name]) if name in patterns else []
-                files[name] = (tables, archives)
-                self.used_files |= {file.name: file.size for file in (*tables, *archives)}
-        return files
-
-    def _plan(self, source: RawFiles, files: Mapping[Any, Any]) -> str:
-        """A digest of everything that decides what is written."""
-        columns = sorted(self.options.columns.items())
-        raw = self.raw.model_dump(mode="json")
-        parts = [_FORMAT_VERSION, raw, source.revision, columns, files]
-        return digest([json_text(parts).encode()])
+        archives = self.raw.images.archives if self.raw.images else {}
+        return {
+            name: (source.matching(self.raw.tables[name]), source.matching(archives.get(name, ())))
+            for name in SPLITS
+            if name in self.raw.tables
+        }
 
     def _is_up_to_date(self, task: JudgeTask, plan: str) -> bool:
         folder = self.root / task.task
@@ -226,18 +208,16 @@ class _Preparation:
             f"{folder}: contains other data; choose another data root, or replace it with --force"
         )
 
-    def _check_disk_space(self) -> None:
-        """What is written is about as large as what is read: images stay compressed."""
+    def _start_or_resume(self, plan: str, needed: int) -> None:
+        """Make the work folder, unless a killed run of the same plan left it."""
         self.root.mkdir(parents=True, exist_ok=True)
-        needed, free = sum(self.used_files.values()), shutil.disk_usage(self.root).free
+        # What is written is about as large as what is read: images stay compressed.
+        free = shutil.disk_usage(self.root).free
         if needed > free:
             raise JudgeError(
                 f"{self.root}: {free / 1e9:,.1f} GB are free, about {needed / 1e9:,.1f} GB are "
                 "needed; free some space, or choose another data root"
             )
-
-    def _start_or_resume(self, plan: str) -> None:
-        """Make the work folder, unless a killed run of the same plan left it."""
         plan_file = self.work / "plan"
         if not plan_file.is_file() or plan_file.read_text(encoding="utf-8") != plan:
             shutil.rmtree(self.work, ignore_errors=True)
@@ -250,15 +230,15 @@ class _Preparation:
     def _open_split(
         self,
         name: SplitName,
-        tables: Sequence[RawFile],
-        archives: Sequence[RawFile],
+        tables: Sequence[str],
+        archives: Sequence[str],
         source: RawFiles,
         stack: ExitStack,
     ) -> _SourceSplit:
         image_files = self.raw.images
-        paths = [source.local_path(file.name) for file in tables]
+        paths = [source.local_path(name) for name in tables]
         table = read_table(paths, self.options.columns, in_memory=image_files is not None)
-        self._check_columns(table.schema.names, tables[0].name)
+        self._check_columns(table.schema.names, tables[0])
         # The columns as `datasets` types them, so that it reads the files as image datasets.
         features = Features.from_arrow_schema(table.schema)
         index = None
@@ -266,7 +246,7 @@ class _Preparation:
             images = [column for column in self.first.judge.images if column in features]
         else:
             images = [image_files.image]
-            opened = [Archive(source.local_path(file.name), self.work) for file in archives]
+            opened = [Archive(source.local_path(name), self.work) for name in archives]
             for archive in opened:
                 stack.callback(archive.close)
             index = ImageIndex(opened or [source])
@@ -331,12 +311,12 @@ class _Preparation:
     ) -> Iterator[tuple[pa.RecordBatch, Notes]]:
         """The batches that follow the shards, with checked images and notes on them."""
         row = shards.rows
-        n_undecodable = len(shards.notes.get("undecodable", {}))
+        n_undecodable = len(shards.notes["undecodable"])
         label = f"{self.first.task}: {split.name}"
         self.progress(label, row, split.table.rows)
         for batch in _skip_rows(split.table.batches(), row):
             columns = {name: batch.column(name) for name in batch.schema.names}
-            notes: Notes = {"undecodable": {}, "changed": {}}
+            notes = no_notes()
             for column in split.images:
                 images, paths = self._checked_images(split, batch, column, pool)
                 cells = [
@@ -375,6 +355,17 @@ class _Preparation:
         names = [None if path is None else Path(str(path)).name for path in paths]
         return list(pool.map(_check_cell, cells)), names
 
+    def _install(self, task: JudgeTask, card: Mapping[str, Any]) -> PreparedTask:
+        """Put the written files into a task's folder; tasks of one dataset share them."""
+        with whole_folder(self.root / task.task) as folder:
+            for file in chain.from_iterable(split_files(self.work, name) for name in SPLITS):
+                try:
+                    os.link(file, folder / file.name)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(file, folder / file.name)
+            write_json(folder / DATA_CARD, card)
+        return PreparedTask(task.task, self.root / task.task, card, existed=False)
+
 
 def _skip_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     for batch in batches:
@@ -396,10 +387,3 @@ def _check_cell(cell: Any) -> CheckedImage:
         return check_image(encoded({**cell, "path": None} if isinstance(cell, dict) else cell))
     except ValueError as error:
         return CheckedImage(None, str(error))
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(file, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, target)

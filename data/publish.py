@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from mtrl_judge.common.errors import DataError, JudgeError, first_line
 from mtrl_judge.common.markdown import as_yaml, render_card
@@ -12,18 +12,12 @@ from mtrl_judge.judge_tasks.sources import find_source, load_rows, split_files
 from mtrl_judge.judge_tasks.spec import SPLIT_KEYS, JudgeTask
 
 
-class Publication(NamedTuple):
-    """What is uploaded to a repository."""
+def repository_files(
+    task: JudgeTask, repo: str, root: Path | None = None
+) -> dict[str, bytes | Path]:
+    """A task's files and its card, README.md, by their path in the repository.
 
-    repo: str
-    files: dict[str, Path]
-    """By path in the repository."""
-    card: str
-    """The text of its README.md."""
-
-
-def publication(task: JudgeTask, repo: str, root: Path | None = None) -> Publication:
-    """Collect a task's files and write the card. Reads and checks the rows; offline.
+    Reads and checks the rows; offline.
 
     Raises:
         DataError: the task's data is not in a folder, or is not as its YAML says.
@@ -41,11 +35,12 @@ def publication(task: JudgeTask, repo: str, root: Path | None = None) -> Publica
     if source.kind == "sample":
         raise DataError(f"{task.task}: {source.location} is the sample corpus, not the dataset")
     # Without the folder's own card.json, which may name paths of this machine.
-    files = {
-        split: {f"data/{file.name}": file for file in split_files(source.folder, split)}
-        for split in source.splits
-    }
-    data_files = [{"split": split, "path": [*names]} for split, names in files.items()]
+    files: dict[str, bytes | Path] = {}
+    data_files = []
+    for split in source.splits:
+        paths = {f"data/{file.name}": file for file in split_files(source.folder, split)}
+        data_files.append({"split": split, "path": [*paths]})
+        files |= paths
     card = render_card(
         Path(__file__).with_name("dataset_card.md.jinja"),
         DatasetCardData(
@@ -61,23 +56,20 @@ def publication(task: JudgeTask, repo: str, root: Path | None = None) -> Publica
         cut_splits=[split for split in task.splits if split not in source.splits],
         keys=as_yaml({"dataset_path": repo, **{SPLIT_KEYS[s]: s for s in source.splits}}),
     )
-    all_files = {path: file for names in files.values() for path, file in names.items()}
-    return Publication(repo, all_files, DatasetCard(card).content)
+    return {"README.md": DatasetCard(card).content.encode(), **files}
 
 
-def push(task: JudgeTask, publication: Publication, *, private: bool, force: bool) -> str:
-    """Create the repository and upload everything in one commit; the commit's address.
+def push(
+    task: JudgeTask, repo: str, files: Mapping[str, bytes | Path], *, private: bool, force: bool
+) -> str:
+    """Create the repository and upload the files in one commit; the commit's address.
 
     Raises:
         JudgeError: the repository has files and `force` is not set, or the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    hub, repo = HfApi(), publication.repo
-    contents: dict[str, bytes | Path] = {
-        "README.md": publication.card.encode(),
-        **publication.files,
-    }
+    hub = HfApi()
     try:
         hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         existing = set(hub.list_repo_files(repo, repo_type="dataset")) - {".gitattributes"}
@@ -88,7 +80,7 @@ def push(task: JudgeTask, publication: Publication, *, private: bool, force: boo
             )
         commit = hub.create_commit(
             repo,
-            [CommitOperationAdd(path, content) for path, content in contents.items()],
+            [CommitOperationAdd(path, content) for path, content in files.items()],
             commit_message=f"{task.task}, prepared by mtrl-judge",
             repo_type="dataset",
         )

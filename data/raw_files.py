@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.judge_tasks.sources import explain_hub_error
@@ -37,26 +37,22 @@ _DAMAGED = (
 )
 
 
-class RawFile(NamedTuple):
-    """One file of a dataset."""
-
-    name: str
-    """Path from the top of the folder, archive or repository, with `/`."""
-    size: int
-    """Bytes."""
-
-
 class RawFiles(ABC):
-    """The files of a dataset by name."""
+    """The files of a dataset by name: their path from the top of the source, with `/`."""
 
-    label: str
-    """Names the folder, archive or repository in messages."""
-    revision: str | None = None
-    """The commit, for a repository on the hub."""
+    def __init__(
+        self, label: str, files: Iterable[tuple[str, int]], revision: str | None = None
+    ) -> None:
+        """List the files.
 
-    @abstractmethod
-    def entries(self) -> Iterable[tuple[str, int]]:
-        """Name and size of every file, in any order."""
+        Args:
+            label: names the folder, archive or repository in messages.
+            files: names and sizes in bytes; what operating systems and editors add is left out.
+            revision: the commit, for a repository on the hub.
+        """
+        self.label, self.revision = label, revision
+        added = re.compile(r"(^|/)(\.[^/]|__MACOSX/)")
+        self.sizes = {name: size for name, size in sorted(files) if not added.search(name)}
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
@@ -69,32 +65,24 @@ class RawFiles(ABC):
     def close(self) -> None:  # noqa: B027  optional: only archives hold something open
         """Close the archive, if it is one."""
 
-    def files(self) -> list[RawFile]:
-        """All files by name, except those that operating systems and editors add."""
-        files = (RawFile(*entry) for entry in self.entries())
-        return sorted(
-            file for file in files if not re.search(r"(^|/)(\.[^/]|__MACOSX/)", file.name)
-        )
-
-    def matching(self, patterns: Iterable[str]) -> list[RawFile]:
-        """The files whose path, at any depth, or else whose base name fits a pattern.
+    def matching(self, patterns: Iterable[str]) -> list[str]:
+        """The files whose path, at any depth, or else whose base name matches a pattern.
 
         Raises:
-            DataError: no file fits a pattern.
+            DataError: no file matches a pattern.
         """
-        files = self.files()
-        found: dict[str, RawFile] = {}
+        found: dict[str, None] = {}
         for pattern in chain.from_iterable(map(expand_range, patterns)):
-            base = PurePosixPath(pattern).name
-            fitting = [f for f in files if PurePosixPath(f.name).match(pattern)] or [
-                f for f in files if PurePosixPath(f.name).match(base)
-            ]
-            if not fitting:
-                listed = ", ".join(file.name for file in files[:10]) or "no files"
-                more = f" and {len(files) - 10:,} more" if len(files) > 10 else ""
+            for glob in (pattern, PurePosixPath(pattern).name):
+                names = [name for name in self.sizes if PurePosixPath(name).match(glob)]
+                if names:
+                    break
+            else:
+                listed = ", ".join([*self.sizes][:10]) or "no files"
+                more = f" and {len(self.sizes) - 10:,} more" if len(self.sizes) > 10 else ""
                 raise DataError(f"{self.label}: found {listed}{more}; expected {pattern}")
-            found |= {file.name: file for file in fitting}
-        return list(found.values())
+            found |= dict.fromkeys(names)
+        return [*found]
 
     def read_image(self, name: str) -> bytes:
         """The content of an image file.
@@ -116,15 +104,14 @@ class Folder(RawFiles):
     """A local folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.label = root, str(root)
-
-    def entries(self) -> Iterable[tuple[str, int]]:
-        for path in self.root.rglob("*"):
-            if path.is_file():
-                yield path.relative_to(self.root).as_posix(), path.stat().st_size
+        self.root = root
+        files = (path for path in root.rglob("*") if path.is_file())
+        super().__init__(
+            str(root), ((file.relative_to(root).as_posix(), file.stat().st_size) for file in files)
+        )
 
     def open(self, name: str) -> IO[bytes]:
-        return (self.root / name).open("rb")
+        return self.local_path(name).open("rb")
 
     def local_path(self, name: str) -> Path:
         return self.root / name
@@ -142,7 +129,7 @@ class Archive(RawFiles):
         Raises:
             DataError: the archive is damaged, or has a link or a path that leads out of it.
         """
-        self.label, self.spool = str(path), spool
+        self.spool = spool
         self._archive: zipfile.ZipFile | tarfile.TarFile
         self._open: Callable[[Any], IO[bytes] | None]
         try:
@@ -166,13 +153,13 @@ class Archive(RawFiles):
                 f"{path}: not a complete {path.suffix} file ({error}); download it again"
             ) from None
         for name, _, _, is_link in members:
-            if is_link or _leaves_folder(name):
+            member = PurePosixPath(name.replace("\\", "/"))
+            outside = member.is_absolute() or ".." in member.parts or re.match("[A-Za-z]:", name)
+            if outside or is_link:
                 what = "is a link" if is_link else "leads out of the archive"
                 raise DataError(f"{path}: member {name!r} {what}; nothing was read from it")
-        self._sizes = {name: size for name, size, is_folder, _ in members if not is_folder}
-
-    def entries(self) -> Iterable[tuple[str, int]]:
-        return self._sizes.items()
+        files = ((name, size) for name, size, is_folder, _ in members if not is_folder)
+        super().__init__(str(path), files)
 
     def open(self, name: str) -> IO[bytes]:
         file = self._open(name)
@@ -199,20 +186,15 @@ class HubRepository(RawFiles):
     def __init__(self, task: JudgeTask) -> None:
         from huggingface_hub import HfApi
 
-        self.task, self.label = task, str(task.dataset_path)
+        self.task, repo = task, str(task.dataset_path)
         try:
             hub = HfApi()
-            revision = _full_commit(hub, self.label, task.revision)
-            info = hub.repo_info(
-                self.label, repo_type="dataset", revision=revision, files_metadata=True
-            )
+            revision = _full_commit(hub, repo, task.revision)
+            info = hub.dataset_info(repo, revision=revision, files_metadata=True)
         except Exception as error:
             raise explain_hub_error(task, error) from error
-        self.revision = info.sha
-        self._siblings = getattr(info, "siblings", None) or ()
-
-    def entries(self) -> Iterable[tuple[str, int]]:
-        return ((file.rfilename, file.size or 0) for file in self._siblings)
+        files = ((file.rfilename, file.size or 0) for file in info.siblings or ())
+        super().__init__(repo, files, info.sha)
 
     def open(self, name: str) -> IO[bytes]:
         return self.local_path(name).open("rb")
@@ -220,9 +202,8 @@ class HubRepository(RawFiles):
     def local_path(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download
 
-        revision = self.revision or self.task.revision
         try:
-            path = hf_hub_download(self.label, name, repo_type="dataset", revision=revision)
+            path = hf_hub_download(self.label, name, repo_type="dataset", revision=self.revision)
         except Exception as error:
             raise explain_hub_error(self.task, error) from error
         return Path(path)

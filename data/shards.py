@@ -17,8 +17,13 @@ from mtrl_judge.judge_tasks.spec import SplitName
 SHARD_ROWS, SHARD_BYTES = 2_048, 256 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 128, 16 * 2**20
 
+NOTE_KINDS = ("undecodable", "changed")
 Notes: TypeAlias = dict[str, dict[str, str]]
-"""What happened to images: by kind ("undecodable", "changed"), by row and column."""
+"""Why images do not decode and how they were changed: by kind, by row and column."""
+
+
+def no_notes() -> Notes:
+    return {kind: {} for kind in NOTE_KINDS}
 
 
 class Shards:
@@ -28,7 +33,7 @@ class Shards:
         self.folder, self.split, self.schema = folder, split, schema
         files = split_files(folder, split)
         self.rows = sum(pq.read_metadata(file).num_rows for file in files)
-        self.notes: Notes = {}
+        self.notes = no_notes()
         for file in files:
             _add_notes(self.notes, read_json(_notes_file(file)))
 
@@ -42,7 +47,7 @@ class Shards:
 
     def _write_shard(self, path: Path, batches: Iterator[tuple[pa.RecordBatch, Notes]]) -> None:
         """Take batches until a file is full, then put it in place after its notes."""
-        shard_notes: Notes = {}
+        shard_notes = no_notes()
         rows = size = 0
         with whole_file(path) as part:
             with pq.ParquetWriter(part, self.schema) as writer:
@@ -67,8 +72,8 @@ class Shards:
 
 
 def _add_notes(notes: Notes, more: Notes) -> None:
-    for kind, texts in more.items():
-        notes.setdefault(kind, {}).update(texts)
+    for kind in NOTE_KINDS:
+        notes[kind] |= more[kind]
 
 
 def _notes_file(shard: Path) -> Path:

@@ -72,9 +72,9 @@ def test_each_kind_is_found_across_tasks(tmp_path: Path) -> None:
     report = find_leaks([mine], [mine, theirs], tmp_path)
     found = {(leak.kind, leak.train_item, leak.task, leak.item) for leak in report.leaks}
     assert found == {
-        ("bytes", "number 3 of mine", "theirs", "one of theirs"),
-        ("near_duplicate", "number 5 of mine", "theirs", "two of theirs"),
-        ("text", "number 8 of mine", "theirs", "Number 8, of MINE!"),
+        ("identical image", "number 3 of mine", "theirs", "one of theirs"),
+        ("near-duplicate", "number 5 of mine", "theirs", "two of theirs"),
+        ("identical text", "number 8 of mine", "theirs", "Number 8, of MINE!"),
     }
     assert len(refused(report)) == 3
     assert report.checked == {
@@ -88,7 +88,7 @@ def test_validation_is_told_and_not_refused(tmp_path: Path) -> None:
     columns = {"image": [cell(3), cell(300)], "text": ["mine to validate", "x"], "label": [0, 1]}
     write_split(tmp_path, "mine", "validation", columns)
     report = find_leaks([mine], [mine], tmp_path)
-    assert [(leak.kind, leak.split) for leak in report.leaks] == [("bytes", "validation")]
+    assert [(leak.kind, leak.split) for leak in report.leaks] == [("identical image", "validation")]
     assert refused(report) == []
 
 
@@ -98,7 +98,7 @@ def test_known_bad_items_are_no_leak(tmp_path: Path) -> None:
     bad = '  known_bad: [{item: "one of theirs", reason: "in training"}]\n  card:'
     (tmp_path / "theirs.yaml").write_text(text.replace("  card:", bad))
     report = find_leaks([mine], [load_judge_task(tmp_path / "theirs.yaml")], tmp_path)
-    assert {leak.kind for leak in report.leaks} == {"near_duplicate", "text"}
+    assert {leak.kind for leak in report.leaks} == {"near-duplicate", "identical text"}
 
 
 def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
         write_split(tmp_path, "mine", "train", columns)
         report = find_leaks([load_judge_task(path)], [], tmp_path)
         assert bool(report.leaks) is count
-        assert all(leak.expected and leak.kind == "text" for leak in report.leaks)
+        assert all(leak.expected and leak.kind == "identical text" for leak in report.leaks)
         assert refused(report) == []
 
 
@@ -127,7 +127,7 @@ def test_agins_tasks_share_one_split_and_another_one_is_seen(tmp_path: Path) -> 
     other = load_judge_task(tmp_path / tasks[1].path.name)
     bad = refused(find_leaks(tasks[:1], [other], tmp_path / "root"))
     assert bad
-    assert {(leak.kind, leak.split) for leak in bad} == {("bytes", "test")}
+    assert {(leak.kind, leak.split) for leak in bad} == {("identical image", "test")}
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) 
     planted = CliRunner().invoke(app, [*arguments, "--json"])
     assert planted.exit_code == 1
     leaks = [Leak(**leak) for leak in json.loads(planted.stdout)["leaks"]]
-    same = {(each.task, each.item) for each in leaks if each.kind == "bytes"}
+    same = {(each.task, each.item) for each in leaks if each.kind == "identical image"}
     assert len(same) == 120, "all of them"
     shown = CliRunner().invoke(app, [*arguments, "mtrl_judge_unsafebench"])
     assert "identical image" in shown.stdout
