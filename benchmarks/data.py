@@ -119,10 +119,9 @@ def measure_leaks(root: Path, images: int) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     hits = {(leak.kind, leak.train_item, leak.item) for leak in report.leaks}
     train_ids, test_ids = item_ids(root, TRAINED, "train"), item_ids(root, JUDGED, "test")
-    exact = {
-        ("identical image", train_ids[i], test_ids[n_new + i])
-        for i in range(n_near, n_near + n_exact)
-    }
+    pairs = [*zip(train_ids[: n_near + n_exact], test_ids[n_new:], strict=True)]
+    near = {("near-duplicate", *pair) for pair in pairs[:n_near]}
+    exact = {("identical image", *pair) for pair in pairs[n_near:]}
     return {
         "leaks_s": round(seconds, 1),
         "leaks_images": 2 * half,
