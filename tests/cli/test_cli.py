@@ -59,7 +59,7 @@ def test_tasks_lists_every_shipped_task_with_its_card() -> None:
         ["experiment", "--help"],
     ],
 )
-def test_what_answers_at_once_imports_nothing_heavy(command: list[str]) -> None:
+def test_commands_that_start_quickly_import_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['mtrl-judge', *sys.argv[1:]]\n"
         "from mtrl_judge.cli.main import main\n"
@@ -77,10 +77,10 @@ def test_what_answers_at_once_imports_nothing_heavy(command: list[str]) -> None:
 def test_validate_reports_all_faults_and_exits_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = write_yaml(tmp_path, "sound")
-    assert call("validate", sound, "mtrl_judge_agin_nat").exit_code == 0
+    valid = write_yaml(tmp_path, "valid")
+    assert call("validate", valid, "mtrl_judge_agin_nat").exit_code == 0
     faulty = write_yaml(tmp_path, "faulty", kind="pontwise", label="{column: label}")
-    error = fails(capsys, monkeypatch, "validate", sound, faulty, tmp_path / "none.yaml", code=1)
+    error = fails(capsys, monkeypatch, "validate", valid, faulty, tmp_path / "none.yaml", code=1)
     assert "judge.kind: is 'pontwise'; did you mean 'pointwise'?" in error
     assert "none.yaml: file: does not exist" in error
     assert "2 of 3 invalid" in error
@@ -91,7 +91,7 @@ def test_validate_takes_real_rows_through(tmp_path: Path, data_root: Path) -> No
     assert ok.exit_code == 0, ok.output
 
 
-def test_preview_prints_prompts_and_writes_pictures_once(
+def test_preview_prints_prompts_and_writes_images_once(
     tmp_path: Path,
     data_root: Path,
     capsys: pytest.CaptureFixture[str],
@@ -168,7 +168,7 @@ def test_new_writes_a_yaml_that_validates(
     assert "did you mean" in fails(capsys, monkeypatch, "new", "x", "--kind", "pairwize")
 
 
-def test_status_tells_rows_terms_and_what_is_wrong(tmp_path: Path, data_root: Path) -> None:
+def test_status_reports_rows_terms_and_problems(tmp_path: Path, data_root: Path) -> None:
     arguments = ("data", "status", "*_agin_nat", "*_seetrue", "*_unsafebench")
     found = json.loads(call(*arguments, "--data-root", data_root, "--json").stdout)
     agin, seetrue, _ = found
@@ -222,7 +222,7 @@ def test_a_wrong_style_is_named_with_the_nearest(
     assert "did you mean 'direct'?" in fails(capsys, monkeypatch, "eval", "--style", "dirct")
 
 
-def test_train_says_what_there_is_and_hands_the_words_on(
+def test_train_lists_recipes_and_passes_its_arguments_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for words in ([], ["--help"]):
