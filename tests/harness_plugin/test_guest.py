@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from support.commands import call, lmms_eval
 from support.images import image_cell, image_cells
 from support.tasks import write_split, write_yaml
 
@@ -21,17 +21,6 @@ from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
 pytestmark = pytest.mark.slow
-
-
-def lmms_eval(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The stock command, as a user calls it."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("lmms-eval"), *arguments],
-        env={**os.environ, DATA_ROOT_VARIABLE: str(root), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 class Run:
@@ -105,10 +94,16 @@ def in_process(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """lmms-eval's Python interface, on the shipped tasks."""
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
     from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.models import MODEL_REGISTRY_V2  # noqa: F401  registers the judge tasks
+    from lmms_eval.tasks import TaskManager
 
     def evaluate(model: str, tasks: list[str], **keys: Any) -> dict[str, Any]:
         keys = {"gen_kwargs": "max_new_tokens=6", "bootstrap_iters": 0, **keys}
-        results: dict[str, Any] = simple_evaluate(model=model, tasks=tasks, **keys)
+        # The index of lmms-eval's own tasks takes seconds to build.
+        manager = TaskManager(include_defaults=False)
+        results: dict[str, Any] = simple_evaluate(
+            model=model, tasks=tasks, task_manager=manager, **keys
+        )
         return results
 
     return evaluate
@@ -166,8 +161,6 @@ def test_the_response_cache_gives_the_same_scores(
 def test_the_style_is_overridden_recorded_and_taken_from_the_checkpoint(
     in_process: Any, random_judge: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import shutil
-
     taught = tmp_path / "taught"
     shutil.copytree(random_judge, taught)
     (taught / "mtrl_judge.json").write_text('{"style": "direct"}')
@@ -192,8 +185,6 @@ PROBABILITIES = {"probabilities", "temperature", "verdict_mass", "calibrated"}
 @pytest.fixture(scope="module")
 def logprob_root(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped tasks' data, one task with labeled validation rows, one with unlabeled ones."""
-    import shutil
-
     root = tmp_path_factory.mktemp("logprob") / "data"
     shutil.copytree(data_root, root)
     images = image_cells(20)
@@ -285,158 +276,105 @@ def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_ju
     assert not PROBABILITIES & forged.keys()
 
 
-def test_the_short_front_judges_by_probabilities_and_its_samples_are_scored_again(
-    tmp_path: Path, random_judge: Path, logprob_root: Path
-) -> None:
-    """Also a task that the user adds."""
-    import shutil
+ODD_VERDICT = 'Say "No" </answer>'
 
-    tasks, root = tmp_path / "tasks", tmp_path / "data"
-    tasks.mkdir()
-    odd = 'Say "No" </answer>'
+
+@pytest.fixture(scope="module")
+def their_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's tasks: a sound one, its data in `data`, and two faulty ones."""
+    tasks = tmp_path_factory.mktemp("tasks")
     write_yaml(
         tasks,
         "their_task",
-        verdicts=f"[Absolutely, {json.dumps(odd)}]",
-        label=f"{{column: label, map: {{1: Absolutely, 0: {json.dumps(odd)}}}}}",
+        verdicts=f"[Absolutely, {json.dumps(ODD_VERDICT)}]",
+        label=f"{{column: label, map: {{1: Absolutely, 0: {json.dumps(ODD_VERDICT)}}}}}",
     )
-    shutil.copytree(logprob_root / "mtrl_judge_mjbench_safety", root / "mtrl_judge_mjbench_safety")
-    columns = {"image": [image_cell("red")] * 3, "text": list("abc"), "label": [1, 0, 1]}
-    write_split(root, "their_task", "test", columns)
-    write_split(root, "their_task", "validation", columns)
-
-    def run_eval(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [Path(sys.executable).with_name("mtrl-judge"), "eval", *arguments]
-        return subprocess.run(
-            [*map(str, command), "--model_args", f"pretrained={random_judge},scoring=logprob"],
-            env={**os.environ, DATA_ROOT_VARIABLE: str(root)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    out = tmp_path / "out"
-    done = run_eval(
-        *("--tasks", "their_task,mtrl_judge_mjbench_safety", "--include_path", str(tasks)),
-        *("--output_path", str(out)),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = Run(out)
-    for row in run.samples("their_task"):
-        assert row["calibrated"]
-        assert row["probabilities"].keys() == {"Absolutely", odd}
-        assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
-    again = rescore(
-        "mtrl_judge_mjbench_safety",
-        run.samples_file("mtrl_judge_mjbench_safety"),
-        out=None,
-        force=False,
-    )
-    reported = run.results["results"]["mtrl_judge_mjbench_safety"]
-    assert reported["flip_rate,none"] == pytest.approx(again["flip_rate"])
-    assert again["null_rate"] == 0.0
-    refused = run_eval("--tasks", "mtrl_judge_mjbench_safety", "--style", "reasoned")
-    assert refused.returncode == 1
-    assert "scoring=logprob judges by the probability" in refused.stderr
-    assert "Traceback" not in refused.stderr + refused.stdout
-
-
-def test_a_users_yaml_runs_and_a_faulty_one_stops_only_those_who_ask_for_it(
-    tmp_path: Path, random_judge: Path, data_root: Path
-) -> None:
-    tasks, root = tmp_path / "tasks", tmp_path / "data"
-    tasks.mkdir()
-    write_yaml(tasks, "their_task")
     faulty = write_yaml(tasks, "their_fault")
     faulty.write_text(faulty.read_text().replace("kind: pointwise", "kind: pontwise"))
     (tasks / "their_wreck.yaml").write_text("task: their_wreck\njudge: {kind: [\n")
     columns = {"image": [image_cell("red")] * 3, "text": list("abc"), "label": [1, 0, 1]}
-    write_split(root, "their_task", "test", columns)
-    arguments = ("--include_path", str(tasks), "--gen_kwargs", "max_new_tokens=4")
-    model = ("--model", "mtrl_judge", "--model_args")
-    asked = lmms_eval(
-        root, *arguments, *model, "pretrained=/nowhere", "--tasks", "their_fault,their_wreck"
-    )
-    assert asked.returncode == 1
-    assert f"{faulty}: judge.kind: is 'pontwise'; did you mean 'pointwise'?" in asked.stderr
-    assert "their_wreck.yaml: line 3: not YAML" in asked.stderr
-    assert "Traceback" not in asked.stdout + asked.stderr
-    assert "nowhere" not in asked.stdout.split("Selected Tasks")[-1]
-    out = tmp_path / "out"
-    ran = lmms_eval(
-        root,
-        *arguments,
-        *model,
-        f"pretrained={random_judge}",
-        *("--tasks", "their_task", "--output_path", str(out), "--log_samples"),
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    assert [row["label"] for row in Run(out).samples("their_task")] == ["Yes", "No", "Yes"]
+    for split in ("test", "validation"):
+        write_split(tasks / "data", "their_task", split, columns)
+    return tasks
 
 
-def test_data_that_is_not_there_is_told_before_the_model_loads(tmp_path: Path) -> None:
+def test_the_short_front_judges_a_users_task_beside_faulty_ones(
+    tmp_path: Path, random_judge: Path, their_tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By probabilities; its samples are scored again."""
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(their_tasks / "data"))
+    done = call(
+        *("eval", "--model_args", f"pretrained={random_judge},scoring=logprob"),
+        *("--tasks", "their_task", "--include_path", their_tasks, "--output_path", tmp_path),
+    )
+    assert done.exit_code == 0, done.exception
+    run = Run(tmp_path)
+    rows = run.samples("their_task")
+    assert [row["label"] for row in rows] == ["Absolutely", ODD_VERDICT, "Absolutely"]
+    for row in rows:
+        assert row["calibrated"]
+        assert row["probabilities"].keys() == {"Absolutely", ODD_VERDICT}
+        assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
+    again = rescore(
+        str(their_tasks / "their_task.yaml"), run.samples_file("their_task"), out=None, force=False
+    )
+    reported = run.results["results"]["their_task"]
+    assert reported["macro_f1,none"] == pytest.approx(again["macro_f1"])
+    assert again["null_rate"] == 0.0
+
+
+def test_faulty_tasks_and_missing_data_stop_a_run_before_the_model_loads(
+    tmp_path: Path, their_tasks: Path
+) -> None:
     done = lmms_eval(
         tmp_path,
         *("--model", "mtrl_judge", "--model_args", "pretrained=/nowhere"),
-        *("--tasks", "mtrl_judge_agin_nat,mtrl_judge_unsafebench"),
+        *("--include_path", their_tasks, "--tasks"),
+        "their_fault,their_wreck,mtrl_judge_agin_nat,mtrl_judge_unsafebench",
         HF_HUB_OFFLINE="1",
     )
     assert done.returncode == 1
-    assert "mtrl_judge_agin_nat: no folder" in done.stderr
-    assert "mtrl_judge_unsafebench: yiting/UnsafeBench" in done.stderr
-    assert "mtrl-judge data prepare" in done.stderr
+    for part in (
+        f"{their_tasks / 'their_fault.yaml'}: judge.kind: is 'pontwise'; did you mean 'pointwise'?",
+        "their_wreck.yaml: line 3: not YAML",
+        "mtrl_judge_agin_nat: no folder",
+        "mtrl_judge_unsafebench: yiting/UnsafeBench",
+        "mtrl-judge data prepare",
+    ):
+        assert part in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+    assert "nowhere" not in done.stdout.split("Selected Tasks")[-1]
 
 
-TWO_TASKS = ("mtrl_judge_seetrue", "mtrl_judge_mjbench_safety")
-
-
-def in_two_processes(root: Path, out: Path, model_args: str) -> Run:
-    """A run of the two tasks, each process judging its share."""
-    # `accelerate launch --cpu --num_processes 2` starts one process (accelerate 1.15's launcher).
-    launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "lmms_eval"]
-    done = subprocess.run(
-        [
-            *(Path(sys.executable).with_name(launch[0]), *launch[1:]),
-            *("--model", "mtrl_judge", "--model_args", model_args),
-            *("--tasks", ",".join(TWO_TASKS), "--batch_size", "4"),
-            *("--gen_kwargs", "max_new_tokens=6", "--output_path", str(out), "--log_samples"),
-        ],
-        env={
-            **os.environ,
-            DATA_ROOT_VARIABLE: str(root),
-            "OMP_NUM_THREADS": "1",
-            "ACCELERATE_USE_CPU": "true",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_two_processes_give_the_same_answers_and_probabilities(
+    tmp_path: Path, logprob_root: Path, random_judge: Path, run: Run, logprob: Any
+) -> None:
+    """Two evaluations of one configuration file, as each start of two processes takes long."""
+    tasks = ["mtrl_judge_seetrue", "mtrl_judge_mjbench_safety"]
+    evaluations = [
+        {
+            "model": "mtrl_judge",
+            "model_args": f"pretrained={random_judge},scoring={scoring}",
+            "tasks": ",".join(tasks),
+            "batch_size": 4,
+            "gen_kwargs": "max_new_tokens=6",
+            "output_path": str(tmp_path / scoring),
+            "log_samples": True,
+        }
+        for scoring in ("generation", "logprob")
+    ]
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(evaluations))
+    done = lmms_eval(logprob_root, "--config", tmp_path / "both.yaml", processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Running on rank 1" in done.stdout
-    return Run(out)
-
-
-def test_two_processes_give_the_same_scores(
-    tmp_path: Path, data_root: Path, random_judge: Path, run: Run
-) -> None:
-    parallel = in_two_processes(data_root, tmp_path / "out", f"pretrained={random_judge}")
-    for task in TWO_TASKS:
-        by_doc = {row["doc_id"]: row["text"] for row in parallel.samples(task)}
+    generated, judged = (Run(tmp_path / scoring) for scoring in ("generation", "logprob"))
+    alone = logprob(random_judge, tasks, batch_size=4)
+    for task in tasks:
+        by_doc = {row["doc_id"]: row["text"] for row in generated.samples(task)}
         assert by_doc == {row["doc_id"]: row["text"] for row in run.samples(task)}
-        assert parallel.results["results"][task] == run.results["results"][task]
+        assert generated.results["results"][task] == run.results["results"][task]
 
-
-def test_two_processes_give_the_same_probabilities(
-    tmp_path: Path, logprob_root: Path, random_judge: Path, logprob: Any
-) -> None:
-    alone = logprob(random_judge, list(TWO_TASKS), batch_size=4)
-    parallel = in_two_processes(
-        logprob_root, tmp_path / "out", f"pretrained={random_judge},scoring=logprob"
-    )
-    for task in TWO_TASKS:
-        by_item = {(row["item_id"], row["order"]): row for row in parallel.samples(task)}
+        by_item = {(row["item_id"], row["order"]): row for row in judged.samples(task)}
         assert len(by_item) == len(alone["samples"][task])
         for row in alone["samples"][task]:
             other = by_item[row["item_id"], row["order"]]

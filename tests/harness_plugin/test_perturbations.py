@@ -236,12 +236,12 @@ def test_a_perturbation_that_cannot_run_is_an_error(
 
 @pytest.fixture(scope="module")
 def their_tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """The root of the tasks' data, and lmms-eval's index with them in it, which takes seconds."""
+    """The root of the tasks' data, and lmms-eval's index of them."""
     from lmms_eval.models import MODEL_REGISTRY_V2  # noqa: F401  registers the judge tasks
     from lmms_eval.tasks import TaskManager
 
     folder = tmp_path_factory.mktemp("tasks")
-    return write_two_tasks(folder), TaskManager(include_path=str(folder))
+    return write_two_tasks(folder), TaskManager(include_path=str(folder), include_defaults=False)
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""Commands in processes of their own: what they get, and how their failures are reported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.results import write_results
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.experiments import launch
+from mtrl_judge.experiments.launch import CommandError, run_command, run_lmms_eval
+from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
+
+
+def test_lmms_eval_gets_style_and_flags_and_must_write_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[Sequence[str], Mapping[str, str]]] = []
+
+    def start(_: str, command: Sequence[str], environment: Mapping[str, str], **__: Any) -> None:
+        started.append((command, environment))
+        if "--limit" in command:
+            write_results(tmp_path / "model", {"t": []})
+
+    monkeypatch.setattr(launch, "run_command", start)
+    evaluate = {"output_path": tmp_path, "style": "direct", "environment": {"A": "b"}}
+    run_lmms_eval("mtrl_judge", "t,u", flags=["--limit", "2"], **evaluate)
+    ((command, environment),) = started
+    assert " ".join(command).startswith(f"{sys.executable} -m lmms_eval --model mtrl_judge ")
+    assert f"--tasks t,u --output_path {tmp_path} --log_samples --limit 2" in " ".join(command)
+    assert environment == {"A": "b", STYLE_VARIABLE: "direct"}
+    with pytest.raises(CommandError, match="lmms-eval: wrote no results"):
+        run_lmms_eval("mtrl_judge", "t", **evaluate)
+    with pytest.raises(JudgeError, match="no style 'directly'; did you mean 'direct'"):
+        run_lmms_eval("mtrl_judge", "t", output_path=tmp_path, style="directly")
+    assert len(started) == 2
+
+
+def test_the_end_of_a_failed_commands_log_is_in_the_message(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "command.log"
+    code = "import os, sys; print('the reason' + os.environ['MARK']); sys.exit(3)"
+    with pytest.raises(
+        CommandError, match=r"(?s)it: failed with exit code 3.*the reason!"
+    ) as failed:
+        run_command("it", [sys.executable, "-c", code], environment={"MARK": "!"}, log=log)
+    assert failed.value.exit_code == 3
+    assert log.read_text() == "the reason!\n"
