@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from support.commands import call
 from support.images import image_cell
 from support.tasks import write_split, write_yaml
-from typer.testing import CliRunner, Result
 
 import mtrl_judge
-from mtrl_judge.cli.main import app, main
+from mtrl_judge.cli.main import main
 from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def fails(

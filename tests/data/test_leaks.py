@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import call
 from support.images import encode, random_image
 from support.replicas import agin
 from support.tasks import write_split, write_yaml
-from typer.testing import CliRunner
 
-from mtrl_judge.cli.main import app
 from mtrl_judge.data.leaks import Leak, find_leaks, normalized, refused
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.demo.corpus import Sizes, write_sample
@@ -134,25 +133,25 @@ def test_agins_tasks_share_one_split_and_another_one_is_seen(tmp_path: Path) -> 
 def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) -> None:
     root = tmp_path / "sample"
     write_sample(root, seed=3, sizes=Sizes(train=60, validation=8, test=24, test_pairs=12))
-    arguments = ["data", "leaks", "--data-root", str(root)]
-    clean = CliRunner().invoke(app, arguments)
+    arguments = ["data", "leaks", "--data-root", root]
+    clean = call(*arguments)
     assert clean.exit_code == 0, clean.output
     assert "0 leaks that training refuses" in clean.stdout
     for task in ("seetrue", "unsafebench"):
         folder = root / f"mtrl_judge_{task}"
         folder.joinpath("test.parquet").write_bytes(folder.joinpath("train.parquet").read_bytes())
-    planted = CliRunner().invoke(app, [*arguments, "--json"])
+    planted = call(*arguments, "--json")
     assert planted.exit_code == 1
     leaks = [Leak(**leak) for leak in json.loads(planted.stdout)["leaks"]]
     same = {(each.task, each.item) for each in leaks if each.kind == "identical image"}
     assert len(same) == 120, "all of them"
-    shown = CliRunner().invoke(app, [*arguments, "mtrl_judge_unsafebench"])
+    shown = call(*arguments, "mtrl_judge_unsafebench")
     assert "identical image" in shown.stdout
     assert "60" in shown.stdout
 
 
 def test_without_training_data_there_is_nothing_to_compare(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["data", "leaks", "--data-root", str(tmp_path)])
+    done = call("data", "leaks", "--data-root", tmp_path)
     assert "no task has a training split in the data root" in str(done.exception)
 
 

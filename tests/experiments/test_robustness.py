@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.commands import call
 from support.tasks import write_two_tasks
+from typer.testing import Result
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.experiments.robustness import RESULTS_FILE, SETTINGS_FILE, run_robustness
@@ -37,27 +36,25 @@ def samples(folder: Path, task: str) -> Path:
 
 
 @pytest.mark.slow
-def test_the_command_judges_compares_and_resumes(tmp_path: Path, random_judge: Path) -> None:
+def test_the_command_judges_compares_and_resumes(
+    tmp_path: Path, random_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = write_two_tasks(tmp_path)
     out = tmp_path / "out"
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            *(sys.executable, "-m", "mtrl_judge", "robustness", "--output-path", out),
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(root))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*arguments: str) -> Result:
+        return call(
+            *("robustness", "--output-path", out, "--model_args", f"pretrained={random_judge}"),
             *("--tasks", "their_*", "--include_path", tmp_path, "--batch_size", "4"),
-            *("--gen_kwargs", "max_new_tokens=6", "--model_args", f"pretrained={random_judge}"),
-        ]
-        return subprocess.run(
-            [*map(str, command), *arguments],
-            env={**os.environ, DATA_ROOT_VARIABLE: str(root), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
+            *("--gen_kwargs", "max_new_tokens=6", *arguments),
         )
 
     names = "paraphrase,rerun"
     done = run("--perturbations", names)
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.exit_code == 0, done.exception
     assert "paraphrase_1: does not apply to their_points" in done.stdout
     assert "p (Holm)" in done.stdout
     found = json.loads((out / RESULTS_FILE).read_text())
@@ -83,10 +80,9 @@ def test_the_command_judges_compares_and_resumes(tmp_path: Path, random_judge: P
 
     written = {file: file.stat().st_mtime_ns for file in out.glob("*/**/*.json*")}
     refused = run("--perturbations", f"length,{names}", "--limit", "2")
-    assert refused.returncode == 2
-    assert "flags: was" in refused.stderr
+    assert "flags: was" in str(refused.exception)
     resumed = run("--perturbations", names)
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.exit_code == 0, resumed.exception
     assert resumed.stdout.count(": done\n") == 3
     assert written == {file: file.stat().st_mtime_ns for file in out.glob("*/**/*.json*")}
     assert json.loads((out / RESULTS_FILE).read_text()) == found

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 from sklearn.metrics import accuracy_score, f1_score
+from support.commands import call
 from support.results import VERDICTS, judged_pairs, judged_rows, sample, write_results
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from mtrl_judge.cli.main import app
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
 from mtrl_judge.leaderboard.file import json_schema, read_file
@@ -49,10 +49,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def board(results: Path) -> Leaderboard:
     return build_leaderboard(load_runs([results]), resamples=FEW)
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def message_of(result: Result) -> str:

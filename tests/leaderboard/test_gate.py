@@ -7,10 +7,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from support.commands import call
 from support.results import judged_pairs, judged_rows, sample, write_results
-from typer.testing import CliRunner, Result
 
-from mtrl_judge.cli.main import app
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.leaderboard.gate import Gate, run_gate
 from mtrl_judge.leaderboard.reading import load_runs
@@ -106,10 +105,6 @@ def test_a_missing_task_or_missing_labels_are_not_comparable(tmp_path: Path) -> 
     rows = [sample(n, None, "Yes") for n in range(5)]
     (empty,) = load_runs([write_results(tmp_path / "empty", {"t": rows})])
     assert run_gate(empty, empty, resamples=FEW).exit_code == 2
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 NAME = "a|b `c` <b> 😀"
