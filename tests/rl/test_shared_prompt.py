@@ -21,6 +21,7 @@ from support import tiny_models
 from support.images import random_image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.image_utils import make_flat_list_of_images
 from trl import GRPOConfig, GRPOTrainer
 
 from mtrl_judge.common.errors import JudgeError
@@ -85,8 +86,17 @@ def prompts(images: int, *, count: int = PROMPTS, both_orders: bool = False) -> 
     return Dataset.from_dict(rows, features=Features(features))
 
 
-def distinct(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    return [len(set(ids)) / len(ids) for ids in completion_ids]
+class Distinct:
+    """Rewards distinct tokens, and keeps the completions."""
+
+    __name__ = "distinct"
+
+    def __init__(self) -> None:
+        self.completions: list[list[int]] = []
+
+    def __call__(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        self.completions += map(list, completion_ids)
+        return [len(set(ids)) / len(ids) for ids in completion_ids]
 
 
 def trainer_of(
@@ -95,6 +105,7 @@ def trainer_of(
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.padding_side = "left"
     own = {name: fields.pop(name) for name in ("share_prompt_check",) if name in fields}
+    reward = fields.pop("reward", None) or Distinct()
     rows = fields.pop("rows", None) or prompts(images)
     model = fields.pop("model", None) or AutoModelForImageTextToText.from_pretrained(folder)
     names = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
@@ -128,7 +139,7 @@ def trainer_of(
         args=arguments,
         train_dataset=rows,
         processing_class=processor,
-        reward_funcs=[distinct],
+        reward_funcs=[reward],
         peft_config=fields.get("peft_config"),
         **own,
     )
@@ -143,37 +154,38 @@ class Compared(JudgeGRPOTrainer):
     def __init__(self, **named: Any) -> None:
         self.found: list[tuple[Tensor, Tensor | None]] = []
         self.rows: list[tuple[int, int]] = []
+        self.random = torch.Generator().manual_seed(0)
         super().__init__(**named)
-        self.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self.model.register_forward_pre_hook(self.count, with_kwargs=True)
 
-    def _count(self, _: Any, __: Any, named: dict[str, Any]) -> None:
+    def count(self, _: Any, __: Any, named: dict[str, Any]) -> None:
         self.rows.append(named["input_ids"].shape)
 
+    # TRL returns them to nothing but its loss.
     def _get_per_token_logps_and_entropies(self, *arguments: Any, **named: Any) -> Any:
         found = super()._get_per_token_logps_and_entropies(*arguments, **named)
         self.found.append(found[:2])
         return found
 
-    def _way(self, inputs: dict[str, Any], share: bool) -> Any:
+    def results(self, inputs: dict[str, Any], *, share: bool) -> Any:
         self.share_prompt = share
         self.rows.clear()
-        loss = self._compute_loss(self.model, inputs)
+        loss = super().compute_loss(self.model, inputs)
         named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         self.share_prompt = True
         return loss, dict(zip(named, gradients, strict=True)), *self.found[-1], self.rows[0]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> Tensor:
-        draw = torch.Generator().manual_seed(self._step)
-        inputs["advantages"] = torch.randn(len(inputs["advantages"]), generator=draw)
-        loss, gradients, logps, entropies, shape = self._way(inputs, share=True)
-        theirs = self._way(inputs, share=False)
+        inputs["advantages"] = torch.randn(len(inputs["advantages"]), generator=self.random)
+        loss, gradients, logps, entropies, shape = self.results(inputs, share=True)
+        theirs = self.results(inputs, share=False)
         assert shape[0] * shape[1] < 0.8 * theirs[4][0] * theirs[4][1], "nothing was shared"
         torch.testing.assert_close(loss, theirs[0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(logps, theirs[2], rtol=0, atol=1e-5)
         torch.testing.assert_close(entropies, theirs[3], rtol=0, atol=1e-4)
         assert_same_gradients(gradients, theirs[1])
-        return self._compute_loss(model, inputs)
+        return super().compute_loss(model, inputs)
 
 
 def assert_same_gradients(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -255,14 +267,17 @@ def test_other_attention_and_long_groups_give_trls_numbers(
 
 def test_a_whole_run_is_stock_trls(checkpoint: Any, tmp_path: Path) -> None:
     """Same seed, same completions, same weights in the end."""
-    runs = {}
+    runs, completions = {}, []
     for kind in (GRPOTrainer, JudgeGRPOTrainer):
+        reward = Distinct()
+        completions.append(reward.completions)
         rows = prompts(1, count=16)  # one epoch: TRL's order of the second one differs
-        fields = {"rows": rows, "max_steps": 4, "beta": 0.05, "learning_rate": 1e-3}
+        fields = {"rows": rows, "reward": reward, "max_steps": 4, "beta": 0.05}
+        fields["learning_rate"] = 1e-3
         runs[kind] = trainer_of(checkpoint(QWEN3), tmp_path / kind.__name__, kind=kind, **fields)
         runs[kind].train()
     stock, ours = runs.values()
-    assert list(ours._logs["completion"]) == list(stock._logs["completion"])
+    assert completions[0] == completions[1] != []
     for theirs, own in zip(stock.model.parameters(), ours.model.parameters(), strict=True):
         torch.testing.assert_close(own, theirs, rtol=1e-3, atol=1e-5)
     names = ("loss", "reward", "entropy", "kl", "grad_norm")
@@ -318,15 +333,15 @@ def test_each_image_is_decoded_preprocessed_and_seen_once(
     trainer = trainer_of(checkpoint(QWEN3), tmp_path, **fields)
     processed: list[int] = []
     processor = trainer.processing_class.image_processor
-    stock_process = type(processor)._preprocess
+    stock_process = type(processor).preprocess
 
     def process(self: Any, images: Sequence[Any], *arguments: Any, **named: Any) -> Any:
-        processed.append(len(images))
+        processed.append(len(make_flat_list_of_images(images)))
         return stock_process(self, images, *arguments, **named)
 
     seen: list[int] = []
     monkeypatch.setattr(Dataset, "__getitems__", read_rows)
-    monkeypatch.setattr(type(processor), "_preprocess", process)
+    monkeypatch.setattr(type(processor), "preprocess", process)
     trainer.model.model.visual.register_forward_pre_hook(
         lambda _, __, named: seen.append(len(named["grid_thw"])), with_kwargs=True
     )
