@@ -32,7 +32,7 @@ check: venv
 
 # Two workers of one thread each: several multi-threaded torch processes would compete for the cores.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support import shared
 from support.images import image_cells
 from support.tasks import write_example_data, write_split
-from support.tiny_models import tiny_qwen3_vl
 
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 
 # The same examples in every run, and no test that a busy machine can fail.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with many slow tests first, so that the workers end together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -64,17 +72,22 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen3-VL of random weights: real code, meaningless answers."""
-    folder = tmp_path_factory.mktemp("judge") / "random"
-    tiny_qwen3_vl(folder)
-    return folder
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what all workers share; see support/shared.py."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where judges that several tests share are kept; see training.py."""
-    return tmp_path_factory.getbasetemp()
+def random_judge(base: Path) -> Path:
+    """A Qwen3-VL of random weights: real code, meaningless answers."""
+    return shared.random_judge(base)
+
+
+@pytest.fixture(scope="session")
+def sample_root(base: Path) -> Path:
+    """The sample corpus in its small size."""
+    return shared.sample_corpus(base)
 
 
 @pytest.fixture(scope="module")

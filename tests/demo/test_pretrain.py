@@ -17,7 +17,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.demo import pretrain
-from mtrl_judge.demo.corpus import SMALL, write_sample
 from mtrl_judge.demo.curriculum import load_curriculum
 from mtrl_judge.demo.pretrain import BRIEF, Phase, Schedule, pretrain_tiny_model
 from mtrl_judge.demo.tiny_model import build_model, build_processor, build_tokenizer, prompt_text
@@ -31,16 +30,9 @@ FEW_STEPS = Schedule(Phase(2, 4, 2e-3), Phase(2, 4, 5e-3), Phase(2, 4, 2.5e-3))
 
 
 @pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("sample") / "data"
-    write_sample(root, sizes=SMALL)
-    return root
-
-
-@pytest.fixture(scope="module")
-def judge(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judge(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("judge") / "tiny"
-    pretrain_tiny_model(data_root, out, schedule=FEW_STEPS)
+    pretrain_tiny_model(sample_root, out, schedule=FEW_STEPS)
     return out
 
 
@@ -54,8 +46,8 @@ def model(judge: Path) -> Any:
     return AutoModelForImageTextToText.from_pretrained(judge).eval()
 
 
-def rows_of(data_root: Path, task: str, split: Any = "train") -> list[JudgeRow]:
-    dataset = load_rows(find_task(task), split, data_root).rows.dataset
+def rows_of(sample_root: Path, task: str, split: Any = "train") -> list[JudgeRow]:
+    dataset = load_rows(find_task(task), split, sample_root).rows.dataset
     return [JudgeRow.from_doc(doc) for doc in dataset]
 
 
@@ -71,10 +63,10 @@ def test_it_is_a_qwen3_vl_of_about_a_million_parameters(model: Any) -> None:
     assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 1.3e6
 
 
-def test_prompts_are_few_tokens(data_root: Path, processor: Any) -> None:
+def test_prompts_are_few_tokens(sample_root: Path, processor: Any) -> None:
     """Each passage that all prompts of a task share is one token, and decodes to itself."""
     for task in ("mtrl_judge_agin_nat", "mtrl_judge_seetrue", "mtrl_judge_unsafebench"):
-        for row in rows_of(data_root, task)[:4]:
+        for row in rows_of(sample_root, task)[:4]:
             text = prompt_text(processor.tokenizer, row, "reasoned")
             tokens = processor.tokenizer(text)["input_ids"]
             assert len(tokens) < 45 < len(text.split())
@@ -113,10 +105,10 @@ def test_targets_of_a_rotated_image(processor: Any) -> None:
 )
 @pytest.mark.parametrize("style", STYLES)
 def test_pretraining_sees_what_the_model_sees(
-    data_root: Path, processor: Any, model: Any, task: str, images: int, style: Style
+    sample_root: Path, processor: Any, model: Any, task: str, images: int, style: Style
 ) -> None:
     """The tokens and image features of pretraining are those of the real forward pass."""
-    row = rows_of(data_root, task, "test")[0]
+    row = rows_of(sample_root, task, "test")[0]
     assert len(row.images) == images
     inputs = inputs_of(processor, row, style)
     tokens = processor.tokenizer(prompt_text(processor.tokenizer, row, style))["input_ids"]
@@ -129,28 +121,30 @@ def test_pretraining_sees_what_the_model_sees(
     torch.testing.assert_close(ours.flatten(0, 1), stock.pooler_output, atol=1e-5, rtol=1e-4)
 
 
-def test_the_curriculum_has_both_styles_for_one_image_and_for_pairs(data_root: Path) -> None:
-    curriculum = load_curriculum(data_root, seed=0)
+def test_the_curriculum_has_both_styles_for_one_image_and_for_pairs(sample_root: Path) -> None:
+    curriculum = load_curriculum(sample_root, seed=0)
     combinations = {(example.style, len(example.images)) for example in curriculum.examples}
     assert combinations == {(style, images) for style in STYLES for images in (1, 2)}
     assert all(max(example.images) < len(curriculum.images) for example in curriculum.examples)
-    same, other = (load_curriculum(data_root, seed=seed).examples for seed in (0, 1))
+    same, other = (load_curriculum(sample_root, seed=seed).examples for seed in (0, 1))
     answers = [example.answer for example in curriculum.examples]
     assert [example.answer for example in same] == answers
     assert [example.answer for example in other] != answers
 
 
-def test_the_card_records_seed_and_data(data_root: Path, judge: Path) -> None:
+def test_the_card_records_seed_and_data(sample_root: Path, judge: Path) -> None:
     card = json.loads((judge / CHECKPOINT_CARD).read_text())
     assert (card["style"], card["base"], card["seed"]) == ("reasoned", None, 0)
     assert len(card["data"]) == 6
-    record = load_rows(find_task("mtrl_judge_seetrue"), "train", data_root).record
+    record = load_rows(find_task("mtrl_judge_seetrue"), "train", sample_root).record
     assert card["data"]["mtrl_judge_seetrue"] == record["fingerprint"]
 
 
-def test_the_same_seed_gives_the_same_weights(data_root: Path, judge: Path, tmp_path: Path) -> None:
-    pretrain_tiny_model(data_root, tmp_path / "same", schedule=FEW_STEPS)
-    pretrain_tiny_model(data_root, tmp_path / "other", seed=1, schedule=FEW_STEPS)
+def test_the_same_seed_gives_the_same_weights(
+    sample_root: Path, judge: Path, tmp_path: Path
+) -> None:
+    pretrain_tiny_model(sample_root, tmp_path / "same", schedule=FEW_STEPS)
+    pretrain_tiny_model(sample_root, tmp_path / "other", seed=1, schedule=FEW_STEPS)
     first, same, other = (
         (folder / "model.safetensors").read_bytes()
         for folder in (judge, tmp_path / "same", tmp_path / "other")
@@ -170,8 +164,8 @@ def test_half_of_the_comparisons_are_of_equal_words() -> None:
     assert 0.4 < sum(equal) / len(equal) < 0.6
 
 
-def test_pretraining_lowers_the_loss(data_root: Path) -> None:
-    curriculum = load_curriculum(data_root, seed=0)
+def test_pretraining_lowers_the_loss(sample_root: Path) -> None:
+    curriculum = load_curriculum(sample_root, seed=0)
     torch.manual_seed(0)
     tokenizer = build_tokenizer(curriculum.examples)
     model = build_model(tokenizer)
@@ -184,15 +178,15 @@ def test_pretraining_lowers_the_loss(data_root: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_existing_files_are_kept(data_root: Path, judge: Path, tmp_path: Path) -> None:
+def test_existing_files_are_kept(sample_root: Path, judge: Path, tmp_path: Path) -> None:
     before = (judge / "model.safetensors").read_bytes()
     with pytest.raises(JudgeError, match="--force"):
-        pretrain_tiny_model(data_root, judge, seed=1, schedule=FEW_STEPS)
+        pretrain_tiny_model(sample_root, judge, seed=1, schedule=FEW_STEPS)
     assert (judge / "model.safetensors").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(JudgeError, match="did not write"):
-        pretrain_tiny_model(data_root, tmp_path / "mine", schedule=FEW_STEPS, force=True)
+        pretrain_tiny_model(sample_root, tmp_path / "mine", schedule=FEW_STEPS, force=True)
 
 
 def test_other_data_is_refused(tmp_path: Path) -> None:

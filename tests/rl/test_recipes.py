@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.demo.corpus import SMALL, write_sample
 from mtrl_judge.rl import memory, rewards
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.dataset import build_dataset
@@ -46,13 +45,6 @@ PARAMETERS = {
     "qwen3_vl_8b_8gpu": 8_767_123_696,
     "qwen3_vl_30b_a3b": 31_070_754_032,
 }
-
-
-@pytest.fixture(scope="module")
-def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("sample") / "data"
-    write_sample(root, sizes=SMALL)
-    return root
 
 
 def settings_of(

@@ -10,18 +10,17 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.rl.arguments import Method
 from mtrl_judge.rl.settings import build_settings
-from mtrl_judge.rl.train import train
+from mtrl_judge.rl.train import JUDGE, train
 
 from .images import image_cell
+from .shared import made_once, random_judge
 from .tasks import write_split, write_yaml
-from .tiny_models import tiny_qwen3_vl
 
 TASKS = ("red", "warm")
 ROWS = 24
@@ -105,22 +104,19 @@ def run(method: Method, given: Mapping[str, Any]) -> Path:
     return train(build_settings(method, given))
 
 
-@cache
-def small_world(base: Path) -> Path:
-    return write_world(base / "world")
+small_world = made_once(write_world)
 
 
-@cache
-def random_judge(base: Path) -> Path:
-    return tiny_qwen3_vl(base / "random")
+@made_once
+def guessing_run(folder: Path) -> None:
+    base = folder.parent
+    fields = {"max_steps": 40, "save_strategy": "no", "learning_rate": 3e-3}
+    run("sft", values(small_world(base), folder, random_judge(base), "guess", **fields))
 
 
-@cache
 def guessing_judge(base: Path) -> Path:
     """A judge that answers in form, with little confidence: a third of its labels was wrong."""
-    fields = {"max_steps": 40, "save_strategy": "no", "learning_rate": 3e-3}
-    given = values(small_world(base), base / "guessing", random_judge(base), "guess", **fields)
-    return run("sft", given)
+    return guessing_run(base) / JUDGE
 
 
 def environment(**variables: str) -> dict[str, str]:
