@@ -9,15 +9,14 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from support.images import image_cell
+from support.servers import Handler, serving
 from support.tasks import write_split, write_yaml
 
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
@@ -36,8 +35,8 @@ def answer(content: list[dict[str, Any]]) -> str:
     return "Final verdict: **Yes**" if reds == [True] else "It is blue.\n\nFinal verdict: no"
 
 
-class Oracle(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
+class Oracle(Handler):
+    def answer(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         (message,) = request["messages"]
         text = answer(message["content"])
@@ -46,23 +45,13 @@ class Oracle(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "oracle"}
         body = json.dumps({**reply, "choices": [choice], "usage": usage}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+        self.send(body)
 
 
 @pytest.fixture
 def oracle() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Oracle)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(Oracle) as address:
+        yield f"{address}/v1"
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.commands import python_module
 from support.images import image_cell
 from support.tasks import write_split, write_yaml
 from support.tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
@@ -25,7 +26,6 @@ from support.training import (
     colors,
     environment,
     guessing_judge,
-    launcher,
     log_of,
     random_judge,
     run,
@@ -47,6 +47,7 @@ from mtrl_judge.rl.checkpoints import latest_checkpoint
 from mtrl_judge.rl.settings import as_flags
 from mtrl_judge.rl.sft_trainer import JudgeSFTTrainer
 
+TRAIN = "mtrl_judge.rl.train"
 DISTINCT = "{'support.training:distinct_tokens': 1.0}"
 ONE_STEP = {"max_steps": 1, "save_steps": 1}
 
@@ -497,7 +498,7 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
             monkeypatch.undo()
         else:
             done = subprocess.run(
-                [*launcher(2), *words],
+                [*python_module(TRAIN, 2), *words],
                 env=environment(WITNESS=str(witness), ACCELERATE_USE_CPU="true"),
                 capture_output=True,
                 text=True,

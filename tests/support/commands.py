@@ -1,4 +1,4 @@
-"""Commands as users call them: in this process, or lmms-eval's own in a process of its own."""
+"""Commands as users call them: ours in this process, others in processes of their own."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def python_module(name: str, processes: int = 1) -> list[str]:
+    """The words that start a module, in one process or in several through accelerate."""
+    module = ["-m", name]
+    if processes > 1:
+        # With `--cpu`, accelerate 1.15 starts one process, whatever --num_processes says.
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1"]
+        launch += [f"--num_processes={processes}", "--main_process_port=0"]
+        module = [*launch, "--mixed_precision=no", "--dynamo_backend=no", *module]
+    return [sys.executable, *module]
+
+
 def lmms_eval(
     root: Path, *arguments: object, processes: int = 1, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the stock ``lmms-eval`` on data in ``root``; ``variables`` are of the environment."""
-    launcher: list[str] = []
     if processes > 1:
-        # `accelerate launch --cpu --num_processes 2` starts one process (accelerate 1.15).
-        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1"]
-        launcher += [f"--num_processes={processes}", "--main_process_port=0"]
-        launcher += ["--mixed_precision=no", "--dynamo_backend=no"]
         variables = {"ACCELERATE_USE_CPU": "true", **variables}
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "lmms_eval", *map(str, arguments)],
+        [*python_module("lmms_eval", processes), *map(str, arguments)],
         env={**os.environ, DATA_ROOT_VARIABLE: str(root), "OMP_NUM_THREADS": "1", **variables},
         capture_output=True,
         text=True,

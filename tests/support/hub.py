@@ -1,4 +1,4 @@
-"""A hub of one's own: as much of its HTTP interface as reading a dataset's files takes."""
+"""A local stand-in for the Hugging Face Hub: as much of its API as reading dataset files takes."""
 
 from __future__ import annotations
 
@@ -7,87 +7,61 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .replicas import files_of
+from .servers import Handler, serving
 
 COMMIT = f"c493721{'0' * 33}"  # as pinned for ImageReward
 NEWER = "0" * 40
-JSON = "application/json"
 
 
 @contextmanager
-def hub(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Serve folders as datasets of a revision each; its address, and the list of files fetched."""
-    fetched: list[str] = []
+def hub(
+    repositories: dict[str, Path], gated: tuple[str, ...] = ()
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve folders as datasets, by repository name.
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(body=False)
+    Yields:
+        The address, and a list to which the name of each downloaded file is added.
+    """
+    downloaded: list[str] = []
 
-        def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def answer(self, *, body: bool) -> None:
+    class Hub(Handler):
+        def answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             for name, folder in repositories.items():
-                about_it = f"/api/datasets/{name}"
-                if path == f"{about_it}/commits/main":
-                    date = "2024-01-01T00:00:00.000Z"
-                    more = {"authors": [], "date": date, "title": "", "message": ""}
-                    commits = [{"id": commit, **more} for commit in (NEWER, COMMIT)]
-                    return self.send(json.dumps(commits).encode(), body, JSON)
-                asked = re.fullmatch(f"{about_it}(?:/revision/([0-9a-f]{{40}}))?", path)
-                if asked:
-                    commit = asked[1] or NEWER
+                api, files = f"/api/datasets/{name}", f"/datasets/{name}/resolve/"
+                if path == f"{api}/commits/main":
+                    commit = {"date": "2024-01-01T00:00:00.000Z", "authors": []}
+                    commit |= {"title": "", "message": ""}
+                    return self.send_json([{"id": id_, **commit} for id_ in (NEWER, COMMIT)])
+                if revision := re.fullmatch(f"{api}(?:/revision/([0-9a-f]{{40}}))?", path):
                     siblings = [
-                        {"rfilename": file, "size": place.stat().st_size}
-                        for file, place in files_of(folder)
+                        {"rfilename": file, "size": location.stat().st_size}
+                        for file, location in files_of(folder)
                     ]
-                    about = {"id": name, "sha": commit, "siblings": siblings, "tags": []}
-                    return self.send(json.dumps(about).encode(), body, JSON)
-                prefix = f"/datasets/{name}/resolve/"
-                if path.startswith(prefix):
-                    if name in gated:
-                        headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it"}
-                        return self.send(b"{}", body, JSON, 403, headers)
-                    commit, file = path.removeprefix(prefix).split("/", 1)
-                    data = (folder / file).read_bytes()
-                    if body:
-                        fetched.append(file)
-                    kind = "application/octet-stream"
-                    return self.send(data, body, kind, headers={"X-Repo-Commit": commit})
-            return self.send(b"{}", body, JSON, 404)
+                    sha = revision[1] or NEWER
+                    return self.send_json(
+                        {"id": name, "sha": sha, "siblings": siblings, "tags": []}
+                    )
+                if path.startswith(files) and name in gated:
+                    headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it"}
+                    return self.send(b"{}", status=403, headers=headers)
+                if path.startswith(files):
+                    sha, file = path.removeprefix(files).split("/", 1)
+                    if self.command == "GET":
+                        downloaded.append(file)
+                    return self.send_file((folder / file).read_bytes(), sha)
+            return self.send(b"{}", status=404)
 
-        def send(
-            self,
-            data: bytes,
-            body: bool,
-            kind: str,
-            status: int = 200,
-            headers: dict[str, str] | None = None,
-        ) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if body:
-                self.wfile.write(data)
+        def send_json(self, content: object) -> None:
+            self.send(json.dumps(content).encode())
 
-        def log_message(self, *_: Any) -> None: ...
+        def send_file(self, data: bytes, sha: str) -> None:
+            headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+            self.send(data, "application/octet-stream", headers=headers)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", fetched
-    finally:
-        server.shutdown()
-        thread.join()
+    with serving(Hub) as address:
+        yield address, downloaded

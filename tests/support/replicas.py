@@ -21,7 +21,7 @@ def image_file(seed: int, size: Size = SMALL, file_format: str = "PNG") -> bytes
 
 
 def agin(folder: Path, n: int, size: Size = SMALL) -> None:
-    """A CSV and a folder of pictures."""
+    """A CSV and a folder of images."""
     (folder / "images").mkdir(parents=True)
     lines = []
     for i in range(n):
@@ -55,7 +55,7 @@ def seetrue(folder: Path, n: int, size: Size = SMALL) -> None:
 
 
 def imagereward(folder: Path, n: int, size: Size = SMALL) -> None:
-    """Metadata of more pictures than the archives hold; numbered zips; some that do not decode."""
+    """Metadata of more images than the archives hold; numbered zips; some that do not decode."""
     parts = {"train": 4, "validation": 2, "test": 2}
     for number, (split, count) in enumerate(parts.items()):
         rows = []
@@ -88,7 +88,7 @@ def imagereward(folder: Path, n: int, size: Size = SMALL) -> None:
 
 
 def unsafebench(folder: Path, n: int, size: Size = SMALL) -> None:
-    """Pictures in the cells, as `datasets` writes them; several files of a split."""
+    """Images in the cells, as `datasets` writes them; several files of a split."""
     from datasets import Features, Value
     from datasets import Image as ImageFeature
 
@@ -118,17 +118,17 @@ def mjbench(
     from datasets import ClassLabel, Features, Value
 
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cell_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     label = ClassLabel(names=["image0", "image1"])
-    about = Features({"caption": Value("string"), "label": label, "info": Value("string")})
+    features = Features({"caption": Value("string"), "label": label, "info": Value("string")})
     schema = pa.schema(
         [
             ("caption", pa.string()),
-            *((f"image{k}", kind if cells == "struct" else pa.binary()) for k in (0, 1)),
+            *((f"image{k}", cell_type if cells == "struct" else pa.binary()) for k in (0, 1)),
             ("label", pa.int64()),
             ("info", pa.string()),
         ],
-        metadata=about.arrow_schema.metadata if cells == "struct" else None,
+        metadata=features.arrow_schema.metadata if cells == "struct" else None,
     )
 
     def cell(seed: int) -> Any:

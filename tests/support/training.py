@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,25 +122,6 @@ def environment(**variables: str) -> dict[str, str]:
     """For a run in processes of its own; torch's threads would wait for each other."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **variables}
-
-
-def launcher(processes: int) -> list[str]:
-    """The words before a method's name; accelerate's ``--cpu`` would start one process only."""
-    module = ["-m", "mtrl_judge.rl.train"]
-    if processes == 1:
-        return [sys.executable, *module]
-    return [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        f"--num_processes={processes}",
-        "--num_machines=1",
-        "--main_process_port=0",
-        "--mixed_precision=no",
-        "--dynamo_backend=no",
-        *module,
-    ]
 
 
 def log_of(run_folder: Path) -> list[dict[str, Any]]:
