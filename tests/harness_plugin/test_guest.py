@@ -121,7 +121,7 @@ def test_groups_are_the_plain_mean_of_their_tasks(in_process: Any, random_judge:
     assert results["groups"]["mtrl_all"]["macro_f1,none"] == pytest.approx(sum(scores) / 9)
 
 
-def test_a_simple_backend_gets_pictures_and_text(in_process: Any) -> None:
+def test_a_simple_backend_gets_images_and_text(in_process: Any) -> None:
     """``dummy`` is lmms-eval's own simple backend; it answers the same to everything."""
     results = in_process("dummy", ["mtrl_judge_mjbench_safety"], model_args="response=1")
     assert results["config"]["model_backend"].endswith("(simple)")
@@ -228,15 +228,15 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
             assert 0 < row["verdict_mass"] <= 1
             assert row["calibrated"] or row["temperature"] == 1.0
     calibrated = {n for n in SHIPPED if all(r["calibrated"] for r in results["samples"][n])}
-    told = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
-    assert calibrated == {n for n in SHIPPED if told[n] and told[n]["labeled_rows"]}
+    calibration = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
+    assert calibrated == {n for n in SHIPPED if calibration[n] and calibration[n]["labeled_rows"]}
     assert "mtrl_judge_seetrue" in calibrated
-    assert told["mtrl_judge_seetrue"]["labeled_rows"] == 20
-    assert told["mtrl_judge_imagereward"]["labeled_rows"] == 0
-    assert told["mtrl_judge_mjbench_safety"] is None
+    assert calibration["mtrl_judge_seetrue"]["labeled_rows"] == 20
+    assert calibration["mtrl_judge_imagereward"]["labeled_rows"] == 0
+    assert calibration["mtrl_judge_mjbench_safety"] is None
 
 
-def test_probabilities_do_not_hang_on_limit_batch_or_repeats(
+def test_probabilities_do_not_depend_on_limit_batch_or_repeats(
     logprob: Any, random_judge: Path
 ) -> None:
     task = "mtrl_judge_seetrue"

@@ -1,6 +1,6 @@
 """A judge that sees everything must score 1.0: lmms-eval's own client, a server on loopback.
 
-The server answers by the colours of the pictures it gets, so a label, a picture or an order gone
+The server answers by the colors of the images it gets, so a label, a image or an order gone
 astray anywhere between the data and the score shows.
 """
 
@@ -23,7 +23,7 @@ from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 
 
 def answer(content: list[dict[str, Any]]) -> str:
-    """Red is right: the slot of the red picture, or whether the only picture is red."""
+    """Red is right: the slot of the red image, or whether the only image is red."""
     reds = []
     for part in content:
         if part["type"] == "image_url":

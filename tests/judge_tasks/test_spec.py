@@ -179,7 +179,7 @@ def test_an_unknown_task_names_the_nearest() -> None:
         find_task("mtrl_judge_setrue")
 
 
-def test_verdicts_that_cannot_be_told_apart_are_not_sound(tmp_path: Path) -> None:
+def test_indistinguishable_verdicts_are_invalid(tmp_path: Path) -> None:
     text = SOUND.replace('["Yes", "No"]', '["Yes", "<b>"]').replace('0: "No"', '0: "<b>"')
     text = text.replace("<b>", "</answer>")
     assert any("gold answer" in fault for fault in validate(write(tmp_path, text)))

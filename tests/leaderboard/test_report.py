@@ -361,7 +361,7 @@ def test_reasoning_is_separated_from_the_verdict(results: Path) -> None:
     assert verdicts == {("Well.", verdict): verdict for verdict in verdicts.values()}
 
 
-def colour(address: str) -> tuple[int, int, int]:
+def color(address: str) -> tuple[int, int, int]:
     image = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")
     assert max(image.size) <= 160
     return image.getpixel((image.width // 2, image.height // 2))  # type: ignore[return-value]
@@ -401,7 +401,7 @@ def test_images_are_those_that_were_judged_in_their_order(
     assert not found.notes
     (item,) = found.items
     assert [order.swapped for order in item.orders] == [False, True]
-    first, second = map(colour, item.orders[0].images)
+    first, second = map(color, item.orders[0].images)
     assert first[0] > 200 > 50 > first[2]
     assert second[2] > 200 > 50 > second[0]
 

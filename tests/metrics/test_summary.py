@@ -28,7 +28,7 @@ from mtrl_judge.metrics.summary import majority_macro_f1, summarize
 # The same examples in every run, and no limit of time that a busy machine could break.
 exactly = settings(derandomize=True, deadline=None)
 
-NO_VERDICT = "no verdict"  # how scikit-learn is told of a missing verdict
+NO_VERDICT = "no verdict"  # a missing verdict, for scikit-learn
 SLOTS = ("Image 1", "Image 2", "tie")
 CLASSES = st.sampled_from([("Yes", "No"), ("A", "B", "C"), ("1", "2", "3", "4", "5"), ("only",)])
 
