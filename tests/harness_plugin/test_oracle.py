@@ -1,6 +1,6 @@
 """A judge that sees everything must score 1.0: lmms-eval's own client, a server on loopback.
 
-The server answers by the colors of the images it gets, so a label, a image or an order gone
+The server answers by the colors of the images it gets, so a label, an image or an order gone
 astray anywhere between the data and the score shows.
 """
 

@@ -54,7 +54,7 @@ def judge_rows(rows: Rows) -> list[JudgeRow]:
 
 
 def shown(row: JudgeRow) -> list[bytes]:
-    return [picture.tobytes() for picture in row.images]
+    return [image.tobytes() for image in row.images]
 
 
 # Changing rows
