@@ -221,7 +221,7 @@ def test_another_label_rule_is_another_task_even_where_no_label_differs(tmp_path
 def test_known_bad_items_are_left_out_and_reported_with_their_reason(tmp_path: Path) -> None:
     bad = '[{item: a, reason: "two labels"}, {item: z, reason: "of another split"}]'
     task = write_task(tmp_path, known_bad=bad, id="[text]")
-    cells = [{"bytes": b"not a image", "path": None}, *cells_of(GREEN, BLUE)]
+    cells = [{"bytes": b"not an image", "path": None}, *cells_of(GREEN, BLUE)]
     rows = to_rows(RawSplit(task, raw(image=cells, text=["a", "b", "c"], label=[1, 0, 1])))
     assert rows.dataset["item_id"][:] == ["b", "c"]
     assert (rows.n_items, rows.known_bad, rows.undecodable) == (2, {"a": "two labels"}, {})
