@@ -14,27 +14,27 @@ from mtrl_judge.data.image_files import MAX_PIXELS, check_image
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
-def test_a_picture_of_a_hundred_megapixels_is_scaled_down_once(file_format: str) -> None:
+def test_a_huge_image_is_scaled_down(file_format: str) -> None:
     large = Image.linear_gradient("L").resize((12_500, 8_000))
-    found = check_image(encode(large, file_format))
-    assert found.fault is None
-    assert found.change == "scaled down from 12500 × 8000"
-    smaller = Image.open(io.BytesIO(found.data or b""))
+    checked = check_image(encode(large, file_format))
+    assert checked.fault is None
+    assert checked.change == "scaled down from 12500 × 8000"
+    smaller = Image.open(io.BytesIO(checked.data or b""))
     assert smaller.format == file_format
     assert 0.99 * MAX_PIXELS < smaller.width * smaller.height <= MAX_PIXELS
     assert smaller.getpixel((10, smaller.height - 10)) == pytest.approx((255,) * 3, abs=3)
 
 
-def test_what_unpacks_to_gigabytes_is_not_unpacked() -> None:
+def test_a_decompression_bomb_is_a_fault() -> None:
     """A PNG of 60,000 × 60,000 in a few bytes: only its head says so."""
     head = bytearray(encode(Image.new("1", (8, 8)), "PNG"))
     head[16:24] = (60_000).to_bytes(4, "big") * 2
     head[29:33] = zlib.crc32(head[12:29]).to_bytes(4, "big")
-    found = check_image(bytes(head))
-    assert "decompression bomb" in (found.fault or "")
+    checked = check_image(bytes(head))
+    assert "decompression bomb" in (checked.fault or "")
 
 
-def test_an_empty_file_and_ordinary_ones() -> None:
+def test_an_empty_file_is_a_fault_and_an_ordinary_one_stays() -> None:
     assert check_image(b"").fault == "the file is empty"
     data = encode(Image.new("RGB", (9, 9), "red"), "JPEG")
     assert check_image(data) == (data, None, None)

@@ -29,7 +29,7 @@ def cell(seed: int, kind: str = "PNG", crop: float = 0.0) -> dict[str, Any]:
 
 
 def write_world(root: Path) -> tuple[JudgeTask, JudgeTask]:
-    """A task to train on and one out of distribution, with a copy of each kind planted."""
+    """A task to train on and one out of distribution, with a leak of each kind planted."""
     made = "{validation: {from: train, fraction: 0.2}}"
     trained = load_judge_task(write_yaml(root, "mine", splits=made, id="[text]"))
     text = write_yaml(root, "theirs", id="[text]").read_text().replace("role: train", "role: ood")
@@ -82,7 +82,7 @@ def test_each_kind_is_found_across_tasks(tmp_path: Path) -> None:
     }
 
 
-def test_validation_is_told_and_not_refused(tmp_path: Path) -> None:
+def test_validation_leaks_are_reported_and_not_refused(tmp_path: Path) -> None:
     mine, _ = write_world(tmp_path)
     columns = {"image": [cell(3), cell(300)], "text": ["mine to validate", "x"], "label": [0, 1]}
     write_split(tmp_path, "mine", "validation", columns)
@@ -91,7 +91,7 @@ def test_validation_is_told_and_not_refused(tmp_path: Path) -> None:
     assert refused(report) == []
 
 
-def test_known_bad_items_are_no_leak(tmp_path: Path) -> None:
+def test_known_bad_items_are_not_leaks(tmp_path: Path) -> None:
     mine, _ = write_world(tmp_path)
     text = (tmp_path / "theirs.yaml").read_text()
     bad = '  known_bad: [{item: "one of theirs", reason: "in training"}]\n  card:'
@@ -114,11 +114,11 @@ def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
         assert refused(report) == []
 
 
-def test_agins_tasks_share_one_split_and_another_one_is_seen(tmp_path: Path) -> None:
+def test_agins_tasks_share_their_split_and_another_split_is_noticed(tmp_path: Path) -> None:
     agin(tmp_path / "raw", 60)
     tasks = find_tasks(["mtrl_judge_agin_*"])
-    choices = PrepareOptions(source=tmp_path / "raw", any_count=True)
-    list(prepare(tasks, tmp_path / "root", choices, lambda *_: None))
+    options = PrepareOptions(source=tmp_path / "raw", any_count=True)
+    list(prepare(tasks, tmp_path / "root", options, lambda *_: None))
     assert find_leaks(tasks, tasks, tmp_path / "root").leaks == []
     base = tasks[0].path.with_name("_agin.yaml").read_text()
     (tmp_path / "_agin.yaml").write_text(base.replace("seed: 0", "seed: 1"))
@@ -130,7 +130,7 @@ def test_agins_tasks_share_one_split_and_another_one_is_seen(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) -> None:
+def test_the_sample_has_no_leaks_and_planted_ones_are_found(tmp_path: Path) -> None:
     root = tmp_path / "sample"
     write_sample(root, seed=3, sizes=Sizes(train=60, validation=8, test=24, test_pairs=12))
     arguments = ["data", "leaks", "--data-root", root]
@@ -143,8 +143,8 @@ def test_the_sample_is_clean_and_what_is_planted_in_it_is_found(tmp_path: Path) 
     planted = call(*arguments, "--json")
     assert planted.exit_code == 1
     leaks = [Leak(**leak) for leak in json.loads(planted.stdout)["leaks"]]
-    same = {(each.task, each.item) for each in leaks if each.kind == "identical image"}
-    assert len(same) == 120, "all of them"
+    identical = {(leak.task, leak.item) for leak in leaks if leak.kind == "identical image"}
+    assert len(identical) == 120
     shown = call(*arguments, "mtrl_judge_unsafebench")
     assert "identical image" in shown.stdout
     assert "60" in shown.stdout
@@ -156,14 +156,14 @@ def test_without_training_data_there_is_nothing_to_compare(tmp_path: Path) -> No
 
 
 @given(st.text(max_size=40))
-def test_normalized_text_stays_as_it_is(text: str) -> None:
+def test_normalization_is_idempotent(text: str) -> None:
     once = normalized(text)
     assert normalized(once) == once
     assert normalized(f"  {text.upper().lower()} !") == normalized(text.upper().lower())
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("A zebra, to the right.", "a ZEBRA to the\nright"),
         ("ﬁne ｗｉｄｅ letters", "fine wide letters"),
@@ -171,5 +171,5 @@ def test_normalized_text_stays_as_it_is(text: str) -> None:
         ("一只斑马在消防栓的右边，很近。", "一只斑马在消防栓的右边，很近"),
     ],
 )
-def test_texts_that_say_the_same_are_one(one: str, other: str) -> None:
-    assert normalized(one) == normalized(other) != ""
+def test_texts_that_differ_in_form_only_are_equal(first: str, second: str) -> None:
+    assert normalized(first) == normalized(second) != ""

@@ -1,4 +1,4 @@
-"""Near copies are found, and what is only alike is not."""
+"""Near-duplicates are found, and images that are merely similar are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mtrl_judge.demo.corpus import Sizes, write_sample
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Pictures of the sample, each another drawing."""
+    """Images of the sample corpus, all different."""
     import pyarrow.parquet as pq
 
     folder = tmp_path_factory.mktemp("near") / "sample"
@@ -28,7 +28,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def pictures(drawings: list[bytes]) -> list[bytes]:
+def images(drawings: list[bytes]) -> list[bytes]:
     return [*drawings[::4], *(encode(photo(seed)) for seed in range(30))]
 
 
@@ -36,43 +36,42 @@ def pictures(drawings: list[bytes]) -> list[bytes]:
     ("name", "copies_first"),
     [*((name, False) for name in CHANGES), ("cropped by up to 10 %", True), ("half", True)],
 )
-def test_near_duplicates_are_found(pictures: list[bytes], name: str, copies_first: bool) -> None:
+def test_near_duplicates_are_found(images: list[bytes], name: str, copies_first: bool) -> None:
     draw = np.random.default_rng(7)
     copies = [
-        encode(CHANGES[name](Image.open(io.BytesIO(data)).convert("RGB"), draw))
-        for data in pictures
+        encode(CHANGES[name](Image.open(io.BytesIO(data)).convert("RGB"), draw)) for data in images
     ]
-    sides = (copies, pictures) if copies_first else (pictures, copies)
-    found = {(each.first, each.second) for each in find_near_duplicates(*sides)}
+    sides = (copies, images) if copies_first else (images, copies)
+    found = {(pair.first, pair.second) for pair in find_near_duplicates(*sides)}
     assert {pair for pair in found if pair[0] != pair[1]} == set()
-    assert len(found) >= 0.95 * len(pictures), f"{len(found)} of {len(pictures)}"
+    assert len(found) >= 0.95 * len(images), f"{len(found)} of {len(images)}"
 
 
-def test_drawings_that_are_only_alike_are_no_copies(drawings: list[bytes]) -> None:
-    """The hard case: few pictures of things, on plain grounds, in few places."""
+def test_similar_drawings_are_not_duplicates(drawings: list[bytes]) -> None:
+    """The hard case: a few things on plain backgrounds, in few positions."""
     assert find_near_duplicates(drawings[::2], drawings[1::2]) == []
 
 
-def test_the_same_in_another_colour_is_no_copy() -> None:
+def test_the_same_in_another_color_is_not_a_duplicate() -> None:
     light, blue, red = photo(3).convert("YCbCr").split()
     tinted = Image.merge("YCbCr", (light, blue.point(lambda v: v - 8), red.point(lambda v: v + 8)))
-    pictures = [
+    images = [
         encode(tinted.convert("RGB")),
         encode(ImageEnhance.Brightness(photo(3)).enhance(0.9)),
     ]
-    assert find_near_duplicates([encode(photo(3))], pictures) == [(0, 1)]
+    assert find_near_duplicates([encode(photo(3))], images) == [(0, 1)]
 
 
-def test_pictures_of_one_colour_and_broken_ones_are_left_to_their_bytes() -> None:
-    flat = [encode(Image.new("RGB", (32, 32), colour)) for colour in ("red", "#fe0000")]
-    assert find_near_duplicates(flat, [*flat, b"", b"no picture"]) == []
+def test_images_of_one_color_and_damaged_ones_are_never_found() -> None:
+    flat = [encode(Image.new("RGB", (32, 32), color)) for color in ("red", "#fe0000")]
+    assert find_near_duplicates(flat, [*flat, b"", b"no image"]) == []
     assert find_near_duplicates([], flat) == find_near_duplicates(flat, []) == []
 
 
-def test_many_pictures_are_hashed_by_several_processes_and_alike(
-    pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+def test_several_processes_give_the_same_hashes(
+    images: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mixed, done = [*pictures[-20:], b"no picture"], []
+    mixed, done = [*images[-20:], b"no image"], []
     alone = hash_images(mixed)
     monkeypatch.setattr(near, "MANY", 1)
     together = hash_images(mixed, done.append)
@@ -81,9 +80,9 @@ def test_many_pictures_are_hashed_by_several_processes_and_alike(
     assert done == list(range(1, 22))
 
 
-def test_turned_and_clear_pictures_are_seen_as_they_are_shown() -> None:
-    picture = photo(3)
+def test_exif_rotation_is_applied() -> None:
+    image = photo(3)
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = encode(picture.rotate(90, expand=True), "JPEG", quality=90, exif=exif)
-    assert find_near_duplicates([encode(picture)], [turned]) == [(0, 0)]
+    turned = encode(image.rotate(90, expand=True), "JPEG", quality=90, exif=exif)
+    assert find_near_duplicates([encode(image)], [turned]) == [(0, 0)]

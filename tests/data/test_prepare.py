@@ -1,4 +1,4 @@
-"""Datasets in their raw form to the data root: whole, as they were, or told why not."""
+"""Datasets in their published form are written to the data root, or an error says why not."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ N = 120
 AGIN = [f"mtrl_judge_agin_{name}" for name in ("nat", "rat", "tech")]
 
 
-def brought(source: Path, root: Path, *tasks: str, **choices: Any) -> list[PreparedTask]:
-    """Prepared with any number of rows, as replicas are small."""
-    chosen = PrepareOptions(source=source, **{"any_count": True, **choices})
-    return list(prepare(find_tasks(tasks), root, chosen, lambda *_: None))
+def prepare_from(source: Path, root: Path, *tasks: str, **changes: Any) -> list[PreparedTask]:
+    """Prepare with any number of rows, as replicas are small."""
+    options = PrepareOptions(source=source, **{"any_count": True, **changes})
+    return list(prepare(find_tasks(tasks), root, options, lambda *_: None))
 
 
 def cells(folder: Path, split: str, column: str) -> list[Any]:
@@ -52,15 +52,15 @@ def cells(folder: Path, split: str, column: str) -> list[Any]:
     return [cell for table in tables for cell in table[column].to_pylist()]
 
 
-def nothing_is_left(root: Path) -> bool:
+def is_empty(root: Path) -> bool:
     return not root.exists() or not any(root.iterdir())
 
 
 @pytest.mark.parametrize("name", REPLICAS)
-def test_every_dataset_comes_as_it_was(name: str, tmp_path: Path) -> None:
+def test_every_dataset_is_prepared(name: str, tmp_path: Path) -> None:
     source, root = tmp_path / "raw", tmp_path / "root"
     REPLICAS[name](source, N)
-    (outcome,) = brought(source, root, name)
+    (outcome,) = prepare_from(source, root, name)
     task = find_task(name)
     assert outcome.folder == root / name
     assert outcome.card["source"] == "prepared"
@@ -76,18 +76,18 @@ def test_every_dataset_comes_as_it_was(name: str, tmp_path: Path) -> None:
     assert all(counts[split] == N // 10 for split in made)
 
 
-def test_bytes_and_columns_stay(tmp_path: Path) -> None:
+def test_image_bytes_and_columns_are_kept(tmp_path: Path) -> None:
     agin(tmp_path / "agin", N)
     mjbench(tmp_path / "mj", 20)
     mjbench(tmp_path / "bare", 20, cells="bytes")
     root = tmp_path / "root"
-    brought(tmp_path / "agin", root, AGIN[0])
+    prepare_from(tmp_path / "agin", root, AGIN[0])
     folder = root / AGIN[0]
     assert cells(folder, "train", "filename")[7] == "sd_00007.png"
     kept = {"bytes": image_file(7), "path": "sd_00007.png"}
     assert cells(folder, "train", "image")[7] == kept
     for name in ("mj", "bare"):
-        brought(tmp_path / name, root, "mtrl_judge_mjbench_alignment", force=True)
+        prepare_from(tmp_path / name, root, "mtrl_judge_mjbench_alignment", force=True)
         folder = root / "mtrl_judge_mjbench_alignment"
         (file,) = split_files(folder, "test")
         assert pq.read_schema(file).names == ["caption", "image0", "image1", "label", "info"]
@@ -100,24 +100,24 @@ def test_bytes_and_columns_stay(tmp_path: Path) -> None:
 
 def test_tasks_of_one_dataset_share_its_files(tmp_path: Path) -> None:
     agin(tmp_path / "agin", N)
-    outcomes = brought(tmp_path / "agin", tmp_path / "root", "mtrl_judge_agin_*")
+    outcomes = prepare_from(tmp_path / "agin", tmp_path / "root", "mtrl_judge_agin_*")
     assert [outcome.task for outcome in outcomes] == AGIN
     files = [split_files(outcome.folder, "train")[0] for outcome in outcomes]
     assert len({file.stat().st_ino for file in files}) == 1
     for split in find_task(AGIN[0]).splits:
         rows = [load_rows(find_task(task), split, tmp_path / "root").rows for task in AGIN]
-        ids = [own.dataset.with_format(None)["item_id"][:] for own in rows]
+        ids = [task_rows.dataset.with_format(None)["item_id"][:] for task_rows in rows]
         assert ids[0] == ids[1] == ids[2]
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_is_as_good_as_its_folder(tmp_path: Path, kind: str) -> None:
+def test_an_archive_gives_the_same_as_its_folder(tmp_path: Path, kind: str) -> None:
     seetrue(tmp_path / "raw" / "SeeTRUE", N)
     archive = Path(shutil.make_archive(str(tmp_path / "all"), kind, tmp_path / "raw"))
     name = "mtrl_judge_seetrue"
-    brought(tmp_path / "raw", tmp_path / "one", name)
-    brought(archive, tmp_path / "two", name)
-    one, two = (split_files(tmp_path / each / name, "train") for each in ("one", "two"))
+    prepare_from(tmp_path / "raw", tmp_path / "one", name)
+    prepare_from(archive, tmp_path / "two", name)
+    one, two = (split_files(tmp_path / root / name, "train") for root in ("one", "two"))
     assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
     assert {path.name for path in (tmp_path / "two" / name).iterdir()} == {
         "card.json",
@@ -125,14 +125,14 @@ def test_an_archive_is_as_good_as_its_folder(tmp_path: Path, kind: str) -> None:
     }
 
 
-def test_what_a_system_puts_beside_the_files_is_not_read(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     agin(tmp_path / "raw" / "AGIN", N)
     for name in (f"__MACOSX/AGIN/._{AGIN_CSV}", f"AGIN/.ipynb_checkpoints/{AGIN_CSV}"):
         (tmp_path / "raw" / name).parent.mkdir(parents=True)
         (tmp_path / "raw" / name).write_bytes(bytes(range(256)))
     archive = Path(shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "raw"))
     for source in (tmp_path / "raw", archive):
-        (outcome,) = brought(source, tmp_path / f"to {source.name}", AGIN[0])
+        (outcome,) = prepare_from(source, tmp_path / f"to {source.name}", AGIN[0])
         assert list(outcome.card["files"]) == [f"AGIN/{AGIN_CSV}"]
 
 
@@ -147,7 +147,7 @@ def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess
     )
 
 
-def test_from_the_hub_only_what_is_needed_comes_at_one_revision(tmp_path: Path) -> None:
+def test_the_hub_is_asked_for_the_needed_files_of_one_revision(tmp_path: Path) -> None:
     imagereward(tmp_path / "raw", N)
     seetrue(tmp_path / "texts", N)
     for more in ("train_5.zip", "train_11.zip"):  # of the larger configurations
@@ -184,13 +184,13 @@ def test_from_the_hub_only_what_is_needed_comes_at_one_revision(tmp_path: Path) 
     assert "Traceback" not in gated.stderr + unknown.stderr
 
 
-def test_counts_are_the_cards(tmp_path: Path) -> None:
+def test_counts_must_match_the_card(tmp_path: Path) -> None:
     agin(tmp_path / "raw", N)
     done = command(AGIN[0], "--from", tmp_path / "raw", "--root", tmp_path / "root")
     assert done.returncode == 2
     assert "train: 120 rows, expected 6,049" in done.stderr
-    assert nothing_is_left(tmp_path / "root")
-    outcome = brought(tmp_path / "raw", tmp_path / "root", AGIN[0])[0]
+    assert is_empty(tmp_path / "root")
+    outcome = prepare_from(tmp_path / "raw", tmp_path / "root", AGIN[0])[0]
     assert (outcome.card["splits"], outcome.card["expected"]) == ({"train": 120}, {"train": 6049})
 
 
@@ -203,15 +203,15 @@ shards.SHARD_ROWS = 32
 def die(label, done, total):
     if done >= 80:
         os.kill(os.getpid(), signal.SIGKILL)
-choices = prepare.PrepareOptions(source=Path(sys.argv[1]), any_count=True)
-list(prepare.prepare(find_tasks([sys.argv[3]]), Path(sys.argv[2]), choices, die))
+options = prepare.PrepareOptions(source=Path(sys.argv[1]), any_count=True)
+list(prepare.prepare(find_tasks([sys.argv[3]]), Path(sys.argv[2]), options, die))
 """
 
 
 @pytest.mark.parametrize(
     ("name", "whole"), [("mtrl_judge_unsafebench", 76), ("mtrl_judge_seetrue", 64)]
 )
-def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+def test_a_killed_run_is_resumed_with_the_same_result(
     tmp_path: Path, name: str, whole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, root = tmp_path / "raw", tmp_path / "root"
@@ -221,10 +221,10 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     assert not (root / name).exists()
     monkeypatch.setattr(shards, "SHARD_ROWS", 32)
     seen: list[int] = []
-    choices = PrepareOptions(source=source, any_count=True)
-    list(prepare(find_tasks([name]), root, choices, lambda _, done, __: seen.append(done)))
+    options = PrepareOptions(source=source, any_count=True)
+    list(prepare(find_tasks([name]), root, options, lambda _, done, __: seen.append(done)))
     assert seen[0] == whole, "two shards"
-    brought(source, tmp_path / "other", name)
+    prepare_from(source, tmp_path / "other", name)
     files = dict(files_of(root / name))
     assert {file: path.read_bytes() for file, path in files.items()} == {
         file: path.read_bytes() for file, path in files_of(tmp_path / "other" / name)
@@ -232,7 +232,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     assert [path.name for path in root.iterdir()] == [name]
 
 
-def test_a_killed_run_of_other_files_is_begun_again(
+def test_a_killed_run_of_other_files_starts_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, root = "mtrl_judge_seetrue", tmp_path / "root"
@@ -241,20 +241,20 @@ def test_a_killed_run_of_other_files_is_begun_again(
     subprocess.run(words, check=False)
     shutil.rmtree(tmp_path / "raw")
     seetrue(tmp_path / "raw", N - 20)
-    assert brought(tmp_path / "raw", root, name)[0].card["splits"] == {"train": N - 20}
+    assert prepare_from(tmp_path / "raw", root, name)[0].card["splits"] == {"train": N - 20}
 
 
-def test_what_is_there_is_left_or_refused_or_replaced(tmp_path: Path) -> None:
+def test_existing_data_is_kept_refused_or_replaced(tmp_path: Path) -> None:
     agin(tmp_path / "raw", N)
     root = tmp_path / "root"
-    brought(tmp_path / "raw", root, AGIN[0])
+    prepare_from(tmp_path / "raw", root, AGIN[0])
     before = {path: path.stat().st_mtime_ns for _, path in files_of(root)}
-    assert brought(tmp_path / "raw", root, AGIN[0])[0].existed
+    assert prepare_from(tmp_path / "raw", root, AGIN[0])[0].existed
     assert before == {path: path.stat().st_mtime_ns for _, path in files_of(root)}
     (root / AGIN[0] / "card.json").write_text("{}")
     with pytest.raises(JudgeError, match=r"contains other data.*--force"):
-        brought(tmp_path / "raw", root, AGIN[0])
-    assert not brought(tmp_path / "raw", root, AGIN[0], force=True)[0].existed
+        prepare_from(tmp_path / "raw", root, AGIN[0])
+    assert not prepare_from(tmp_path / "raw", root, AGIN[0], force=True)[0].existed
 
 
 Breaker = Callable[[Path], Any]
@@ -349,17 +349,17 @@ BROKEN: list[tuple[Callable[[Path, int], None], str, Breaker, str]] = [
 
 
 @pytest.mark.parametrize(("make", "name", "breaks", "message"), BROKEN)
-def test_what_is_wrong_is_told_and_nothing_stays(
+def test_errors_are_reported_and_leave_nothing_behind(
     tmp_path: Path, make: Callable[[Path, int], None], name: str, breaks: Breaker, message: str
 ) -> None:
     make(tmp_path / "raw", N)
     breaks(tmp_path / "raw")
     with pytest.raises(JudgeError, match=message):
-        brought(tmp_path / "raw", tmp_path / "root", name)
-    assert nothing_is_left(tmp_path / "root")
+        prepare_from(tmp_path / "raw", tmp_path / "root", name)
+    assert is_empty(tmp_path / "root")
 
 
-def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
+def test_other_column_names_are_mapped(tmp_path: Path) -> None:
     agin(tmp_path / "raw", N)
     rewritten(AGIN_CSV, lambda text: text.replace("filename", "file"))(tmp_path / "raw")
     words = (AGIN[0], "--from", tmp_path / "raw", "--root", tmp_path / "root", "--any-count")
@@ -369,12 +369,12 @@ def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
     assert "THEIRS=OURS" in command(*words, "--columns", "file").stderr
 
 
-def test_other_ways_of_being_wrong(tmp_path: Path) -> None:
+def test_unusable_sources_are_reported(tmp_path: Path) -> None:
     seetrue(tmp_path / "raw", N)
     with pytest.raises(JudgeError, match="found nothing; expected a folder"):
-        brought(tmp_path / "nowhere", tmp_path / "root", AGIN[0])
+        prepare_from(tmp_path / "nowhere", tmp_path / "root", AGIN[0])
     with pytest.raises(JudgeError, match=r"SeeTRUE\.csv: found another kind of file; expected"):
-        brought(tmp_path / "raw" / SEETRUE_CSV, tmp_path / "root", "mtrl_judge_seetrue")
+        prepare_from(tmp_path / "raw" / SEETRUE_CSV, tmp_path / "root", "mtrl_judge_seetrue")
     with pytest.raises(JudgeError, match=r"not on the hub; download it .*--from"):
         list(prepare([find_task(AGIN[0])], tmp_path / "root", PrepareOptions(), lambda *_: None))
     archive = tmp_path / "link.tar"
@@ -383,20 +383,18 @@ def test_other_ways_of_being_wrong(tmp_path: Path) -> None:
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
     with pytest.raises(JudgeError, match="is a link; nothing was read"):
-        brought(archive, tmp_path / "root", "mtrl_judge_seetrue")
-    assert nothing_is_left(tmp_path / "root")
+        prepare_from(archive, tmp_path / "root", "mtrl_judge_seetrue")
+    assert is_empty(tmp_path / "root")
 
 
-def test_few_broken_pictures_are_noted_and_left_out_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_few_damaged_images_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agin(tmp_path / "raw", 400)
     images = tmp_path / "raw" / "images"
     (images / "sd_00000.png").write_bytes(b"")
     (images / "sd_00001.png").unlink()
     (images / "sd_00002.png").write_bytes(image_file(2) + bytes(9_000))
     monkeypatch.setattr(raw_files, "MAX_IMAGE_BYTES", 8_000)
-    (outcome,) = brought(tmp_path / "raw", tmp_path / "root", AGIN[0])
+    (outcome,) = prepare_from(tmp_path / "raw", tmp_path / "root", AGIN[0])
     notes = outcome.card["undecodable"]["train"]
     assert list(notes) == ["0 image", "1 image", "2 image"]
     assert [note.split()[0] for note in notes.values()] == ["the", "there", "larger"]
@@ -418,11 +416,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stderr
     assert "File too large" in done.stderr
-    assert nothing_is_left(tmp_path / "root")
+    assert is_empty(tmp_path / "root")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(JudgeError, match=r"0\.0 GB are free, about 0\.0 GB are needed"):
-        brought(tmp_path / "raw", tmp_path / "root", "mtrl_judge_unsafebench")
+        prepare_from(tmp_path / "raw", tmp_path / "root", "mtrl_judge_unsafebench")
 
 
 # The most memory of this process itself; what getrusage says begins with its parent's.
@@ -433,15 +431,15 @@ from mtrl_judge.judge_tasks.loading import find_tasks
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
 before = peak()
-choices = PrepareOptions(source=Path(sys.argv[1]), any_count=True)
-list(prepare(find_tasks(["mtrl_judge_mjbench_quality"]), Path(sys.argv[2]), choices, lambda *_: 0))
+options = PrepareOptions(source=Path(sys.argv[1]), any_count=True)
+list(prepare(find_tasks(["mtrl_judge_mjbench_quality"]), Path(sys.argv[2]), options, lambda *_: 0))
 print(peak() - before)
 """
 
 
 @pytest.mark.slow
-def test_a_large_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As MJ-Bench's quality of 7 GB; here of 0.6 GB, in row groups of 20 pairs of pictures."""
+def test_a_large_file_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MJ-Bench's quality of 7 GB; here of 0.6 GB, in row groups of 20 pairs of images."""
     data = image_file(0, (640, 640)) + bytes(1_500_000)
     rows, cell = 200, pa.array([{"bytes": data, "path": None}])
     cells_N = pa.concat_arrays([cell] * rows)
@@ -462,12 +460,12 @@ def test_a_large_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
     memory = psutil.virtual_memory()._replace(available=50_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(JudgeError, match=r"0\.1 GB in one piece, which need up to 0\.2 GB"):
-        brought(tmp_path / "data", tmp_path / "other", "mtrl_judge_mjbench_quality")
+        prepare_from(tmp_path / "data", tmp_path / "other", "mtrl_judge_mjbench_quality")
 
 
-def test_the_card_keeps_what_it_came_from(tmp_path: Path) -> None:
+def test_the_card_names_files_and_no_local_paths(tmp_path: Path) -> None:
     seetrue(tmp_path / "raw", N)
-    brought(tmp_path / "raw", tmp_path / "root", "mtrl_judge_seetrue")
+    prepare_from(tmp_path / "raw", tmp_path / "root", "mtrl_judge_seetrue")
     card = json.loads((tmp_path / "root" / "mtrl_judge_seetrue" / "card.json").read_text())
     assert set(card["files"]) == {"SeeTRUE.csv", "images.zip"}
     assert str(tmp_path) not in json.dumps(card)

@@ -40,14 +40,14 @@ def table(root: Path, task: str, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def pictures(root: Path, task: str, split: str) -> set[bytes]:
+def images(root: Path, task: str, split: str) -> set[bytes]:
     path = root / task / f"{split}.parquet"
     rows = table(root, task, split) if path.is_file() else []
     cells = chain.from_iterable(row.values() for row in rows)
     return {cell["bytes"] for cell in cells if isinstance(cell, dict)}
 
 
-def test_every_shipped_task_loads_balanced_and_says_what_it_is(root: Path) -> None:
+def test_every_task_loads_balanced_and_its_card_says_what_it_is(root: Path) -> None:
     assert len(TASKS) == 9
     for task in sample_tasks():
         source = find_source(task, root)
@@ -63,9 +63,9 @@ def test_every_shipped_task_loads_balanced_and_says_what_it_is(root: Path) -> No
             assert rows.n_items == source.card["splits"][split]
 
 
-def test_no_picture_and_no_combination_of_test_is_seen_in_training(root: Path) -> None:
+def test_no_image_and_no_combination_of_test_is_in_training(root: Path) -> None:
     seen = {
-        split: set(chain.from_iterable(pictures(root, t, split) for t in TASKS)) for split in SPLITS
+        split: set(chain.from_iterable(images(root, t, split) for t in TASKS)) for split in SPLITS
     }
     assert not seen["train"] & (seen["test"] | seen["validation"])
     assert not seen["test"] & seen["validation"]
@@ -83,7 +83,7 @@ def truths(root: Path, task: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_scene_of_a_split_is_the_splits_own(split: SplitName) -> None:
+def test_scenes_belong_to_one_split(split: SplitName) -> None:
     scenes = [
         *pair_scenes(3, split, drawing.HARMLESS + drawing.DANGEROUS),
         *drawing.count_scenes(3, split),
@@ -155,7 +155,7 @@ def test_the_same_seed_writes_the_same_bytes(root: Path, tmp_path: Path) -> None
     assert (tmp_path / "other" / test).read_bytes() != (root / test).read_bytes()
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     write_sample(tmp_path / "data", sizes=TINY)
     with pytest.raises(JudgeError, match="--force"):
         write_sample(tmp_path / "data", sizes=TINY)
@@ -175,8 +175,8 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_every_seed_has_something_to_ask_in_every_split(seed: int) -> None:
-    """Splits repeat after ten seeds: the last digit of a sum with the seed deals them."""
+def test_every_seed_has_scenes_with_near_misses_in_every_split(seed: int) -> None:
+    """Splits repeat after ten seeds: the last digit of a sum with the seed decides."""
     for split in SPLITS:
         scenes = pair_scenes(seed, split)
         assert any(near_misses(scene, seed, split) for scene in scenes)
