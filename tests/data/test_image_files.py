@@ -12,7 +12,6 @@ from support.images import encode
 from mtrl_judge.data.image_files import MAX_PIXELS, check_image
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
 def test_a_huge_image_is_scaled_down(file_format: str) -> None:
     large = Image.linear_gradient("L").resize((12_500, 8_000))

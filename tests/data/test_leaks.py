@@ -129,7 +129,6 @@ def test_agins_tasks_share_their_split_and_another_split_is_noticed(tmp_path: Pa
     assert {(leak.kind, leak.split) for leak in bad} == {("identical image", "test")}
 
 
-@pytest.mark.slow
 def test_the_sample_has_no_leaks_and_planted_ones_are_found(tmp_path: Path) -> None:
     root = tmp_path / "sample"
     write_sample(root, seed=3, sizes=Sizes(train=60, validation=8, test=24, test_pairs=12))

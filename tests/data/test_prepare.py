@@ -437,7 +437,6 @@ print(peak() - before)
 """
 
 
-@pytest.mark.slow
 def test_a_large_file_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As MJ-Bench's quality of 7 GB; here of 0.6 GB, in row groups of 20 pairs of images."""
     data = image_file(0, (640, 640)) + bytes(1_500_000)

@@ -54,7 +54,6 @@ def oracle() -> Iterator[str]:
         yield f"{address}/v1"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("orders", ["both", "hashed"])
 def test_an_all_seeing_judge_scores_one(
     tmp_path: Path, oracle: str, monkeypatch: pytest.MonkeyPatch, orders: str

@@ -274,7 +274,6 @@ def evaluate(
     set_checkpoint_style(None)
 
 
-@pytest.mark.slow
 def test_a_changed_image_never_gets_a_cached_answer(evaluate: Any, tmp_path: Path) -> None:
     """Of the same prompt text; the answer to the changed image is kept as well."""
     kept = []
@@ -286,7 +285,6 @@ def test_a_changed_image_never_gets_a_cached_answer(evaluate: Any, tmp_path: Pat
     assert kept == [6, 12, 12]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("perturbation", ["verdict_names", "swap"])
 def test_probabilities_are_of_the_tasks_own_verdicts(evaluate: Any, perturbation: str) -> None:
     for row in evaluate(perturbation, "their_pairs", ",scoring=logprob"):

@@ -176,7 +176,6 @@ def coverage(judge: str, clusters: int, size: int, target: float) -> float:
     return covered / 500
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("judge", "clusters", "size"),
     [
@@ -189,13 +188,11 @@ def test_intervals_have_their_nominal_coverage(judge: str, clusters: int, size: 
     assert 0.93 <= coverage(judge, clusters, size, true_ece(JUDGES[judge])) <= 0.97
 
 
-@pytest.mark.slow
 def test_intervals_of_a_calibrated_judge_cover_zero() -> None:
     """Nothing is below 0, so only one tail of 2.5 % misses it."""
     assert 0.955 <= coverage("calibrated", 400, 1, 0.0) <= 0.995
 
 
-@pytest.mark.slow
 def test_gaps_hidden_by_chance_make_the_interval_conservative() -> None:
     assert coverage("crossing", 300, 1, true_ece(JUDGES["crossing"])) >= 0.95
 

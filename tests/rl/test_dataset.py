@@ -205,7 +205,6 @@ print(len(dataset), set(rows) == {(%d, %d)}, peak() - before)
 """
 
 
-@pytest.mark.slow
 def test_many_images_stay_encoded(tmp_path: Path) -> None:
     images = image_cells(256, size=(SIDE, SIDE))
     for name, n in (("few", 300), ("many", MANY)):

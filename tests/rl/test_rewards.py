@@ -121,7 +121,6 @@ def test_a_users_own_reward_is_found_by_its_path() -> None:
             rewards.user_reward(path)
 
 
-@pytest.mark.slow
 def test_stock_grpo_trains_on_it(data_root: Path, random_judge: Path, tmp_path: Path) -> None:
     """TRL as it is installed: two steps over two tasks, rewards logged by name, weights moved."""
     from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -99,7 +99,6 @@ def test_sft_teaches_a_random_judge(base: Path) -> None:
     assert right[taught] > 0.8
 
 
-@pytest.mark.slow
 def test_grpo_raises_the_reward(base: Path, tmp_path: Path) -> None:
     """From a judge that is right somewhat more often than not to one that always is."""
     fields = {"max_steps": 30, "save_steps": 15, "learning_rate": 3e-4}
