@@ -43,8 +43,8 @@ done
 
 def commented(*authors: str) -> list[dict[str, Any]]:
     return [
-        {"id": 40 + place, "user": {"login": author}, "body": f"{MARK}\n### of {author}"}
-        for place, author in enumerate(authors)
+        {"id": 40 + index, "user": {"login": author}, "body": f"{MARK}\n### of {author}"}
+        for index, author in enumerate(authors)
     ]
 
 
@@ -126,7 +126,7 @@ def test_the_workflow_asks_for_little_and_pins_what_it_uses() -> None:
     assert STEPS[0]["with"] == {"persist-credentials": False}
 
 
-@pytest.mark.parametrize("step", [each for each in STEPS if "run" in each], ids=lambda s: s["name"])
+@pytest.mark.parametrize("step", [step for step in STEPS if "run" in step], ids=lambda s: s["name"])
 def test_steps_are_plain_shell(step: dict[str, Any]) -> None:
     """An expression would be pasted into the script, and with it whatever a branch is named."""
     assert "${{" not in step["run"]

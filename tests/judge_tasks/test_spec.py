@@ -1,4 +1,4 @@
-"""A YAML is read whole: every fault at once, each with its field and its mend."""
+"""A YAML is read whole: every fault at once, each with its field and its fix."""
 
 from __future__ import annotations
 

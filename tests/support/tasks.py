@@ -8,11 +8,12 @@ from typing import Any
 
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from support.images import image_cell, image_cells
 
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.spec import JudgeTask
+
+from .images import image_cell, image_cells
 
 _TASK = """
 task: {task}
@@ -64,10 +65,16 @@ def write_yaml(folder: Path, task: str = "my_task", **keys: str) -> Path:
     return path
 
 
-def write_split(root: Path, task: str, split: str, columns: dict[str, list[Any]]) -> None:
-    """``<root>/<task>/<split>.parquet``; columns named ``image...`` hold image cells."""
+def write_split(
+    root: Path,
+    task: str,
+    split: str,
+    columns: Mapping[str, Iterable[Any]],
+    images: Iterable[str] | None = None,
+) -> None:
+    """Write ``<root>/<task>/<split>.parquet``; the arguments are those of :func:`raw_dataset`."""
     (root / task).mkdir(parents=True, exist_ok=True)
-    raw_dataset(columns).to_parquet(root / task / f"{split}.parquet")
+    raw_dataset(columns, images).to_parquet(root / task / f"{split}.parquet")
 
 
 def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
@@ -84,19 +91,22 @@ def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
             name: image_cells(n, 20 * start + 2 * position)
             for position, name in enumerate(judge.images)
         }
-        data = Dataset.from_dict(columns)
-        for name in judge.images:
-            data = data.cast_column(name, ImageFeature())
-        (root / task.task).mkdir(parents=True, exist_ok=True)
-        data.to_parquet(root / task.task / f"{split}.parquet")
+        write_split(root, task.task, split, columns, judge.images)
 
 
-def raw_dataset(columns: Mapping[str, Iterable[Any]]) -> Dataset:
-    """A raw split in memory; columns named ``image...`` hold image cells."""
+def raw_dataset(
+    columns: Mapping[str, Iterable[Any]], images: Iterable[str] | None = None
+) -> Dataset:
+    """A raw split in memory.
+
+    Args:
+        images: The columns of image cells; None are those whose names start with ``image``.
+    """
     data = Dataset.from_dict({name: list(values) for name, values in columns.items()})
-    for name in columns:
-        if name.startswith("image"):
-            data = data.cast_column(name, ImageFeature())
+    if images is None:
+        images = [name for name in columns if name.startswith("image")]
+    for name in images:
+        data = data.cast_column(name, ImageFeature())
     return data
 
 
