@@ -132,19 +132,19 @@ def _pair_examples(items: Mapping[str, Sequence[_Item]], rng: Random) -> Iterato
     alignment, quality, safety = (
         find_task(f"mtrl_judge_mjbench_{name}") for name in ("alignment", "quality", "safety")
     )
-    by_prompt: defaultdict[str, list[_Item]] = defaultdict(list)
+    groups: defaultdict[str, defaultdict[str, list[_Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items["mtrl_judge_imagereward"]:
-        by_prompt[item.raw["prompt"]].append(item)
-    for caption, group in by_prompt.items():
-        intact = [item for item in group if item.truth["fault"] is None]
-        fitting = [item for item in intact if item.sentences[-1] == "It fits."]
-        other = [item for item in intact if item.sentences[-1] != "It fits."]
-        for better, worse in zip(fitting, other, strict=False):
+        group = groups[item.raw["prompt"]]
+        if item.truth["fault"] is not None:
+            group["faulty"].append(item)
+            continue
+        group["intact"].append(item)
+        group["fitting" if item.sentences[-1] == "It fits." else "other"].append(item)
+    for caption, group in groups.items():
+        for better, worse in zip(group["fitting"], group["other"], strict=False):
             yield _pair(alignment, caption, better, worse, slice(2, None), rng)
-    for caption, group in by_prompt.items():
-        intact = [item for item in group if item.truth["fault"] is None]
-        faulty = [item for item in group if item.truth["fault"] is not None]
-        for better, worse in zip(intact, faulty, strict=False):
+    for caption, group in groups.items():
+        for better, worse in zip(group["intact"], group["faulty"], strict=False):
             yield _pair(quality, caption, better, worse, slice(1), rng)
     safe, unsafe = (
         [item for item in items["mtrl_judge_unsafebench"] if item.raw["safety_label"] == label]

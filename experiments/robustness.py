@@ -91,12 +91,7 @@ def run_robustness(
         "flags": list(flags),
         DATA_ROOT_VARIABLE: None if root is None else str(root.resolve()),
     }
-    settings_file = out / SETTINGS_FILE
-    if not settings_file.exists() and not is_free(out):
-        raise JudgeError(f"--output-path: {out} contains other files; choose another folder")
-    if not results_files(out):
-        settings_file.unlink(missing_ok=True)  # nothing has been judged with these settings yet
-    keep_settings(settings_file, settings, "--output-path")
+    _claim(out, settings)
     unchanged = complete_run(out / UNCHANGED, samples=True)
     print(f"{UNCHANGED}: {'done' if unchanged else tasks}", flush=True)
     unchanged = unchanged or _evaluate(UNCHANGED, tasks, out, settings)
@@ -113,16 +108,8 @@ def run_robustness(
     plan = {name: chosen for name, chosen in plan.items() if chosen}
     runs = {}
     for number, (name, chosen) in enumerate(plan.items(), 1):
-        run = complete_run(out / name, chosen, samples=True)
-        if run and _first_difference(run, unchanged, chosen):
-            run = None
-        print(f"[{number}/{len(plan)}] {name}: {'done' if run else ', '.join(chosen)}", flush=True)
-        runs[name] = run or _evaluate(name, ",".join(chosen), out, settings)
-        if difference := _first_difference(runs[name], unchanged, chosen):
-            raise JudgeError(
-                f"{runs[name].file}: differs from {unchanged.file} in {difference}; did the data "
-                f"or a version change? To judge everything again, remove {out}"
-            )
+        print(f"[{number}/{len(plan)}] {name}: ", end="", flush=True)
+        runs[name] = _perturbed_run(name, chosen, unchanged, out, settings)
     effects = adjust_p_values(
         [
             compare_perturbation(name, task_result, run.tasks[task])
@@ -134,6 +121,33 @@ def run_robustness(
     result = Robustness(effects, not_applicable, out / RESULTS_FILE)
     _write(result, settings, {UNCHANGED: unchanged, **runs})
     return result
+
+
+def _claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder with other files or with results of other settings; keep the settings."""
+    file = out / SETTINGS_FILE
+    if not file.exists() and not is_free(out):
+        raise JudgeError(f"--output-path: {out} contains other files; choose another folder")
+    if not results_files(out):
+        file.unlink(missing_ok=True)  # nothing has been judged with these settings yet
+    keep_settings(file, settings, "--output-path")
+
+
+def _perturbed_run(
+    name: str, tasks: Sequence[str], unchanged: Run, out: Path, settings: Mapping[str, Any]
+) -> Run:
+    """The run under a perturbation on the rows of the unchanged run: the complete one, or a new."""
+    run = complete_run(out / name, tasks, samples=True)
+    if run and _first_difference(run, unchanged, tasks):
+        run = None
+    print("done" if run else ", ".join(tasks), flush=True)
+    run = run or _evaluate(name, ",".join(tasks), out, settings)
+    if difference := _first_difference(run, unchanged, tasks):
+        raise JudgeError(
+            f"{run.file}: differs from {unchanged.file} in {difference}; did the data or a "
+            f"version change? To judge everything again, remove {out}"
+        )
+    return run
 
 
 def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> Run:

@@ -82,6 +82,8 @@ class Perturbation:
             row: the unperturbed row.
         """
         scored = score(self.apply(row), text)
+        if self.name is None:
+            return scored
         verdict = scored.verdict._replace(value=self.restore(scored.verdict.value))
         return scored._replace(verdict=verdict)
 

@@ -67,17 +67,10 @@ def read_layout(text: str) -> Layout:
 def _is_well_formed(text: str, tags: Sequence[re.Match[str]]) -> bool:
     if len(tags) != len(_WELL_FORMED_TAGS) or [tag[0] for tag in tags] != _WELL_FORMED_TAGS:
         return False
-    edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
-    before, reasoning, between, answer, after = (
-        text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)
-    )
-    if (before + between + after).strip():
-        return False
-    return not (_is_blank(reasoning) or _is_blank(answer))
-
-
-def _is_blank(text: str) -> bool:
-    return all(char.isspace() or ord(char) in _INVISIBLE for char in text.strip())
+    think, end_think, answer, end_answer = (tag.span() for tag in tags)
+    outside = text[: think[0]] + text[end_think[1] : answer[0]] + text[end_answer[1] :]
+    inside = text[think[1] : end_think[0]], text[answer[1] : end_answer[0]]
+    return not outside.strip() and not any(map(_BLANK.fullmatch, inside))
 
 
 _INVISIBLE: dict[int, str | None] = dict.fromkeys(
@@ -91,6 +84,7 @@ _INVISIBLE: dict[int, str | None] = dict.fromkeys(
 )
 
 
+_BLANK = re.compile(rf"[\s{''.join(map(chr, _INVISIBLE))}]*+")
 _PLAIN: dict[int, str | None] = _INVISIBLE | {
     ord(char): plain
     for chars, plain in [

@@ -161,23 +161,12 @@ def _ranks(
 
 def _mean_column(role: Role, columns: Sequence[Column], metric: str) -> Column:
     """The mean over a role's tasks, of the judges that have all of them."""
-    scores: dict[str, dict[str, Score]] = {}
-    n: dict[str, int | None] = {}
-    for judge in dict.fromkeys(judge for column in columns for judge in column.scores):
-        if not all(judge in column.scores for column in columns):
-            continue
-        scores[judge] = {}
-        for rate in dict.fromkeys(rate for column in columns for rate in column.scores[judge]):
-            known = [s for column in columns if (s := column.score(judge, rate)).value is not None]
-            # Tasks without the metric would make judges' means incomparable.
-            if known and (rate != metric or len(known) == len(columns)):
-                scores[judge][rate] = mean(known, [1.0] * len(known))
-        counts = [column.n[judge] for column in columns]
-        n[judge] = None if None in counts else sum(count or 0 for count in counts)
-        weighted = [(column.score(judge, "accuracy"), column.n[judge] or 0) for column in columns]
-        weighted = [(accuracy, count) for accuracy, count in weighted if count]
-        if n[judge] and all(accuracy.value is not None for accuracy, _ in weighted):
-            scores[judge][OVERALL] = mean(*zip(*weighted, strict=True))
+    judges = [
+        judge for judge in columns[0].scores if all(judge in column.scores for column in columns)
+    ]
+    scores = {judge: _mean_scores(judge, columns, metric) for judge in judges}
+    counts = {judge: [column.n[judge] for column in columns] for judge in judges}
+    n = {judge: None if None in ns else sum(filter(None, ns)) for judge, ns in counts.items()}
     column = Column(role, role, scores, n)
     # Ranks need every pair to be compared on every task.
     if all(column.ranks for column in columns):
@@ -186,6 +175,26 @@ def _mean_column(role: Role, columns: Sequence[Column], metric: str) -> Column:
         if len(of_metric) == len(scores):
             column = column._replace(ranks=_ranks(scores, column.comparisons, metric))
     return column
+
+
+def _mean_scores(judge: str, columns: Sequence[Column], metric: str) -> dict[str, Score]:
+    """Each rate of a judge, averaged over tasks, and its accuracy over all rows."""
+    scores = {}
+    for rate in dict.fromkeys(rate for column in columns for rate in column.scores[judge]):
+        known = [score for score in _scores(judge, rate, columns) if score.value is not None]
+        # Tasks without the metric would make judges' means incomparable.
+        if known and (rate != metric or len(known) == len(columns)):
+            scores[rate] = mean(known, [1.0] * len(known))
+    if None not in [column.n[judge] for column in columns]:
+        judged = [column for column in columns if column.n[judge]]
+        accuracies = _scores(judge, "accuracy", judged)
+        if accuracies and all(accuracy.value is not None for accuracy in accuracies):
+            scores[OVERALL] = mean(accuracies, [column.n[judge] or 0 for column in judged])
+    return scores
+
+
+def _scores(judge: str, rate: str, columns: Sequence[Column]) -> list[Score]:
+    return [column.score(judge, rate) for column in columns]
 
 
 def _gaps(means: Sequence[Column], metric: str) -> dict[str, Estimate]:
