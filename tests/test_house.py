@@ -62,6 +62,16 @@ def test_imports_run_one_way(folder: str) -> None:
     assert found == set()
 
 
+def test_tests_use_public_names_and_import_no_other_test() -> None:
+    for path in (ROOT / "tests").glob("**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+                assert not [part for part in parts if part.startswith("test_")], path
+                if parts[0] == "mtrl_judge":
+                    assert not [part for part in parts if part.startswith("_")], path
+
+
 def test_every_folder_with_code_is_packaged() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     mapped = project["tool"]["setuptools"]["package-dir"]
