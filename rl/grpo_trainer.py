@@ -44,6 +44,7 @@ from trl.trainer.utils import (
 
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.models.image_dedup import deduplicate_images
+from mtrl_judge.models.judge import unwrap_adapters
 from mtrl_judge.models.packing import (
     pack,
     packing_unsupported_reason,
@@ -469,8 +470,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
     def _inner(self, model: Any) -> Any:
         """The transformers model within wrappers and adapters."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if hasattr(model, "peft_config") else model
+        return unwrap_adapters(self.accelerator.unwrap_model(model))
 
     def _compute_dtype(self, model: Any) -> torch.dtype:
         """The least exact type that the model computes in."""
