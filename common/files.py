@@ -6,8 +6,10 @@ complete: a process that is killed leaves the previous content, never half of th
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,18 +157,19 @@ def read_json(
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, each with its location for error messages.
+    """The objects of a JSONL file (`.gz`: compressed), each with its location for error messages.
 
     Raises:
         DataError: the file cannot be read, or a line is not a JSON object.
     """
+    open_text = gzip.open if file.suffix == ".gz" else open
     try:
-        with file.open(encoding="utf-8", newline="\n") as lines:
+        with open_text(file, "rt", encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     where = f"{file}: line {number}"
                     yield where, _json_object(line, where, "is the file truncated?")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from None
 
 

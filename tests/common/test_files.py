@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -94,3 +95,14 @@ def test_lines_are_located(tmp_path: Path) -> None:
     assert next(lines) == (f"{file}: line 3", {"a": 2})
     with pytest.raises(DataError, match="line 4: not valid JSON"):
         next(lines)
+
+
+def test_lines_of_a_compressed_file_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl.gz"
+    data = gzip.compress('{"a": "é"}\n'.encode())
+    file.write_bytes(data)
+    assert list(read_json_lines(file)) == [(f"{file}: line 1", {"a": "é"})]
+    for broken in (data[:-9], data[:12] + b"x" + data[13:], b"{}"):
+        file.write_bytes(broken)
+        with pytest.raises(DataError, match="cannot be read"):
+            list(read_json_lines(file))
