@@ -48,7 +48,8 @@ Tasks = Annotated[str, typer.Option(help="Task names or patterns, comma-separate
 Allow = Annotated[
     str,
     typer.Option(
-        help="What the runs may differ in: rows, source, style, perturbation (comma-separated)."
+        help="What the runs may differ in, comma-separated: rows, source, style, perturbation, "
+        "parser."
     ),
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")]

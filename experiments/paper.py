@@ -345,6 +345,7 @@ def read_scores(experiment: Experiment) -> list[Score]:
                     n=result.n_rows,
                     source=result.metadata["source"],
                     fingerprint=result.metadata["fingerprint"],
+                    parser=result.parser,
                     results=str(run.file.relative_to(experiment.out)),
                     run=str(Path(_RUNS) / contestant.path) if contestant.arm.method else None,
                 )

@@ -44,6 +44,8 @@ class Score:
     """Evaluated rows."""
     source: str
     fingerprint: str
+    parser: int
+    """The version of the parser that read the verdicts."""
     results: str
     """lmms-eval's file, relative to the experiment's folder."""
     run: str | None
@@ -123,7 +125,7 @@ def compare(
     Raises:
         JudgeError: the arms were not evaluated on the same rows.
     """
-    _check_same_rows(scores)
+    _check_comparable(scores)
     paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
     inside, outside = (_arm_scores(scores, arms, names, paper) for names in (tasks, ood))
     sources = {score.source for score in scores}
@@ -160,7 +162,7 @@ def write_report(comparison: Comparison, folder: Path, origin: Mapping[str, Any]
     write_text(folder / "results.csv", csv_text(list(records[0]), records))
 
 
-def _check_same_rows(scores: Sequence[Score]) -> None:
+def _check_comparable(scores: Sequence[Score]) -> None:
     first: dict[str, Score] = {}
     for score in scores:
         other = first.setdefault(score.task, score)
@@ -169,6 +171,12 @@ def _check_same_rows(scores: Sequence[Score]) -> None:
                 f"{score.task}: evaluated on different rows: {other.n} ({other.fingerprint}) in "
                 f"{other.results}, {score.n} ({score.fingerprint}) in {score.results}; remove the "
                 "folders of the outdated ones and run the command again"
+            )
+        if score.parser != other.parser:
+            raise JudgeError(
+                f"{score.task}: read by different versions of the parser: {other.parser} in "
+                f"{other.results}, {score.parser} in {score.results}; remove the folders of the "
+                "outdated ones and run the command again"
             )
 
 

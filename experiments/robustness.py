@@ -46,6 +46,7 @@ _METADATA = (
     "rows",
     "style",
     "scoring",
+    "parser",
     "versions",
 )
 

@@ -16,6 +16,7 @@ from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import Record
 
@@ -157,6 +158,7 @@ class JudgeHooks:
             "paraphrases": len(judge.paraphrases),
             # In the metadata because that is part of lmms-eval's cache key.
             "perturbation": self.perturbation.name,
+            "parser": PARSER_VERSION,
             "card": judge.card.model_dump(mode="json"),
             "versions": {name: version(name) for name in _VERSIONS},
         }
@@ -238,7 +240,7 @@ class JudgeHooks:
             "label": row.label,
             "verdict": scored.verdict.value,
             "null": scored.verdict.value is None,
-            "null_reason": scored.verdict.reason,
+            "null_reason": scored.verdict.reason if scored.verdict.value is None else None,
             "well_formed": scored.verdict.well_formed,
             "correct": scored.correct,
             "text": text,

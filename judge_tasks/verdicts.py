@@ -28,7 +28,9 @@ from typing import Any, NamedTuple
 from . import phrases
 from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
 
-__all__ = ["PART_LIMIT", "Verdict", "parse_verdict"]
+__all__ = ["PARSER_VERSION", "PART_LIMIT", "Verdict", "parse_verdict"]
+
+PARSER_VERSION = 2
 
 _MAX_BLOCKS = 32
 _LINE_LIMIT = 240

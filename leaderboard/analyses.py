@@ -231,7 +231,7 @@ def votes_of(runs: Sequence[Run]) -> list[Votes]:
         if result.samples:
             keys = ("style", "scoring", "perturbation")
             way = tuple(result.metadata.get(key) for key in keys)
-            alike[run.model, result.task, *way, result.rows].append(result)
+            alike[run.model, result.task, *way, result.parser, result.rows].append(result)
     for (model, *_), results in alike.items():
         if len(results) > 1:
             votes_N = list(zip(*_verdicts(results), strict=True))

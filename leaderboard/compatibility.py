@@ -1,4 +1,4 @@
-"""Which runs may share a table: those that judged the same rows, asked in the same way."""
+"""Which runs may share a table: those that judged the same rows, asked and read in the same way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtrl_judge.judge_tasks.spec import Role
 from .runs import Run, TaskResult
 
 ROLES: tuple[Role, ...] = ("train", "ood")
-DIFFERENCES = ("rows", "source", "style", "perturbation")
+DIFFERENCES = ("rows", "source", "style", "perturbation", "parser")
 """What runs in one table must agree on unless ``--allow`` names it."""
 
 
@@ -109,7 +109,8 @@ def require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> list[Differ
 def differences(runs: Sequence[Run]) -> list[Difference]:
     """What the runs do not agree on.
 
-    A run whose results do not state a value agrees with every other run.
+    A run whose results do not state a value agrees with every other run, except that results
+    without a version of the parser are of version 1.
     """
     found = _disagreements(
         runs, "rows", "fingerprint", lambda result: result.metadata.get("fingerprint")
@@ -130,6 +131,7 @@ _VALUES: Mapping[str, Callable[[TaskResult], Hashable]] = {
     "source": _source,
     "style": lambda result: result.metadata.get("style"),
     "perturbation": lambda result: result.metadata.get("perturbation") or "none",
+    "parser": lambda result: f"version {result.parser}",
 }
 
 

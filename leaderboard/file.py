@@ -60,6 +60,7 @@ class TaskEntry(Frozen):
     style: str | None = None
     scoring: str | None = None
     perturbation: str | None = None
+    parser: int = Field(1, description="version of the parser that read the verdicts")
     source: str | None = Field(None, description="hub, folder, sample, …")
     revision: str | None = None
     fingerprint: str | None = Field(None, description="of all rows of the split")
@@ -86,7 +87,10 @@ class Entry(Frozen):
     @property
     def key(self) -> str:
         """The same for the same run, whether its rows are kept or not."""
-        tasks = [f"{name} {task.fingerprint} {task.style}" for name, task in self.tasks.items()]
+        tasks = [
+            f"{name} {task.fingerprint} {task.style} {task.parser}"
+            for name, task in self.tasks.items()
+        ]
         return digest(part.encode() for part in (self.model, self.date, *sorted(tasks)))
 
 

@@ -69,6 +69,12 @@ class TaskResult:
         """Whether every pair was judged in both orders."""
         return bool(self.metadata.get("paired"))
 
+    @property
+    def parser(self) -> int:
+        """The version of the parser that read the verdicts; version 1 was not recorded."""
+        version: int = self.metadata.get("parser", 1)
+        return version
+
     def reported(self, rate: str) -> float | None:
         """A rate as the file reports it; None where it has none."""
         return self.rates[rate].value if rate in self.rates else None

@@ -261,6 +261,7 @@ def model_table(runs: Sequence[Run]) -> Table:
             "style": _stated(results, "style"),
             "scoring": _stated(results, "scoring"),
             "perturbation": _stated(results, "perturbation"),
+            "parser": ", ".join(dict.fromkeys(str(result.parser) for result in results)),
             "file": run.file.name,
             "versions": ", ".join(versions),
         }

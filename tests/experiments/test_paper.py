@@ -74,6 +74,7 @@ def score_of(
         n=4,
         source="hub",
         fingerprint="rows",
+        parser=2,
         results="r.json",
         run=None,
     )
@@ -288,6 +289,12 @@ def test_arms_evaluated_on_different_rows_are_not_compared(fields: dict[str, Any
         score_of(OURS, OOD[0], 0.5, results="new.json", **fields),
     ]
     with pytest.raises(JudgeError, match=r"different rows: 4 \(rows\) in r.json"):
+        compare(scores, list(ARM), TRAIN, OOD)
+
+
+def test_arms_read_by_different_parsers_are_not_compared() -> None:
+    scores = [score_of(BASE, OOD[0], 0.5, parser=1), score_of(OURS, OOD[0], 0.5)]
+    with pytest.raises(JudgeError, match=r"versions of the parser: 1 in r.json, 2 in r.json"):
         compare(scores, list(ARM), TRAIN, OOD)
 
 

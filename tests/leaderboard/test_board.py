@@ -205,6 +205,7 @@ def write_two(folder: Path, **about: Any) -> Path:
             {"perturbation": "swap"},
             "by perturbation: none: one | swap: two",
         ),
+        ("parser", {"parser": 2}, "mtrl_judge_a by parser: version 1: one | version 2: two"),
     ],
 )
 def test_runs_that_differ_are_refused_unless_allowed(
@@ -217,6 +218,14 @@ def test_runs_that_differ_are_refused_unless_allowed(
     done = call("leaderboard", folder, "--allow", kind, "--resamples", 100)
     assert done.exit_code == 0, done.output
     assert message.split(":")[0] in done.stdout
+
+
+def test_a_leaderboard_file_keeps_the_version_of_the_parser(tmp_path: Path) -> None:
+    file = tmp_path / "leaderboard.json"
+    added = call("leaderboard", "add", file, write_two(tmp_path, parser=2), "--resamples", 100)
+    assert added.exit_code == 0, added.output
+    assert [entry.tasks["mtrl_judge_a"].parser for entry in read_file(file).entries] == [1, 2]
+    assert "by parser: version 1: one | version 2: two" in message_of(call("leaderboard", file))
 
 
 def test_other_rows_of_one_split_are_refused_and_not_compared(tmp_path: Path) -> None:

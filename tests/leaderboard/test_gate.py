@@ -84,6 +84,7 @@ def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
         ({"style": "direct"}, "different style: direct, now reasoned", "style"),
         ({"source": "sample"}, "different source: sample data, now real data", "source"),
         ({"perturbation": "swap"}, "different perturbation: swap, now none", "perturbation"),
+        ({"parser": 2}, "different parser: version 2, now version 1", "parser"),
     ],
 )
 def test_what_is_not_comparable_does_not_pass(
