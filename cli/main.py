@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from .gate import app as baseline
 from .gate import gate
 from .leaderboard import app as leaderboard
 from .options import AsJson, DataRoot, Force, OneTask, Seed, comma_separated, use_data_root
+
+if TYPE_CHECKING:
+    from mtrl_judge.judge_tasks.rescore import Rescored
 
 app = typer.Typer(
     name="mtrl-judge",
@@ -165,13 +168,47 @@ def score(
     out: Annotated[
         Path | None, typer.Option(help="Write the verdict and score of each item as JSONL.")
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Print why texts have no verdict, and how the others were read, with examples, "
+            "instead of the metrics.",
+        ),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Score saved outputs again; prints the metrics as one JSON object."""
     from mtrl_judge.common.files import json_text
     from mtrl_judge.judge_tasks.rescore import rescore
 
-    typer.echo(json_text(rescore(task, file, out=out, force=force)))
+    rescored = rescore(task, file, out=out, force=force)
+    typer.echo(readings_text(rescored) if explain else json_text(rescored.metrics))
+
+
+def readings_text(rescored: Rescored) -> str:
+    """How the texts were read: a table of those without a verdict, and one of the others."""
+    from tabulate import tabulate
+
+    n = sum(reading.n for reading in rescored.readings)
+    parts = []
+    for has_verdict, title, reason, found in (
+        (False, "have no verdict", "cause", "found"),
+        (True, "have a verdict", "form", "verdict"),
+    ):
+        readings = [r for r in rescored.readings if r.has_verdict is has_verdict]
+        count = sum(reading.n for reading in readings)
+        parts.append(f"{count:,} of {n:,} texts ({count / max(n, 1):.1%}) {title}")
+        lines = [
+            [*(("", "") if index else (reading.reason, f"{reading.n:,}")), *example]
+            for reading in readings
+            for index, example in enumerate(reading.examples)
+        ]
+        if lines:
+            headers = [reason, "texts", "item", found, "examples, shortened"]
+            parts.append(tabulate(lines, headers=headers, disable_numparse=True))
+    version = rescored.metrics["parser"]
+    return "\n\n".join([*parts, f"Read by version {version} of the parser."])
 
 
 @app.command("eval", context_settings=PASS_ON)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,11 @@ from mtrl_judge.metrics.records import Record
 from .loading import find_task
 from .scoring import Score, score
 from .spec import JudgeTask
+from .verdicts import PARSER_VERSION
+
+EXAMPLES = 3
+_EDGE = 60
+"""Characters of a text's beginning, and of its end, in an example."""
 
 
 class SavedOutput(NamedTuple):
@@ -27,8 +33,38 @@ class SavedOutput(NamedTuple):
     swapped: bool
 
 
-def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> dict[str, Any]:
-    """The metrics of a file of outputs.
+class Example(NamedTuple):
+    """One text of a :class:`Reading`, on one line of printable characters."""
+
+    item_id: str
+    reading: str
+    """The verdict, or what the parser found instead, such as the verdicts of which there are
+    several."""
+    text: str
+    """Its beginning and end."""
+
+
+class Reading(NamedTuple):
+    """Texts that were read in the same way."""
+
+    has_verdict: bool
+    reason: str
+    """The form of the verdict, or why there is none."""
+    n: int
+    examples: Sequence[Example]
+
+
+class Rescored(NamedTuple):
+    """A file of outputs, scored again."""
+
+    metrics: dict[str, Any]
+    """With the task and the version of the parser."""
+    readings: Sequence[Reading]
+    """Texts without a verdict first, then the most frequent reason."""
+
+
+def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> Rescored:
+    """Score a file of outputs, and say how the texts were read.
 
     Args:
         name: of the task, or the path of its YAML.
@@ -54,9 +90,38 @@ def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> dict[str
         for output, scored in zip(outputs, scores, strict=True)
     ]
     try:
-        return {"task": task.task, **task.summarize(records)}
+        summary = task.summarize(records)
     except ValueError as error:
         raise DataError(f"{file}: {error}") from None
+    metrics = {"task": task.task, "parser": PARSER_VERSION, **summary}
+    return Rescored(metrics, _readings(outputs, scores))
+
+
+def _readings(outputs: Sequence[SavedOutput], scores: Sequence[Score]) -> list[Reading]:
+    groups: defaultdict[tuple[bool, str], list[Example]] = defaultdict(list)
+    counts: Counter[tuple[bool, str]] = Counter()
+    for output, scored in zip(outputs, scores, strict=True):
+        value, _, reason = scored.verdict
+        # What follows a colon belongs to one text: "several verdicts: No, Yes".
+        name, _, detail = (reason or "verdict").partition(":")
+        key = (value is not None, name)
+        counts[key] += 1
+        if len(groups[key]) < EXAMPLES:
+            example = Example(output.item_id, value or detail, output.text)
+            groups[key].append(Example(*map(_excerpt, example)))
+    order = sorted(counts, key=lambda key: (key[0], -counts[key], key[1]))
+    return [Reading(*key, counts[key], groups[key]) for key in order]
+
+
+def _excerpt(text: str) -> str:
+    """The beginning and the end of a text on one line, as plain text.
+
+    Judges write a verdict first or last. Control characters would act on the terminal.
+    """
+    if len(text) > 4 * _EDGE:
+        text = f"{text[: 2 * _EDGE]} {text[-2 * _EDGE :]}"
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 2 * _EDGE else f"{line[:_EDGE]} … {line[-_EDGE:]}"
 
 
 def _line(output: SavedOutput, scored: Score) -> str:

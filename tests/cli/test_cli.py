@@ -17,6 +17,7 @@ from support.tasks import write_split, write_yaml
 import mtrl_judge
 from mtrl_judge.cli.main import main
 from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 
 
 def fails(
@@ -116,6 +117,7 @@ def test_score_reads_plain_rows_and_writes_verdicts(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = call("score", "--task", "mtrl_judge_seetrue", file, "--out", out)
     metrics = json.loads(result.stdout)
+    assert metrics["parser"] == PARSER_VERSION
     assert metrics["n"] == 3
     assert metrics["n_unlabeled"] == 1
     assert metrics["accuracy"] == pytest.approx(1 / 3)
@@ -125,6 +127,27 @@ def test_score_reads_plain_rows_and_writes_verdicts(
     assert [row["score"] for row in written] == [1.0, 0.0, 0.0, None]
     again = ("score", "--task", "mtrl_judge_seetrue", file, "--out", out)
     assert "already exists" in fails(capsys, monkeypatch, *again)
+
+
+def test_score_explains_how_texts_were_read(tmp_path: Path) -> None:
+    texts = [*["Yes."] * 12, *["The answer is Yes. The answer is No."] * 5]
+    texts += ["hard \x1b[31mto\u202e say\n" + "and long " * 1000 + "until here", ""]
+    file = tmp_path / "in.jsonl"
+    rows = [{"item_id": n, "label": "No", "text": text} for n, text in enumerate(texts)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = call("score", "--task", "mtrl_judge_seetrue", file, "--explain").stdout
+    assert "7 of 19 texts (36.8%) have no verdict" in shown
+    assert "12 of 19 texts (63.2%) have a verdict" in shown
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    several = next(n for n, line in enumerate(lines) if line.startswith("several verdicts 5 12"))
+    assert lines[several].endswith("No, Yes The answer is Yes. The answer is No.")
+    assert lines[several + 1].startswith("13 ")
+    assert lines[several + 2].startswith("14 ")
+    assert not any(line.startswith("15 ") for line in lines)  # three examples are enough
+    (long,) = (line for line in lines if "hard [31mto say and long" in line)
+    assert long.endswith("until here")
+    assert len(max(shown.splitlines(), key=len)) < 200
+    assert all(character.isprintable() for character in shown.replace("\n", ""))
 
 
 @pytest.mark.parametrize(

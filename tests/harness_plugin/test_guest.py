@@ -18,6 +18,7 @@ from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.rescore import rescore
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
 pytestmark = pytest.mark.slow
@@ -64,7 +65,7 @@ def test_samples_hold_all_that_is_needed_to_compute_the_results_again(run: Run) 
         rows = run.samples(name)
         assert len(rows) == 6
         assert all(keys <= row.keys() and row["null"] == (row["verdict"] is None) for row in rows)
-        again = rescore(name, run.samples_file(name), out=None, force=False)
+        again = rescore(name, run.samples_file(name), out=None, force=False).metrics
         reported = run.results["results"][name]
         task = find_task(name)
         for metric in task.kind.metrics(task.judge.verdicts, task.paired):
@@ -76,7 +77,7 @@ def test_results_say_from_what_they_came(run: Run, data_root: Path) -> None:
         judge = run.results["configs"][name]["metadata"]["judge"]
         record = load_rows(find_task(name), "test", data_root).record
         assert {key: judge[key] for key in record} == json.loads(json.dumps(record))
-        assert judge["style"] == "reasoned"
+        assert (judge["style"], judge["parser"]) == ("reasoned", PARSER_VERSION)
         assert judge["card"]["license"]
     assert run.results["configs"]["mtrl_judge_agin_nat"]["metadata"]["judge"]["threshold"] == 2.0
     assert run.results["configs"]["mtrl_judge_seetrue"]["metadata"]["judge"]["unlabeled"] == 1
@@ -315,9 +316,8 @@ def test_the_short_front_judges_a_users_task_beside_faulty_ones(
         assert row["calibrated"]
         assert row["probabilities"].keys() == {"Absolutely", ODD_VERDICT}
         assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
-    again = rescore(
-        str(their_tasks / "their_task.yaml"), run.samples_file("their_task"), out=None, force=False
-    )
+    their_task, samples = str(their_tasks / "their_task.yaml"), run.samples_file("their_task")
+    again = rescore(their_task, samples, out=None, force=False).metrics
     reported = run.results["results"]["their_task"]
     assert reported["macro_f1,none"] == pytest.approx(again["macro_f1"])
     assert again["null_rate"] == 0.0
