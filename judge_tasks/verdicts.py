@@ -30,7 +30,7 @@ from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
 
 __all__ = ["PARSER_VERSION", "PART_LIMIT", "Verdict", "parse_verdict"]
 
-PARSER_VERSION = 2
+PARSER_VERSION = 1
 
 _MAX_BLOCKS = 32
 _LINE_LIMIT = 240
