@@ -80,7 +80,8 @@ def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
             text = gold_answer(verdict, style)
             scored = score(labeled, text)
             if scored.correct != 1.0:
-                why = scored.verdict.reason or f"read as {scored.verdict.value!r}"
+                read = scored.verdict.value
+                why = scored.verdict.reason if read is None else f"read as {read!r}"
                 yield (
                     f"judge.verdicts: the {style} gold answer {text!r} does not score 1.0 ({why}); "
                     "choose verdicts that are distinguishable in text"

@@ -102,7 +102,7 @@ class Kind(ABC):
 
     def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
         """The verdict of a judge's output; see :func:`~..verdicts.parse_verdict`."""
-        return parse_verdict(text, verdicts)
+        return parse_verdict(text, verdicts, ratings=False if self.compares else None)
 
     def correctness(self, verdict: str | None, label: str) -> float:
         """How right a verdict is, from 0 to 1; no verdict is wrong."""

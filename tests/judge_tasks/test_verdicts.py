@@ -9,6 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mtrl_judge.judge_tasks.answer_text import PART_LIMIT
+from mtrl_judge.judge_tasks.verdict_forms import FORMS
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 
 # The same examples in every run, and no limit of time that a busy machine could break.
@@ -115,8 +116,10 @@ READ = [
     ("Verdict: Unsafe (violence)", SAFE, "unsafe"),
     ("Label: unsafe", SAFE, "unsafe"),
     ("Score: 8", RATING, "8"),
+    ("Score: 8/10", RATING, "8"),
     ("Rating: 10.", RATING, "10"),
     ("[[A]]", LETTERS, "A"),
+    ("[[A>B]]", LETTERS, "A"),
     ("Both are fine but the hat differs, so [[B]].", LETTERS, "B"),
     ("My verdict is [[Tie]]", WITH_TIE, "Tie"),
     (r"\boxed{2}", ONE_TWO, "2"),
@@ -211,7 +214,6 @@ NOT_READ = [
     ("Yes, but actually no.", YES_NO, "several verdicts: No, Yes"),
     ("Yes. A knife is there.\n\n[[No]]", YES_NO, "several verdicts: No, Yes"),
     ("[[A]] [[B]]", LETTERS, "several verdicts: A, B"),
-    ("[[A>B]]", LETTERS, "several verdicts: A, B"),
     ("Answer: A or B", LETTERS, "several verdicts: A, B"),
     ("Answer: A, B", LETTERS, "several verdicts: A, B"),
     ('{"verdict": "Yes", "verdict": "No"}', YES_NO, "several verdicts: No, Yes"),
@@ -274,7 +276,7 @@ NOT_READ = [
     ("1. The first image is sharp.", ONE_TWO, "no verdict found"),
     ("Answer:\n1. The first image is sharp.\n2. The second is not.", ONE_TWO, None),
     ("Answer: 2 dogs", ONE_TWO, "no verdict found"),
-    ("Score: 8/10", RATING, "no verdict found"),
+    ("Score: 8/5", RATING, "no verdict found"),
     ("Image 1, which shows a dog, is blurry.", ONE_TWO, "no verdict found"),
     ("Image 2 is worse", ONE_TWO, "no verdict found"),
     ("I don't think image 2 is better", ONE_TWO, "no verdict found"),
@@ -282,7 +284,7 @@ NOT_READ = [
     ("Image 1 is better, but only in light.", ONE_TWO, "no verdict found"),
     ("Image 1 is better. Image 2 is better.", ONE_TWO, "several verdicts: 1, 2"),
     ("Is image 2 better?", ONE_TWO, "no verdict found"),
-    ("Neither image is better", ONE_TWO, "no verdict found"),
+    ("Neither image is better", ONE_TWO, "a tie, which is not a verdict"),
     ("Image 2 is better", ("1", "2", "3"), None),
     ("First, I look at the dog.", LETTERS, "no verdict found"),
     ("这是一张图片", CHINESE, "no verdict found"),
@@ -297,7 +299,8 @@ def _name(case: tuple[str, Sequence[str], str | None]) -> str:
 def test_reads_what_judges_write(case: tuple[str, Sequence[str], str]) -> None:
     text, verdicts, expected = case
     verdict = parse_verdict(text, verdicts)
-    assert (verdict.value, verdict.reason) == (expected, None)
+    assert verdict.value == expected
+    assert verdict.reason in {form.name for form in FORMS}
 
 
 @pytest.mark.parametrize("case", NOT_READ, ids=_name)
@@ -377,7 +380,7 @@ def test_any_text_gives_a_verdict_of_the_task_or_a_reason(
 ) -> None:
     verdict = parse_verdict(text, verdicts)
     assert verdict.value is None or verdict.value in verdicts
-    assert (verdict.value is None) == bool(verdict.reason)
+    assert verdict.reason
     assert verdict == parse_verdict(text, list(verdicts))
 
 
@@ -388,7 +391,7 @@ def test_every_gold_answer_in_form_is_read(
 ) -> None:
     gold = data.draw(st.sampled_from(verdicts))
     text = f"<think>{reasoning}</think>\n<answer>{gold}</answer>"
-    assert parse_verdict(text, verdicts) == (gold, True, None)
+    assert parse_verdict(text, verdicts)[:2] == (gold, True)
 
 
 @exactly
@@ -426,7 +429,7 @@ def test_two_different_answers_are_no_verdict(verdicts: Sequence[str], data: st.
         f'\\boxed{{{one}}} and {{"verdict": "{other}"}}',
         f"{one}\n{other}",
         f"{one} or {other}",
-        f"{one}/{other}",
+        *([] if verdicts == RATING else [f"{one}/{other}"]),  # "1/10" is a rating with its scale
         f"{one}\n\nFinal answer: {other}",
     ):
         assert parse_verdict(text, verdicts).value is None, text

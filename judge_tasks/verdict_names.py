@@ -1,0 +1,214 @@
+"""How a task's verdicts can be named in a judge's text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from .answer_text import fold
+
+TIE = "(a tie)"
+"""Stands for a tie where no verdict means one."""
+
+NOUN = (
+    r"(?:image|picture|photo|option|choice|response|answer|output|assistant|model|candidate|"
+    r"caption|video|system|result|description|generation|edit)"
+)
+_WORK = r"(?:version|attempt|rendering|interpretation|depiction|representation|work|reasoning)"
+_MADE = r"(?:(?:edited|generated|generated image|output|candidate) )?"
+_PAIRS = (("1", "2"), ("a", "b"), ("first", "second"), ("left", "right"))
+_ORDINALS = (("first", "second"), ("left", "right"))
+_CANDIDATE = re.compile(rf"(?:{NOUN}[ _-]?)?(\d+|[a-z]|first|second|left|right)")
+_TIE_VERDICT = re.compile(
+    r"0|tie|tied|a tie|draw|equal|equally good|same|neither|both(?: .{1,20})?|"
+    r"(\w)=(?!\1)\w(?:=.{1,20})?"
+)
+_LEVELS = re.compile(
+    r"(?:(?:very|extremely|below|above|slightly|somewhat|highly) )?(?:poor|bad|terrible|awful|"
+    r"weak|low|average|fair|medium|moderate|mediocre|neutral|ok|okay|acceptable|adequate|decent|good|great|"
+    r"high|strong|excellent|outstanding|perfect|unacceptable|inferior|superior)"
+)
+# What may precede a verdict without belonging to it: white space, quotes, list marks, arrows.
+LEFT = r"[\s\"'()\[\]{}#|$\\:=•·▪]|-{1,8}>?\s|→"
+SYMBOLS = "\u2190-\u2bff\ufe0f\U0001f000-\U0001faff"
+EDGE = re.compile(rf"(?:{LEFT})*+")
+_RIGHT_STRIP = " \n\"'()[]{}|$\\.,;:!"
+_TRAILING_SYMBOLS = re.compile(rf"\s?[{SYMBOLS}]{{1,4}}$")
+_PHRASE_LIMIT = 40
+
+
+class Mention(NamedTuple):
+    value: str
+    start: int
+    end: int
+    topical: bool  # a token or a candidate's name: a sentence may begin with it and not choose it
+    token: bool  # a letter or number: also an article, a count or the mark of a list
+
+
+class Names:
+    """The names of the verdicts of one task.
+
+    Attributes:
+        spelled: the folded form of every verdict, and the verdict.
+        candidates: where the verdicts name two candidates, the verdict for each one's token.
+        ratings: whether the verdicts are ratings.
+        tie: what a tie stands for: the verdict that means one, or :data:`TIE`.
+    """
+
+    def __init__(self, verdicts: Sequence[str], ratings: bool | None) -> None:
+        self.spelled = _spelled(verdicts)
+        forms = list(self.spelled)
+        self.ratings = _are_ratings(forms) if ratings is None else ratings
+        self.candidates = {} if self.ratings else _candidates(self.spelled)
+        self.ties = {self.spelled[form] for form in forms if _TIE_VERDICT.fullmatch(form)}
+        self.tie = next(iter(self.ties)) if len(self.ties) == 1 else TIE
+        self.reads_ratings = self.ratings or not (
+            self.candidates or any(form.isdecimal() for form in forms)
+        )
+        self._whole = dict(self.spelled)
+        if self.candidates:
+            for pair in _ORDINALS:
+                for word, value in zip(pair, self.candidates.values(), strict=True):
+                    self._whole |= dict.fromkeys((word, f"the {word}", f"{word} one"), value)
+        self._longest = max(map(len, [*self._whole, *forms])) + _PHRASE_LIMIT
+        self._mention = re.compile(self._pattern(forms))
+
+    def _pattern(self, forms: Sequence[str]) -> str:
+        """Longest form first, never inside a word, a compound or a number.
+
+        What may not precede a form is looked up after its first character: a pattern that begins
+        with plain characters is searched for several times faster.
+        """
+        scale = max((int(form) for form in forms if form.isdecimal()), default=0)
+        alternatives = []
+        if self.candidates:
+            token = "|".join(self.candidates)
+            owned = rf"(?:'s (?:\w{{1,20}} ){{0,2}}?(?:{NOUN}|{_WORK}))?"
+            mark = rf"(?:[ _-]?(?:#|\(|\"|no\.? )?)(?P<token>{token})(?:\)|\")?"
+            operator = r"\s?(?:>{1,3}|<{1,3}|={1,2}|≫|≪)\s?"
+            left, right = (
+                rf"['\"]?(?:{NOUN}[ -]?)?(?P<{side}>{token})['\"]?" for side in ("left", "right")
+            )
+            alternatives += [
+                rf"(?P<comparison>(?<![^\W_]){left}{operator}{right}(?![^\W_])(?!\s?[>=<]))",
+                rf"(?P<named>(?<![^\W_])(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})",
+                r"(?P<ordinal>(?<![^\W_])(?:the )?(?:first|second|left|right) "
+                rf"{_MADE}(?:{NOUN}|one)|the (?:first|second)(?![\s-][^\W_]))",
+            ]
+            forms = [*forms, *(t for t in self.candidates if t not in self.spelled)]
+        for form in sorted(forms, key=len, reverse=True):
+            first, rest = re.escape(form[0]), re.escape(form[1:])
+            before, after = rf"(?<![^\W_]{first})(?<![^\W_][-']{first})", ""
+            if form.isdecimal():
+                before += rf"(?<!\d[.,:/]{first})(?<![-+.$€£]{first})"
+                number = r"(?![.,:/]\d)(?!\s?[%°/])(?! out of \d)"
+                after = number
+                if self.ratings and scale:
+                    after = (
+                        rf"(?:\.0{{1,2}}(?!\d))?(?:(?:\s?/\s?| out of ){scale}(?:\.0)?)?{number}"
+                    )
+            alternatives.append(f"{first}{before}{rest}{after}")
+        return rf"(?:{'|'.join(alternatives)})(?![^\W_])(?![-'][^\W_])"
+
+    def mentions(self, text: str) -> Iterator[Mention]:
+        return (self._as_mention(match) for match in self._mention.finditer(text))
+
+    def mention_at(self, text: str, start: int) -> Mention | None:
+        match = self._mention.match(text, start)
+        return self._as_mention(match) if match else None
+
+    def _as_mention(self, match: re.Match[str]) -> Mention:
+        start, end, text, kind = *match.span(), match[0], match.lastgroup
+        if kind == "comparison":
+            return Mention(self._preferred(match), start, end, False, False)
+        if kind == "ordinal":
+            one, other = self.candidates.values()
+            value = one if "first" in text or "left" in text else other
+            return Mention(value, start, end, True, False)
+        if kind == "named":
+            return Mention(self.candidates[match["token"]], start, end, True, False)
+        value = self.spelled.get(text) or self.candidates.get(text) or self.spelled[_number(text)]
+        token = (len(text) == 1 and text.isalnum() and text.isascii()) or text[0].isdecimal()
+        topical = token or (value in self.candidates.values() and ">" not in text)
+        return Mention(value, start, end, topical, token)
+
+    def _preferred(self, match: re.Match[str]) -> str:
+        """What "A>B", "B<A" or "A=B" stands for."""
+        left, right = match["left"], match["right"]
+        if left == right:
+            return TIE
+        if "=" in match[0]:
+            return self.tie
+        return self.candidates[right if "<" in match[0] or "≪" in match[0] else left]
+
+    def whole(self, text: str) -> str | None:
+        """The verdict that the text is, but for punctuation around it."""
+        text = text.strip()
+        if len(text) > self._longest:
+            return None
+        if text in self._whole:
+            return self._whole[text]
+        edge = EDGE.match(text)
+        bare = text[edge.end() if edge else 0 :].rstrip(_RIGHT_STRIP)
+        for form in (bare, _TRAILING_SYMBOLS.sub("", bare).rstrip(_RIGHT_STRIP)):
+            if form in self._whole:
+                return self._whole[form]
+            if form and (match := self._mention.fullmatch(form)):
+                return self._as_mention(match).value
+        if match := self._mention.fullmatch(text):
+            return self._as_mention(match).value
+        return None
+
+
+def _number(text: str) -> str:
+    return re.match(r"\d+", text)[0]  # type: ignore[index]
+
+
+def _spelled(verdicts: Sequence[str]) -> dict[str, str]:
+    spelled: dict[str, str] = {}
+    for verdict in verdicts:
+        form = fold(verdict)
+        if not form or form in spelled:
+            other = f"the same text as {spelled[form]!r}" if form else "empty"
+            raise ValueError(
+                f"verdicts: {verdict!r} is {other} once case, emphasis and Unicode form are set "
+                "aside; each verdict needs distinct letters, digits or signs"
+            )
+        spelled[form] = verdict
+    if not spelled:
+        raise ValueError("verdicts: the list is empty; a task needs at least one verdict")
+    return spelled
+
+
+def _are_ratings(forms: Sequence[str]) -> bool:
+    """At least three consecutive integers in order, or at least three named levels."""
+    if len(forms) < 3:
+        return False
+    if all(form.isdecimal() and form.isascii() and len(form) < 10 for form in forms):
+        numbers = list(map(int, forms))
+        steps = {after - before for before, after in pairwise(numbers)}
+        return steps in ({1}, {-1})
+    return all(map(_LEVELS.fullmatch, forms))
+
+
+def _candidates(spelled: dict[str, str]) -> dict[str, str]:
+    """The tokens of the two candidates, if the verdicts name exactly two."""
+    for one, other in _PAIRS[:2]:
+        if f"{one}>{other}" in spelled and f"{other}>{one}" in spelled:
+            if any(">>" in form for form in spelled):
+                return {}
+            return {one: spelled[f"{one}>{other}"], other: spelled[f"{other}>{one}"]}
+    named = {m[1]: v for form, v in spelled.items() if (m := _CANDIDATE.fullmatch(form))}
+    named.pop("0", None)
+    for pair in _PAIRS:
+        if sorted(named) == sorted(pair):
+            return {token: named[token] for token in pair}
+    return {}
+
+
+@lru_cache(maxsize=256)
+def names_of(verdicts: tuple[str, ...], ratings: bool | None) -> Names:
+    return Names(verdicts, ratings)
