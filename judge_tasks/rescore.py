@@ -103,7 +103,7 @@ def _readings(outputs: Sequence[SavedOutput], scores: Sequence[Score]) -> list[R
     for output, scored in zip(outputs, scores, strict=True):
         value, _, reason = scored.verdict
         # What follows a colon belongs to one text: "several verdicts: No, Yes".
-        name, _, detail = (reason or "verdict").partition(":")
+        name, _, detail = reason.partition(":")
         key = (value is not None, name)
         counts[key] += 1
         if len(groups[key]) < EXAMPLES:

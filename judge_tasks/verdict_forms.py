@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .verdict_names import EDGE, LEFT, NOUN, SYMBOLS, Mention, Names
+from .verdict_names import EDGE, LEFT, NOUN, OTHER, SYMBOLS, Mention, Names
 
 Claims = Iterable["Claim"]
 _LINE_LIMIT = 240
@@ -189,6 +189,11 @@ _TIE_CONTENT = re.compile(
     rf"(?:{LEFT}){{0,4}}+(?:0|a tie|tie|draw|none|neither|both|equal|equally good|tied)"
     rf"(?: (?:{NOUN})s?| of them)?[\"')\]]{{0,3}}(?:\Z|\n|[.,:;]| ?\(| analysis\b)"
 )
+# "Better image: 3": the judge answered, but chose none of the candidates.
+_NO_CHOICE = re.compile(
+    rf"(?:{LEFT}){{0,4}}+(?:-?\d|n/a|not (?:applicable|clear|sure)|unclear|unknown|undecided|"
+    rf"(?:i )?(?:cannot|can't|could not|am unable)\b|no {NOUN}\b|neither\b|none\b)"
+)
 _JUDGED = (
     r"verdict|answer|judge?ment|decision|choice|conclusion|preference|classification|prediction|"
     r"winner|ruling|antwort|réponse|respuesta|resposta|risposta|ответ"
@@ -288,7 +293,7 @@ def _enclosed(pattern: re.Pattern[str], needs: str) -> Callable[[Part, Names], C
 
 def _fields(part: Part, names: Names) -> Claims:
     text = part.text
-    contents: dict[tuple[str, bool], None] = {}
+    contents: dict[tuple[str, bool, bool], None] = {}
     rates = names.reads_ratings
     pattern, header = _CUE[rates], _HEADER[rates]
     for begin in _CUE_START.finditer(text):
@@ -300,9 +305,13 @@ def _fields(part: Part, names: Names) -> Claims:
         if not cue and _HEADER_START.search(before):
             cue = header.match(text, start)
         if cue and not _OTHER_FIELD.search(before) and not _is_doubted(text, start):
-            contents[_clip(text, cue.end()), "\n" not in cue[0]] = None
-    for content, same_line in contents:
-        yield from _content(content, names, same_line)
+            better = cue[0].startswith(("better", "best", "preferred", "chosen", "selected"))
+            contents[_clip(text, cue.end()), "\n" not in cue[0], better] = None
+    for content, same_line, better in contents:
+        claims = _content(content, names, same_line)
+        yield from claims
+        if better and not claims and names.candidates and _NO_CHOICE.match(content):
+            yield Claim(OTHER)
 
 
 def _is_doubted(text: str, end: int) -> bool:

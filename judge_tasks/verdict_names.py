@@ -12,6 +12,8 @@ from .answer_text import fold
 
 TIE = "(a tie)"
 """Stands for a tie where no verdict means one."""
+OTHER = "(another answer)"
+"""Stands for a choice that is none of the verdicts."""
 
 NOUN = (
     r"(?:image|picture|photo|option|choice|response|answer|output|assistant|model|candidate|"

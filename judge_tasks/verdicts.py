@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
 from .verdict_forms import LEVELS, Claim, echoed, prepare
-from .verdict_names import TIE, Names, names_of
+from .verdict_names import OTHER, TIE, Names, names_of
 
 __all__ = ["PARSER_VERSION", "PART_LIMIT", "Verdict", "parse_verdict"]
 
@@ -28,6 +28,10 @@ PARSER_VERSION = 2
 
 _FAILED = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED")
 _MAX_BLOCKS = 32
+_NOT_VERDICTS = {
+    TIE: "a tie, which is not a verdict",
+    OTHER: "an answer that is not a verdict",
+}
 
 
 class Verdict(NamedTuple):
@@ -118,7 +122,7 @@ def _resolve(found: Sequence[_Found], part: str, names: Names) -> tuple[str | No
         values.discard(TIE)
     if len(values) == 1 and not values & denials.keys():
         value = values.pop()
-        return (None, "a tie, which is not a verdict") if value == TIE else (value, found[0].form)
+        return (None, _NOT_VERDICTS[value]) if value in _NOT_VERDICTS else (value, found[0].form)
     if len(values) > 1:
         return None, _several(values)
     if denials:

@@ -297,6 +297,10 @@ READ = [
 ]
 
 NOT_READ = [
+    # a choice that is none of the candidates, whatever is said after it
+    ("Better image: 3\nAnalysis: image 2 is better.", ONE_TWO),
+    ("Better image: not applicable\nImage 2 is better.", ONE_TWO),
+    ("Better image: 3\nAnalysis: image 2 is better.", ONE_TWO_TIE),
     ("The hat is red, not blue. I am not sure that the answer is B.", LETTERS),
     ("Image A", IMAGES),
     ("Confidence: 1", ONE_TWO),
