@@ -26,7 +26,24 @@ BOTH_BAD = ("Image 1", "Image 2", "both good", "both bad")
 NESTED = ("safe", "not safe", "not sure")
 CHINESE = ("是", "否")
 SPANISH = ("Sí", "No")
-TASKS = [YES_NO, SAFE, ONE_TWO, LETTERS, IMAGES, WITH_TIE, RATING, BOTH_BAD, NESTED, CHINESE]
+COMPARED = ("A>B", "B>A", "A=B=Good", "A=B=Bad")
+WITH_ZERO = ("1", "2", "0")
+LEVELS = ("Very Poor", "Poor", "Good", "Very Good")
+TASKS = [
+    COMPARED,
+    WITH_ZERO,
+    LEVELS,
+    YES_NO,
+    SAFE,
+    ONE_TWO,
+    LETTERS,
+    IMAGES,
+    WITH_TIE,
+    RATING,
+    BOTH_BAD,
+    NESTED,
+    CHINESE,
+]
 
 READ = [
     # the required structure, and what becomes of it
@@ -364,6 +381,9 @@ PIECES = st.sampled_from(
         *("<think>", "</think>", "<answer>", "</answer>", "[[", "]]", "\\boxed{", "}", "{"),
         *('"verdict"', ":", "answer is ", "Final verdict: ", "not ", "Image 2", " is better"),
         *("Yes", "No", "safe", "unsafe", "A", "B", "1", "2", "是", "**", "\n", " ", ".", ","),
+        *("better image: ", "analysis of choice: ", "Rating of ", "/10", "7.0", "0", ">", "="),
+        *("[[A>B]]", "1. A: [[A>B]]\n", " making it the better one", "both are equally good"),
+        *("[RESULT] ", '{"score": [7]}', "overall, ", "'s image", "model a", "the first image"),
         *("\u0301", "\u200b", "\ud800"),
     ]
 )
@@ -481,6 +501,8 @@ HOSTILE = [
         "(",
         "1.",
     ),
+    *("[[A>B]] ", "better image: 1 analysis: ", "making it the better ", "rating of ", "I rate a "),
+    *("1. A: [[A>B]]\n", "the first image's best ", "we a think ", "A > ", "both are equal. "),
     *("\\text{", "<|", "<b>", "\u200b", "是", "😀", "\\", '\\"', "[", "A B ", "1, 2, ", "x"),
 ]
 
