@@ -40,10 +40,13 @@ class Claim(NamedTuple):
 
 # --- where a verdict begins and ends -----------------------------------------------------------
 
+_THEREFORE = (
+    r"so|thus|hence|therefore|overall|finally|ultimately|in (?:conclusion|summary|short|the end)|"
+    r"to (?:conclude|sum up)"
+)
 # Words that open a statement and do not change it.
 _OPENER = (
-    r"(?:so|thus|hence|therefore|overall|then|well|ok|okay|sure|certainly|actually|finally|"
-    r"ultimately|conclusion|in (?:conclusion|summary|short)|to conclude|"
+    rf"(?:{_THEREFORE}|then|well|ok|okay|sure|certainly|actually|conclusion|"
     r"clearly|definitely|simply|probably|likely|a (?:clear|definite|firm|resounding)|option|choice|"
     r"i(?:'d| would)? (?:say|answer))[\s,:]+"
 )
@@ -368,6 +371,8 @@ def _json_fields(text: str, names: Names) -> tuple[str, list[str]]:
     except (ValueError, RecursionError, TypeError):
         loose = _JSON_FIELD[names.reads_ratings].finditer(text)
         return text, [next(g for g in match.groups() if g is not None) for match in loose]
+    if not fields:
+        return text, []
     return text[:start] + text[end:], [field for field in fields if isinstance(field, str)]
 
 
@@ -440,12 +445,12 @@ _SUBJECT = (
 )
 _COPULA = (
     r"(?:'s| is| are| looks| appears| seems| should be| must be| can be)"
-    r"(?: (?:to be|considered|classified as|rated|rated as|judged|deemed|labell?ed|labell?ed as))?"
+    r"(?: (?:to be|considered|classified as|rated(?: as)?|judged|deemed|labell?ed(?: as)?))?"
 )
 _DEGREE = r"(?: (?:a|an|clearly|definitely|completely|fully|overall|therefore|thus|quite|very))"
 _PREAMBLE = (
-    r"(?:(?:so|thus|hence|therefore|overall|finally|ultimately|clearly|yes|no|and|but|because|however|yet|"
-    r"in (?:conclusion|summary|short|general|my opinion)|which means|that|as a result|consequently|"
+    rf"(?:(?:{_THEREFORE}|clearly|yes|no|and|but|because|however|yet|in (?:general|my opinion)|"
+    r"which means|that|as a result|consequently|"
     r"(?:i|we)(?:'d| would)? (?:think|believe|conclude|say|judge|find|feel|prefer)),? )*+"
 )
 _STATEMENT = re.compile(rf"{_PREAMBLE}{_SUBJECT}{_COPULA}{_DEGREE}{{0,2}} ")
@@ -502,10 +507,7 @@ _TIE_WORDS = re.compile(
     r"\bare (?:both )?(?:about |roughly |almost )?equally (?:good|bad|poor|strong|well)\b"
 )
 # The conclusion of a text, which contradicts any other choice.
-_CONCLUSION = re.compile(
-    r"(?:overall|therefore|thus|hence|so|in (?:conclusion|summary|short)|to (?:conclude|sum up)|"
-    r"ultimately|finally|in the end)\b"
-)
+_CONCLUSION = re.compile(rf"(?:{_THEREFORE})\b")
 
 
 def _prose(text: str, names: Names) -> list[Claim]:

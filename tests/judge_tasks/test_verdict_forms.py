@@ -40,6 +40,7 @@ STRENGTHS = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
 SAFE = ("safe", "unsafe")
 
 READ = [
+    ('{"analysis": "fine"}\nImage 2 is better.', ONE_TWO, "2"),
     ("The hat is not red, so the answer is B.", LETTERS, "B"),
     ("IMAGE-1", ONE_TWO, "1"),
     ("Image1", ONE_TWO, "1"),
