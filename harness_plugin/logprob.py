@@ -25,7 +25,6 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.models.temperature import Floats, fit_temperature, probabilities
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class LogprobScorer:
         self._verdicts, self._batch_size = verdicts, batch_size
         uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, 1.0, False)
         for verdict in verdicts:
-            if parse_verdict(format_answer(verdict, uniform), verdicts).value != verdict:
+            if task.kind.read(format_answer(verdict, uniform), verdicts).value != verdict:
                 raise JudgeError(
                     f"{task.path}: judge.verdicts: {verdict!r} cannot be read back from an answer; "
                     "expected a verdict without tags"
