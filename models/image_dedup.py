@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from mtrl_judge.common.attributes import replaced_attribute
+
 from .packing import MROPE, PLAIN, join_images, same_images, split_images, unique
 
 # The processor's fields with one entry per image.
@@ -40,11 +42,8 @@ def deduplicate_images(model: Any) -> Iterator[None]:
         given = {name: value for name, value in bound.arguments.items() if value is not None}
         return _distinct_features(stock, given, rest)
 
-    base.get_image_features = get_image_features
-    try:
+    with replaced_attribute(base, "get_image_features", get_image_features):
         yield
-    finally:
-        del base.get_image_features
 
 
 def _distinct_features(stock: Any, given: dict[str, Any], rest: Mapping[str, Any]) -> Any:

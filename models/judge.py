@@ -110,7 +110,13 @@ class Judge:
             self._system_messages.append({"role": "system", "content": content})
 
     def judge(
-        self, rows: Sequence[JudgeRow], style: Style, *, batch_size: int, max_new_tokens: int
+        self,
+        rows: Sequence[JudgeRow],
+        style: Style,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        keep_pairs: bool = True,
     ) -> list[str]:
         """Answer rows greedily; answers are in the order of the rows.
 
@@ -122,11 +128,12 @@ class Judge:
             style: "reasoned" or "direct".
             batch_size: prompts generated together.
             max_new_tokens: where an answer is truncated.
+            keep_pairs: as for :meth:`batches`.
         """
         prompts = (self.prompt(render_messages(row, style), row.images) for row in rows)
         texts: dict[int, str] = {}
         with _evaluation_mode(self.model):
-            for batch in self.batches(prompts, batch_size):
+            for batch in self.batches(prompts, batch_size, keep_pairs=keep_pairs):
                 answers = self.generate(
                     batch, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
                 )
@@ -187,18 +194,26 @@ class Judge:
         )
         return inputs
 
-    def batches(self, prompts: Iterable[Prompt], batch_size: int) -> Iterator[Batch]:
+    def batches(
+        self, prompts: Iterable[Prompt], batch_size: int, *, keep_pairs: bool = True
+    ) -> Iterator[Batch]:
         """Sort prompts by length within a window and cut them into batches, lazily.
 
-        The longest come first, so a lack of memory shows in the first batch. A batch is one prompt
-        shorter where that keeps two prompts with the same images together, such as the two orders
-        of a pair, because equal images of a batch pass the vision tower once.
+        The longest come first, so a lack of memory shows in the first batch.
+
+        Args:
+            keep_pairs: a batch is one prompt shorter where that keeps two prompts with the same
+                images together, such as the two orders of a pair, because equal images of a batch
+                pass the vision tower once. Otherwise the number of batches depends on the number
+                of prompts alone.
         """
         numbered = enumerate(prompts)
         while window := list(islice(numbered, WINDOW)):
             window.sort(key=lambda item: -item[1].length)
             while window:
-                size = _batch_size([prompt for _, prompt in window[: batch_size + 1]], batch_size)
+                size = batch_size
+                if keep_pairs:
+                    size = _batch_size([prompt for _, prompt in window[: size + 1]], size)
                 indices, batch = zip(*window[:size], strict=True)
                 yield Batch(indices, batch, self.inputs(batch))
                 del window[:size]

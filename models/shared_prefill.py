@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
+from mtrl_judge.common.attributes import replaced_attribute
+
 from .image_dedup import deduplicate_images
 from .packing import MROPE, TEXT_FIELDS, join_images, prefixes_of, unique_prefixes
 
@@ -56,11 +58,8 @@ def share_prefill(
         prefilled = _prefill(model, inputs, image_counts, max_new_tokens)
         return stock(generation_config=generation_config, **prefilled)
 
-    model.generate = generate
-    try:
+    with replaced_attribute(model, "generate", generate):
         yield
-    finally:
-        del model.generate
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
@@ -87,11 +86,13 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
 def _prefill(
     model: Any, inputs: dict[str, Any], image_counts: Sequence[int], max_new_tokens: int
 ) -> dict[str, Any]:
-    """Arguments of `generate` that continue from a cache of all but the prompts' last tokens."""
+    """Arguments of `generate` that continue from a cache of all but the prompts' last tokens.
+
+    Also where no two prompts are equal: all processes of a sharded model must run as many forward
+    passes, and others may have equal prompts.
+    """
     prefixes = prefixes_of(inputs, image_counts)
     distinct, inverse = unique_prefixes(prefixes)
-    if len(distinct) == len(prefixes):
-        return inputs
     text = {name: inputs[name][distinct, :-1] for name in TEXT_FIELDS if name in inputs}
     if model.config.model_type not in MROPE:
         # As `generate` counts them; `forward` alone would count padding as well.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mtrl_judge.common.attributes import replaced_attribute
 from mtrl_judge.models.packing import join_images, split_images, unique
 
 
@@ -44,12 +45,9 @@ def processed_once(processor: Any) -> Iterator[Any]:
 
     Its outputs equal the processor's own to the last bit.
     """
-    image_processor = processor.image_processor
-    processor.image_processor = _ImagesOnce(image_processor)
-    try:
+    cached = _ImagesOnce(processor.image_processor)
+    with replaced_attribute(processor, "image_processor", cached):
         yield _RowsOnce(processor)
-    finally:
-        processor.image_processor = image_processor
 
 
 class _RowsOnce:

@@ -82,7 +82,12 @@ class Validation:
         rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in answered]
         with ready_to_generate(trainer) as model:
             texts = Judge(model, trainer.processing_class).judge(
-                rows, self.style, batch_size=self.batch_size, max_new_tokens=self.max_new_tokens
+                rows,
+                self.style,
+                batch_size=self.batch_size,
+                max_new_tokens=self.max_new_tokens,
+                # Sharded models run in lockstep, so all processes have as many batches.
+                keep_pairs=trainer.args.world_size == 1,
             )
         records = []
         for row, text in zip(rows, texts, strict=True):
@@ -158,7 +163,7 @@ def choose_items(rows: Dataset, items: int, seed: int) -> Dataset:
 
 
 def share_of(rows: int, processes: int, process: int) -> list[int]:
-    """The rows that a process answers. Sharded models run in lockstep, so all have as many.
+    """The rows that a process answers; all have as many.
 
     >>> [share_of(5, 2, process) for process in (0, 1)]
     [[0, 2, 4], [1, 3, 0]]

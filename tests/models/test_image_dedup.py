@@ -142,3 +142,15 @@ def test_both_orders_land_in_one_batch(random_judge: Path, before: int, batch_si
     assert sorted(batch_of) == list(range(len(rows)))
     for index in range(before, len(rows), 2):
         assert batch_of[index] == batch_of[index + 1]
+
+
+def test_without_keeping_pairs_together_batches_are_full(random_judge: Path) -> None:
+    """Processes of a sharded model answer equally many rows, and must do so in as many batches."""
+    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    rows = pairs((1, 2), (3, 4), (5, 6), (7, 8))
+    prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
+    kept, full = (
+        [len(batch.prompts) for batch in judge.batches(prompts, 3, keep_pairs=keep)]
+        for keep in (True, False)
+    )
+    assert (kept, full) == ([2, 2, 2, 2], [3, 3, 2])
