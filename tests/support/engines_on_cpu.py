@@ -1,8 +1,8 @@
 """``mtrl-judge train`` with FSDP or DeepSpeed on CPUs, which accelerate 1.15 ignores there.
 
 ``accelerate launch --config_file FILE --num_processes 2 -m support.engines_on_cpu grpo …``, with
-``ACCELERATE_TORCH_DEVICE=cpu`` and neither ``--use_cpu`` nor ``ACCELERATE_USE_CPU``. To accelerate
-the processes are those of an accelerator that talks over gloo; everything else is what runs on GPUs.
+``ACCELERATE_TORCH_DEVICE=cpu`` and neither ``--use_cpu`` nor ``ACCELERATE_USE_CPU``. For accelerate
+these are processes of an accelerator that talks over gloo; everything else is what runs on GPUs.
 """
 
 from __future__ import annotations
