@@ -26,7 +26,8 @@ class JsonLog(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
     """Writes every log as one JSON line of ``log.jsonl``: step, epoch, time and the figures.
 
     The figures of a validation arrive as a log too. NaN and infinities become null. When a run is
-    resumed, the lines of steps that were lost are removed, so that each step occurs once.
+    resumed, the lines of steps that were lost are removed, so that each step occurs once; a run
+    without a checkpoint begins again, and so does its log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +42,8 @@ class JsonLog(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
                     continue  # the last line, if the run was killed while writing it
                 logged = json.loads(line)
                 # The summary of a run that was stopped says nothing about the whole run.
-                if logged["step"] <= state.global_step and _SUMMARY not in logged:
+                kept = 0 < state.global_step >= logged["step"]
+                if kept and _SUMMARY not in logged:
                     file.write(line)
 
     def on_log(

@@ -159,6 +159,8 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        # The run has been validated at its start; once more would count toward its patience.
+        self.args.eval_on_start = False
         # False in a checkpoint that a signal caused: see StopOnSignal.on_save.
         control = self.state.stateful_callbacks.get("TrainerControl", {})
         self._was_over = bool(control.get("args", {}).get("should_training_stop"))

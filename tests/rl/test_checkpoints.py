@@ -32,7 +32,7 @@ from mtrl_judge.rl.checkpoints import (
 )
 
 # Validation by step: the best is neither the first nor the last.
-SCORES = {2: 0.5, 4: 0.8, 6: 0.6, 8: 0.7, 10: 0.75}
+SCORES = {0: 0.4, 2: 0.5, 4: 0.8, 6: 0.6, 8: 0.7, 10: 0.75}
 LAST_STEP = 10
 FILE_OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree")
 
@@ -321,6 +321,20 @@ def test_a_terminated_run_saves_stops_and_resumes_exactly(
     assert all(torch.equal(value, best[name]) for name, value in resumed.model.state_dict().items())
     if limit == 2:  # with 1 transformers keeps the best alone
         assert outcome(tmp_path) == outcome(unbroken)
+
+
+def test_a_resumed_run_is_not_validated_at_its_start_again(tmp_path: Path) -> None:
+    """It would cost one of the validations without improvement after which the run stops."""
+    fields: dict[str, Any] = {"eval_on_start": True, "patience": 2, "save_total_limit": 9}
+    trainer_of(tmp_path / "unbroken", **fields).train()
+    with StopOnSignal() as stop:
+        trainer_of(tmp_path / "stopped", stop, At("on_step_begin", 3, terminate), **fields).train()
+    assert latest_checkpoint(tmp_path / "stopped") == tmp_path / "stopped" / "checkpoint-4"
+    resume(tmp_path / "stopped", **fields)
+    expected = outcome(tmp_path / "unbroken")
+    assert expected["checkpoints"][-1] == "checkpoint-8"  # 6 and 8 are no better than 4
+    assert [log["step"] for log in expected["logs"] if "eval_macro_f1" in log] == [0, 2, 4, 6, 8]
+    assert outcome(tmp_path / "stopped") == expected
 
 
 def test_a_signal_while_saving_stops_without_another_step(tmp_path: Path) -> None:

@@ -164,6 +164,14 @@ def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_begins_again_logs_its_start_once(tmp_path: Path) -> None:
+    log(JsonLog(tmp_path), 0, eval_macro_f1=0.75)  # of eval_on_start, before a crash
+    resumed = JsonLog(tmp_path)
+    resumed.on_train_begin(None, state_at(0), TrainerControl())
+    log(resumed, 0, eval_macro_f1=0.75)
+    assert [line["step"] for line in lines_of(tmp_path)] == [0]
+
+
 def test_only_the_main_process_logs(tmp_path: Path) -> None:
     state = TrainerState(global_step=1, is_world_process_zero=False)
     JsonLog(tmp_path).on_log(None, state, TrainerControl(), {"loss": 1.0})
