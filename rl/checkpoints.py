@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 from transformers.trainer_utils import rotate_checkpoints
 
 from mtrl_judge.common.files import whole_file, write_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
+
+from .weights import BaseWeights, load_weights
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -109,6 +112,7 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
     """A mixin that stands before a trainer: ``class T(WholeCheckpoints, GRPOTrainer)``.
 
     Set ``checkpoint_card`` before training; every folder of weights gets it (:func:`write_card`).
+    Set ``base_weights`` to have the files of every complete model checked; None for no check.
     A resumed run continues as the stopped one would have: beyond what transformers restores, a GRPO
     trainer gets back its position between two generations, the best checkpoint is found where the
     run is now, and a run that was over takes no further step.
@@ -117,14 +121,18 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
     """
 
     checkpoint_card: Mapping[str, Any]
+    base_weights: BaseWeights | None
     control: Any  # Trainer's own, declared for subclasses that set it
     _was_over = False
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Overrides ``Trainer.save_model``: adds the judge's card."""
+        """Overrides ``Trainer.save_model``: adds the judge's card and checks the weights."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
-            write_card(Path(output_dir or self.args.output_dir), self.checkpoint_card)
+            folder = Path(output_dir or self.args.output_dir)
+            write_card(folder, self.checkpoint_card)
+            if self.base_weights is not None and not isinstance(self.model, PeftModel):
+                self.base_weights.check(folder)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Overrides TRL's (trl/trainer/base_trainer.py), whose README.md would replace our card."""
@@ -153,6 +161,24 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
         self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Overrides ``Trainer._load_from_checkpoint``, which may load nothing without an error."""
+        if self._is_sharded():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Overrides ``Trainer._load_best_model``, which may load nothing without an error."""
+        if self._is_sharded():
+            super()._load_best_model()
+        else:
+            load_weights(self.model, Path(self.state.best_model_checkpoint))
+
+    def _is_sharded(self) -> bool:
+        """Whether an engine writes and loads files of its own, under the model's own names."""
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Overrides ``Trainer._load_optimizer_and_scheduler``: restores what else a run needs."""

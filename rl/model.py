@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.files import whole_folder
 
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .weights import BaseWeights
 
 JUDGE = "judge"  # in a run's folder: the best checkpoint, ready to be evaluated
 ADAPTER = "adapter"
@@ -52,6 +55,22 @@ def checkpoint_card(settings: Settings) -> dict[str, Any]:
         "tasks": [task.task for task in settings.tasks],
         "seed": settings.trainer.seed,
     }
+
+
+def base_weights(settings: Settings, model: Any) -> BaseWeights | None:
+    """What the judge's files must contain; None for a quantized model, whose files contain more.
+
+    Args:
+        model: as loaded, without adapters.
+    """
+    from trl import get_quantization_config
+
+    from .weights import BaseWeights
+
+    if get_quantization_config(settings.model) is not None:
+        return None
+    name, source = _source(settings)
+    return BaseWeights.read(name, source["revision"], model)
 
 
 def trainable(settings: Settings) -> tuple[Any, Any, Any]:
@@ -171,3 +190,5 @@ def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
         merged.save_pretrained(part)
         processor.save_pretrained(part)
         write_card(part, trainer.checkpoint_card)
+        if trainer.base_weights is not None:
+            trainer.base_weights.check(part)

@@ -21,7 +21,7 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 from .arguments import METHODS
 from .dataset import training_set
 from .fields import flags_help
-from .model import JUDGE, check_model, checkpoint_card, save_judge, trainable
+from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
 from .preflight import accepted_licenses, checked_leaks
 from .rewards import reward_functions
 from .settings import Settings, parse_settings, warm_up_settings
@@ -191,6 +191,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
         "callbacks": callbacks,
         "validation": validation,
         "checkpoint_card": checkpoint_card(settings),
+        "base_weights": base_weights(settings, model),
     }
     if settings.method == "sft":
         trainer: Any = JudgeSFTTrainer(**shared)

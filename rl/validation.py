@@ -25,6 +25,7 @@ from mtrl_judge.models.judge import Judge
 
 from .checkpoints import WholeCheckpoints
 from .dataset import labeled_rows
+from .weights import BaseWeights
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,6 +117,7 @@ class JudgeTraining(WholeCheckpoints):
     Args:
         validation: None for a trainer that does not validate.
         checkpoint_card: see :class:`.checkpoints.WholeCheckpoints`.
+        base_weights: likewise.
     """
 
     model: Any  # Trainer's own
@@ -126,9 +128,11 @@ class JudgeTraining(WholeCheckpoints):
         *arguments: Any,
         validation: Validation | None = None,
         checkpoint_card: Mapping[str, Any] = {},
+        base_weights: BaseWeights | None = None,
         **named: Any,
     ) -> None:
         self.validation, self.checkpoint_card = validation, checkpoint_card
+        self.base_weights = base_weights
         super().__init__(*arguments, **named)
 
     def evaluate(

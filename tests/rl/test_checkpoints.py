@@ -19,7 +19,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PretrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 from mtrl_judge.rl.callbacks import StopOnSignal
@@ -37,15 +44,17 @@ LAST_STEP = 10
 FILE_OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree")
 
 
-class Net(torch.nn.Module):
+class Net(PreTrainedModel):
     """Two layers with dropout, so that a wrong state of the random numbers shows."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
+    config_class = PretrainedConfig
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
         self.layers = torch.nn.Sequential(
             torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)
         )
+        self.post_init()
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loss": ((self.layers(x).squeeze(-1) - y) ** 2).mean()}
@@ -53,6 +62,7 @@ class Net(torch.nn.Module):
 
 class TinyTrainer(WholeCheckpoints, Trainer):
     checkpoint_card: Mapping[str, Any] = {"style": "direct", "base": "none", "seed": 0}
+    base_weights = None
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         metrics = {"eval_macro_f1": SCORES[self.state.global_step]}
@@ -103,8 +113,9 @@ def trainer_of(
         "use_cpu": True,
         "disable_tqdm": True,
     }
+    torch.manual_seed(0)
     return TinyTrainer(
-        model=Net(),
+        model=Net(PretrainedConfig()),
         args=TrainingArguments(output_dir=str(folder), **{**arguments, **changes}),
         train_dataset=rows,
         eval_dataset=rows,

@@ -247,3 +247,6 @@ def write_checkpoint(folder: Path, config: Any, processor: Any, seed: int) -> Pa
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+FAMILIES = (tiny_qwen3_vl, tiny_qwen3_vl_moe, tiny_qwen2_5_vl, tiny_llava, tiny_llava_onevision)

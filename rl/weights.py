@@ -1,0 +1,137 @@
+"""Weights in files: a checkpoint's back into the model, and a judge's as its base has them.
+
+transformers gives weights other names in files than in the model for some families, LLaVA and
+Qwen2.5-VL among them. Only ``from_pretrained`` and ``save_pretrained`` translate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from peft import PeftModel
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+
+from mtrl_judge.common.errors import JudgeError
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Load what ``save_pretrained`` wrote to a checkpoint into the model that it was written from.
+
+    ``Trainer`` (transformers/trainer.py of 5.23) loads the names in the files as they are, and
+    only warns if none of them is in the model.
+
+    Args:
+        model: a ``PreTrainedModel``, or a ``PeftModel``, of which the active adapter is loaded.
+
+    Raises:
+        JudgeError: the checkpoint lacks weights of the model, or has others.
+    """
+    if isinstance(model, PeftModel):
+        found = model.load_adapter(str(folder), model.active_adapter, is_trainable=True)
+        missing, unexpected = found.missing_keys, found.unexpected_keys
+    else:
+        loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
+        missing, unexpected = info["missing_keys"], info["unexpected_keys"]
+        if not missing and not unexpected:
+            model.load_state_dict(loaded.state_dict())
+    differences = [*_listed("lacks", missing), *_listed("has", unexpected)]
+    if differences:
+        raise JudgeError(
+            f"{folder}: not a checkpoint of this model: it {' and '.join(differences)}; expected "
+            "what its save_pretrained writes"
+        )
+
+
+def _listed(verb: str, names: Iterable[str]) -> list[str]:
+    """What to say of names, if there are any.
+
+    >>> _listed("lacks", ["b", "a"])
+    ['lacks 2 weights (a, b)']
+    """
+    some = sorted(names)
+    if not some:
+        return []
+    weights, more = "weight" if len(some) == 1 else "weights", ", …" if len(some) > 3 else ""
+    return [f"{verb} {len(some)} {weights} ({', '.join(some[:3])}{more})"]
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """What a judge's files must contain so that they can replace those of its base anywhere."""
+
+    base: str
+    names: frozenset[str]
+    """In the files of the base."""
+    size: int
+    """The number of scalars in the model's weights; tied weights count once."""
+
+    @classmethod
+    def read(cls, base: str, revision: str | None, model: Any) -> BaseWeights:
+        """Read the headers of the base's files.
+
+        Args:
+            base: a folder, or the hub id of a model in the cache.
+            model: as it was loaded from them, before it gets adapters.
+
+        Raises:
+            JudgeError: the files are not there.
+        """
+        # A parameter that DeepSpeed has sharded is empty and has its size in `ds_numel`.
+        weights = {id(value): value for value in model.state_dict(keep_vars=True).values()}
+        size = sum(getattr(value, "ds_numel", value.numel()) for value in weights.values())
+        return cls(base, frozenset(_sizes(base, revision)), size)
+
+    def check(self, folder: Path) -> None:
+        """Check the weights in a folder by the headers of its files.
+
+        Raises:
+            JudgeError: they have other names than the base's, or some are missing.
+        """
+        found = _sizes(str(folder))
+        foreign = _listed("has", found.keys() - self.names)
+        if not foreign and sum(found.values()) == self.size:
+            return
+        fault = [*foreign, *_listed("lacks", self.names - found.keys())]
+        raise JudgeError(
+            f"{folder}: these files cannot replace those of {self.base}: "
+            f"{sum(found.values()):,} numbers, expected {self.size:,}; compared with the base, it "
+            f"{' and '.join(fault) or 'has the same names'}"
+        )
+
+
+def _sizes(source: str, revision: str | None = None) -> dict[str, int]:
+    """The number of scalars in each weight of a model, by its name in the files."""
+    headers = (load_state_dict(file, map_location="meta") for file in _files(source, revision))
+    return {name: weight.numel() for weights in headers for name, weight in weights.items()}
+
+
+def _files(source: str, revision: str | None) -> list[Path]:
+    """The files with a model's weights, which transformers looks for in this order."""
+    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+        if Path(source).is_dir():
+            file = Path(source) / name
+        else:
+            cached = try_to_load_from_cache(source, name, revision=revision)
+            file = Path(cached if isinstance(cached, str) else "")
+        if not file.is_file():
+            continue
+        if file.suffix != ".json":
+            return [file]
+        parts = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
+        return [file.with_name(part) for part in sorted({*parts})]
+    raise JudgeError(
+        f"{source}: no weights; expected {SAFE_WEIGHTS_NAME} or {SAFE_WEIGHTS_INDEX_NAME}. "
+        "DeepSpeed ZeRO-3 writes them with zero3_save_16bit_model: true, FSDP with "
+        "fsdp_state_dict_type: FULL_STATE_DICT"
+    )
