@@ -42,6 +42,7 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.models.image_dedup import deduplicate_images
 from mtrl_judge.models.judge import unwrap_adapters
@@ -270,7 +271,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         """
         resampled = 0
         for attempt in range(self.resample_tries + 1):
-            rewards_N_F: Tensor = super()._calculate_rewards(
+            rewards_N_F = self._finite_rewards(
                 self._inputs, prompts, rollouts.completions, rollouts.completion_ids
             )
             zero_variance_M = zero_variance(self._total(rewards_N_F), self.num_generations)
@@ -333,10 +334,26 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         """Overrides ``GRPOTrainer._calculate_rewards``: logs every task, computes nothing twice."""
         rewards_N_F, self._rewards_of_step = self._rewards_of_step, None
         if rewards_N_F is None:
-            rewards_N_F = super()._calculate_rewards(
-                inputs, prompts, completions, completion_ids_list
-            )
+            rewards_N_F = self._finite_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_tasks(inputs, completions, completion_ids_list, rewards_N_F)
+        return rewards_N_F
+
+    def _finite_rewards(self, inputs: list[dict[str, Any]], *rollouts: Any) -> Tensor:
+        """TRL's rewards_N_F, which are the same in all processes; so is the error.
+
+        Raises:
+            JudgeError: a user's reward function returned NaN or infinity.
+        """
+        rewards_N_F: Tensor = super()._calculate_rewards(inputs, *rollouts)
+        if rewards_N_F.isinf().any():  # NaN is "does not apply"; see rewards.user_reward
+            completion, function = rewards_N_F.isinf().nonzero()[0].tolist()
+            items = gather_object([(row["task"], row["item_id"]) for row in inputs])
+            task, item = items[completion]
+            raise JudgeError(
+                f"user_rewards: {self.reward_func_names[function]} returned NaN or infinity for a "
+                f"completion of item {item} of {task}; expected a finite number, or None where the "
+                "reward does not apply"
+            )
         return rewards_N_F
 
     # 6. The log of each task

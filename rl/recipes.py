@@ -16,6 +16,10 @@ from .arguments import JudgeArguments, Method
 
 RECIPES = Path(__file__).parent / "recipes"
 
+# Seconds that the launcher leaves its processes to finish their step and write a checkpoint when it
+# is told to stop; 30 by default (torch/distributed/launcher/api.py), then it kills them.
+SHUTDOWN_TIMEOUT = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=3600"
+
 
 def shipped_recipes(method: Method) -> list[Path]:
     """The recipes that come with the package, by name."""
@@ -84,6 +88,7 @@ def launch_command(
         command = [python, "-m", "mtrl_judge.rl.train"] if python else ["mtrl-judge", "train"]
         return [*command, *training]
     command = [python, "-m", "accelerate.commands.launch"] if python else ["accelerate", "launch"]
+    command = ["env", SHUTDOWN_TIMEOUT, *command]
     if judge.accelerate is not None:
         command += ["--config_file", str(find_accelerate_config(judge.accelerate))]
     command += ["--num_processes", str(judge.processes)]

@@ -8,9 +8,10 @@ row" (trl/trainer/grpo_trainer.py). Correctness and form are decided by
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
@@ -133,6 +134,9 @@ def length(soft: int, hard: int) -> RewardFunction:
 def user_reward(path: str) -> RewardFunction:
     """A user's own reward function by its dotted path, ``package.module:function``.
 
+    TRL reads NaN as ``None``, "does not apply". Here it becomes infinity, which our
+    trainer refuses.
+
     Raises:
         JudgeError: there is no such function.
     """
@@ -149,7 +153,24 @@ def user_reward(path: str) -> RewardFunction:
         raise JudgeError(
             f"user_rewards: {path!r}: no function {name!r}; {did_you_mean(name, known)}"
         )
-    return cast(RewardFunction, function)
+    return _without_nan(function)
+
+
+def _without_nan(function: Callable[..., Any]) -> RewardFunction:
+    from trl.trainer.utils import is_async_callable
+
+    def replaced(rewards: Sequence[float | None]) -> list[float | None]:
+        return [math.inf if r is not None and math.isnan(r) else r for r in rewards]
+
+    @wraps(function)
+    def call(**columns: Any) -> list[float | None]:
+        return replaced(function(**columns))
+
+    @wraps(function)
+    async def await_call(**columns: Any) -> list[float | None]:
+        return replaced(await function(**columns))
+
+    return cast(RewardFunction, await_call) if is_async_callable(function) else call
 
 
 class _Row(NamedTuple):

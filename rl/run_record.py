@@ -1,6 +1,6 @@
 """What a run leaves beside its weights, so that it can be understood, repeated and resumed.
 
-``run.json``    the data with its fingerprints, and each start: settings, versions, commit, device
+``run.json``    the data with its fingerprints, and each start: settings, versions, commit, engine
 ``recipe.yaml`` the effective settings; ``--recipe recipe.yaml`` trains with them again
 ``log.jsonl``   one line per log: step, epoch, time, figures (:class:`.callbacks.JsonLog`)
 """
@@ -25,6 +25,7 @@ from mtrl_judge.common.markdown import as_yaml
 
 from .callbacks import plain_value, timestamp
 from .checkpoints import latest_checkpoint, step_of
+from .engine import started_engine
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -180,6 +181,10 @@ def _setting_differences(run: Mapping[str, Any], settings: Settings) -> Iterator
         old, new = (given.get(name, defaults.get(name)) for given in (then, now))
         if old != new:
             yield f"{name}: was {json.dumps(old)}, now {json.dumps(new)}"
+    # Each engine writes checkpoints of its own form, for its number of processes.
+    started, starting = run["starts"][0].get("engine"), _engine(settings)
+    if started != starting:
+        yield f"engine: was {json.dumps(started)}, now {json.dumps(starting)}"
 
 
 def _data_differences(
@@ -209,11 +214,20 @@ def _start(folder: Path, settings: Settings) -> dict[str, Any]:
         "recipe": str(settings.recipe) if settings.recipe else None,
         "settings": _without_secrets(settings),
         "seed": settings.trainer.seed,
-        "processes": settings.trainer.world_size,
+        "engine": _engine(settings),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": platform.python_version(),
         "versions": package_versions(),
         "git": _git(Path(__file__).parent),
+    }
+
+
+def _engine(settings: Settings) -> dict[str, Any]:
+    trainer = settings.trainer
+    return {
+        **started_engine(trainer)._asdict(),
+        "processes": trainer.world_size,
+        "mixed_precision": trainer.mixed_precision,
     }
 
 

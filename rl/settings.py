@@ -20,10 +20,10 @@ from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.rates import higher_is_better
 
 from .arguments import JudgeArguments, Method
+from .engine import named_engine
 from .fields import argument_classes, parse_flags, read_recipe, validate
 from .recipes import (
     as_shell,
-    find_accelerate_config,
     find_recipe,
     launch_command,
     resolve_tasks,
@@ -245,8 +245,7 @@ def _refuse_other_world_size(method: Method, judge: JudgeArguments, flags: Seque
 def _conflicts(settings: Settings) -> Iterator[str]:
     """Fields that are each valid but not together, or that name what does not exist."""
     judge, trainer = settings.judge, settings.trainer
-    if judge.accelerate is not None:
-        yield from _faults_of(lambda: find_accelerate_config(str(judge.accelerate)))
+    yield from _faults_of(lambda: named_engine(judge))
     if judge.warm_up is not None:
         yield from _faults_of(lambda: warm_up_settings(settings, {"dry_run": True}))
     if settings.data_root is not None and not settings.data_root.is_dir():
@@ -270,13 +269,15 @@ def _faults_of(check: Callable[[], object]) -> Iterator[str]:
 
 
 def warm_up_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings of the SFT that ``warm_up`` names: its recipe, this run's processes, ``values``.
+    """The settings of the SFT that ``warm_up`` names: its recipe, this run's engine, ``values``.
 
     Raises:
         JudgeError: there is no such recipe, or it has faults.
     """
     recipe = find_recipe(str(settings.judge.warm_up), "sft", field="warm_up")
-    return build_settings("sft", {"processes": settings.judge.processes, **values}, recipe=recipe)
+    names = ("processes", "machines", "accelerate")
+    engine = {name: getattr(settings.judge, name) for name in names}
+    return build_settings("sft", {**engine, **values}, recipe=recipe)
 
 
 def _length_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:

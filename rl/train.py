@@ -20,8 +20,10 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .arguments import METHODS
 from .dataset import training_set
+from .engine import check_engine, confirm_engine
 from .fields import flags_help
 from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
+from .packages import package_faults
 from .preflight import accepted_licenses, checked_leaks
 from .rewards import reward_functions
 from .settings import Settings, parse_settings, warm_up_settings
@@ -94,6 +96,7 @@ def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
     settings = _warmed_up(settings, folder)
     with StopOnSignal() as stop:
         trainer = build_trainer(settings, loaded, stop)
+        confirm_engine(settings, trainer.accelerator)
         trainer.train(resume_from_checkpoint=_checkpoint(settings, folder))
     if stop.signalled is not None:
         print(f"stopped by {stop.signalled.name}; continue with --resume", file=sys.stderr)
@@ -108,16 +111,11 @@ def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
 
 
 def _check(settings: Settings) -> None:
-    """Find what would otherwise fail with a traceback after the model is loaded."""
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
+    """Find what would otherwise fail, or silently do something else, after the model is loaded."""
+    if faults := list(package_faults(settings)):
+        raise JudgeError("\n".join(faults))
+    check_engine(settings)
     check_model(settings)
-    for name in settings.trainer.report_to:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise JudgeError(f"report_to: {name!r}; {did_you_mean(name, INTEGRATION_TO_CALLBACK)}")
-        if name not in get_available_reporting_integrations():
-            raise JudgeError(f"report_to: {name} is not installed; pip install {name}")
     reward_functions(settings.judge)
 
 

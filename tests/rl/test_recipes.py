@@ -207,7 +207,8 @@ def test_the_launch_names_processes_machines_and_configuration() -> None:
     flags = ["--recipe", "qwen3_vl_30b_a3b", "--dry_run", "--output_dir", "a folder"]
     settings = parse_settings("grpo", flags)
     command = as_shell(launch_command("grpo", settings.judge, settings.flags))
-    assert command.startswith("accelerate launch --config_file ")
+    timeout = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=3600"  # else a step of over 30 s is lost at a SIGTERM
+    assert command.startswith(f"env {timeout} accelerate launch --config_file ")
     assert "--num_processes 16 --num_machines 2 --machine_rank $MACHINE_RANK" in command
     assert command.endswith("grpo --recipe qwen3_vl_30b_a3b --output_dir 'a folder'")
 

@@ -111,7 +111,10 @@ def test_a_pair_without_its_other_order_is_an_error() -> None:
 
 
 def test_a_users_own_reward_is_found_by_its_path() -> None:
-    assert rewards.user_reward("mtrl_judge.rl.rewards:accuracy") is rewards.accuracy
+    found = rewards.user_reward("mtrl_judge.rl.rewards:accuracy")
+    assert found.__name__ == "accuracy"
+    columns = {name: PAIRS[name] for name in ("kind", "label", "verdicts")}
+    assert found(completions=ANSWERS, **columns) == rewards.accuracy(ANSWERS, **columns)
     for path, part in (
         ("accuracy", "expected package.module:function"),
         ("no_such_module:f", "is it on the Python path"),

@@ -55,7 +55,9 @@ def test_a_start_records_what_it_was_made_from(data: Any, tmp_path: Path) -> Non
     assert start["settings"]["alpha"] == 0.25
     assert start["versions"]["torch"]
     assert start["git"] is None or len(start["git"]["commit"]) == 40
-    assert (start["seed"], start["processes"], start["device"]) == (42, 1, "cpu")
+    assert (start["seed"], start["device"]) == (42, "cpu")
+    engine = {"type": "one process", "version": None, "processes": 1, "mixed_precision": "no"}
+    assert start["engine"] == engine
     assert start["from_step"] == 0
 
 
@@ -118,6 +120,17 @@ def test_a_resumed_run_is_the_one_that_was_started(data: Any, tmp_path: Path) ->
     with pytest.raises(JudgeError, match=f"data: {TASKS[1]}: no longer among the tasks"):
         start_record(folder, settings_of(folder, "--resume", "true"), fewer)
     assert len(run_of(folder)["starts"]) == 2
+
+
+def test_a_run_is_resumed_by_its_engine(data: Any, tmp_path: Path) -> None:
+    """Checkpoints of FSDP, DeepSpeed and DDP have different forms."""
+    folder = tmp_path / "run"
+    start_record(folder, settings_of(folder), data)
+    run = run_of(folder)
+    run["starts"][0]["engine"] |= {"type": "FSDP", "version": 2}
+    (folder / RUN_FILE).write_text(json.dumps(run))
+    with pytest.raises(JudgeError, match=r'engine: was {"type": "FSDP", .*, now {"type": "one pr'):
+        start_record(folder, settings_of(folder, "--resume", "true"), data)
 
 
 def test_a_broken_record_is_named(data: Any, tmp_path: Path) -> None:

@@ -435,6 +435,16 @@ def test_a_mistake_ends_in_one_message(
     assert part in message_of(command("grpo", given))
 
 
+def test_a_reward_that_is_no_number_is_named(base: Path, tmp_path: Path) -> None:
+    """TRL would take NaN for "does not apply"."""
+    reward = "{'support.training:undefined_in_one_process': 1.0}"
+    fields = {**ONE_STEP, "user_rewards": reward, "resample_tries": 1}
+    given = grpo(base, tmp_path, guessing_judge(base), "red", **fields)
+    message = message_of(command("grpo", given))
+    named = r"undefined_in_one_process returned NaN or infinity for a completion of item \S+ of red"
+    assert re.search(named, message)
+
+
 def test_a_wrong_method_or_task_ends_in_one_message(base: Path, tmp_path: Path) -> None:
     assert "'grp' is not a method; did you mean 'grpo'" in message_of(["grp"])
     assert "'' is not a method" in message_of([])

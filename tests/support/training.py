@@ -7,6 +7,7 @@ the direct style within some tens of steps of supervised training.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,6 +136,12 @@ def log_of(run_folder: Path) -> list[dict[str, Any]]:
 def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
     """A reward that differs between the completions of a random judge."""
     return [len(set(ids)) / 4 for ids in completion_ids]
+
+
+def undefined_in_one_process(item_id: list[str], **_: Any) -> list[float | None]:
+    """NaN for the last completion of the last process, and None for its others."""
+    last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+    return [None] * (len(item_id) - 1) + [math.nan if last else None]
 
 
 def by_position(item_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
