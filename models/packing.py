@@ -39,6 +39,9 @@ MASKED_ATTENTION = ("sdpa", "eager", NAME)
 LONGEST_ROW = 8192
 IGNORED = -100  # label of a position without a target; transformers' ignore_index
 PADDING = -1  # branch of padding; the prompt's tokens are branch 0, its continuations 1, 2, …
+# What `pad_left` adds. A multiple of the blocks of attention kernels would leave their sums as they
+# are.
+MORE_PADDING = 7
 TEXT_FIELDS = ("input_ids", "attention_mask", "mm_token_type_ids")  # the other fields are images'
 
 
@@ -207,6 +210,32 @@ def split_images(fields: Mapping[str, Any], image_counts: Sequence[int]) -> list
             if size:
                 piece[name] = values[start : start + size]
     return pieces
+
+
+def take_rows(
+    inputs: Mapping[str, Any], rows: Sequence[int], image_counts: Sequence[int]
+) -> dict[str, Any]:
+    """Some of the B prompts of a padded batch, as a batch.
+
+    Args:
+        inputs: as for :func:`prefixes_of`; so is ``image_counts``.
+    """
+    text = {name: inputs[name] for name in TEXT_FIELDS if name in inputs}
+    images_B = split_images({n: v for n, v in inputs.items() if n not in text}, image_counts)
+    return {
+        **{name: values[list(rows)] for name, values in text.items()},
+        **join_images(images_B[row] for row in rows),
+    }
+
+
+def pad_left(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch with more padding, which changes nothing but the order of its sums."""
+    wider = {
+        name: functional.pad(inputs[name], (MORE_PADDING, 0))
+        for name in TEXT_FIELDS
+        if name in inputs
+    }
+    return {**inputs, **wider}
 
 
 def join_images(pieces: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

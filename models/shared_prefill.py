@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +17,7 @@ from mtrl_judge.common.attributes import replaced_attribute
 from .image_dedup import deduplicate_images
 from .packing import MROPE, TEXT_FIELDS, join_images, prefixes_of, unique_prefixes
 
-Check: TypeAlias = Callable[[Tensor, Tensor], None]
+Check: TypeAlias = Callable[[Tensor, dict[str, Any], Callable[[dict[str, Any]], Tensor]], None]
 
 
 @contextmanager
@@ -32,28 +33,30 @@ def share_prefill(
         model: a transformers model without wrapper, for which
             :func:`~.packing.prefix_unsupported_reason` is None.
         image_counts: number of images of each prompt that `generate` will be given.
-        check: called once, with the logits of each row's first token (B × V) and those that
-            transformers computes by itself.
+        check: called once, with the logits of each row's first token (B × V), the arguments of
+            `generate`, and a function that returns transformers' own logits for such arguments.
     """
     stock = model.generate
+
+    def first_logits(inputs: dict[str, Any], generation_config: Any) -> Tensor:
+        ids = ("pad_token_id", "eos_token_id", "bos_token_id")
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=1,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **{name: getattr(generation_config, name) for name in ids},
+        )
+        logits: Tensor = stock(generation_config=config, **inputs).logits[0]
+        return logits
 
     def generate(*, generation_config: Any, **inputs: Any) -> Any:
         max_new_tokens = generation_config.max_new_tokens or 0
         if check is not None:
-            first_token = GenerationConfig(
-                do_sample=False,
-                max_new_tokens=1,
-                output_logits=True,
-                return_dict_in_generate=True,
-                pad_token_id=generation_config.pad_token_id,
-                eos_token_id=generation_config.eos_token_id,
-                bos_token_id=generation_config.bos_token_id,
-            )
             # Ours first: a model may keep state (rope deltas) of the last prompts it read in full.
-            prefilled = _prefill(model, inputs, image_counts, max_new_tokens)
-            ours = stock(generation_config=first_token, **prefilled).logits
-            theirs = stock(generation_config=first_token, **inputs).logits
-            check(ours[0], theirs[0])
+            prefilled = _prefill(model, inputs, image_counts, 1)
+            ours_B_V = first_logits(prefilled, generation_config)
+            check(ours_B_V, inputs, partial(first_logits, generation_config=generation_config))
         # Prefilled again after a check, which has written into the cache.
         prefilled = _prefill(model, inputs, image_counts, max_new_tokens)
         return stock(generation_config=generation_config, **prefilled)

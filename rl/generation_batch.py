@@ -11,9 +11,8 @@ from torch import Tensor
 from mtrl_judge.models.packing import (
     TEXT_FIELDS,
     Prefix,
-    join_images,
     prefixes_of,
-    split_images,
+    take_rows,
 )
 
 
@@ -54,19 +53,15 @@ def micro_batches(
         num_images: number of images of each row.
         fields: what the processor made of the images, and ``mm_token_type_ids``.
     """
-    rows = len(input_ids)
-    fields = {name: values for name, values in fields.items() if values is not None}
-    text = {"input_ids": input_ids, "attention_mask": attention_mask, **fields}
-    text = {name: text[name] for name in TEXT_FIELDS if name in text}
-    images = {name: values for name, values in fields.items() if name not in TEXT_FIELDS}
-    images_B = split_images(images, num_images or [0] * rows)
-    for start in range(0, rows, size):
-        part = slice(start, start + size)
+    given = {name: values for name, values in fields.items() if values is not None}
+    given |= {"input_ids": input_ids, "attention_mask": attention_mask}
+    counts = num_images or [0] * len(input_ids)
+    for start in range(0, len(input_ids), size):
+        rows = range(len(input_ids))[start : start + size]
         yield {
-            **{name: values[part] for name, values in text.items()},
-            **join_images(images_B[part]),
+            **take_rows(given, rows, counts),
             "logits_to_keep": logits_to_keep,
-            "num_images": None if num_images is None else num_images[part],
+            "num_images": None if num_images is None else num_images[start : start + size],
         }
 
 

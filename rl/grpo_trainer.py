@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -58,7 +59,7 @@ from mtrl_judge.models.shared_prefill import share_prefill
 from .generation_batch import micro_batches, prompts_and_completions, shuffle_groups
 from .image_cache import DecodedOnce, processed_once
 from .rewards import scores
-from .self_check import check_difference
+from .self_check import Difference, check, check_generation, completed, rounded_otherwise, rounding
 from .validation import JudgeTraining
 
 logger = logging.getLogger(__name__)
@@ -248,18 +249,13 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if not self._shares("generation", obstacles):
             return stock()
         counts = [len(row or ()) for row in images or [None] * len(prompt_ids)]
-        check = self._check_generation if self._checks_generation else None
-        with share_prefill(self._inner(self.model), counts, check):
+        inner, (embeddings, dtype) = self._inner(self.model), self._arithmetic(self.model)
+        checked = {"image_counts": counts, "embeddings": embeddings, "dtype": dtype}
+        check = partial(check_generation, **checked) if self._checks_generation else None
+        with share_prefill(inner, counts, check):
             answers = stock()
         self._checks_generation = False
         return answers
-
-    def _check_generation(self, ours_B_V: Tensor, stock_B_V: Tensor) -> None:
-        ours, stock = (logits.float().log_softmax(dim=-1) for logits in (ours_B_V, stock_B_V))
-        mean = float((ours - stock).abs().mean())
-        check_difference(
-            "of the first generated tokens", self._compute_dtype(self.model), next=mean
-        )
 
     # 4. Zero-variance groups
 
@@ -431,17 +427,26 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             parts.append(self._packed_logps(model, batch))
             if self._checks_logps:
                 self._checks_logps = False
-                with torch.no_grad():
-                    stock_logps = stock(model, **batch, **wanted)[0]
-                completed = batch["attention_mask"][:, -logits_to_keep:].bool()
-                differences = (parts[0][0].detach() - stock_logps)[completed].abs()
-                if differences.numel():
-                    mean, most = float(differences.mean()), float(differences.max())
-                    dtype = self._compute_dtype(model)
-                    check_difference("of the first micro-batch", dtype, mean=mean, most=most)
+                self._check_logps(model, batch, parts[0][0])
         logps_B_C = torch.cat([logps for logps, _ in parts])
         entropies_B_C = torch.cat([entropy for _, entropy in parts]) if compute_entropy else None
         return logps_B_C, entropies_B_C, None
+
+    def _stock_logps(self, model: Any, **batch: Any) -> Tensor:
+        """Log-probabilities of a micro-batch as TRL computes them, B × C."""
+        logps_B_C: Tensor = super()._get_per_token_logps_and_entropies(model, **batch)[0]
+        return logps_B_C
+
+    def _rounding(self, model: Any, batch: dict[str, Any]) -> Difference:
+        """What rounding does to the log-probabilities of a micro-batch: see :func:`rounding`."""
+        return rounding(partial(self._stock_logps, model), batch, *self._arithmetic(model))
+
+    @torch.no_grad()
+    def _check_logps(self, model: Any, batch: dict[str, Any], ours_B_C: Tensor) -> None:
+        stock, arithmetic = partial(self._stock_logps, model), self._arithmetic(model)
+        otherwise_B_C = rounded_otherwise(stock, batch, *arithmetic)
+        logps = (ours_B_C, stock(**batch), otherwise_B_C)
+        check("of the first micro-batch", *logps, completed(batch), arithmetic[1])
 
     def _packed_logps(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Log-probabilities of a micro-batch in one forward pass, and entropies where given."""
@@ -488,6 +493,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     def _inner(self, model: Any) -> Any:
         """The transformers model within wrappers and adapters."""
         return unwrap_adapters(self.accelerator.unwrap_model(model))
+
+    def _arithmetic(self, model: Any) -> tuple[Any, torch.dtype]:
+        """What :func:`rounding` needs to know: the input embeddings and the type."""
+        return self._inner(model).get_input_embeddings(), self._compute_dtype(model)
 
     def _compute_dtype(self, model: Any) -> torch.dtype:
         """The least exact type that the model computes in."""
