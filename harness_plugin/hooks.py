@@ -22,7 +22,13 @@ from mtrl_judge.metrics.records import Record
 
 from .logprob import calibration_rows, load_calibration, parse_answer
 from .perturbations import Perturbation, active_perturbation
-from .prompt_style import evaluation_scoring, evaluation_style
+from .prompt_style import (
+    answered_by_our_backend,
+    evaluation_record,
+    evaluation_scoring,
+    evaluation_style,
+    report_style,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -118,12 +124,32 @@ class JudgeHooks:
         def aggregate(items: Sequence[Sequence[Any] | None]) -> Any:
             if metric == headline:
                 records = [Record(*item) for item in items if item is not None]
+                self._warn_of_form(records)
                 self._summary = self.task.summarize(records)
             value = self._summary[metric]
             # The mean of a group, which is of the headline metric, must survive a task without one.
             return float("nan") if value is None and metric == headline else value
 
         return Hook(metric, self, aggregate)
+
+    def _warn_of_form(self, records: Sequence[Record]) -> None:
+        """Warn if reasoning and verdict were asked for and no answer has that form."""
+        from loguru import logger
+
+        reasoned = evaluation_style(self.task) == "reasoned"
+        if not (reasoned and records) or any(record.well_formed for record in records):
+            return
+        causes = "The model may not follow the instruction, or max_new_tokens may cut answers off"
+        if not answered_by_our_backend():
+            causes += (
+                ", or the engine may remove the tags: a vLLM server does with --reasoning-parser, "
+                "and vLLM removes tags that a tokenizer marks as special unless "
+                "skip_special_tokens is false"
+            )
+        logger.warning(
+            f"{self.task.task}: none of the {len(records)} answers has the form "
+            f"<think>…</think><answer>…</answer>. {causes}."
+        )
 
     def prepare(self) -> LoadedSplit:
         """The rows to judge, loaded once for a data root, and the perturbation of them.
@@ -148,8 +174,8 @@ class JudgeHooks:
         host_task.dataset_no_image = DatasetDict({split: rows.dataset.with_format(None)})
         host_task.config.metadata["judge"] = {
             **record,
-            "style": evaluation_style(self.task),
-            **self._scoring(),
+            **evaluation_record(self.task),
+            **self._calibration(),
             "kind": judge.kind,
             "role": judge.role,
             "dimension": judge.dimension,
@@ -162,30 +188,27 @@ class JudgeHooks:
             "card": judge.card.model_dump(mode="json"),
             "versions": {name: version(name) for name in _VERSIONS},
         }
+        report_style(self.task)
         _report(self.task, record)
 
-    def _scoring(self) -> dict[str, Any]:
-        """How verdicts come about and, with probabilities, what they were calibrated on.
+    def _calibration(self) -> dict[str, Any]:
+        """What probabilities were calibrated on, for verdicts by probability.
 
         It is part of lmms-eval's cache key, since answers depend on it.
         """
-        scoring = evaluation_scoring()
-        if scoring != "logprob":
-            return {"scoring": scoring}
+        if evaluation_scoring() != "logprob":
+            return {}
         try:
             loaded = load_calibration(self.task, data_root())
         except JudgeError as error:  # lmms-eval would print a traceback and exit 0
             raise SystemExit(str(error)) from None
         if loaded is None:
             self.calibration_rows = None
-            return {"scoring": scoring, "calibration": None}
+            return {"calibration": None}
         self.calibration_rows = calibration_rows(loaded.rows.dataset)
         names = ("split", "source", "location", "revision", "fingerprint")
         calibration = {name: loaded.record[name] for name in names}
-        return {
-            "scoring": scoring,
-            "calibration": {**calibration, "labeled_rows": len(self.calibration_rows)},
-        }
+        return {"calibration": {**calibration, "labeled_rows": len(self.calibration_rows)}}
 
     def asked(self, doc: Mapping[str, Any]) -> JudgeRow:
         """The row as the judge is asked it."""

@@ -30,7 +30,7 @@ from mtrl_judge.models.temperature import Floats, fit_temperature, probabilities
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from mtrl_judge.models.judge import Answer, Batch, Judge
+    from mtrl_judge.models.base_judge import Answer, BaseJudge, Batch
 
 CALIBRATION_ITEMS = 256  # enough to fit a single parameter
 
@@ -115,7 +115,7 @@ class LogprobScorer:
 
     def __init__(
         self,
-        judge: Judge,
+        judge: BaseJudge,
         task: JudgeTask,
         rows: Dataset | None,
         *,
@@ -134,15 +134,14 @@ class LogprobScorer:
 
     def answer(self, batch: Batch) -> list[Answer]:
         """The answers to B prompts; the first call calibrates."""
-        from mtrl_judge.models.judge import Answer
+        from mtrl_judge.models.base_judge import Answer
 
         fitted = self.fitted_temperature
         temperature = 1.0 if fitted is None else fitted
-        logps_B_V = self._logps(batch, self._verdicts)
+        logps_B_V, tokens_B = self._logps(batch, self._verdicts)
         probabilities_B_V = probabilities(logps_B_V, temperature).tolist()
         # Verdicts exclude each other even where no end token follows them (see verdict_tokens).
         mass_B = np.exp(logps_B_V).sum(axis=1).tolist()
-        tokens_B = batch.inputs["attention_mask"].sum(dim=1).tolist()
         answers = []
         for best, row_V, mass, tokens in zip(
             logps_B_V.argmax(axis=1), probabilities_B_V, mass_B, tokens_B, strict=True
@@ -170,7 +169,7 @@ class LogprobScorer:
         )
         logps_N_V = np.empty((len(labels_N), len(verdicts)))
         for batch in self._judge.batches(prompts, self._batch_size):
-            logps_N_V[list(batch.indices)] = self._logps(batch, verdicts)
+            logps_N_V[list(batch.indices)], _ = self._logps(batch, verdicts)
         temperature = fit_temperature(logps_N_V, labels_N)
         logger.info(
             f"{self._task.task}: temperature {temperature:.3f}, fitted to {len(labels_N)} "
@@ -178,6 +177,7 @@ class LogprobScorer:
         )
         return temperature
 
-    def _logps(self, batch: Batch, verdicts: Sequence[str]) -> Floats:
-        logps_B_V: Floats = self._judge.verdict_logps(batch, verdicts).double().cpu().numpy()
-        return logps_B_V
+    def _logps(self, batch: Batch, verdicts: Sequence[str]) -> tuple[Floats, Sequence[int]]:
+        """The log-probabilities, B × V, and the number of tokens of each prompt."""
+        logps_B_V, tokens_B = self._judge.verdict_logps(batch, verdicts)
+        return logps_B_V.double().numpy(), tokens_B

@@ -2,6 +2,7 @@
 
 `lmms-eval --model mtrl_judge --model_args pretrained=PATH --tasks mtrl_judge_*`
 
+The model runs on transformers or, with `engine=vllm`, on vLLM; prompts and answers are the same.
 Requests of all tasks are batched together by length and answered greedily unless a task asks for
 sampling. Answers are returned whole, reasoning included, because the task's scorer reads it. With
 `scoring=logprob` nothing is generated: the answer is the most probable verdict right after a prompt
@@ -32,19 +33,34 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.models.base_judge import WINDOW, Answer, BaseJudge, Batch, Prompt
 from mtrl_judge.models.checkpoint import (
     check_config,
+    end_tokens,
     load_model,
     load_processor,
     read_checkpoint_card,
 )
-from mtrl_judge.models.judge import Answer, Batch, Judge, Prompt
+from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.vllm_judge import VLLMJudge, require_vllm
 
 from .hooks import hooks_behind
 from .logprob import LogprobScorer
-from .prompt_style import check_scoring, set_checkpoint_style
+from .prompt_style import Backend, check_scoring, set_backend
 
 DEFAULT_MAX_NEW_TOKENS = 1024
+ENGINES = ("transformers", "vllm")
+# Arguments that only one engine takes; they are passed on under their own names.
+OPTIONS = {
+    "transformers": ("attn_implementation", "device", "device_map"),
+    "vllm": (
+        "tensor_parallel_size",
+        "gpu_memory_utilization",
+        "max_model_len",
+        "max_num_seqs",
+        "enforce_eager",
+    ),
+}
 GENERATION_KEYS = (
     "do_sample",
     "max_new_tokens",
@@ -80,11 +96,12 @@ class Work(NamedTuple):
 
 
 class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
-    """Chat backend for judges: `AutoModelForImageTextToText` with `AutoProcessor`.
+    """Chat backend for judges: `AutoModelForImageTextToText` with `AutoProcessor`, or vLLM.
 
     Every argument is a `--model_args` key; a wrong one is a SystemExit with a message.
 
     Args:
+        engine: transformers or vllm.
         dtype: by default ("auto") bfloat16 on a GPU and float32 on a CPU.
         min_pixels: lower bound of width × height of each image as the model sees it.
         max_pixels: upper bound, likewise.
@@ -98,6 +115,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     def __init__(
         self,
         pretrained: str | None = None,
+        engine: str = "transformers",
         revision: str | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
@@ -110,6 +128,11 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         trust_remote_code: bool = False,
         system_prompt: str | None = None,
         scoring: str = "generation",
+        tensor_parallel_size: int | None = None,
+        gpu_memory_utilization: float | None = None,
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        enforce_eager: bool | None = None,
         max_batch_size: int | None = None,
         **unknown: object,
     ) -> None:
@@ -125,6 +148,20 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         if max_batch_size is not None:  # one of lmms-eval's flags
             raise JudgeError("max_batch_size: not supported by this backend; set batch_size")
         self.batch_size = _positive("batch_size", batch_size)
+        options = _options(
+            engine,
+            attn_implementation=attn_implementation,
+            device=device,
+            device_map=device_map,
+            tensor_parallel_size=tensor_parallel_size,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            enforce_eager=enforce_eager,
+        )
+        device = options.pop("device", None)
+        if engine == "vllm":
+            require_vllm()
         self._max_new_tokens = max_new_tokens and _positive("max_new_tokens", max_new_tokens)
         min_pixels = min_pixels and _positive("min_pixels", min_pixels)
         max_pixels = max_pixels and _positive("max_pixels", max_pixels)
@@ -137,35 +174,50 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
         if self._world_size > 1:
-            if device_map is not None:
+            if engine == "vllm":
+                raise JudgeError(
+                    "engine=vllm: not supported with several processes; start one, and give "
+                    "tensor_parallel_size the number of GPUs"
+                )
+            if "device_map" in options:
                 raise JudgeError("device_map: not supported with several processes; leave it out")
             # Even where `device` is given: lmms-eval gathers results on accelerate's device.
-            first_device = self.accelerator.device
+            self.device = self.accelerator.device
         else:
-            first_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
         card = read_checkpoint_card(pretrained)
-        source = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
+        source: dict[str, Any] = {"revision": revision}
+        source["trust_remote_code"] = bool(trust_remote_code)
         check_config(pretrained, **source)
         processor = load_processor(pretrained, **source)
-        self.model = load_model(
-            pretrained,
-            **source,
-            dtype=_torch_dtype(dtype, first_device),
-            device_map=device_map or {"": first_device},
-            attn_implementation=attn_implementation,
+        limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        torch_dtype = _torch_dtype(dtype, self.device)
+        self.judge: BaseJudge
+        if engine == "vllm":
+            self._prompts_at_once = WINDOW
+            self.judge = VLLMJudge(
+                pretrained,
+                processor,
+                **source,
+                dtype=torch_dtype,
+                eos_token_id=end_tokens(pretrained, **source),
+                seed=torch.initial_seed() % 2**32,  # lmms-eval's --seed
+                **limits,
+                system_prompt=system_prompt,
+                **options,
+            )
+        else:
+            self._prompts_at_once = self.batch_size
+            options = {"device_map": {"": self.device}, **options}
+            model = load_model(pretrained, **source, **options, dtype=torch_dtype)
+            self.device = model.device
+            self.judge = Judge(model, processor, **limits, system_prompt=system_prompt)
+            # A checkpoint's own sampling settings would make greedy decoding warn, or sample.
+            model.generation_config = GenerationConfig()
+        set_backend(
+            Backend(engine, self._scoring, card.get("style"), self.judge.min_and_max_pixels)
         )
-        self.device = self.model.device
-        self.judge = Judge(
-            self.model,
-            processor,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            system_prompt=system_prompt,
-        )
-        # A checkpoint's own sampling settings would make greedy decoding warn, or sample.
-        self.model.generation_config = GenerationConfig()
-        set_checkpoint_style(card.get("style"), scoring=self._scoring)
 
     @classmethod
     def create_from_arg_string(
@@ -224,7 +276,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 settings = self._generation_settings(first.args[2])
                 answer = partial(self.judge.generate, **settings)
             prompts = (self._prompt(requests[index]) for index in indices)
-            for batch in self.judge.batches(prompts, self.batch_size):
+            for batch in self.judge.batches(prompts, self._prompts_at_once):
                 yield Work([indices[index] for index in batch.indices], batch, answer)
 
     def _prompt(self, request: Instance) -> Prompt:
@@ -281,7 +333,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 hooks.task,
                 hooks.calibration_rows,
                 verdicts=hooks.perturbation.verdicts,
-                batch_size=self.batch_size,
+                batch_size=self._prompts_at_once,
             )
         return self._scorers[task]
 
@@ -297,6 +349,18 @@ def _prefetch(items: Iterator[T]) -> Iterator[T]:
         while (item := upcoming.result()) is not None:
             upcoming = background.submit(next, items, None)
             yield item
+
+
+def _options(engine: str, **options: object) -> dict[str, Any]:
+    """The options that are given, all of them of this engine."""
+    if engine not in ENGINES:
+        raise JudgeError(f"engine: unknown engine {engine!r}; {did_you_mean(engine, ENGINES)}")
+    given = {name: value for name, value in options.items() if value is not None}
+    for other in ENGINES:
+        for name in OPTIONS[other]:
+            if other != engine and name in given:
+                raise JudgeError(f"{name}: only with engine={other}, but the engine is {engine}")
+    return given
 
 
 def _positive(name: str, value: object) -> int:

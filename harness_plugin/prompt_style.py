@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.judge_tasks.spec import STYLES, JudgeTask, Style
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES, JudgeTask, Style
 
 Scoring: TypeAlias = Literal["generation", "logprob"]
+StyleSource: TypeAlias = Literal["scoring", "override", "checkpoint", "task"]
 
 STYLE_VARIABLE = "MTRL_JUDGE_STYLE"
-# lmms-eval builds the prompts apart from the model, so what the backend knows is passed on here.
-_checkpoint_style: Style | None = None
-_scoring: Scoring = "generation"
 
 
-def set_checkpoint_style(style: str | None, *, scoring: Scoring = "generation") -> None:
-    """Called by the backend when it loads a model.
+class Backend(NamedTuple):
+    """What our backend knows of the model that it has loaded."""
 
-    Args:
-        style: the prompt style the checkpoint was trained with, if its card names one.
-        scoring: how the backend obtains its verdicts.
+    engine: str
+    scoring: Scoring
+    style: str | None
+    """The prompt style that the checkpoint was trained with, if its card names one."""
+    pixels: tuple[int | None, int | None]
+    """The bounds on width × height of each image as the model sees it."""
+
+
+# lmms-eval builds the prompts apart from the model, so what our backend knows is passed on here.
+# None is another backend, of which nothing is known.
+_backend: Backend | None = None
+_reported: set[tuple[Style, StyleSource]] = set()
+
+
+def set_backend(backend: Backend | None) -> None:
+    """Called by our backend when it has loaded a model, and with None before a run.
 
     Raises:
-        JudgeError: the style is unknown.
+        JudgeError: the checkpoint's style is unknown.
     """
-    global _checkpoint_style, _scoring
-    _checkpoint_style = None if style is None else _check_style(style, "the checkpoint's card")
-    _scoring = scoring
+    global _backend
+    if backend is not None and backend.style is not None:
+        _check_style(backend.style, "the checkpoint's card")
+    _backend = backend
+    _reported.clear()
 
 
 def evaluation_scoring() -> Scoring:
     """How the loaded backend obtains its verdicts."""
-    return _scoring
+    return "generation" if _backend is None else _backend.scoring
 
 
 def check_scoring(scoring: str) -> Scoring:
@@ -58,13 +71,63 @@ def evaluation_style(task: JudgeTask) -> Style:
     Raises:
         JudgeError: the variable names an unknown style, or contradicts the scoring.
     """
-    if _scoring == "logprob":
+    return _style_and_source(task)[0]
+
+
+def evaluation_record(task: JudgeTask) -> dict[str, Any]:
+    """What results say about how a task was asked and answered."""
+    style, source = _style_and_source(task)
+    low, high = ("unknown", "unknown") if _backend is None else _backend.pixels
+    return {
+        "style": style,
+        "style_source": source,
+        "scoring": evaluation_scoring(),
+        "engine": None if _backend is None else _backend.engine,
+        "min_pixels": low,
+        "max_pixels": high,
+    }
+
+
+def report_style(task: JudgeTask) -> None:
+    """Log which style is used and why, once for each answer to that in a run."""
+    from loguru import logger
+
+    style, source = found = _style_and_source(task)
+    if found in _reported:
+        return
+    _reported.add(found)
+    if source == "scoring":
+        logger.info(f"style: {style}, as scoring=logprob requires")
+    elif source == "override":
+        logger.info(f"style: {style}, from {STYLE_VARIABLE} or --style")
+    elif source == "checkpoint":
+        logger.info(f"style: {style}, which the checkpoint was trained in ({CHECKPOINT_CARD})")
+    elif _backend is not None:
+        logger.info(f"style: {style}, that of the tasks; the checkpoint has no {CHECKPOINT_CARD}")
+    else:
+        other = next(name for name in STYLES if name != style)
+        logger.warning(
+            f"style: {style}, that of the tasks; this backend does not read the style that a "
+            f"checkpoint was trained in ({CHECKPOINT_CARD}). For a judge that was trained in the "
+            f"other one, give --style {other} or set {STYLE_VARIABLE}={other}"
+        )
+
+
+def answered_by_our_backend() -> bool:
+    """Whether our backend, of which everything is known, runs the model."""
+    return _backend is not None
+
+
+def _style_and_source(task: JudgeTask) -> tuple[Style, StyleSource]:
+    if evaluation_scoring() == "logprob":
         _refuse_reasoning()
-        return "direct"
+        return "direct", "scoring"
     override = os.environ.get(STYLE_VARIABLE)
     if override:
-        return _check_style(override, STYLE_VARIABLE)
-    return _checkpoint_style or task.judge.style
+        return _check_style(override, STYLE_VARIABLE), "override"
+    if _backend is not None and _backend.style is not None:
+        return cast(Style, _backend.style), "checkpoint"
+    return task.judge.style, "task"
 
 
 def _refuse_reasoning() -> None:

@@ -17,7 +17,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
 
 from .hooks import Hook, JudgeHooks
-from .prompt_style import evaluation_style, set_checkpoint_style
+from .prompt_style import evaluation_style, set_backend
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 
@@ -111,7 +111,7 @@ def _prepare(manager: Any, names: Iterable[str]) -> None:
     lmms-eval's command line matches names first and then loads the model. It prints a traceback
     for an ``Exception`` and exits with 0, hence ``SystemExit``.
     """
-    set_checkpoint_style(None)  # one command may evaluate several models in turn
+    set_backend(None)  # one command may evaluate several models in turn
     faults: list[str] = []
     for path in _judge_paths(manager, names):
         try:

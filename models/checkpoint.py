@@ -101,6 +101,24 @@ def load_processor(pretrained: str, **source: Any) -> Any:
     return processor
 
 
+def end_tokens(pretrained: str, **source: Any) -> int | list[int] | None:
+    """The end tokens that a checkpoint names, as its loaded model would.
+
+    Args:
+        pretrained: a checkpoint folder or a hub id.
+        source: `revision` and `trust_remote_code` for transformers.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(pretrained, **source)
+    except OSError:  # no generation_config.json
+        config = AutoConfig.from_pretrained(pretrained, **source)
+        generation = GenerationConfig.from_model_config(config)
+    ids: int | list[int] | None = generation.eos_token_id
+    return ids
+
+
 def load_model(pretrained: str, **options: Any) -> Any:
     """Load the model in evaluation mode; missing weights are an error, not newly initialized.
 

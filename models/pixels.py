@@ -52,3 +52,11 @@ def with_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | 
     low = min(min_pixels or low, high)
     processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
     return processor
+
+
+def pixel_limits(processor: Any) -> dict[str, Any] | None:
+    """vLLM's ``mm_processor_kwargs`` for the limits of a processor; None for one without limits."""
+    if not supports_pixel_limits(processor.image_processor):
+        return None
+    size = processor.image_processor.size
+    return {"size": {name: size[name] for name in ("shortest_edge", "longest_edge")}}

@@ -75,12 +75,20 @@ def verdict_logps(
     else:
         _warn_unshared(reason)
         logps_B_V = _unpacked_logps(model, inputs, tokens_V, eos_ids)
-    if not logps_B_V.isfinite().all():
+    require_finite(logps_B_V, model.dtype)
+    return logps_B_V
+
+
+def require_finite(logps: Tensor, dtype: torch.dtype) -> None:
+    """
+    Raises:
+        JudgeError: log-probabilities, which a model has computed in `dtype`, are not finite.
+    """
+    if not logps.isfinite().all():
         raise JudgeError(
-            f"the model's log-probabilities are not finite in {model.dtype}; "
+            f"the model's log-probabilities are not finite in {dtype}; "
             "use dtype=bfloat16 or dtype=float32"
         )
-    return logps_B_V
 
 
 @cache  # once per reason

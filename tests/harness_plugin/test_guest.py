@@ -14,7 +14,7 @@ from support.commands import call, lmms_eval
 from support.images import image_cell, image_cells
 from support.tasks import write_split, write_yaml
 
-from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
+from mtrl_judge.harness_plugin.prompt_style import set_backend
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.rescore import rescore
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
@@ -209,7 +209,7 @@ def logprob(in_process: Any, logprob_root: Path, monkeypatch: pytest.MonkeyPatch
         return results
 
     yield evaluate
-    set_checkpoint_style(None)
+    set_backend(None)
 
 
 def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) -> None:

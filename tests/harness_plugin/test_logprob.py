@@ -22,10 +22,11 @@ from mtrl_judge.harness_plugin.logprob import (
     parse_answer,
 )
 from mtrl_judge.harness_plugin.prompt_style import (
+    Backend,
     check_scoring,
     evaluation_scoring,
     evaluation_style,
-    set_checkpoint_style,
+    set_backend,
 )
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
@@ -96,7 +97,7 @@ def test_calibration_rows_are_labeled_few_and_not_evaluated(tmp_path: Path) -> N
 
 def test_scoring_and_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = write_task(tmp_path)
-    set_checkpoint_style("reasoned", scoring="logprob")
+    set_backend(Backend("transformers", "logprob", "reasoned", (None, None)))
     assert (evaluation_style(task), evaluation_scoring()) == ("direct", "logprob")
     monkeypatch.setenv("MTRL_JUDGE_STYLE", "direct")
     assert check_scoring("logprob") == "logprob"
@@ -105,7 +106,7 @@ def test_scoring_and_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for call in (lambda: check_scoring("logprob"), lambda: evaluation_style(task)):
         with pytest.raises(JudgeError, match="MTRL_JUDGE_STYLE is 'reasoned', but scoring=logprob"):
             call()
-    set_checkpoint_style(None)
+    set_backend(None)
     assert (evaluation_style(task), evaluation_scoring()) == ("reasoned", "generation")
     with pytest.raises(JudgeError, match="'logprobs'; did you mean 'logprob'"):
         check_scoring("logprobs")

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _no_checkpoint_style() -> Iterator[None]:
     yield
-    style.set_checkpoint_style(None)
+    style.set_backend(None)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -207,10 +207,12 @@ def test_dtype_and_attention_implementation(qwen3: Path) -> None:
     import torch
 
     judge = build(qwen3, dtype="bfloat16", attn_implementation="eager")
-    assert judge.model.dtype == torch.bfloat16
+    assert judge.judge.model.dtype == torch.bfloat16
     inputs = inputs_of(judge, MIXED[0])
-    assert judge.model(**inputs, output_attentions=True).attentions[0] is not None  # not in sdpa
-    assert build(qwen3).model.dtype == torch.float32
+    assert (
+        judge.judge.model(**inputs, output_attentions=True).attentions[0] is not None
+    )  # not in sdpa
+    assert build(qwen3).judge.model.dtype == torch.float32
     assert len(ask(judge, MIXED)) == len(MIXED)
 
 

@@ -33,7 +33,7 @@ from mtrl_judge.harness_plugin.perturbations import (
     PERTURBATION_VARIABLE,
     PERTURBATIONS,
 )
-from mtrl_judge.harness_plugin.prompt_style import set_checkpoint_style
+from mtrl_judge.harness_plugin.prompt_style import set_backend
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import gold_answer, render_messages, render_text
 from mtrl_judge.judge_tasks.raw_split import RawSplit
@@ -271,7 +271,7 @@ def evaluate(
         return rows
 
     yield run
-    set_checkpoint_style(None)
+    set_backend(None)
 
 
 def test_a_changed_image_never_gets_a_cached_answer(evaluate: Any, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def logps(judge: Judge, rows: Sequence[JudgeRow], verdicts: Sequence[str]) -> np
     logps_N_V = np.empty((len(rows), len(verdicts)))
     with torch.inference_mode():
         for batch in judge.batches(prompts, 8):
-            logps_N_V[list(batch.indices)] = judge.verdict_logps(batch, verdicts)
+            logps_N_V[list(batch.indices)] = judge.verdict_logps(batch, verdicts).logps_B_V
     return logps_N_V
 
 

@@ -152,7 +152,7 @@ def test_an_sft_judge_is_evaluated_in_the_style_it_learned(base: Path) -> None:
     try:
         assert style.evaluation_style(find_task("mtrl_judge_seetrue")) == "direct"
     finally:
-        style.set_checkpoint_style(None)
+        style.set_backend(None)
 
 
 # What is trained and what is not

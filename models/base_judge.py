@@ -1,0 +1,275 @@
+"""What judges on every engine share: conversations to prompts, prompts to batches, tokens to text.
+
+An engine computes what a model answers: :class:`.judge.Judge` with transformers and
+:class:`.vllm_judge.VLLMJudge` with vLLM.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from PIL import Image
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.markup import JUDGE_TAGS, neutralize, special_token_pattern
+from mtrl_judge.judge_tasks.prompts import render_messages
+
+from .pixels import fit_pixels, supports_pixel_limits, with_pixel_limits
+
+if TYPE_CHECKING:
+    from mtrl_judge.judge_tasks.rows import JudgeRow
+    from mtrl_judge.judge_tasks.spec import Style
+
+
+# Prompts whose images are in memory at a time: enough to sort by length, while 512 images of a
+# million pixels stay under 2 GB.
+WINDOW = 512
+
+# For the estimate of a prompt's length only: characters of English per token, and pixels per token
+# with patches of 14 pixels merged two by two (Qwen2-VL, arXiv 2409.12191).
+CHARACTERS_PER_TOKEN = 4
+PIXELS_PER_TOKEN = 28 * 28
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation ready for the processor."""
+
+    text: str  # the chat template's output
+    images: list[Image.Image]
+    length: float  # estimated tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are processed together."""
+
+    indices: Sequence[int]  # of the prompts, in the order given to `Judge.batches`
+    prompts: Sequence[Prompt]
+    inputs: Any  # what the engine reads
+
+
+class Answer(NamedTuple):
+    """What the model generated for one prompt."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int  # including the end token
+
+
+class VerdictLogps(NamedTuple):
+    """How probable each of V verdicts is as the answer to each of B prompts."""
+
+    logps_B_V: torch.Tensor  # in float32
+    input_tokens_B: Sequence[int]
+
+
+class BaseJudge(ABC):
+    """A judge without its model.
+
+    Args:
+        processor: the model's processor, with a chat template; it is not modified.
+        eos_token_id: end tokens that the checkpoint names besides its tokenizer's.
+        min_pixels: lower bound of width × height of each image as the model sees it.
+        max_pixels: upper bound; it wins over `min_pixels`.
+        system_prompt: prepended to every conversation.
+
+    Raises:
+        JudgeError: neither checkpoint nor tokenizer defines an end token.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        eos_token_id: int | Sequence[int] | None,
+        min_pixels: int | None,
+        max_pixels: int | None,
+        system_prompt: str | None,
+    ) -> None:
+        self._min_pixels, self._max_pixels = min_pixels, max_pixels
+        self._processor_limits_pixels = supports_pixel_limits(processor.image_processor)
+        if self._processor_limits_pixels and (min_pixels or max_pixels):
+            processor = with_pixel_limits(processor, min_pixels, max_pixels)
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        # A checkpoint may have several end tokens, of which its tokenizer names only one.
+        configured = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ()
+        ids = dict.fromkeys([self.tokenizer.eos_token_id, *configured])
+        self.eos_ids = [token for token in ids if token is not None]
+        if not self.eos_ids:
+            raise JudgeError("tokenizer: no end-of-sequence token, so no answer would ever end")
+        special = _special_tokens(self.tokenizer)
+        self._hidden_ids = {i for i, token in special.items() if token not in JUDGE_TAGS}
+        self._markup = special_token_pattern(special.values())
+        self._system_messages: list[dict[str, Any]] = []
+        if system_prompt:
+            content = [{"type": "text", "text": system_prompt}]
+            self._system_messages.append({"role": "system", "content": content})
+
+    @property
+    def min_and_max_pixels(self) -> tuple[int | None, int | None]:
+        """The bounds on width × height of each image as the model sees it; None for no bound."""
+        if not self._processor_limits_pixels:
+            return self._min_pixels, self._max_pixels
+        size = self.processor.image_processor.size
+        return size["shortest_edge"], size["longest_edge"]
+
+    def judge(
+        self,
+        rows: Sequence[JudgeRow],
+        style: Style,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        keep_pairs: bool = True,
+    ) -> list[str]:
+        """Answer rows greedily; answers are in the order of the rows.
+
+        Args:
+            rows: with their images.
+            style: "reasoned" or "direct".
+            batch_size: prompts generated together.
+            max_new_tokens: where an answer is truncated.
+            keep_pairs: as for :meth:`batches`.
+        """
+        prompts = (self.prompt(render_messages(row, style), row.images) for row in rows)
+        texts: dict[int, str] = {}
+        for batch in self.batches(prompts, batch_size, keep_pairs=keep_pairs):
+            answers = self.generate(
+                batch, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+            )
+            texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
+        return [texts[index] for index in range(len(rows))]
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
+    ) -> Prompt:
+        """Render a conversation with the chat template; markup in its texts is neutralized.
+
+        Args:
+            messages: `role` and `content`, a list of `{"type": "text", "text": …}` and, for each
+                image in order, `{"type": "image"}`.
+            images: of any size and mode.
+
+        Raises:
+            ValueError: the number of image parts and of images differ.
+        """
+        chat = [
+            {
+                "role": message["role"],
+                "content": [
+                    {"type": "text", "text": neutralize(part["text"], self._markup)}
+                    if part["type"] == "text"
+                    else {"type": part["type"]}
+                    for part in message["content"]
+                ],
+            }
+            for message in (*self._system_messages, *messages)
+        ]
+        parts = sum(part["type"] == "image" for message in chat for part in message["content"])
+        if parts != len(images):
+            raise ValueError(f"{parts} image parts in the messages, but {len(images)} images")
+        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        rgb = [image.convert("RGB") for image in images]
+        if not self._processor_limits_pixels:
+            rgb = [fit_pixels(image, self._min_pixels, self._max_pixels) for image in rgb]
+        pixels = sum(image.width * image.height for image in rgb)
+        length = len(text) / CHARACTERS_PER_TOKEN + pixels / PIXELS_PER_TOKEN
+        return Prompt(text, rgb, length)
+
+    def batches(
+        self, prompts: Iterable[Prompt], batch_size: int, *, keep_pairs: bool = True
+    ) -> Iterator[Batch]:
+        """Sort prompts by length within a window and cut them into batches, lazily.
+
+        The longest come first, so a lack of memory shows in the first batch.
+
+        Args:
+            keep_pairs: a batch is one prompt shorter where that keeps two prompts with the same
+                images together, such as the two orders of a pair, because equal images of a batch
+                pass the vision tower once. Otherwise the number of batches depends on the number
+                of prompts alone.
+        """
+        numbered = enumerate(prompts)
+        while window := list(islice(numbered, WINDOW)):
+            window.sort(key=lambda item: -item[1].length)
+            while window:
+                size = batch_size
+                if keep_pairs:
+                    size = _batch_size([prompt for _, prompt in window[: size + 1]], size)
+                indices, batch = zip(*window[:size], strict=True)
+                yield Batch(indices, batch, self.inputs(batch))
+                del window[:size]
+
+    @abstractmethod
+    def inputs(self, prompts: Sequence[Prompt]) -> Any:
+        """What the engine reads for B prompts."""
+
+    @abstractmethod
+    def generate(self, batch: Batch, *, until: Sequence[str] = (), **settings: Any) -> list[Answer]:
+        """Generate the answers to B prompts, in the order of the batch.
+
+        Args:
+            batch: from :meth:`batches`.
+            until: stop strings; an answer is cut before the first of them.
+            settings: of a `GenerationConfig` of transformers.
+        """
+
+    @abstractmethod
+    def verdict_logps(self, batch: Batch, verdicts: Sequence[str]) -> VerdictLogps:
+        """The log-probability of each verdict as the answer to each prompt.
+
+        Args:
+            batch: prompts that ask for the verdict alone.
+            verdicts: as the prompts name them.
+
+        Raises:
+            JudgeError: the tokenizer cannot represent or distinguish the verdicts, or the
+                log-probabilities are not finite.
+        """
+
+    def answer(self, row: Sequence[int], input_tokens: int, until: Sequence[str]) -> Answer:
+        """The answer in generated tokens: up to the first end token, and before a stop string."""
+        end = next((n for n, token in enumerate(row, 1) if token in self.eos_ids), len(row))
+        text = self.decode(row[:end])
+        for string in until:
+            text = text.split(string, 1)[0]
+        return Answer(text, input_tokens, end)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of an answer's tokens: judge tags stay, other special tokens are dropped."""
+        kept = [token for token in tokens if token not in self._hidden_ids]
+        text: str = self.tokenizer.decode(
+            kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def _batch_size(prompts: Sequence[Prompt], size: int) -> int:
+    """How many of the prompts go into a batch: `size`, or one fewer to keep a pair together."""
+    cuts_pair = len(prompts) > size > 1 and _same_images(*prompts[size - 1 :])
+    return size - 1 if cuts_pair and not _same_images(*prompts[size - 2 : size]) else size
+
+
+def _same_images(first: Prompt, second: Prompt) -> bool:
+    """Whether two prompts show the same images, in any order."""
+    if not first.images or first.length != second.length:
+        return False
+    ours, theirs = (
+        sorted((image.size, image.tobytes()) for image in prompt.images)
+        for prompt in (first, second)
+    )
+    return ours == theirs
+
+
+def _special_tokens(tokenizer: Any) -> dict[int, str]:
+    """Ids and texts of all tokens that a tokenizer treats as special."""
+    added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    ids = tokenizer.all_special_ids
+    return added | dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
