@@ -23,7 +23,7 @@ from mtrl_judge.metrics.records import Record
 from .logprob import calibration_rows, load_calibration, parse_answer
 from .perturbations import Perturbation, active_perturbation
 from .prompt_style import (
-    answered_by_our_backend,
+    evaluation_engine,
     evaluation_record,
     evaluation_scoring,
     evaluation_style,
@@ -140,7 +140,7 @@ class JudgeHooks:
         if not (reasoned and records) or any(record.well_formed for record in records):
             return
         causes = "The model may not follow the instruction, or max_new_tokens may cut answers off"
-        if not answered_by_our_backend():
+        if evaluation_engine() is None:
             causes += (
                 ", or the engine may remove the tags: a vLLM server does with --reasoning-parser, "
                 "and vLLM removes tags that a tokenizer marks as special unless "
@@ -186,7 +186,7 @@ class JudgeHooks:
             "perturbation": self.perturbation.name,
             "parser": PARSER_VERSION,
             "card": judge.card.model_dump(mode="json"),
-            "versions": {name: version(name) for name in _VERSIONS},
+            "versions": _versions(),
         }
         report_style(self.task)
         _report(self.task, record)
@@ -271,6 +271,16 @@ class JudgeHooks:
             **dict.fromkeys(self.metrics),
             self.task.kind.headline: tuple(record) if row.pair_id else record[:3],
         }
+
+
+def _versions() -> dict[str, str]:
+    """Of what computes answers and scores."""
+    versions = {name: version(name) for name in _VERSIONS}
+    if evaluation_engine() == "vllm":
+        import vllm  # its distribution has other names on other devices
+
+        versions["vllm"] = vllm.__version__
+    return versions
 
 
 def hooks_behind(doc_to_messages: Callable[..., Any]) -> JudgeHooks | None:

@@ -49,6 +49,11 @@ def evaluation_scoring() -> Scoring:
     return "generation" if _backend is None else _backend.scoring
 
 
+def evaluation_engine() -> str | None:
+    """The engine of our backend; None if another backend runs the model."""
+    return None if _backend is None else _backend.engine
+
+
 def check_scoring(scoring: str) -> Scoring:
     """A backend's ``scoring`` argument.
 
@@ -82,7 +87,7 @@ def evaluation_record(task: JudgeTask) -> dict[str, Any]:
         "style": style,
         "style_source": source,
         "scoring": evaluation_scoring(),
-        "engine": None if _backend is None else _backend.engine,
+        "engine": evaluation_engine(),
         "min_pixels": low,
         "max_pixels": high,
     }
@@ -111,11 +116,6 @@ def report_style(task: JudgeTask) -> None:
             f"checkpoint was trained in ({CHECKPOINT_CARD}). For a judge that was trained in the "
             f"other one, give --style {other} or set {STYLE_VARIABLE}={other}"
         )
-
-
-def answered_by_our_backend() -> bool:
-    """Whether our backend, of which everything is known, runs the model."""
-    return _backend is not None
 
 
 def _style_and_source(task: JudgeTask) -> tuple[Style, StyleSource]:

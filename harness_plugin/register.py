@@ -2,7 +2,7 @@
 
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
 TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
-wraps four functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
+wraps five functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
 involved, so other tasks are not affected.
 """
 
@@ -31,6 +31,7 @@ def register() -> Any:
     from lmms_eval.models.registry_v2 import ModelManifest
 
     _wrap_yaml_loading()
+    _wrap_model_registry()
     _wrap_task_manager()
     _wrap_download()
     return ModelManifest(
@@ -79,6 +80,20 @@ def _wrap_yaml_loading() -> None:
     utils.load_yaml_config = load_yaml_config
 
 
+def _wrap_model_registry() -> None:
+    """What our backend said about its model does not outlast it: one process may run several."""
+    from lmms_eval.models.registry_v2 import ModelRegistryV2
+
+    stock = ModelRegistryV2.get_model_class
+
+    @functools.wraps(stock)
+    def get_model_class(self: Any, *args: Any, **kwargs: Any) -> Any:
+        set_backend(None)
+        return stock(self, *args, **kwargs)
+
+    ModelRegistryV2.get_model_class = get_model_class
+
+
 def _wrap_task_manager() -> None:
     from lmms_eval.tasks import TaskManager
     from loguru import logger
@@ -111,7 +126,7 @@ def _prepare(manager: Any, names: Iterable[str]) -> None:
     lmms-eval's command line matches names first and then loads the model. It prints a traceback
     for an ``Exception`` and exits with 0, hence ``SystemExit``.
     """
-    set_backend(None)  # one command may evaluate several models in turn
+    set_backend(None)  # of a model before, as in `_wrap_model_registry`
     faults: list[str] = []
     for path in _judge_paths(manager, names):
         try:

@@ -21,6 +21,7 @@ from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
+FACTS = ("style", "style_source", "engine", "min_pixels", "max_pixels")
 pytestmark = pytest.mark.slow
 
 
@@ -110,6 +111,15 @@ def in_process(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return evaluate
 
 
+@pytest.fixture
+def taught(random_judge: Path, tmp_path: Path) -> Path:
+    """A judge whose card says that it was trained in the direct style."""
+    folder = tmp_path / "taught"
+    shutil.copytree(random_judge, folder)
+    (folder / "mtrl_judge.json").write_text('{"style": "direct"}')
+    return folder
+
+
 def texts(results: dict[str, Any], task: str) -> list[str]:
     return [row["text"] for row in results["samples"][task]]
 
@@ -160,12 +170,8 @@ def test_the_response_cache_gives_the_same_scores(
 
 
 def test_the_style_is_overridden_recorded_and_taken_from_the_checkpoint(
-    in_process: Any, random_judge: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    in_process: Any, random_judge: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taught = tmp_path / "taught"
-    shutil.copytree(random_judge, taught)
-    (taught / "mtrl_judge.json").write_text('{"style": "direct"}')
-
     def style(folder: Path) -> tuple[str, bool]:
         results = in_process(
             "mtrl_judge", ["mtrl_judge_seetrue"], model_args=f"pretrained={folder}", limit=1
@@ -178,6 +184,71 @@ def test_the_style_is_overridden_recorded_and_taken_from_the_checkpoint(
     assert style(random_judge) == ("reasoned", True)
     monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
     assert style(taught) == ("reasoned", True)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What is logged during the test, with its level."""
+    from loguru import logger
+
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{level}: {message}")
+    yield lines
+    logger.remove(sink)
+
+
+def test_another_backend_says_which_style_it_uses_and_that_pixels_are_unknown(
+    in_process: Any, taught: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    tasks = ["mtrl_judge_seetrue", "mtrl_judge_mjbench_safety"]
+
+    def facts(model: str, model_args: str) -> tuple[object, ...]:
+        logged.clear()
+        results = in_process(model, tasks, model_args=model_args, limit=1)
+        metadata = [results["configs"][task]["metadata"]["judge"] for task in tasks]
+        (found,) = {tuple(judge[name] for name in FACTS) for judge in metadata}
+        return found
+
+    ours = facts("mtrl_judge", f"pretrained={taught},max_pixels=4096")
+    assert ours == dict(
+        zip(FACTS, ("direct", "checkpoint", "transformers", 1024, 4096), strict=True)
+    )
+    (said,) = [line for line in logged if "style:" in line]
+    assert said.startswith("INFO: style: direct, which the checkpoint was trained in")
+
+    other = facts("dummy", "response=Yes")
+    assert other == ("reasoned", "task", None, "unknown", "unknown")
+    (said,) = [line for line in logged if "style:" in line]
+    assert said.startswith(
+        "WARNING: style: reasoned, that of the tasks; this backend does not read"
+    )
+    assert "--style direct" in said
+
+    monkeypatch.setenv("MTRL_JUDGE_STYLE", "direct")
+    assert facts("dummy", "response=Yes")[:2] == ("direct", "override")
+    (said,) = [line for line in logged if "style:" in line]
+    assert said == "INFO: style: direct, from MTRL_JUDGE_STYLE or --style\n"
+
+
+def test_a_run_without_a_well_formed_answer_names_likely_causes(
+    in_process: Any, random_judge: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    task = "mtrl_judge_seetrue"
+
+    def warnings(model: str, model_args: str) -> list[str]:
+        logged.clear()
+        in_process(model, [task], model_args=model_args)
+        return [line for line in logged if "none of the 6 answers has the form" in line]
+
+    (server,) = warnings("dummy", "response=Yes")
+    assert "--reasoning-parser" in server
+    assert "skip_special_tokens" in server
+    (ours,) = warnings("mtrl_judge", f"pretrained={random_judge}")
+    assert "max_new_tokens" in ours
+    assert "--reasoning-parser" not in ours
+    assert warnings("dummy", "response=<think>It fits.</think><answer>Yes</answer>") == []
+    monkeypatch.setenv("MTRL_JUDGE_STYLE", "direct")
+    assert warnings("dummy", "response=Yes") == []
 
 
 PROBABILITIES = {"probabilities", "temperature", "verdict_mass", "calibrated"}

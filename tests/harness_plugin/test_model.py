@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,9 @@ def test_system_prompt(qwen3: Path) -> None:
         ({"batch_size": 0}, "batch_size: found 0"),
         ({"dtype": "float99"}, "dtype: found 'float99'"),
         ({"min_pixels": 9000, "max_pixels": 4000}, "min_pixels: 9000 is more than max_pixels"),
+        ({"engine": "vlm"}, "unknown engine 'vlm'; did you mean 'vllm'?"),
+        ({"max_model_len": 512}, "max_model_len: only with engine=vllm, but the engine is transf"),
+        ({"engine": "vllm"}, "device: only with engine=transformers, but the engine is vllm"),
         ({"scoring": "logprobs"}, "unknown scoring 'logprobs'; did you mean 'logprob'?"),
         ({"scoring": "sampling"}, "unknown scoring 'sampling'; known: generation, logprob"),
         ({"scoring": "logprob"}, "MTRL_JUDGE_STYLE is 'reasoned', but scoring=logprob"),
@@ -257,6 +261,12 @@ def test_wrong_model_args(
     monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
     with pytest.raises(SystemExit, match=re.escape(message)):
         build(qwen3, **model_args)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_a_missing_vllm_is_reported_before_anything_is_read() -> None:
+    with pytest.raises(SystemExit, match=r"vLLM is not installed .* `pip install vllm`"):
+        MtrlJudge(pretrained="no/checkpoint", engine="vllm")
 
 
 def test_wrong_requests(qwen3: Path) -> None:
