@@ -210,18 +210,14 @@ def test_another_backend_says_which_style_it_uses_and_that_pixels_are_unknown(
         return found
 
     ours = facts("mtrl_judge", f"pretrained={taught},max_pixels=4096")
-    assert ours == dict(
-        zip(FACTS, ("direct", "checkpoint", "transformers", 1024, 4096), strict=True)
-    )
+    assert ours == ("direct", "checkpoint", "transformers", 1024, 4096)
     (said,) = [line for line in logged if "style:" in line]
     assert said.startswith("INFO: style: direct, which the checkpoint was trained in")
 
     other = facts("dummy", "response=Yes")
     assert other == ("reasoned", "task", None, "unknown", "unknown")
     (said,) = [line for line in logged if "style:" in line]
-    assert said.startswith(
-        "WARNING: style: reasoned, that of the tasks; this backend does not read"
-    )
+    assert said.startswith("WARNING: style: reasoned, that of the tasks; this backend does not")
     assert "--style direct" in said
 
     monkeypatch.setenv("MTRL_JUDGE_STYLE", "direct")
