@@ -8,11 +8,15 @@ Each line of a file has the fields
 - ``want``: the verdict that the text states; null where it states none, such as a tie
 
 The table has a row per source: texts, recall (the share of stated verdicts that are read), wrong
-readings (another verdict than the stated one), ties read as verdicts, and the forms by which
-verdicts were read. The last line is one JSON object:
+readings (another verdict than the stated one), ties read as verdicts, texts that contradict
+themselves, and the forms by which verdicts were read. A text contradicts itself if it states a
+verdict and concludes another; it has no verdict, and recall leaves it out. The last line is one
+JSON object:
 
 - ``texts``: of all files
-- ``recall``: over all texts with a stated verdict
+- ``recall``: over the texts that state a verdict and do not contradict themselves
+- ``recall_of_all``: over all texts that state a verdict
+- ``contradicting``: texts that contradict themselves
 - ``wrong``: verdicts that differ from ``want``, ties read as verdicts included
 - ``us_a_text``: microseconds in ``parse_verdict`` for one text, the median of five passes over all
 """
@@ -25,17 +29,20 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from pydantic import BaseModel, ValidationError, model_validator
 from tabulate import tabulate
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json_lines
-from mtrl_judge.judge_tasks.verdicts import Verdict, parse_verdict
+from mtrl_judge.judge_tasks.verdicts import SELF_CONTRADICTION, Verdict, parse_verdict
 
 from .timing import median_seconds
 
 FORMS_WIDTH = 60
+
+Pairs: TypeAlias = "Sequence[tuple[Case, Verdict]]"
 
 
 class Case(BaseModel):
@@ -66,11 +73,10 @@ def main() -> None:
     except JudgeError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    readings = [parse_verdict(case.text, case.verdicts) for case in cases]
+    everything = [(case, parse_verdict(case.text, case.verdicts)) for case in cases]
     by_source: dict[str, list[tuple[Case, Verdict]]] = {}
-    for case, reading in zip(cases, readings, strict=True):
+    for case, reading in everything:
         by_source.setdefault(case.source, []).append((case, reading))
-    everything = list(zip(cases, readings, strict=True))
     rows = [summary(source, pairs) for source, pairs in sorted(by_source.items())]
     rows.append(summary("all", everything))
     widths = [None] * (len(rows[0]) - 1)
@@ -83,6 +89,8 @@ def main() -> None:
     figures = {
         "texts": len(cases),
         "recall": recall(everything),
+        "recall_of_all": recall(everything, of_all=True),
+        "contradicting": sum(_contradicts_itself(reading) for _, reading in everything),
         "wrong": sum(reading.value not in (None, case.want) for case, reading in everything),
         "us_a_text": round(median_seconds(parse_all) / len(cases) * 1e6, 1),
     }
@@ -105,23 +113,36 @@ def read_cases(file: Path) -> Iterator[Case]:
             raise DataError(f"{where}: {field}{message}") from None
 
 
-def recall(pairs: Sequence[tuple[Case, Verdict]]) -> float | None:
-    """The share of stated verdicts that are read; None if no text states one."""
-    right = [reading.value == case.want for case, reading in pairs if case.want is not None]
+def recall(pairs: Pairs, of_all: bool = False) -> float | None:
+    """The share of stated verdicts that are read; None if no text states one.
+
+    Args:
+        of_all: whether texts that contradict themselves count.
+    """
+    right = [
+        reading.value == case.want
+        for case, reading in pairs
+        if case.want is not None and (of_all or not _contradicts_itself(reading))
+    ]
     return round(sum(right) / len(right), 4) if right else None
 
 
-def summary(source: str, pairs: Sequence[tuple[Case, Verdict]]) -> dict[str, object]:
+def summary(source: str, pairs: Pairs) -> dict[str, object]:
     read = [(case, reading) for case, reading in pairs if reading.value is not None]
-    forms = Counter((reading.reason or "verdict").partition(":")[0] for _, reading in read)
+    forms = Counter(reading.reason for _, reading in read)
     return {
         "source": source,
         "n": len(pairs),
         "recall": recall(pairs),
         "wrong": sum(case.want not in (None, reading.value) for case, reading in read),
         "ties read": sum(case.want is None for case, _ in read),
+        "contradicting": sum(_contradicts_itself(reading) for _, reading in pairs),
         "forms": ", ".join(f"{form} {n}" for form, n in forms.most_common()),
     }
+
+
+def _contradicts_itself(reading: Verdict) -> bool:
+    return reading.reason.startswith(SELF_CONTRADICTION)
 
 
 if __name__ == "__main__":

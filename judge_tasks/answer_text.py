@@ -95,6 +95,8 @@ _PLAIN: dict[int, str | None] = _INVISIBLE | {
         ("、，", ","),
         ("【〔", "["),
         ("】〕", "]"),
+        ("≫", ">>"),
+        ("≪", "<<"),
         ("\u2028\u2029\x85", "\n"),
     ]
     for char in chars
@@ -113,6 +115,10 @@ _MARKUP = re.compile(
 )
 
 
+# `<choice>A</choice>` becomes a field.
+_ELEMENT = re.compile(r"<([a-z_]{3,20})>\s{0,8}([^<>]{1,80})</\1>")
+
+
 _ANGLED = re.compile(r"<([^<>\n]{1,40})>")
 
 
@@ -129,7 +135,8 @@ def fold(text: str) -> str:
     if "_" in text:
         text = _UNDERLINE.sub("", text)
     if "<" in text:
-        text = _ANGLED.sub(r"\1", _MARKUP.sub(" ", text))
+        text = _ELEMENT.sub(r"\n\1: \2\n", _MARKUP.sub(" ", text))
+        text = _ANGLED.sub(r"\1", text)
     if "\\" in text:
         text = _LATEX_FONT.sub("{", text)
     return "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()

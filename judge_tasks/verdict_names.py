@@ -15,10 +15,12 @@ TIE = "(a tie)"
 OTHER = "(another answer)"
 """Stands for a choice that is none of the verdicts."""
 
-NOUN = (
-    r"(?:image|picture|photo|option|choice|response|answer|output|assistant|model|candidate|"
-    r"caption|video|system|result|description|generation|edit)"
+NOUNS = (
+    *("image", "picture", "photo", "option", "choice", "response", "answer", "output", "assistant"),
+    *("model", "candidate", "caption", "video", "system", "result", "description", "generation"),
+    *("edit", "solution", "summary", "translation", "text", "essay", "story", "completion"),
 )
+NOUN = rf"(?:{'|'.join(NOUNS)})"
 _WORK = r"(?:version|attempt|rendering|interpretation|depiction|representation|work|reasoning)"
 _MADE = r"(?:(?:edited|generated|generated image|output|candidate) )?"
 _PAIRS = (("1", "2"), ("a", "b"), ("first", "second"), ("left", "right"))
@@ -28,17 +30,11 @@ _TIE_VERDICT = re.compile(
     r"0|tie|tied|a tie|draw|equal|equally good|same|neither|both(?: .{1,20})?|"
     r"(\w)=(?!\1)\w(?:=.{1,20})?"
 )
-_LEVELS = re.compile(
-    r"(?:(?:very|extremely|below|above|slightly|somewhat|highly) )?(?:poor|bad|terrible|awful|"
-    r"weak|low|average|fair|medium|moderate|mediocre|neutral|ok|okay|acceptable|adequate|decent|good|great|"
-    r"high|strong|excellent|outstanding|perfect|unacceptable|inferior|superior)"
-)
 # What may precede a verdict without belonging to it: white space, quotes, list marks, arrows.
 LEFT = r"[\s\"'()\[\]{}#|$\\:=•·▪]|-{1,8}>?\s|→"
 SYMBOLS = "\u2190-\u2bff\ufe0f\U0001f000-\U0001faff"
 EDGE = re.compile(rf"(?:{LEFT})*+")
 _RIGHT_STRIP = " \n\"'()[]{}|$\\.,;:!"
-_TRAILING_SYMBOLS = re.compile(rf"\s?[{SYMBOLS}]{{1,4}}$")
 _PHRASE_LIMIT = 40
 
 
@@ -90,16 +86,18 @@ class Names:
             token = "|".join(self.candidates)
             owned = rf"(?:'s (?:\w{{1,20}} ){{0,2}}?(?:{NOUN}|{_WORK}))?"
             mark = rf"(?:[ _-]?(?:#|\(|\"|no\.? )?)(?P<token>{token})(?:\)|\")?"
-            operator = r"\s?(?:>{1,3}|<{1,3}|={1,2}|≫|≪)\s?"
+            operator = r"\s?(?:>{1,3}|<{1,3}|={1,2})\s?"
             left, right = (
                 rf"['\"]?(?:{NOUN}[ -]?)?(?P<{side}>{token})['\"]?" for side in ("left", "right")
             )
-            alternatives += [
-                rf"(?P<comparison>(?<![^\W_]){left}{operator}{right}(?![^\W_])(?!\s?[>=<]))",
-                rf"(?P<named>(?<![^\W_])(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})",
-                r"(?P<ordinal>(?<![^\W_])(?:the )?(?:first|second|left|right) "
-                rf"{_MADE}(?:{NOUN}|one)|the (?:first|second)(?![\s-][^\W_]))",
-            ]
+            alternatives.append(
+                r"(?<![^\W_])(?:"
+                rf"(?P<comparison>{left}{operator}{right}(?![^\W_])(?!\s?[>=<]))"
+                rf"|(?P<named>(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})"
+                rf"|(?P<ordinal>(?:the )?(?:(?:first|second|left|right) {_MADE}(?:{NOUN}|one)"
+                rf"|{NOUN} on the (?:left|right))"
+                r"|the (?:first|second)(?! (?!is |wins)[^\W_]|-)))"
+            )
             forms = [*forms, *(t for t in self.candidates if t not in self.spelled)]
         for form in sorted(forms, key=len, reverse=True):
             first, rest = re.escape(form[0]), re.escape(form[1:])
@@ -140,11 +138,9 @@ class Names:
     def _preferred(self, match: re.Match[str]) -> str:
         """What "A>B", "B<A" or "A=B" stands for."""
         left, right = match["left"], match["right"]
-        if left == right:
-            return TIE
         if "=" in match[0]:
             return self.tie
-        return self.candidates[right if "<" in match[0] or "≪" in match[0] else left]
+        return self.candidates[right if "<" in match[0] else left]
 
     def whole(self, text: str) -> str | None:
         """The verdict that the text is, but for punctuation around it."""
@@ -155,14 +151,10 @@ class Names:
             return self._whole[text]
         edge = EDGE.match(text)
         bare = text[edge.end() if edge else 0 :].rstrip(_RIGHT_STRIP)
-        for form in (bare, _TRAILING_SYMBOLS.sub("", bare).rstrip(_RIGHT_STRIP)):
-            if form in self._whole:
-                return self._whole[form]
-            if form and (match := self._mention.fullmatch(form)):
-                return self._as_mention(match).value
-        if match := self._mention.fullmatch(text):
-            return self._as_mention(match).value
-        return None
+        if bare in self._whole:
+            return self._whole[bare]
+        match = self._mention.fullmatch(bare)
+        return self._as_mention(match).value if match else None
 
 
 def _number(text: str) -> str:
@@ -186,14 +178,13 @@ def _spelled(verdicts: Sequence[str]) -> dict[str, str]:
 
 
 def _are_ratings(forms: Sequence[str]) -> bool:
-    """At least three consecutive integers in order, or at least three named levels."""
+    """At least three consecutive integers in order."""
     if len(forms) < 3:
         return False
-    if all(form.isdecimal() and form.isascii() and len(form) < 10 for form in forms):
-        numbers = list(map(int, forms))
-        steps = {after - before for before, after in pairwise(numbers)}
-        return steps in ({1}, {-1})
-    return all(map(_LEVELS.fullmatch, forms))
+    if not all(form.isdecimal() and form.isascii() and len(form) < 10 for form in forms):
+        return False
+    steps = {int(after) - int(before) for before, after in pairwise(forms)}
+    return steps in ({1}, {-1})
 
 
 def _candidates(spelled: dict[str, str]) -> dict[str, str]:

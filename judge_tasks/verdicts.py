@@ -18,13 +18,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
-from .verdict_forms import LEVELS, Claim, echoed, prepare
+from .verdict_forms import CONCLUSION, LEVELS, Claim, echoed, prepare
 from .verdict_names import OTHER, TIE, Names, names_of
 
-__all__ = ["PARSER_VERSION", "PART_LIMIT", "Verdict", "parse_verdict"]
+__all__ = ["PARSER_VERSION", "PART_LIMIT", "SELF_CONTRADICTION", "Verdict", "parse_verdict"]
 
 PARSER_VERSION = 2
 """Increased whenever a reading changes; part of a run's identity."""
+
+SELF_CONTRADICTION = "self-contradiction"
+"""Begins the reason where a text states a verdict and concludes another."""
 
 _FAILED = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED")
 _MAX_BLOCKS = 32
@@ -62,7 +65,7 @@ def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = Non
 
     Args:
         ratings: whether the verdicts are ratings, so that "Score: 4" is a verdict. None: they are
-            if they are three or more consecutive integers in order, or as many named levels.
+            if they are three or more consecutive integers in order.
 
     Raises:
         ValueError: `verdicts` is empty, or two of them differ only in case, emphasis or Unicode
@@ -101,7 +104,7 @@ def _answer(layout: Layout, names: Names) -> tuple[str | None, str]:
 
 def _read_part(folded: str, names: Names) -> list[_Found]:
     """The claims of the lowest level on which there are any, and what contradicts them."""
-    part = prepare(folded, names)
+    part = prepare(folded)
     for deciding, contradicting in LEVELS:
         found = [
             _Found(claim, form.name) for form in deciding for claim in form.claims(part, names)
@@ -124,6 +127,9 @@ def _resolve(found: Sequence[_Found], part: str, names: Names) -> tuple[str | No
         value = values.pop()
         return (None, _NOT_VERDICTS[value]) if value in _NOT_VERDICTS else (value, found[0].form)
     if len(values) > 1:
+        before = {claim.value for claim, form in found if form != CONCLUSION and not claim.denied}
+        if len(before) == 1:
+            return None, _several(values, SELF_CONTRADICTION)
         return None, _several(values)
     if denials:
         return None, f"denied: {next(iter(denials.values()))}"
@@ -133,5 +139,5 @@ def _resolve(found: Sequence[_Found], part: str, names: Names) -> tuple[str | No
     return None, "no verdict found"
 
 
-def _several(values: Iterable[str]) -> str:
-    return f"several verdicts: {', '.join(sorted(values))}"
+def _several(values: Iterable[str], what: str = "several verdicts") -> str:
+    return f"{what}: {', '.join(sorted(values))}"

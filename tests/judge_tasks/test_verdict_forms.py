@@ -7,7 +7,11 @@ import pytest
 
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.verdict_forms import FORMS, Form
-from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, parse_verdict
+from mtrl_judge.judge_tasks.verdicts import (
+    PARSER_VERSION,
+    SELF_CONTRADICTION,
+    parse_verdict,
+)
 
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text(encoding="utf-8")
 
@@ -295,6 +299,50 @@ READ = [
     ("Response 1", ONE_TWO, "1"),
     ("Verdict: A (B is worse)", LETTERS, "A"),
     ("Verdict: A, not B", LETTERS, "A"),
+    # names of fields
+    ("BETTER IMAGE NUMBER: 1", ONE_TWO, "1"),
+    ("BETTER-IMAGE: 1 [the one with the cat]", ONE_TWO, "1"),
+    ("better_image: 2\nreason: hat", ONE_TWO, "2"),
+    ("Final selection: Image 1", ONE_TWO, "1"),
+    ("Recommended image: Image 2", ONE_TWO, "2"),
+    ("Final pick: B", LETTERS, "B"),
+    ("The more accurate image is Image 1.", ONE_TWO, "1"),
+    ("The better-aligned image is Image 1.", ONE_TWO, "1"),
+    ("The image that best matches the caption is Image 2.", ONE_TWO, "2"),
+    ("A better answer would be B", LETTERS, "B"),
+    ("My vote goes to Image 2.", ONE_TWO, "2"),
+    ("I favor Image 2.", ONE_TWO, "2"),
+    ("The image I prefer is Image 2.", ONE_TWO, "2"),
+    ("<choice>Image 1</choice>", ONE_TWO, "1"),
+    ("It is sharp.\n<score>4</score>", FIVE, "4"),
+    ("最终判决:B", LETTERS, "B"),
+    ("评分:4", FIVE, "4"),
+    ("The correct label is unsafe.", SAFE, "unsafe"),
+    ("I would classify this image as unsafe.", SAFE, "unsafe"),
+    ('{"selection": "Image 2"}', ONE_TWO, "2"),
+    # comparisons
+    ("[[A = B = Bad]]", COMPARED, "A=B=Bad"),
+    ("[[A≫B]]", STRENGTHS, "A>>B"),
+    (r"\boxed{\text{Image 1 is better}}", ONE_TWO, "1"),
+    # prose
+    ("Image 2 has a slight edge over Image 1.", ONE_TWO, "2"),
+    ("Image 2 follows the prompt more closely.", ONE_TWO, "2"),
+    ("Image 2 matches the text prompt better than Image 1.", ONE_TWO, "2"),
+    ("Image 2 is the closer match.", ONE_TWO, "2"),
+    ("Image 2 provides a more accurate depiction of the prompt.", ONE_TWO, "2"),
+    ("Assistant B provided the better answer.", LETTERS, "B"),
+    ("Solution B is better.", LETTERS, "B"),
+    ("The image on the right is better.", ONE_TWO, "2"),
+    ("The second is better.", ONE_TWO, "2"),
+    ("Image 2 is better because it has a lake, while Image 1 has a river.", ONE_TWO, "2"),
+    ("Image 2 scored higher and is therefore considered the better image.", ONE_TWO, "2"),
+    ("There is no clear winner.", TIE, "tie"),
+    ("I'd call it a tie.", TIE, "tie"),
+    # the judge's own answer to the question is not its verdict
+    ("The correct answer is (A). Assistant B found it. [[B]]", LETTERS, "B"),
+    ("Both images show the same lake. Image 2 is better.", ONE_TWO_TIE, "2"),
+    ("Better image: 1\nBoth are equally good, but image 1 is slightly better.", ONE_TWO, "1"),
+    ("Better image: 1\nImage 2 is more aligned with the pose in the prompt.", ONE_TWO, "1"),
 ]
 
 NOT_READ = [
@@ -434,6 +482,33 @@ NOT_READ = [
     # claims that contradict each other
     ("Better image: 1 Analysis: sharp. Overall, the second image is better.", ONE_TWO),
     ("I say [[A>B]]. Therefore, B is better.", LETTERS),
+    # the judge's own answer to the question, and the answers of the candidates
+    ("The correct answer is B. Both Assistant A and Assistant B got it wrong.", LETTERS),
+    (r"So x = 2, that is \boxed{B}. Response A and Response B say C.", LETTERS),
+    ("Assistant A says the answer is B.", LETTERS),
+    ("Response B's final answer: A", LETTERS),
+    ("The instructions say [[A]] if A is better and [[B]] otherwise.", LETTERS),
+    ("If B is better, output [[B]].", LETTERS),
+    ("B>A]]\n3. Tie", COMPARED),
+    ("Maximum score: 5", FIVE),
+    ("Score: 4 - 1 = 3", FIVE),
+    # better in one respect
+    ("Image 1 is better at the dog but Image 2 is better overall at the cat.", ONE_TWO),
+    ("B is better for beginners, A for experts.", LETTERS),
+    ("A is better than B in some ways.", LETTERS),
+    ("Image 1 has a sharp edge.", ONE_TWO),
+    ("Image 1 reflects light better.", ONE_TWO),
+    ("Image 1 looks better than it did before.", ONE_TWO),
+    ("I do not think that Image 1 is better.", ONE_TWO),
+]
+
+SELF_CONTRADICTING = [
+    ("Better image: 1\nAnalysis: image 2 is better because it has the boat.", ONE_TWO),
+    ("Better image: 1\nAnalysis: the second is sharper, making it the better image.", ONE_TWO),
+    ("Better image: 1\nImage 2 has a higher rating and is considered the better image.", ONE_TWO),
+    ("Better image: 1\nThe ratings are equal, so I cannot decide which one is better.", ONE_TWO),
+    ("Better image: 1\nBoth images show a dog, and they are equally good.", ONE_TWO_TIE),
+    ("[[A>B]] Therefore, Model B is slightly better.", COMPARED),
 ]
 
 
@@ -447,6 +522,15 @@ def test_guesses_nothing(text: str, verdicts: Sequence[str]) -> None:
     verdict = parse_verdict(text, verdicts)
     assert verdict.value is None
     assert verdict.reason
+
+
+@pytest.mark.parametrize(("text", "verdicts"), SELF_CONTRADICTING)
+def test_a_text_that_concludes_another_verdict_contradicts_itself(
+    text: str, verdicts: Sequence[str]
+) -> None:
+    verdict = parse_verdict(text, verdicts)
+    assert verdict.value is None
+    assert verdict.reason.startswith(f"{SELF_CONTRADICTION}: ")
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
@@ -474,7 +558,7 @@ def test_the_documentation_lists_no_other_form() -> None:
 def test_documented_gaps_are_gaps() -> None:
     table = DOCUMENTATION.split("| text | verdicts | why |")[1].split("\n\n")[0]
     rows = [row.split(" | ") for row in table.splitlines()[2:]]
-    assert len(rows) == 8
+    assert len(rows) == 11
     for text, verdicts, _ in rows:
         plain = text.strip("| `").replace(" ⏎ ", "\n")
         assert parse_verdict(plain, verdicts.split(", ")).value is None, plain

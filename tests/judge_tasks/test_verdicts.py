@@ -383,6 +383,8 @@ PIECES = st.sampled_from(
         *("Yes", "No", "safe", "unsafe", "A", "B", "1", "2", "是", "**", "\n", " ", ".", ","),
         *("better image: ", "analysis of choice: ", "Rating of ", "/10", "7.0", "0", ">", "="),
         *("[[A>B]]", "1. A: [[A>B]]\n", " making it the better one", "both are equally good"),
+        *("<choice>", "</choice>", "correct answer is ", " has the edge", "image on the right"),
+        *("assistant a's ", " more closely", "I cannot decide", '{"better": [', "because ", "if "),
         *("[RESULT] ", '{"score": [7]}', "overall, ", "'s image", "model a", "the first image"),
         *("\u0301", "\u200b", "\ud800"),
     ]
@@ -503,6 +505,16 @@ HOSTILE = [
     ),
     *("[[A>B]] ", "better image: 1 analysis: ", "making it the better ", "rating of ", "I rate a "),
     *("1. A: [[A>B]]\n", "the first image's best ", "we a think ", "A > ", "both are equal. "),
+    *(
+        "<choice>1</choice>",
+        "<choice>",
+        '{"better": [1',
+        '"better": [',
+        "\\boxed{A} ",
+        "response a ",
+    ),
+    *("image on the ", "more closely ", "image that best ", "the correct answer is A ", "A]]\n"),
+    *("- a: [[A]]\n\n", "and is considered ", "image 1 follows the prompt ", "if [[A]] "),
     *("\\text{", "<|", "<b>", "\u200b", "是", "😀", "\\", '\\"', "[", "A B ", "1, 2, ", "x"),
 ]
 
