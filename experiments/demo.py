@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.demo.corpus import sample_tasks
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.formats import metric_name
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.leaderboard.runs import Run
@@ -40,9 +42,10 @@ def run_demo(out: Path, *, seed: int) -> Demo:
     Finished steps are skipped, and an interrupted training is resumed.
 
     Raises:
-        JudgeError: a step fails.
+        JudgeError: another version of the parser read the finished evaluations; or a step fails.
     """
     folder = (out / f"seed-{seed}").resolve()  # a resumed run checks that its model's path is equal
+    _refuse_other_parser(folder)
     data, base, run = folder / "data", folder / "base", folder / "run"
     recipe = {"recipe": TINY, "model_name_or_path": base}
     settings = build_settings(
@@ -78,6 +81,18 @@ def run_demo(out: Path, *, seed: int) -> Demo:
     assert first is not None
     assert second is not None  # the steps have checked both
     return Demo(demo_table(first, second), run / CURVE, run / JUDGE)
+
+
+def _refuse_other_parser(folder: Path) -> None:
+    for when in ("before", "after"):
+        run = complete_run(folder / when)
+        for result in run.tasks.values() if run else ():
+            if result.parser != PARSER_VERSION:
+                raise JudgeError(
+                    f"{folder / when}: {result.task} was read by version {result.parser} of the "
+                    f"parser; this is version {PARSER_VERSION}. Remove {folder}, or choose another "
+                    "--out"
+                )
 
 
 def demo_table(before: Run, after: Run) -> Table:

@@ -77,7 +77,8 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
     )
     votes_note = (
         "Mean Macro-F1 of the majority of k random votes of those there are; a tie is no verdict. "
-        "Votes are repeats within a run, or several runs of one model."
+        "Votes are repeats within a run, or several runs of one model. Repeats of a run whose "
+        "verdicts another version of the parser read are left out."
     )
     calibration_note = (
         f"ECE over {BINS} bins of equal width. The ECE of a sample is biased upward and its "

@@ -17,6 +17,7 @@ from typing import Any
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json, read_json_lines
 from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.records import Record
 
@@ -209,7 +210,9 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         text=str(row["text"]),
         input=str(row.get("input") or ""),
         probabilities=row.get("probabilities") or None,
-        votes=[result.kind.read(text, result.verdicts).value for text in _repeats(row)],
+        votes=[result.kind.read(text, result.verdicts).value for text in _repeats(row)]
+        if result.parser == PARSER_VERSION  # the recorded verdict is one of the votes
+        else (),
     )
 
 

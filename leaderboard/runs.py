@@ -30,7 +30,8 @@ class Sample(NamedTuple):
     probabilities: Mapping[str, float] | None = None
     """Of each verdict, if the run was scored by log-probabilities."""
     votes: Sequence[str | None] = ()
-    """The verdicts of all repeats, if the row was judged more than once."""
+    """The verdicts of all repeats, if the row was judged more than once and this version of the
+    parser read the recorded verdict."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import is_free, read_json, write_json, write_text
 from mtrl_judge.common.markdown import as_yaml
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 
 from .callbacks import plain_value, timestamp
 from .checkpoints import latest_checkpoint, step_of
@@ -94,7 +95,8 @@ def start_record(
         run = _resumable(folder, settings, data)
     else:
         _refuse_taken(folder)
-        run = {"method": settings.method, "data": data, "starts": [], "finished": None}
+        run = {"method": settings.method, "parser": PARSER_VERSION, "data": data}
+        run |= {"starts": [], "finished": None}
     run["starts"].append({**_start(folder, settings), **checks})
     write_json(folder / RUN_FILE, run)
     head = f"# The settings of a run: mtrl-judge train {settings.method} --recipe {RECIPE_FILE}\n"
@@ -168,6 +170,8 @@ def _resumable(
 def _setting_differences(run: Mapping[str, Any], settings: Settings) -> Iterator[str]:
     if run["method"] != settings.method:
         yield f"method: was {run['method']}, now {settings.method}"
+    if (parser := run.get("parser", 1)) != PARSER_VERSION:  # it reads what is rewarded
+        yield f"parser: was version {parser}, now version {PARSER_VERSION}"
     defaults: dict[str, Any] = {}
     for arguments in (settings.model, settings.trainer, settings.judge):
         for field in fields(arguments):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support.results import sample, write_results
 
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.experiments.demo import run_demo
 from mtrl_judge.experiments.stages import CURVE
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.tables import plain_text
 from mtrl_judge.rl.run_record import RUN_FILE
 
@@ -29,7 +32,10 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
             folder / when,
             {name: [sample(number, "Yes", "Yes") for number in range(4)] for name in tasks},
             metrics=dict.fromkeys(tasks, rates),
-            about={name: {"role": task.judge.role} for name, task in tasks.items()},
+            about={
+                name: {"role": task.judge.role, "parser": PARSER_VERSION}
+                for name, task in tasks.items()
+            },
         )
     demo = run_demo(tmp_path, seed=5)
     lines = plain_text(demo.table).splitlines()
@@ -40,3 +46,11 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     (line,) = [line for line in lines if line.startswith("mtrl_judge_seetrue")]
     assert line.split()[1:] == ["train", "0.250", "0.750", "0.333", "0.250", "–", "4"]
     assert demo.learning_curve == folder / "run" / CURVE
+
+
+def test_a_demo_that_another_parser_has_read_is_not_continued(tmp_path: Path) -> None:
+    rows = {"mtrl_judge_seetrue": [sample(0, "Yes", "Yes")]}
+    about = {"mtrl_judge_seetrue": {"parser": PARSER_VERSION - 1}}
+    write_results(tmp_path / "seed-5" / "before", rows, about=about)
+    with pytest.raises(JudgeError, match=r"was read by version 1 of the parser; .* Remove"):
+        run_demo(tmp_path, seed=5)

@@ -18,6 +18,7 @@ from support.results import VERDICTS, judged_pairs, judged_rows, sample, write_r
 from typer.testing import Result
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
 from mtrl_judge.leaderboard.file import json_schema, read_file
 from mtrl_judge.leaderboard.reading import load_runs
@@ -295,7 +296,8 @@ def test_votes_of_repeats_and_of_runs_and_calibration(tmp_path: Path) -> None:
         sample(n, VERDICTS[n % 3 == 0], "Yes", resps=answers, probabilities=odds) for n in range(30)
     ]
     for number in range(2):
-        write_results(tmp_path, {"t": rows}, date=f"2026010{number}_000000")
+        about = {"t": {"parser": PARSER_VERSION}}
+        write_results(tmp_path, {"t": rows}, date=f"2026010{number}_000000", about=about)
     done = call("leaderboard", tmp_path, "--full", "--resamples", 100)
     assert done.exit_code == 0, done.output
     votes, calibration = done.stdout.split("## Votes")[1].split("## Calibration")

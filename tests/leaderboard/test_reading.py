@@ -12,6 +12,7 @@ from support.results import DATE, VERDICTS, sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.reading import complete_run, load_runs, short_names
 from mtrl_judge.metrics.records import Record
 
@@ -58,10 +59,11 @@ def test_repeats_are_votes_and_samples_may_name_their_cluster(tmp_path: Path) ->
     """lmms-eval scores the first answer and keeps all of them as `resps`."""
     answers = [["<answer>Yes</answer>", "<answer>No</answer>", "well"]]
     rows = [odd_sample(1, resps=answers, cluster="c"), odd_sample(2, resps=[["one"]])]
-    write_run(tmp_path, rows=rows)
-    samples = load_runs([tmp_path])[0].tasks[TASK].samples
-    assert [sample.votes for sample in samples] == [["Yes", "No", None], []]
-    assert [sample.cluster for sample in samples] == ["c", "pair 1"]
+    for parser, votes in ((PARSER_VERSION, ["Yes", "No", None]), (PARSER_VERSION - 1, [])):
+        file = write_results(tmp_path, {TASK: rows}, about={TASK: {**ABOUT, "parser": parser}})
+        samples = load_runs([file])[0].tasks[TASK].samples
+        assert [list(sample.votes) for sample in samples] == [votes, []]
+        assert [sample.cluster for sample in samples] == ["c", "pair 1"]
 
 
 def test_runs_have_short_unique_names_and_are_ordered_by_date(tmp_path: Path) -> None:

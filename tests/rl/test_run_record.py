@@ -119,7 +119,12 @@ def test_a_resumed_run_is_the_one_that_was_started(data: Any, tmp_path: Path) ->
     fewer = {TASKS[0]: data[TASKS[0]]}
     with pytest.raises(JudgeError, match=f"data: {TASKS[1]}: no longer among the tasks"):
         start_record(folder, settings_of(folder, "--resume", "true"), fewer)
-    assert len(run_of(folder)["starts"]) == 2
+    record = run_of(folder)
+    assert len(record["starts"]) == 2
+    record["parser"] -= 1
+    (folder / RUN_FILE).write_text(json.dumps(record))
+    with pytest.raises(JudgeError, match=rf"parser: was version {record['parser']}, now version"):
+        start_record(folder, settings_of(folder, "--resume", "true"), data)
 
 
 def test_a_run_is_resumed_by_its_engine(data: Any, tmp_path: Path) -> None:
