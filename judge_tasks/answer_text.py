@@ -9,21 +9,11 @@ from typing import NamedTuple
 
 PART_LIMIT = 32_768
 """Characters of an answer part that are read: about 8,000 tokens, more than an answer needs."""
-
-
 _HEAD = 1_024
-
-
 _TAG_FORM = r"{}\s{{0,4}}(/?)\s{{0,4}}(think|answer)\s{{0,4}}[>＞]"
-
-
 # A pattern that begins with one plain character is searched for several times faster.
 _TAG = re.compile(_TAG_FORM.format("<"), re.IGNORECASE)
-
-
 _WIDE_TAG = re.compile(_TAG_FORM.format("[<＜]"), re.IGNORECASE)
-
-
 _WELL_FORMED_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 
 
@@ -38,29 +28,23 @@ def read_layout(text: str) -> Layout:
     rest: list[str] = []
     state, begin, reasoned = "outside", 0, False
     tags = list((_WIDE_TAG if "＜" in text else _TAG).finditer(text))
-    for tag in tags:
-        closing, name = bool(tag[1]), tag[2].lower()
+    marks = [(*tag.span(), bool(tag[1]), tag[2].lower()) for tag in tags]
+    for start, end, closing, name in [*marks, (len(text), len(text), False, "end of text")]:
         if state == "think" and not (closing and name == "think"):
             continue
         if state == "answer" or (closing and name == "answer"):
             if not blocks:
                 rest.clear()
-            blocks.append(text[begin : tag.start()])
+            blocks.append(text[begin:start])
         elif state == "outside":
-            rest.append(text[begin : tag.start()])
+            rest.append(text[begin:start])
         if closing and name == "think":
             if not reasoned:  # the chat template had opened the reasoning
                 blocks.clear()
             if not blocks:
                 rest.clear()
         reasoned = reasoned or name == "think"
-        state, begin = "outside" if closing else name, tag.end()
-    if state == "answer":
-        if not blocks:
-            rest.clear()
-        blocks.append(text[begin:])
-    elif state == "outside":
-        rest.append(text[begin:])
+        state, begin = "outside" if closing else name, end
     return Layout(blocks, "\n".join(rest), _is_well_formed(text, tags))
 
 
@@ -74,16 +58,12 @@ def _is_well_formed(text: str, tags: Sequence[re.Match[str]]) -> bool:
 
 
 _INVISIBLE: dict[int, str | None] = dict.fromkeys(
-    [
-        *(0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF),
-        *range(0x200B, 0x2010),
-        *range(0x202A, 0x202F),
-        *range(0x2060, 0x2070),
-        *range(0xFE00, 0xFE10),
-    ]
+    map(ord, "\xad\u034f\u061c\u180e\ufeff")
+) | dict.fromkeys(
+    code
+    for first, last in [(0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0xFE00, 0xFE0F)]
+    for code in range(first, last + 1)
 )
-
-
 _BLANK = re.compile(rf"[\s{''.join(map(chr, _INVISIBLE))}]*+")
 _PLAIN: dict[int, str | None] = _INVISIBLE | {
     ord(char): plain
@@ -105,23 +85,13 @@ _PLAIN: dict[int, str | None] = _INVISIBLE | {
 
 # ASCII never composes with what stands before it, so cutting before an ASCII character is exact.
 _NON_ASCII_RUN = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]{1,256}")
-
-
 _UNDERLINE = re.compile(r"_++(?![^\W_])|(?<![^\W_])_++")
-
-
 _MARKUP = re.compile(
     r"<\|\w{1,40}\|>|</?(?:b|i|u|s|em|strong|p|br|span|div|code|pre|bos|eos|end_of_turn)\s?/?>"
 )
-
-
 # `<choice>A</choice>` becomes a field.
 _ELEMENT = re.compile(r"<([a-z_]{3,20})>\s{0,8}([^<>]{1,80})</\1>")
-
-
 _ANGLED = re.compile(r"<([^<>\n]{1,40})>")
-
-
 _LATEX_FONT = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf|mathit|emph)\s?\{")
 
 
