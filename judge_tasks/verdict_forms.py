@@ -46,8 +46,7 @@ _THEREFORE = (
 )
 # Words that open a statement and do not change it.
 _OPENER = (
-    rf"(?:{_THEREFORE}|then|well|ok|okay|sure|certainly|actually|conclusion|"
-    r"clearly|definitely|simply|probably|likely|a (?:clear|definite|firm|resounding)|option|choice|"
+    rf"(?:{_THEREFORE}|sure|actually|conclusion|a (?:clear|definite|firm|resounding)|option|choice|"
     r"i(?:'d| would)? (?:say|answer))[\s,:]+"
 )
 _LEAD = re.compile(rf"(?:{LEFT}|[{SYMBOLS}])*+(?:{_OPENER}){{0,2}}(?:{LEFT}|[{SYMBOLS}])*+")
@@ -69,8 +68,8 @@ _BECAUSE = re.compile(
 )
 # The next field of a line in which the fields run together.
 _NEXT_FIELD = re.compile(
-    r"(?:[a-z-]{1,12} ){0,2}?(?:analysis|explanation|reason(?:ing|s)?|rationale|justification|"
-    r"feedback|comments?|confidence|(?:image|rating|score)[ -]?[12ab]?)\b[^.:\n]{0,24}:"
+    r"(?:[a-z-]{1,12} ){0,2}?(?:analysis|explanation|reason|rationale|feedback|confidence|"
+    r"(?:image|rating|score)[ -]?[12ab]?)[^.:\n]{0,24}:"
 )
 _DOUBT = r"[\s\"'(-]{0,4}(?:or|and/or|if|unless|maybe|perhaps|either|depending)\b"
 _REVERSED = r"[\s\"'(-]{0,4}(?:no|not|false|none|n/a)[\s\"')]{0,4}(?:$|[.,;:!\n])"
@@ -84,9 +83,8 @@ _ENDS = {
     for marked in (False, True)
 }
 # A token or a candidate's name can begin a sentence without being chosen: more must end with it.
-_EDGES = r"[ \"'()\[\]{}|$\\.,;:!]"
 _ENDS_TOPIC = re.compile(
-    rf"\Z|\n|,.(?:{_BECAUSE.pattern})|[.!;](?:{_EDGES}{{7}}|{_EDGES}{{0,6}}(?:\n|\Z))", re.DOTALL
+    rf"\Z|\n|,.(?:{_BECAUSE.pattern})|[.!;][ \"'()\[\]{{}}|$\\.,;:!]{{0,6}}(?:\n|\Z)", re.DOTALL
 )
 
 
@@ -140,8 +138,7 @@ def _clip(text: str, start: int, limit: int = _LINE_LIMIT) -> str:
 
 
 _BETWEEN_OPTIONS = re.compile(
-    r"[\s\"'()\[\]]{0,4}(?:or|and|and/or|vs\.?|versus|[,/|;&])[\s\"'()\[\]]{0,4}"
-    r"(?:[a-z ]{1,20}: ?)?"
+    r"[\s\"'()\[\]]{0,4}(?:or|and|vs\.?|[,/|;&])[\s\"'()\[\]]{0,4}(?:[a-z ]{1,20}: ?)?"
 )
 
 
@@ -176,65 +173,47 @@ _TIE_CONTENT = re.compile(
     rf"(?:{LEFT}){{0,4}}+(?:0|a tie|tie|draw|none|neither|both|equal|equally good|tied|"
     rf"no preference)(?: (?:{NOUN})s?| of them)?[\"')\]]{{0,3}}(?:\Z|\n|[.,:;]| ?\(| analysis\b)"
 )
-# "Better image: 3": the judge answered, but chose none of the candidates.
-_NO_CHOICE = re.compile(
-    rf"(?:{LEFT}){{0,4}}+(?:-?\d|n/a|not (?:applicable|clear|sure)|unclear|unknown|undecided|"
-    rf"(?:i )?(?:cannot|can't|could not|am unable)\b|no {NOUN}\b|neither\b|none\b)"
-)
-
 # The names of fields. Each alternative begins with plain characters.
 _BETTER = r"better|best|preferred|winning|chosen|selected|superior|stronger|recommended"
 _JUDGED = (
     r"verdict|answer|judg(?:e)?ment|decision|choice|conclusion|preference|classification|"
-    r"prediction|winner|ruling|selection|pick|recommendation|label|vote|"
-    r"antwort|réponse|respuesta|resposta|risposta|ответ"
+    r"prediction|winner|ruling|selection|pick|recommendation|label|vote"
 )
 _RATED = r"rating|score|grade|result"
-_CHINESE = {False: "答案|结论|判断|判决|裁决|选择", True: "答案|结论|判断|评分|得分|分数"}
 _BETTER_ONE = (
     rf"(?:(?:{_BETTER})(?:[ -]aligned)?|(?:more|most) (?:accurate|faithful|aligned|suitable))"
     rf"[ _-](?:(?:edited|generated) )?(?:{NOUN}|one|match)(?: number)?|"
     rf"{NOUN} (?:that|which) (?:better|best|more closely|more accurately) [^\n.,:;]{{1,60}}?"
 )
-_STATING = {False: rf"{_JUDGED}|{_BETTER_ONE}", True: rf"{_JUDGED}|{_BETTER_ONE}|{_RATED}"}
-_FIELD = {rates: rf"{stating}|{_BETTER}|assessment" for rates, stating in _STATING.items()}
+_STATING = rf"{_JUDGED}|{_RATED}|{_BETTER_ONE}"
+_FIELD = rf"{_STATING}|{_BETTER}|assessment"
 _ASIDE = r"(?: ?[(\[][^()\[\]\n]{1,40}[)\]])?(?: (?:to|for|of|on|about) [^\n.,:;]{1,60}?)?"
 _IS = r" (?:is|was|would be|should be|must be|will be|remains|goes to)(?: for)?(?: ?:| )"
 _CHOOSE = r"prefer|favou?r|choose|pick|select|go with|lean towards?|opt for|vote for|say"
-_RATE = (
-    r"|i(?:'d| would|'ll| will)? (?:rate|grade|score|give) [^\n.:]{0,60}?"
-    r"(?:(?:as|at) (?:an? )?|an? (?=[\"'\d])|(?<=\s)(?=\d))|rated? (?:as|at) (?:an? )?|"
-    r"(?:rating|score|grade) of (?:an? )?"
-)
 # What introduces a verdict: "Final verdict: ", "the answer is ", "I choose ", "答案是". A field's
 # name may also be a line of its own. `[RESULT] 4` is Prometheus's form (arXiv 2310.08491).
-_CUE = {
-    rates: re.compile(
-        rf"(?:(?:{_FIELD[rates]}){_ASIDE}(?: ?(?:[:=→]|-+>)| -+ )"
-        rf"|(?:{_STATING[rates]}){_ASIDE}{_IS}"
-        rf"|\[(?:result|{_FIELD[rates]})\] ?:?"
-        rf"|i(?:'d| would|'ll| will)? (?:{_CHOOSE}) (?:is )?{_RATE if rates else ''}"
-        rf"|(?:{_CHINESE[rates]})(?:是:?|:)"
-        rf"|(?P<header>(?:{_FIELD[rates]})\s{{0,2}}\n))\s{{0,8}}"
-    )
-    for rates in (False, True)
-}
+_CUE = re.compile(
+    rf"(?:(?:{_FIELD}){_ASIDE}(?: ?(?:[:=→]|-+>)| -+ )|(?:{_STATING}){_ASIDE}{_IS}|"
+    rf"\[(?:{_FIELD})\] ?:?|i(?:'d| would|'ll| will)? (?:{_CHOOSE}) (?:is )?|"
+    r"(?:答案|结论|判断|判决|裁决|选择)(?:是:?|:)|"
+    rf"(?P<header>(?:{_FIELD})\s{{0,2}}\n)|"
+    r"(?P<rating>i(?:'d| would|'ll| will)? (?:rate|grade|score|give) [^\n.:]{0,60}?"
+    r"(?:(?:as|at) (?:an? )?|an? (?=[\"'\d])|(?<=\s)(?=\d))|rated? (?:as|at) (?:an? )?|"
+    r"(?:rating|score|grade) of (?:an? )?|(?:评分|得分|分数):))\s{0,8}"
+)
+_RATING = re.compile(rf"(?:[a-z]{{1,20}} )?(?:{_RATED})\b")
 _HEADER_START = re.compile(r"(?:^|\n)[#\s]{0,6}(?:(?:my|the|final|overall) ){0,2}$")
 # Where a cue may begin: plain characters first, so that most text is passed over fast.
 _CUE_START = re.compile(
-    "|".join(
-        word.partition("(")[0]
-        for words in (_JUDGED, _BETTER, _RATED, *_CHINESE.values())
-        for word in words.split("|")
-    )
+    "|".join(word.partition("(")[0] for word in f"{_JUDGED}|{_BETTER}|{_RATED}".split("|"))
     + rf"|more |most |assessment|rated?|\[|{'|'.join(f'{n}(?= that| which)' for n in NOUNS)}"
     + rf"|i(?=(?:'d| would|'ll| will)? (?:{_CHOOSE}|rate|grade|score|give))"
+    + r"|答案|结论|判断|判决|裁决|选择|评分|得分|分数"
 )
 # What makes "choice:" another field: "analysis of choice", "second choice", "worse image".
 _OTHER_FIELD = re.compile(
-    r"\b(?:of|of (?:the|my|your|this)|second|third|next|runner-up|wrong|incorrect|false|"
-    r"worse|worst|less|least|other|alternative|possible|previous|initial|first|reference|maximum|minimum|not|non)"
-    r"[ -]$"
+    r"\b(?:of|of (?:the|my|your|this)|second|next|wrong|incorrect|worse|worst|less|least|other|"
+    r"alternative|possible|previous|first|reference|maximum|minimum|not|non)[ -]$"
 )
 # Words before a statement in its sentence that make it conditional, and in its clause that deny it
 # or leave it to others.
@@ -242,10 +221,10 @@ _CONDITION = re.compile(
     r"\b(?:if|unless|otherwise|suppose|supposing|assuming|whether|according to)\b"
 )
 _UNSURE = re.compile(
-    r"\b(?:not|never|no way|cannot|neither|nor|doubt|unlikely|hardly|might|may|could|some|told|"
-    r"nobody|no one|wrong to)\b|n't\b"
+    r"\b(?:not|never|cannot|neither|nor|doubt|unlikely|hardly|might|may|could|some|told|no one)\b|"
+    r"n't\b"
 )
-_SENTENCE_BREAK = re.compile(r"[.!?\n](?:(?<=\n)|\s)")
+_SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s|\n")
 _CLAUSE_BREAK = re.compile(r"[,;:(]|\b(?:so|thus|therefore|hence|and|because|but)\b")
 # A judge of answers may first answer the question itself, and its options can be called A and B.
 _SOLVED = re.compile(r"answer|choice|\\f?box")
@@ -260,13 +239,10 @@ _JSON_FIELD = re.compile(
     r"(?:\\?\"([^\"\\\n]{0,240})|\\?'([^'\\\n]{0,240})|([\w.+-]{1,40}))"
     r"(?(2)\\?[\"']?\s{0,8}\])"
 )
-_JSON_KEY = {
-    rates: re.compile(
-        rf"(?:(?:final|overall|my) )?(?:{_FIELD[rates]})(?: (?:{NOUN}|verdict))?"
-        rf"|(?:[a-z]{{1,20}} )?(?:{_RATED if rates else 'winner'})"
-    )
-    for rates in (False, True)
-}
+_JSON_KEY = re.compile(
+    rf"(?:(?:final|overall|my) )?(?:{_FIELD})(?: (?:{NOUN}|verdict))?|"
+    rf"[a-z]{{1,20}} (?:winner|{_RATED})"
+)
 
 
 def _whole(part: Part, names: Names) -> Claims:
@@ -287,7 +263,8 @@ def _enclosed(part: Part, names: Names) -> Claims:
 
 def _json(part: Part, names: Names) -> Claims:
     for match in _JSON_FIELD.finditer(part.text) if "{" in part.text else ():
-        if _JSON_KEY[names.reads_ratings].fullmatch(match[1].replace("_", " ").strip()):
+        key = match[1].replace("_", " ").strip()
+        if _JSON_KEY.fullmatch(key) and (names.reads_ratings or not _RATING.match(key)):
             yield from _content(match[3] or match[4] or match[5] or "", names)
 
 
@@ -299,8 +276,10 @@ def _fields(part: Part, names: Names) -> Claims:
         before = text[max(0, start - _LOOK_BACK) : start]
         if before and before[-1].isalnum() and before[-1].isascii():
             continue
-        cue = _CUE[names.reads_ratings].match(text, start)
+        cue = _CUE.match(text, start)
         if not cue or _OTHER_FIELD.search(before[-24:]):
+            continue
+        if not names.reads_ratings and (cue["rating"] or _RATING.match(cue[0])):
             continue
         if cue["header"] and not _HEADER_START.search(before[-24:]):
             continue
@@ -311,7 +290,7 @@ def _fields(part: Part, names: Names) -> Claims:
     for content, same_line, chosen in contents:
         claims = _content(content, names, same_line)
         yield from claims
-        if chosen and not claims and names.candidates and _NO_CHOICE.match(content):
+        if chosen and content and not claims and names.candidates:  # "Better image: 3"
             yield Claim(OTHER)
 
 
@@ -367,11 +346,9 @@ def _last_line(part: Part, names: Names) -> Claims:
     if claims := _leading(line, names):
         return claims
     last = re.split(r"[.!] ", line[-_LOOK_BACK:])[-1]
-    lead = _LEAD.match(last)
-    start = lead.end() if lead else 0
-    mention = names.mention_at(last, start)
-    whole = mention and not mention.topical and names.whole(last[start:]) == mention.value
-    return [Claim(mention.value)] if mention and whole else []
+    plain_words = names.reads_ratings and not names.ratings
+    value = names.whole(_LEAD.sub("", last, count=1)) if plain_words else None
+    return [Claim(value)] if value else []
 
 
 def _lone_lines(part: Part, names: Names) -> Claims:
@@ -387,8 +364,7 @@ _SUBJECT = (
     r"(?:image|picture|photo|photograph|content|scene|illustration|artwork|caption|pair|it|this)"
 )
 _PREAMBLE = (
-    rf"(?:(?:{_THEREFORE}|clearly|yes|no|and|but|because|however|yet|in (?:general|my opinion)|"
-    r"which means|that|as a result|consequently|"
+    rf"(?:(?:{_THEREFORE}|yes|no|and|but|because|however|that|in (?:general|my opinion)|"
     r"(?:i|we)(?:'d| would)? (?:think|believe|conclude|say|judge|find|feel|prefer)),? )*+"
 )
 _JUDGE_AS = r"consider(?:ed)?|classif(?:y|ied)|rated?|judged?|deem(?:ed)?|label(?:l?ed)?"
@@ -406,14 +382,14 @@ _BELIEVED = re.compile(
     r" (?:that )?"
 )
 _MUCH = (
-    r"(?:(?:the|clearly|much|far|slightly|definitely|significantly|generally|overall|a|an|still|"
-    r"somewhat|considerably|marginally|also|ultimately|therefore|more|likely|indeed) ){0,3}"
+    r"(?:(?:the|an?|much|far|slightly|clearly|significantly|marginally|definitely|somewhat|still|"
+    r"also|overall|ultimately|more) ){0,3}"
 )
 _CLOSER = r"(?:better|more (?:closely|accurately|faithfully|effectively|strongly|precisely))"
 # "better overall", "better than Image 1", but not "better lit" or "better than before".
 _AS_A_WHOLE = (
     rf"\b(?=$|[.!,;\n]| (?:overall|because|since|as|due|suited|at|{NOUN}|one|match|fit|"
-    r"representation|depiction|illustration|pick|of|"
+    r"representation|of|"
     r"than(?! (?:expected|average|usual|nothing|before|most|i|it)\b))\b)"
 )
 # "Image 2 is better": what follows the name of the preferred candidate.
@@ -461,7 +437,7 @@ _LIMITED = re.compile(
 )
 _TIE_WORDS = re.compile(
     rf"\b(?:both|two|they|them|{NOUN}s?|{NOUN} [2b]) (?:are|were|seem) "
-    r"(?:both |about |roughly |almost )?(?:equally (?:good|bad|poor|strong|well)|equal\b|tied\b|"
+    r"(?:both )?(?:equally (?:good|bad|poor|strong|well)|equal\b|tied\b|"
     r"(?:of )?(?:equal|the same) quality|the same(?=[.!]?$))|"
     r"\bi (?:cannot|can't|can not|could not|couldn't|am unable to) (?:choose|decide|pick)\b|"
     r"\b(?:it is|it's|is|this is|result is|call it) a (?:tie|draw)\b|"
@@ -470,15 +446,9 @@ _TIE_WORDS = re.compile(
 _CONCLUSION = re.compile(rf"(?:[a-z ]{{1,30}}: )?(?:{_THEREFORE})\b")
 
 
-def _sentences(text: str) -> list[str]:
-    ends = [0, *(match.end() for match in _SENTENCE_BREAK.finditer(text)), len(text)]
-    sentences = (text[start:end].strip() for start, end in pairwise(ends))
-    return [sentence for sentence in sentences if sentence]
-
-
 def _prose(text: str, names: Names) -> list[Claim]:
     """Claims of all statements, if the first or the last sentence is one."""
-    sentences = _sentences(text)
+    sentences = [s for s in map(str.strip, _SENTENCE_BREAK.split(text)) if s]
     if not any(_stated(sentence, names) for sentence in [*sentences[:1], *sentences[-1:]]):
         return []
     return [claim for sentence in sentences for claim in _stated(sentence, names)]
@@ -490,7 +460,7 @@ def _statements(part: Part, names: Names) -> Claims:
 
 def _conclusion(part: Part, names: Names) -> Claims:
     """What the last sentence says about the candidates as a whole."""
-    last = _SENTENCE_BREAK.split(part.text[-2 * _LINE_LIMIT :].rstrip())[-1]
+    last = _last_sentence(part.text[-2 * _LINE_LIMIT :].rstrip())
     return _preferences(last, names, overall=not _CONCLUSION.match(last))
 
 

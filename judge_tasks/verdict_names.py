@@ -22,20 +22,18 @@ NOUNS = (
 )
 NOUN = rf"(?:{'|'.join(NOUNS)})"
 _WORK = r"(?:version|attempt|rendering|interpretation|depiction|representation|work|reasoning)"
-_MADE = r"(?:(?:edited|generated|generated image|output|candidate) )?"
+_MADE = r"(?:(?:edited|generated|output|candidate) )?"
 _PAIRS = (("1", "2"), ("a", "b"), ("first", "second"), ("left", "right"))
-_ORDINALS = (("first", "second"), ("left", "right"))
 _CANDIDATE = re.compile(rf"(?:{NOUN}[ _-]?)?(\d+|[a-z]|first|second|left|right)")
 _TIE_VERDICT = re.compile(
     r"0|tie|tied|a tie|draw|equal|equally good|same|neither|both(?: .{1,20})?|"
-    r"(\w)=(?!\1)\w(?:=.{1,20})?"
+    r"\w=\w(?:=.{1,20})?"
 )
 # What may precede a verdict without belonging to it: white space, quotes, list marks, arrows.
 LEFT = r"[\s\"'()\[\]{}#|$\\:=•·▪]|-{1,8}>?\s|→"
 SYMBOLS = "\u2190-\u2bff\ufe0f\U0001f000-\U0001faff"
 EDGE = re.compile(rf"(?:{LEFT})*+")
 _RIGHT_STRIP = " \n\"'()[]{}|$\\.,;:!"
-_PHRASE_LIMIT = 40
 
 
 class Mention(NamedTuple):
@@ -68,10 +66,9 @@ class Names:
         )
         self._whole = dict(self.spelled)
         if self.candidates:
-            for pair in _ORDINALS:
+            for pair in _PAIRS[2:]:
                 for word, value in zip(pair, self.candidates.values(), strict=True):
                     self._whole |= dict.fromkeys((word, f"the {word}", f"{word} one"), value)
-        self._longest = max(map(len, [*self._whole, *forms])) + _PHRASE_LIMIT
         self._mention = re.compile(self._pattern(forms))
 
     def _pattern(self, forms: Sequence[str]) -> str:
@@ -104,12 +101,9 @@ class Names:
             before, after = rf"(?<![^\W_]{first})(?<![^\W_][-']{first})", ""
             if form.isdecimal():
                 before += rf"(?<!\d[.,:/]{first})(?<![-+.$€£]{first})"
-                number = r"(?![.,:/]\d)(?!\s?[%°/])(?! out of \d)"
-                after = number
                 if self.ratings and scale:
-                    after = (
-                        rf"(?:\.0{{1,2}}(?!\d))?(?:(?:\s?/\s?| out of ){scale}(?:\.0)?)?{number}"
-                    )
+                    after = rf"(?:\.0{{1,2}}(?!\d))?(?:(?:\s?/\s?| out of ){scale}(?:\.0)?)?"
+                after += r"(?![.,:/]\d)(?!\s?[%°/])(?! out of \d)"
             alternatives.append(f"{first}{before}{rest}{after}")
         return rf"(?:{'|'.join(alternatives)})(?![^\W_])(?![-'][^\W_])"
 
@@ -130,23 +124,21 @@ class Names:
             return Mention(value, start, end, True, False)
         if kind == "named":
             return Mention(self.candidates[match["token"]], start, end, True, False)
-        value = self.spelled.get(text) or self.candidates.get(text) or self.spelled[_number(text)]
+        number = text.partition(".")[0].partition("/")[0].partition(" ")[0]  # of "7.0/10"
+        value = self.spelled.get(text) or self.candidates.get(text) or self.spelled[number]
         token = (len(text) == 1 and text.isalnum() and text.isascii()) or text[0].isdecimal()
         topical = token or (value in self.candidates.values() and ">" not in text)
         return Mention(value, start, end, topical, token)
 
     def _preferred(self, match: re.Match[str]) -> str:
         """What "A>B", "B<A" or "A=B" stands for."""
-        left, right = match["left"], match["right"]
         if "=" in match[0]:
             return self.tie
-        return self.candidates[right if "<" in match[0] else left]
+        return self.candidates[match["right" if "<" in match[0] else "left"]]
 
     def whole(self, text: str) -> str | None:
         """The verdict that the text is, but for punctuation around it."""
         text = text.strip()
-        if len(text) > self._longest:
-            return None
         if text in self._whole:
             return self._whole[text]
         edge = EDGE.match(text)
@@ -155,10 +147,6 @@ class Names:
             return self._whole[bare]
         match = self._mention.fullmatch(bare)
         return self._as_mention(match).value if match else None
-
-
-def _number(text: str) -> str:
-    return re.match(r"\d+", text)[0]  # type: ignore[index]
 
 
 def _spelled(verdicts: Sequence[str]) -> dict[str, str]:
@@ -179,21 +167,17 @@ def _spelled(verdicts: Sequence[str]) -> dict[str, str]:
 
 def _are_ratings(forms: Sequence[str]) -> bool:
     """At least three consecutive integers in order."""
-    if len(forms) < 3:
+    if len(forms) < 3 or not all(re.fullmatch(r"[0-9]{1,9}", form) for form in forms):
         return False
-    if not all(form.isdecimal() and form.isascii() and len(form) < 10 for form in forms):
-        return False
-    steps = {int(after) - int(before) for before, after in pairwise(forms)}
-    return steps in ({1}, {-1})
+    return {int(after) - int(before) for before, after in pairwise(forms)} in ({1}, {-1})
 
 
 def _candidates(spelled: dict[str, str]) -> dict[str, str]:
     """The tokens of the two candidates, if the verdicts name exactly two."""
     for one, other in _PAIRS[:2]:
-        if f"{one}>{other}" in spelled and f"{other}>{one}" in spelled:
-            if any(">>" in form for form in spelled):
-                return {}
-            return {one: spelled[f"{one}>{other}"], other: spelled[f"{other}>{one}"]}
+        first, second = f"{one}>{other}", f"{other}>{one}"
+        if first in spelled and second in spelled and not any(">>" in form for form in spelled):
+            return {one: spelled[first], other: spelled[second]}
     named = {m[1]: v for form, v in spelled.items() if (m := _CANDIDATE.fullmatch(form))}
     named.pop("0", None)
     for pair in _PAIRS:
