@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,22 +19,10 @@ _LINE_LIMIT = 240
 _LOOK_BACK = 160
 
 
-@dataclass(frozen=True)
-class Part:
-    """A folded answer part."""
-
-    folded: str
-    text: str
-    """Without options that were copied from the prompt."""
-
-    @cached_property
-    def compares_responses(self) -> bool:
-        return _RESPONSES.search(self.text) is not None
-
-
 class Claim(NamedTuple):
     value: str
     denied: str | None = None  # the phrase that denies the value
+    form: str = ""
 
 
 # --- where a verdict begins and ends -----------------------------------------------------------
@@ -213,7 +200,8 @@ _CUE_START = re.compile(
 # What makes "choice:" another field: "analysis of choice", "second choice", "worse image".
 _OTHER_FIELD = re.compile(
     r"\b(?:of|of (?:the|my|your|this)|second|next|wrong|incorrect|worse|worst|less|least|other|"
-    r"alternative|possible|previous|first|reference|maximum|minimum|not|non)[ -]$"
+    r"alternative|possible|previous|first|reference|maximum|minimum|not|non)[ -]$|"
+    r"\b[ab12]'s (?:own |final )?$"
 )
 # Words before a statement in its sentence that make it conditional, and in its clause that deny it
 # or leave it to others.
@@ -221,7 +209,8 @@ _CONDITION = re.compile(
     r"\b(?:if|unless|otherwise|suppose|supposing|assuming|whether|according to)\b"
 )
 _UNSURE = re.compile(
-    r"\b(?:not|never|cannot|neither|nor|doubt|unlikely|hardly|might|may|could|some|told|no one)\b|"
+    r"\b(?:not|never|cannot|neither|nor|doubt|unlikely|hardly|might|may|could|some|told|no one|"
+    r"says|claims|concludes|argues)\b|"
     r"n't\b"
 )
 _SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s|\n")
@@ -245,31 +234,30 @@ _JSON_KEY = re.compile(
 )
 
 
-def _whole(part: Part, names: Names) -> Claims:
-    if whole := names.whole(part.folded):
-        yield Claim(whole)
+def _whole(text: str, names: Names) -> Claims:
+    whole = names.whole(text)
+    return [Claim(whole)] if whole else []
 
 
-def _enclosed(part: Part, names: Names) -> Claims:
-    for match in _ENCLOSED.finditer(part.text):
-        before = part.text[max(0, match.start() - _LOOK_BACK) : match.start()]
-        if _IF.match(part.text, match.end()) or _CONDITION.search(_last_sentence(before)):
+def _enclosed(text: str, names: Names) -> Claims:
+    for match in _ENCLOSED.finditer(text):
+        before = text[max(0, match.start() - _LOOK_BACK) : match.start()]
+        if _IF.match(text, match.end()) or _CONDITION.search(_last_sentence(before)):
             continue
         if match[1] == "c" and "a" in names.candidates:  # a tie in MT-Bench's prompt
             yield Claim(names.tie)
-        elif not _is_solution(match[0], match[2] or "", part, names):
+        elif not _is_solution(match[0], match[2] or "", text, names):
             yield from _content(_AROUND_OPERATOR.sub(r"\1", match[1] or match[2]), names)
 
 
-def _json(part: Part, names: Names) -> Claims:
-    for match in _JSON_FIELD.finditer(part.text) if "{" in part.text else ():
+def _json(text: str, names: Names) -> Claims:
+    for match in _JSON_FIELD.finditer(text) if "{" in text else ():
         key = match[1].replace("_", " ").strip()
         if _JSON_KEY.fullmatch(key) and (names.reads_ratings or not _RATING.match(key)):
             yield from _content(match[3] or match[4] or match[5] or "", names)
 
 
-def _fields(part: Part, names: Names) -> Claims:
-    text = part.text
+def _fields(text: str, names: Names) -> Claims:
     contents: dict[tuple[str, bool, bool], None] = {}
     for begin in _CUE_START.finditer(text):
         start = begin.start()
@@ -284,7 +272,7 @@ def _fields(part: Part, names: Names) -> Claims:
         if cue["header"] and not _HEADER_START.search(before[-24:]):
             continue
         content = _clip(text, cue.end())
-        if not _is_doubted(before) and not _is_solution(cue[0], content, part, names, before):
+        if not _is_doubted(before) and not _is_solution(cue[0], content, text, names, before):
             chosen = re.match(_BETTER, cue[0]) is not None
             contents[content, "\n" not in cue[0], chosen] = None
     for content, same_line, chosen in contents:
@@ -304,18 +292,19 @@ def _is_doubted(before: str) -> bool:
     return bool(_CONDITION.search(sentence) or _UNSURE.search(_CLAUSE_BREAK.split(sentence)[-1]))
 
 
-def _is_solution(marker: str, content: str, part: Part, names: Names, before: str = "") -> bool:
+def _is_solution(marker: str, content: str, text: str, names: Names, before: str = "") -> bool:
     """Whether a marker may hold the answer to the judged question instead of a verdict."""
     if not names.candidates or not _SOLVED.match(marker):
         return False
-    clause = _CLAUSE_BREAK.split(_last_sentence(before))[-1]
-    owned = names.mentions(clause + marker.split()[0])  # "assistant a's final answer: "
-    if any(mention.topical and not mention.token for mention in owned):
-        return True
     if ":" in marker and not before.endswith("correct "):
         return False
     mention = next(names.mentions(content[:16]), None)
-    return mention is not None and mention.token and part.compares_responses
+    return mention is not None and mention.token and _compares_responses(text)
+
+
+@lru_cache(maxsize=1)  # asked for every marker of one text
+def _compares_responses(text: str) -> bool:
+    return _RESPONSES.search(text) is not None
 
 
 # A list of options, copied from the prompt: numbered lines that end in different brackets.
@@ -325,24 +314,20 @@ _OPTIONS = re.compile(
 _OPTION_CUT_OFF = re.compile(r"[^\n\[\]]{0,80}\]\]\n")
 
 
-def prepare(folded: str) -> Part:
-    cut_off = _OPTION_CUT_OFF.match(folded)
-    text = _OPTIONS.sub(
+def without_options(text: str) -> str:
+    """The text without lists of options that were copied from the prompt."""
+    cut_off = _OPTION_CUT_OFF.match(text)
+    return _OPTIONS.sub(
         lambda options: "\n" if len(set(_ENCLOSED.findall(options[0]))) > 1 else options[0],
-        folded[cut_off.end() if cut_off else 0 :],
-    )
-    return Part(folded, text.strip())
+        text[cut_off.end() if cut_off else 0 :],
+    ).strip()
 
 
 # --- first and last words ----------------------------------------------------------------------
 
 
-def _first_words(part: Part, names: Names) -> Claims:
-    return _leading(part.text, names)
-
-
-def _last_line(part: Part, names: Names) -> Claims:
-    line = part.text.rpartition("\n")[2]
+def _last_line(text: str, names: Names) -> Claims:
+    line = text.rpartition("\n")[2]
     if claims := _leading(line, names):
         return claims
     last = re.split(r"[.!] ", line[-_LOOK_BACK:])[-1]
@@ -351,8 +336,8 @@ def _last_line(part: Part, names: Names) -> Claims:
     return [Claim(value)] if value else []
 
 
-def _lone_lines(part: Part, names: Names) -> Claims:
-    lines = dict.fromkeys(part.text.split("\n"))
+def _lone_lines(text: str, names: Names) -> Claims:
+    lines = dict.fromkeys(text.split("\n"))
     return [Claim(value) for line in lines if (value := names.whole(line))]
 
 
@@ -374,12 +359,11 @@ _STATEMENT = re.compile(
     rf"(?: to be| (?:{_JUDGE_AS})(?: as)?)?)"
     r"(?: (?:a|an|clearly|definitely|completely|fully|overall|therefore|thus|quite|very)){0,2} "
 )
-_PREAMBLE_ONLY = re.compile(rf"[\s\"'({{\[]*+{_PREAMBLE}(?:that )?[\s\"'(\[]*+")
-# "it can be concluded that ", "based on this, I would say that ".
-_BELIEVED = re.compile(
-    r"(?:.{0,80} )?(?:(?:i|we) (?:\w{1,12} ){0,2}(?:think|believe|conclude|say|find|feel|judge)|"
-    r"(?:it|this) (?:is|can be|seems) (?:\w{1,12} )?(?:clear|evident|apparent|concluded|said))"
-    r" (?:that )?"
+# What may precede the preferred candidate in its clause: "based on this, I would say that ".
+_LEADS_IN = re.compile(
+    rf"[\s\"'({{\[]*+{_PREAMBLE}(?:that )?[\s\"'(\[]*+|"
+    r"(?:.{0,80} )?(?:(?:i|we) (?:\w{1,12} ){0,2}(?:think|believe|conclude|say|find|feel)|"
+    r"it (?:is|can be) (?:\w{1,12} )?(?:clear|evident|concluded|said)) (?:that )?"
 )
 _MUCH = (
     r"(?:(?:the|an?|much|far|slightly|clearly|significantly|marginally|definitely|somewhat|still|"
@@ -454,13 +438,9 @@ def _prose(text: str, names: Names) -> list[Claim]:
     return [claim for sentence in sentences for claim in _stated(sentence, names)]
 
 
-def _statements(part: Part, names: Names) -> Claims:
-    return _prose(part.text, names)
-
-
-def _conclusion(part: Part, names: Names) -> Claims:
+def _conclusion(text: str, names: Names) -> Claims:
     """What the last sentence says about the candidates as a whole."""
-    last = _last_sentence(part.text[-2 * _LINE_LIMIT :].rstrip())
+    last = _last_sentence(text[-2 * _LINE_LIMIT :].rstrip())
     return _preferences(last, names, overall=not _CONCLUSION.match(last))
 
 
@@ -505,7 +485,7 @@ def _preferences(sentence: str, names: Names, overall: bool = False) -> list[Cla
         Claim(mention.value)
         for mention, end in preferred
         if len({other.value for other, _ in preferred}) > 1  # each better in one respect
-        or (not _is_limited(sentence[end:]) and _is_believed(sentence[: mention.start]))
+        or (not _is_limited(sentence[end:]) and _leads_in(sentence[: mention.start]))
     ]
     if making := _MAKING.search(sentence):
         made = [m.value for m in mentions if making.start(1) <= m.start < making.end()]
@@ -523,13 +503,9 @@ def _is_limited(after: str) -> bool:
     return _LIMITED.search(re.split(r"\b(?:because|since)\b", after)[0]) is not None
 
 
-def _is_believed(before: str) -> bool:
+def _leads_in(before: str) -> bool:
     clause = _CLAUSE_BREAK.split(before)[-1]
-    if _CONDITION.search(before):
-        return False
-    if _PREAMBLE_ONLY.fullmatch(clause):
-        return True
-    return _BELIEVED.fullmatch(clause) is not None and not _UNSURE.search(clause)
+    return not _is_doubted(before) and _LEADS_IN.fullmatch(clause) is not None
 
 
 # --- the table ---------------------------------------------------------------------------------
@@ -542,14 +518,14 @@ class Form(NamedTuple):
         name: what `Verdict.reason` says where this form decides.
         level: the lowest level on which a form claims something decides; 0 never decides.
         contradicts: levels whose decision this form can contradict, though it is on another.
-        claims: finds the claims in a part.
+        claims: finds the claims in a folded answer part without copied options.
         example: a text, the task's verdicts, and what is read.
     """
 
     name: str
     level: int
     contradicts: tuple[int, ...]
-    claims: Callable[[Part, Names], Claims]
+    claims: Callable[[str, Names], Claims]
     example: tuple[str, tuple[str, ...], str | None]
 
 
@@ -564,9 +540,9 @@ FORMS = (
     Form("brackets", 2, (), _enclosed, ("B is sharper: [[B>A]]", _AB, "B")),
     Form("JSON field", 2, (), _json, ('{"better_image": 2, "score": 1}', _PAIR, "2")),
     Form("field", 3, (), _fields, ("Rating: 4/5\nThe lamp is there.", _FIVE, "4")),
-    Form("first words", 4, (2, 3), _first_words, ("Yes, because of the knife.", _YES_NO, "Yes")),
+    Form("first words", 4, (2, 3), _leading, ("Yes, because of the knife.", _YES_NO, "Yes")),
     Form("last line", 4, (2, 3), _last_line, ("A dog sits on a sofa.\nYes", _YES_NO, "Yes")),
-    Form("prose", 4, (), _statements, ("Both are sharp. Image 2 is better.", _PAIR, "2")),
+    Form("prose", 4, (), _prose, ("Both are sharp. Image 2 is better.", _PAIR, "2")),
     Form("lone line", 0, (4,), _lone_lines, ("Yes\nNo\nThis is hard.", _YES_NO, None)),
     Form(CONCLUSION, 0, (2, 3), _conclusion, ("Better image: 1\nImage 2 wins.", _PAIR, None)),
 )

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
-from .verdict_forms import CONCLUSION, LEVELS, Claim, echoed, prepare
+from .verdict_forms import CONCLUSION, LEVELS, Claim, Form, echoed, without_options
 from .verdict_names import OTHER, TIE, Names, names_of
 
 __all__ = ["PARSER_VERSION", "PART_LIMIT", "SELF_CONTRADICTION", "Verdict", "parse_verdict"]
@@ -30,6 +30,7 @@ SELF_CONTRADICTION = "self-contradiction"
 """Begins the reason where a text states a verdict and concludes another."""
 
 _FAILED = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED")
+_SEVERAL = "several verdicts"
 _MAX_BLOCKS = 32
 _NOT_VERDICTS = {
     TIE: "a tie, which is not a verdict",
@@ -51,11 +52,6 @@ class Verdict(NamedTuple):
     value: str | None
     well_formed: bool
     reason: str
-
-
-class _Found(NamedTuple):
-    claim: Claim
-    form: str
 
 
 def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = None) -> Verdict:
@@ -93,51 +89,44 @@ def _answer(layout: Layout, names: Names) -> tuple[str | None, str]:
     blocks = [block for block in dict.fromkeys(layout.blocks) if block.strip()]
     if len(blocks) > _MAX_BLOCKS:
         return None, f"{len(blocks)} different answer blocks"
-    found: list[_Found] = []
+    claims: list[Claim] = []
     folded = [fold(window(block)) for block in blocks]
     for block in folded:
-        found += _read_part(block, names) or [_Found(claim, "") for claim in echoed(block, names)]
-    if any(not claim.denied for claim, _ in found) and layout.rest.strip():
-        found += _read_part(fold(window(layout.rest)), names)
-    return _resolve(found, "\n".join(folded), names)
+        claims += _read_part(block, names) or echoed(block, names)
+    if any(not claim.denied for claim in claims) and layout.rest.strip():
+        claims += _read_part(fold(window(layout.rest)), names)
+    return _resolve(claims, "\n".join(folded), names)
 
 
-def _read_part(folded: str, names: Names) -> list[_Found]:
+def _read_part(folded: str, names: Names) -> list[Claim]:
     """The claims of the lowest level on which there are any, and what contradicts them."""
-    part = prepare(folded)
+    text = without_options(folded)
     for deciding, contradicting in LEVELS:
-        found = [
-            _Found(claim, form.name) for form in deciding for claim in form.claims(part, names)
-        ]
-        if found:
-            return found + [
-                _Found(claim, form.name)
-                for form in contradicting
-                for claim in form.claims(part, names)
-            ]
+        if claims := _claims(deciding, text, names):
+            return claims + _claims(contradicting, text, names)
     return []
 
 
-def _resolve(found: Sequence[_Found], part: str, names: Names) -> tuple[str | None, str]:
-    values = {claim.value for claim, _ in found if claim.denied is None}
-    denials = {claim.value: claim.denied for claim, _ in found if claim.denied is not None}
+def _claims(forms: Sequence[Form], text: str, names: Names) -> list[Claim]:
+    return [c._replace(form=form.name) for form in forms for c in form.claims(text, names)]
+
+
+def _resolve(claims: Sequence[Claim], part: str, names: Names) -> tuple[str | None, str]:
+    values = {claim.value for claim in claims if not claim.denied}
+    denials = {claim.value: claim.denied for claim in claims if claim.denied}
     if TIE in values and values & names.ties:
         values.discard(TIE)
     if len(values) == 1 and not values & denials.keys():
         value = values.pop()
-        return (None, _NOT_VERDICTS[value]) if value in _NOT_VERDICTS else (value, found[0].form)
+        return (None, _NOT_VERDICTS[value]) if value in _NOT_VERDICTS else (value, claims[0].form)
     if len(values) > 1:
-        before = {claim.value for claim, form in found if form != CONCLUSION and not claim.denied}
-        if len(before) == 1:
-            return None, _several(values, SELF_CONTRADICTION)
-        return None, _several(values)
+        stated = {c.value for c in claims if c.form != CONCLUSION and not c.denied}
+        return None, _several(values, SELF_CONTRADICTION if len(stated) == 1 else _SEVERAL)
     if denials:
         return None, f"denied: {next(iter(denials.values()))}"
     mentioned = {mention.value for mention in names.mentions(part)}
-    if len(mentioned) > 1:
-        return None, _several(mentioned)
-    return None, "no verdict found"
+    return None, _several(mentioned, _SEVERAL) if len(mentioned) > 1 else "no verdict found"
 
 
-def _several(values: Iterable[str], what: str = "several verdicts") -> str:
+def _several(values: Iterable[str], what: str) -> str:
     return f"{what}: {', '.join(sorted(values))}"
