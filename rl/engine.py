@@ -73,13 +73,20 @@ def started_engine(arguments: Any) -> Engine:
 
 
 def check_engine(settings: Settings) -> None:
-    """Check that accelerate started the engine that the recipe names.
+    """Check that accelerate started the engine and the precision that the recipe names.
 
     Raises:
         JudgeError: it started another one, with the command that starts the right one.
     """
     judge, arguments = settings.judge, settings.trainer
     named, started = named_engine(judge), started_engine(arguments)
+    precision = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else "no"
+    if arguments.mixed_precision != precision:  # then transformers takes the launcher's
+        raise JudgeError(
+            f"bf16: is false, but accelerate started with mixed_precision: "
+            f"{arguments.mixed_precision}; set the field of that name, or start with "
+            "--mixed_precision no"
+        )
     if named.type == started.type and str(named.version) in ("None", str(started.version)):
         return
     command = as_shell(launch_command(settings.method, judge, settings.flags))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
+from torch.distributed.fsdp import FSDPModule
 from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
@@ -21,7 +22,7 @@ from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.records import Record
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.judge import Judge, unwrap_adapters
 
 from .checkpoints import WholeCheckpoints
 from .dataset import labeled_rows
@@ -112,7 +113,7 @@ class Validation:
 
 
 class JudgeTraining(WholeCheckpoints):
-    """What both trainers share: validation by verdicts, and checkpoints that are whole.
+    """What both trainers share: validation by verdicts, whole checkpoints, FSDP2's output layer.
 
     Args:
         validation: None for a trainer that does not validate.
@@ -134,6 +135,18 @@ class JudgeTraining(WholeCheckpoints):
         self.validation, self.checkpoint_card = validation, checkpoint_card
         self.base_weights = base_weights
         super().__init__(*arguments, **named)
+
+    def compute_loss(self, model: Any, *arguments: Any, **named: Any) -> Any:
+        """Overrides both trainers' method: FSDP2 gathers the weights of the output layer.
+
+        TRL multiplies with them in place of the layer's forward pass, which is where FSDP would
+        gather them (``add_fused_lm_head`` in trl/trainer/utils.py). What TRL gathers instead, by
+        ``DTensor.full_tensor``, gets no gradients from other processes.
+        """
+        head = unwrap_adapters(self.accelerator.unwrap_model(model)).get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            head.unshard()
+        return super().compute_loss(model, *arguments, **named)
 
     def evaluate(
         self,

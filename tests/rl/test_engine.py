@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from accelerate.utils import DistributedType
-from support.training import GRPO, random_judge, small_world, values
+from safetensors.torch import load_file
+from support.engines_on_cpu import SampledByRow
+from support.training import (
+    GRPO,
+    environment,
+    guessing_judge,
+    log_of,
+    random_judge,
+    small_world,
+    values,
+)
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.rl import train
 from mtrl_judge.rl.engine import check_engine, named_engine
+from mtrl_judge.rl.recipes import launch_command
 from mtrl_judge.rl.settings import Settings, as_flags, build_settings
 
 
@@ -65,13 +80,14 @@ def on_gpus(kind: DistributedType, processes: int = 2, **fields: Any) -> Any:
     """The part of ``TrainingArguments`` that says what accelerate started, on GPUs."""
     state = SimpleNamespace(distributed_type=kind)
     device = SimpleNamespace(type="cuda")
-    fields = {"n_gpu": 1, **fields}
+    fields = {"n_gpu": 1, "fp16": False, "bf16": True, "mixed_precision": "bf16", **fields}
     return SimpleNamespace(distributed_state=state, device=device, world_size=processes, **fields)
 
 
 DDP = on_gpus(DistributedType.MULTI_GPU)
 ZERO = on_gpus(DistributedType.DEEPSPEED, deepspeed_plugin=SimpleNamespace(zero_stage=2))
 EIGHT = on_gpus(DistributedType.NO, 1, n_gpu=8)
+HALF = on_gpus(DistributedType.MULTI_GPU, bf16=False)
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as the launcher sets them
 STARTED: list[tuple[str | None, Any, dict[str, str], str | None]] = [
     ("fsdp2", DDP, FSDP, None),
@@ -84,6 +100,7 @@ STARTED: list[tuple[str | None, Any, dict[str, str], str | None]] = [
     ("zero3", ZERO, {}, "zero3 is DeepSpeed ZeRO 3, but DeepSpeed ZeRO 2 started"),
     ("fsdp2", DDP, {**FSDP, "FSDP_VERSION": "1"}, "fsdp2 is FSDP 2, but FSDP 1 started"),
     (None, DDP, {}, None),
+    (None, HALF, {}, "bf16: is false, but accelerate started with mixed_precision: bf16"),
     (None, DDP, FSDP, "accelerate: is not set, but FSDP 2 started"),
     (None, EIGHT, {}, "sees 8 GPUs .*\n  CUDA_VISIBLE_DEVICES=0 mtrl-judge train"),
 ]
@@ -109,3 +126,74 @@ def test_another_engine_than_the_recipes_is_refused(
     else:
         with pytest.raises(JudgeError, match=f"(?s){message}"):
             check_engine(settings)
+
+
+def figures_of(folder: Path) -> list[dict[str, float]]:
+    named = re.compile(r"step$|loss$|grad_norm$|reward$|entropy$|length$|eval_")
+    return [
+        {name: value for name, value in line.items() if named.search(name)}
+        for line in log_of(folder)
+        if "train_runtime" not in line
+    ]
+
+
+@pytest.mark.slow
+def test_fsdp2_trains_as_one_process_does(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps, each with a validation after a generation.
+
+    Two rows are a micro-batch of a process and three a group, so that processes may have equal
+    prompts in a micro-batch where others have none.
+    """
+    steps = {"gradient_accumulation_steps": 3, "max_steps": 2, "save_steps": 1}
+    fields = {
+        **GRPO,
+        **steps,
+        "num_generations": 3,
+        "generation_kwargs": {"min_new_tokens": GRPO["max_completion_length"]},
+        "user_rewards": "{'support.training:drawn_by_tokens': 1.0}",
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    given = values(
+        small_world(base),
+        one,
+        guessing_judge(base),
+        "red",
+        "guess",
+        **fields,
+        per_device_train_batch_size=4,
+    )
+    monkeypatch.setattr(torch, "multinomial", SampledByRow())
+    train.main(["grpo", *as_flags(given)])
+    monkeypatch.undo()
+
+    engine: dict[str, Any] = {"processes": 2, "accelerate": "fsdp2"}
+    fields |= {"per_device_train_batch_size": 2, "use_cpu": False, **engine}
+    given = values(small_world(base), two, guessing_judge(base), "red", "guess", **fields)
+    judge = replace(settings_of(base, one).judge, **engine)
+    words = launch_command("grpo", judge, as_flags(given), python=sys.executable)
+    words[words.index("mtrl_judge.rl.train")] = "support.engines_on_cpu"
+    at = words.index("--num_processes")
+    words[at:at] = ["--mixed_precision", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        words,
+        env=environment(ACCELERATE_TORCH_DEVICE="cpu"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (start,) = json.loads((two / "run.json").read_text())["starts"]
+    # The process has compared this with `fsdp_plugin.fsdp_version` of its trainer's accelerator.
+    started = {"type": "FSDP", "version": 2, "processes": 2, "mixed_precision": "no"}
+    assert start["engine"] == started
+    validated = [line["eval_guess/macro_f1"] for line in log_of(one) if "eval_macro_f1" in line]
+    assert all(0 < score < 1 for score in validated)
+    for ours, theirs in zip(figures_of(two), figures_of(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    before = load_file(guessing_judge(base) / "model.safetensors")
+    for folder in ("checkpoint-2", "judge"):
+        weights, found = (load_file(out / folder / "model.safetensors") for out in (one, two))
+        assert not all(torch.equal(value, before[name]) for name, value in weights.items())
+        torch.testing.assert_close(found, weights, rtol=0, atol=1e-4)

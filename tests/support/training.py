@@ -138,6 +138,11 @@ def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [len(set(ids)) / 4 for ids in completion_ids]
 
 
+def drawn_by_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that differs between all completions, whatever they are."""
+    return [stable_hash("reward", *ids) % 1000 / 1000 for ids in completion_ids]
+
+
 def undefined_in_one_process(item_id: list[str], **_: Any) -> list[float | None]:
     """NaN for the last completion of the last process, and None for its others."""
     last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
