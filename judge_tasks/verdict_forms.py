@@ -273,7 +273,7 @@ def _fields(text: str, names: Names) -> Claims:
             continue
         content = _clip(text, cue.end())
         if not _is_doubted(before) and not _is_solution(cue[0], content, text, names, before):
-            chosen = re.match(_BETTER, cue[0]) is not None
+            chosen = ":" in cue[0] and re.match(_BETTER_ONE, cue[0]) is not None
             contents[content, "\n" not in cue[0], chosen] = None
     for content, same_line, chosen in contents:
         claims = _content(content, names, same_line)
