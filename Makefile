@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES := $(filter-out benchmarks package,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test check format links clean
+.PHONY: venv demo test test-zero3 check format links clean
 .DEFAULT_GOAL := venv
 
 venv: $(INSTALLED) links
@@ -33,6 +33,11 @@ check: venv
 # Two workers of one thread each: several multi-threaded torch processes would compete for the cores.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Into the environment of development, where these tests are skipped until then.
+test-zero3: venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt deepspeed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/rl/test_zero3.py
 
 format: venv
 	$(BIN)/ruff check --fix .

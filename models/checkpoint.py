@@ -130,6 +130,7 @@ def load_model(pretrained: str, **options: Any) -> Any:
         JudgeError: it does not load, or lacks weights.
     """
     from transformers import AutoModelForImageTextToText
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     try:
         model, loading_info = AutoModelForImageTextToText.from_pretrained(
@@ -143,4 +144,11 @@ def load_model(pretrained: str, **options: Any) -> Any:
             f"pretrained: {pretrained} lacks {len(missing)} of the model's weights, such as "
             f"{', '.join(missing[:3])}; expected a complete checkpoint"
         )
+    if is_deepspeed_zero3_enabled():
+        # For saving, from_pretrained keeps the renamings that the checkpoint's names needed
+        # (transformers/core_model_loading.py of 5.23), but with ZeRO-3 it keeps all of the family's
+        # (integrations/deepspeed.py), so that weights would be saved under names of other
+        # checkpoints.
+        kept = getattr(model, "_weight_conversions", None) or []
+        model._weight_conversions = [each for each in kept if each.was_used()]
     return model.eval()

@@ -183,8 +183,10 @@ def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
     from peft import PeftModel
 
     from .checkpoints import write_card
+    from .deepspeed import in_this_process_alone
 
-    model, processor = load(settings)
+    with in_this_process_alone():
+        model, processor = load(settings)
     merged = PeftModel.from_pretrained(model, str(folder / ADAPTER)).merge_and_unload()
     with whole_folder(folder / JUDGE) as part:
         merged.save_pretrained(part)

@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,9 +227,28 @@ def _construct_trainer(
     # A dry run checks the batch sizes for the planned processes on any machine; TRL would take the
     # number of processes and the device from this one.
     planned = type(config.__name__, (config,), {"world_size": judge.processes})
-    trainer = _construct(planned, {**given, "use_cpu": True}, where)
+    with _accelerate_as_it_was():
+        trainer = _construct(planned, {**given, "use_cpu": True}, where)
     trainer.use_cpu = given.get("use_cpu", False)
     return trainer
+
+
+@contextmanager
+def _accelerate_as_it_was() -> Iterator[None]:
+    """Restore what accelerate keeps for the whole process, which every TrainingArguments replaces.
+
+    Otherwise a run would continue on the device of the warm-up that was only checked.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+
+    shared = [state._shared_state for state in (PartialState, AcceleratorState)]
+    before = [dict(values) for values in shared]
+    try:
+        yield
+    finally:
+        for values, kept in zip(shared, before, strict=True):
+            values.clear()
+            values.update(kept)
 
 
 def _refuse_other_world_size(method: Method, judge: JudgeArguments, flags: Sequence[str]) -> None:

@@ -136,6 +136,8 @@ def _checkpoint(settings: Settings, folder: Path) -> str | None:
 
 def _warmed_up(settings: Settings, folder: Path) -> Settings:
     """The settings to start from the judge of the warm-up, which runs first if it has not yet."""
+    from .deepspeed import begin_again
+
     if settings.judge.warm_up is None:
         return settings
     warm, judge = folder / WARM_UP, settings.judge
@@ -153,6 +155,7 @@ def _warmed_up(settings: Settings, folder: Path) -> Settings:
         # The data is the same, and its leaks have been checked.
         train(warm_up_settings(settings, values), checks_leaks=False)
         gc.collect()
+    begin_again(settings.trainer.deepspeed_plugin)
     model = replace(settings.model, model_name_or_path=str(warm / JUDGE))
     return replace(settings, model=model)
 

@@ -99,15 +99,16 @@ class BaseWeights:
             JudgeError: they have other names than the base's, or some are missing.
         """
         found = _sizes(str(folder))
-        foreign = _listed("has", found.keys() - self.names)
-        if not foreign and sum(found.values()) == self.size:
-            return
-        fault = [*foreign, *_listed("lacks", self.names - found.keys())]
-        raise JudgeError(
-            f"{folder}: these files cannot replace those of {self.base}: "
-            f"{sum(found.values()):,} numbers, expected {self.size:,}; compared with the base, it "
-            f"{' and '.join(fault) or 'has the same names'}"
-        )
+        faults = _listed("has", found.keys() - self.names)
+        size = sum(found.values())
+        if size != self.size:
+            faults.append(f"has {size:,} numbers instead of {self.size:,}")
+        if faults:
+            faults += _listed("lacks", self.names - found.keys())
+            raise JudgeError(
+                f"{folder}: these weights cannot replace those of {self.base}: it "
+                f"{' and '.join(faults)}"
+            )
 
 
 def _sizes(source: str, revision: str | None = None) -> dict[str, int]:

@@ -150,7 +150,7 @@ def check_command(words: Sequence[str]) -> Iterator[str]:
         unknown = {word.split("=")[0] for word in words if word.startswith("--")}
         yield from (f"lmms-eval: no flag {flag}" for flag in sorted(unknown - lmms_eval_flags()))
     elif program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         unknown = {word for word in words[1:] if "=" not in word} - set(targets)
         yield from (f"make: no target {word}" for word in sorted(unknown))
 

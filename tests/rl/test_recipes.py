@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from accelerate.state import PartialState
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.rl import memory, rewards
@@ -314,6 +315,14 @@ def test_a_field_of_the_other_method_is_refused(tmp_path: Path) -> None:
 )
 def test_contradictions_are_refused(tmp_path: Path, fields: dict[str, Any], fault: str) -> None:
     assert re.search(fault, "\n".join(faults_of(tmp_path, fields)))
+
+
+def test_the_check_of_a_warm_up_leaves_the_device_of_the_run(tmp_path: Path) -> None:
+    """accelerate keeps one state of a process, and that of a dry run is on the CPU."""
+    warm_up = tmp_path / "warm.yaml"
+    warm_up.write_text(yaml.safe_dump({"bf16": False, "max_steps": 1}))
+    settings_of(tmp_path, {"use_cpu": False, "warm_up": str(warm_up)})
+    assert not PartialState()._cpu
 
 
 def test_groups_that_two_processes_share_cannot_be_resampled(tmp_path: Path) -> None:
