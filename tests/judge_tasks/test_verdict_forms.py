@@ -162,6 +162,7 @@ READ = [
         "Extremely Poor",
     ),
     ("10/10", RATING, "10"),
+    ("7\n/10", RATING, "7"),
     ("Score: 10 out of 10", RATING, "10"),
     ("Total score: 4", FIVE, "4"),
     ("Score (1-5): 4", FIVE, "4"),
