@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.models.packing import pad_left, take_rows
+
+from .agreement import raise_in_all
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,8 @@ def check(
 ) -> None:
     """Stop the run where our log-probabilities differ from TRL's by clearly more than rounding.
 
+    Every process must call this: if they differ in one, all stop.
+
     Args:
         where: which log-probabilities.
         theirs_B_C: TRL's own.
@@ -171,9 +174,11 @@ def check(
     ):
         line = "share_prompt: log-probabilities %s match TRL's up to %s; TRL's own in two batch "
         logger.info(line + "shapes, up to %s", where, *shown)
-        return
-    raise JudgeError(
-        f"share_prompt: log-probabilities {where} differ from TRL's by {shown[0]}, but TRL's own "
-        f"in two batch shapes, which is what rounding does in {dtype}, by {shown[1]}; train with "
-        "--share_prompt false, and please report the model"
-    )
+        fault = None
+    else:
+        fault = (
+            f"share_prompt: log-probabilities {where} differ from TRL's by {shown[0]}, but TRL's "
+            f"own in two batch shapes, which is what rounding does in {dtype}, by {shown[1]}; "
+            "train with --share_prompt false, and please report the model"
+        )
+    raise_in_all(fault)
