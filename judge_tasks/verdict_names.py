@@ -124,8 +124,8 @@ class Names:
             return Mention(value, start, end, True, False)
         if kind == "named":
             return Mention(self.candidates[match["token"]], start, end, True, False)
-        value = self.spelled.get(text) or self.candidates.get(text)
-        value = value or self.spelled[re.split(r"\D", text)[0]]  # "7.0/10"
+        known = self.spelled.get(text) or self.candidates.get(text)
+        value = known or self.spelled[re.split(r"\D", text)[0]]  # "7.0/10"
         token = (len(text) == 1 and text.isalnum() and text.isascii()) or text[0].isdecimal()
         topical = token or (value in self.candidates.values() and ">" not in text)
         return Mention(value, start, end, topical, token)
