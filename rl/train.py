@@ -99,7 +99,8 @@ def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
         confirm_engine(settings, trainer.accelerator)
         trainer.train(resume_from_checkpoint=_checkpoint(settings, folder))
     if stop.signalled is not None:
-        print(f"stopped by {stop.signalled.name}; continue with --resume", file=sys.stderr)
+        if process.is_main_process:
+            print(f"stopped by {stop.signalled.name}; continue with --resume", file=sys.stderr)
         sys.exit(128 + stop.signalled)
     save_judge(trainer, settings, folder)
     if trainer.is_world_process_zero():

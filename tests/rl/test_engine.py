@@ -147,9 +147,12 @@ def test_fsdp2_trains_as_one_process_does(
     prompts in a micro-batch where others have none.
     """
     steps = {"gradient_accumulation_steps": 3, "max_steps": 2, "save_steps": 1}
+    # SGD, as AdamW makes steps of full size of gradients that are nothing but rounding.
     fields = {
         **GRPO,
         **steps,
+        "optim": "sgd",
+        "learning_rate": 0.1,
         "num_generations": 3,
         "generation_kwargs": {"min_new_tokens": GRPO["max_completion_length"]},
         "user_rewards": "{'support.training:drawn_by_tokens': 1.0}",
@@ -195,5 +198,6 @@ def test_fsdp2_trains_as_one_process_does(
     before = load_file(guessing_judge(base) / "model.safetensors")
     for folder in ("checkpoint-2", "judge"):
         weights, found = (load_file(out / folder / "model.safetensors") for out in (one, two))
-        assert not all(torch.equal(value, before[name]) for name, value in weights.items())
-        torch.testing.assert_close(found, weights, rtol=0, atol=1e-4)
+        moved = max(float((weights[name] - before[name]).abs().max()) for name in weights)
+        assert moved > 1e-3
+        torch.testing.assert_close(found, weights, rtol=0, atol=1e-5)
