@@ -96,6 +96,8 @@ def load(settings: Settings) -> tuple[Any, Any]:
 
     from mtrl_judge.models.checkpoint import load_model, load_processor
 
+    from .weights import keep_layout
+
     name, source = _source(settings)
     processor = _limit_pixels(load_processor(name, **source), settings)
     processor.tokenizer.padding_side = processor.tokenizer.truncation_side = "left"
@@ -106,6 +108,7 @@ def load(settings: Settings) -> tuple[Any, Any]:
         **(settings.trainer.model_init_kwargs or {}),
     }
     model = load_model(name, **source, **{k: v for k, v in options.items() if v is not None})
+    keep_layout(model, name, source["revision"])
     return model.train(), processor
 
 

@@ -7,13 +7,15 @@ Qwen2.5-VL among them. Only ``from_pretrained`` and ``save_pretrained`` translat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel
+from transformers.core_model_loading import Transpose
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
@@ -71,8 +73,8 @@ class BaseWeights:
     """What a judge's files must contain so that they can replace those of its base anywhere."""
 
     base: str
-    names: frozenset[str]
-    """In the files of the base."""
+    shapes: Mapping[str, Sequence[int]]
+    """By the names in the files of the base."""
     size: int
     """The number of scalars in the model's weights; tied weights count once."""
 
@@ -87,34 +89,57 @@ class BaseWeights:
         Raises:
             JudgeError: the files are not there.
         """
-        # A parameter that DeepSpeed has sharded is empty and has its size in `ds_numel`.
         weights = {id(value): value for value in model.state_dict(keep_vars=True).values()}
-        size = sum(getattr(value, "ds_numel", value.numel()) for value in weights.values())
-        return cls(base, frozenset(_sizes(base, revision)), size)
+        return cls(base, _shapes(base, revision), sum(prod(_shape(w)) for w in weights.values()))
 
     def check(self, folder: Path) -> None:
         """Check the weights in a folder by the headers of its files.
 
         Raises:
-            JudgeError: they have other names than the base's, or some are missing.
+            JudgeError: they have other names or shapes than the base's, or some are missing.
         """
-        found = _sizes(str(folder))
-        faults = _listed("has", found.keys() - self.names)
-        size = sum(found.values())
+        found = _shapes(str(folder))
+        size = sum(map(prod, found.values()))
+        faults = _listed("has", found.keys() - self.shapes.keys())
+        shared = found.keys() & self.shapes.keys()
+        other = [name for name in shared if tuple(found[name]) != tuple(self.shapes[name])]
+        faults += _listed("has in another shape", other)
         if size != self.size:
             faults.append(f"has {size:,} numbers instead of {self.size:,}")
         if faults:
-            faults += _listed("lacks", self.names - found.keys())
+            faults += _listed("lacks", self.shapes.keys() - found.keys())
             raise JudgeError(
                 f"{folder}: these weights cannot replace those of {self.base}: it "
                 f"{' and '.join(faults)}"
             )
 
 
-def _sizes(source: str, revision: str | None = None) -> dict[str, int]:
-    """The number of scalars in each weight of a model, by its name in the files."""
+def keep_layout(model: Any, base: str, revision: str | None) -> None:
+    """Have a model that was loaded from ``base`` saved in the layout of its files.
+
+    The hub's Qwen3-VL-MoE files have the experts transposed, and vLLM reads no others. Where the
+    shapes in file and model differ, transformers 5.23 transposes; but when it saves, it compares
+    the model with itself (``Transpose`` in transformers/core_model_loading.py).
+    """
+    in_files = _shapes(base, revision)
+    in_model = {name: _shape(weight) for name, weight in model.state_dict(keep_vars=True).items()}
+    if all(tuple(in_files.get(name, shape)) == tuple(shape) for name, shape in in_model.items()):
+        return
+    for conversion in model._weight_conversions:
+        for operation in getattr(conversion, "operations", ()):
+            if isinstance(operation, Transpose):
+                operation.check_dims = False
+
+
+def _shape(weight: Any) -> Sequence[int]:
+    """A parameter that DeepSpeed has sharded is empty and has its shape in ``ds_shape``."""
+    return getattr(weight, "ds_shape", weight.shape)  # type: ignore[no-any-return]
+
+
+def _shapes(source: str, revision: str | None = None) -> dict[str, Sequence[int]]:
+    """The shape of each weight of a model, by its name in the files."""
     headers = (load_state_dict(file, map_location="meta") for file in _files(source, revision))
-    return {name: weight.numel() for weights in headers for name, weight in weights.items()}
+    return {name: weight.shape for weights in headers for name, weight in weights.items()}
 
 
 def _files(source: str, revision: str | None) -> list[Path]:

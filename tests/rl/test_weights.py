@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from support.tiny_models import FAMILIES
+from support.judges import FAMILIES
 from support.training import random_judge, run, small_world, values
 from transformers import AutoModelForImageTextToText
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.rl.validation import Validation
-from mtrl_judge.rl.weights import BaseWeights, load_weights
+from mtrl_judge.rl.weights import BaseWeights, keep_layout, load_weights
 
 LORA = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["all-linear"]}
 SCORES = {1: 0.8, 2: 0.5, 3: 0.4}
@@ -31,6 +30,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     (file,) = folder.glob("*model.safetensors")
     return load_file(file)
+
+
+def shapes_of(folder: Path) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights_of(folder).items()}
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -52,13 +55,13 @@ def scores_and_stop(self: Validation, trainer: Any) -> dict[str, float]:
 @pytest.mark.parametrize("adapters", [{}, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_best_and_resumed_weights_of_every_family(
-    family: Callable[[Path], Path],
+    family: str,
     adapters: dict[str, Any],
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start = family(tmp_path / "base")
+    start = FAMILIES[family](tmp_path / "base")
     fields = {**adapters, "max_steps": LAST, "save_steps": 1}
     whole = tmp_path / "whole"
     monkeypatch.setattr(Validation, "run", scores)
@@ -70,11 +73,12 @@ def test_best_and_resumed_weights_of_every_family(
     if adapters:
         assert_equal(weights_of(whole / "adapter"), best)
         model = AutoModelForImageTextToText.from_pretrained(start)
+        keep_layout(model, str(start), None)
         merged = PeftModel.from_pretrained(model, str(whole / f"checkpoint-{BEST}"))
         merged.merge_and_unload().save_pretrained(tmp_path / "merged")
         best = weights_of(tmp_path / "merged")
     assert_equal(weights_of(judge), best)
-    assert weights_of(judge).keys() == weights_of(start).keys()
+    assert shapes_of(judge) == shapes_of(start)
 
     stopped = tmp_path / "stopped"
     monkeypatch.setattr(Validation, "run", scores_and_stop)
@@ -118,12 +122,15 @@ def test_a_checkpoint_of_another_model_is_not_loaded(base: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_that_cannot_replace_the_bases_are_refused(
-    family: Callable[[Path], Path], tmp_path: Path
-) -> None:
-    start, judge = family(tmp_path / "base"), tmp_path / "judge"
+def test_weights_that_cannot_replace_the_bases_are_refused(family: str, tmp_path: Path) -> None:
+    start, judge = FAMILIES[family](tmp_path / "base"), tmp_path / "judge"
     model = AutoModelForImageTextToText.from_pretrained(start)
     expected = BaseWeights.read(str(start), None, model)
+    if family == "qwen3_vl_moe":
+        model.save_pretrained(tmp_path / "other")
+        with pytest.raises(JudgeError, match=r"it has in another shape 4 weights \(.*\.experts\."):
+            expected.check(tmp_path / "other")
+    keep_layout(model, str(start), None)
     model.save_pretrained(judge, max_shard_size="200KB")
     assert len(list(judge.glob("*.safetensors"))) > 1
     expected.check(judge)

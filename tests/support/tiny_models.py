@@ -75,12 +75,16 @@ def tiny_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_qwen3_vl_moe(folder: Path, seed: int = 0) -> Path:
-    """Write a random Qwen3-VL-MoE: four experts per layer, two of them active."""
+    """Write a random Qwen3-VL-MoE: four experts per layer, two of them active.
+
+    The experts are transposed in the file, as on the hub.
+    """
+    from safetensors.torch import load_file, save_file
     from transformers import AutoProcessor, Qwen3VLMoeConfig
 
     processor = AutoProcessor.from_pretrained(tiny_qwen3_vl(folder, seed))
     dense = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
     text = {k: v for k, v in dense["text_config"].items() if k != "model_type"}
     vision = {k: v for k, v in dense["vision_config"].items() if k != "model_type"}
     config = Qwen3VLMoeConfig(
@@ -88,7 +92,13 @@ def tiny_qwen3_vl_moe(folder: Path, seed: int = 0) -> Path:
         vision_config=vision,
         **qwen_token_ids(processor.tokenizer),
     )
-    return write_checkpoint(folder, config, processor, seed)
+    file = write_checkpoint(folder, config, processor, seed) / "model.safetensors"
+    weights = {
+        name: value.transpose(1, 2).contiguous() if ".experts." in name else value
+        for name, value in load_file(file).items()
+    }
+    save_file(weights, file, {"format": "pt"})
+    return folder
 
 
 # A vision transformer's, of 16 patches an image.
@@ -247,6 +257,3 @@ def write_checkpoint(folder: Path, config: Any, processor: Any, seed: int) -> Pa
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-FAMILIES = (tiny_qwen3_vl, tiny_qwen3_vl_moe, tiny_qwen2_5_vl, tiny_llava, tiny_llava_onevision)
