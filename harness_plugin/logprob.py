@@ -1,8 +1,11 @@
-"""``scoring=logprob``: judge items by the probability of each verdict, without generation.
+"""``scoring=logprob``: judge items by the probability of each verdict.
+
+In the direct style nothing is generated: the verdict comes right after the prompt. In the reasoned
+style the judge first generates its reasoning, and the verdict comes after that and ``<answer>``.
 
 The backend answers with a text, as every backend does, so that lmms-eval's cache and the one parser
 of answers read it: a line of JSON with the probabilities, in the order of the task's verdicts,
-followed by the verdict::
+followed by the reasoning, if any, and the verdict::
 
     {"probabilities": [0.83, 0.17], "verdict_mass": 0.99, "temperature": 1.4, "calibrated": true}
     <answer>Yes</answer>
@@ -11,7 +14,7 @@ followed by the verdict::
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,11 +23,11 @@ import numpy as np
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
-from mtrl_judge.common.markup import ANSWER_TAGS, neutralize
+from mtrl_judge.common.markup import ANSWER_TAGS, JUDGE_TAGS, neutralize
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
-from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.models.temperature import Floats, fit_temperature, probabilities
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from mtrl_judge.models.base_judge import Answer, BaseJudge, Batch
 
 CALIBRATION_ITEMS = 256  # enough to fit a single parameter
+OPEN_THOUGHT, CLOSED_THOUGHT, OPEN_ANSWER, CLOSED_ANSWER = JUDGE_TAGS
 
 
 class Judgment(NamedTuple):
@@ -47,11 +51,12 @@ class Judgment(NamedTuple):
     """Whether the temperature was fitted; otherwise it is 1."""
 
 
-def format_answer(verdict: str, judgment: Judgment) -> str:
-    """The backend's answer: the probabilities and the most probable verdict."""
-    # Unless neutralized, the parser would read a tag within a verdict.
+def format_answer(verdict: str, judgment: Judgment, reasoning: str | None = None) -> str:
+    """The backend's answer: the probabilities, the reasoning and the most probable verdict."""
+    # Unless neutralized, the parser would read a tag within a verdict or the reasoning.
     safe = neutralize(verdict, ANSWER_TAGS)
-    return f"{json.dumps(judgment._asdict())}\n<answer>{safe}</answer>"
+    thought = "" if reasoning is None else f"<think>{neutralize(reasoning, ANSWER_TAGS)}</think>"
+    return f"{json.dumps(judgment._asdict())}\n{thought}<answer>{safe}</answer>"
 
 
 def parse_answer(text: str, verdicts: Sequence[str]) -> dict[str, Any]:
@@ -101,13 +106,24 @@ def calibration_rows(rows: Dataset) -> Dataset:
     return rows.select([index for index, item in labeled if item in selected])
 
 
+class Scored(NamedTuple):
+    """The verdicts' log-probabilities after B prompts."""
+
+    logps_B_V: Floats
+    input_tokens_B: Sequence[int]
+    reasoning_B: Sequence[Answer] | None
+    """What was generated first, in the reasoned style."""
+
+
 class LogprobScorer:
     """Judges the items of one task.
 
     Args:
         rows: labeled rows to calibrate on; None leaves the temperature at 1.
+        style: of the prompts.
         verdicts: those that the judged prompts offer, which a perturbation may have renamed.
         batch_size: calibration prompts computed together.
+        generation: settings of `BaseJudge.generate` for the reasoning.
 
     Raises:
         JudgeError: a verdict cannot be read back from an answer.
@@ -119,11 +135,14 @@ class LogprobScorer:
         task: JudgeTask,
         rows: Dataset | None,
         *,
+        style: Style,
         verdicts: Sequence[str],
         batch_size: int,
+        generation: Mapping[str, Any],
     ) -> None:
         self._judge, self._task, self._rows = judge, task, rows
-        self._verdicts, self._batch_size = verdicts, batch_size
+        self._style, self._verdicts, self._batch_size = style, verdicts, batch_size
+        self._generation = {**generation, "until": (OPEN_ANSWER,)}
         uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, 1.0, False)
         for verdict in verdicts:
             if task.kind.read(format_answer(verdict, uniform), verdicts).value != verdict:
@@ -138,21 +157,26 @@ class LogprobScorer:
 
         fitted = self.fitted_temperature
         temperature = 1.0 if fitted is None else fitted
-        logps_B_V, tokens_B = self._logps(batch, self._verdicts)
-        probabilities_B_V = probabilities(logps_B_V, temperature).tolist()
+        scored = self._score(batch, self._verdicts)
+        probabilities_B_V = probabilities(scored.logps_B_V, temperature).tolist()
         # Verdicts exclude each other even where no end token follows them (see verdict_tokens).
-        mass_B = np.exp(logps_B_V).sum(axis=1).tolist()
+        mass_B = np.exp(scored.logps_B_V).sum(axis=1).tolist()
         answers = []
-        for best, row_V, mass, tokens in zip(
-            logps_B_V.argmax(axis=1), probabilities_B_V, mass_B, tokens_B, strict=True
-        ):
-            judgment = Judgment(tuple(row_V), mass, temperature, fitted is not None)
-            answers.append(Answer(format_answer(self._verdicts[best], judgment), tokens, 0))
+        for row, best in enumerate(scored.logps_B_V.argmax(axis=1)):
+            reasoning, generated = None, 0
+            if scored.reasoning_B is not None:
+                thought = scored.reasoning_B[row]
+                reasoning, generated = _without_tags(thought.text), thought.output_tokens
+            judgment = Judgment(
+                tuple(probabilities_B_V[row]), mass_B[row], temperature, fitted is not None
+            )
+            text = format_answer(self._verdicts[best], judgment, reasoning)
+            answers.append(Answer(text, scored.input_tokens_B[row], generated))
         return answers
 
     @cached_property
     def fitted_temperature(self) -> float | None:
-        """Fitted to the calibration rows by the forward passes that judge; None without rows.
+        """Fitted to the calibration rows, judged like all others; None without rows.
 
         The calibration rows are never perturbed, so a perturbed run differs in one thing only.
         """
@@ -164,12 +188,12 @@ class LogprobScorer:
         verdicts = self._task.judge.verdicts
         labels_N = [verdicts.index(label) for label in self._rows.with_format(None)["label"]]
         prompts = (
-            self._judge.prompt(render_messages(row, "direct"), row.images)
+            self._judge.prompt(render_messages(row, self._style), row.images)
             for row in map(JudgeRow.from_doc, self._rows)
         )
         logps_N_V = np.empty((len(labels_N), len(verdicts)))
         for batch in self._judge.batches(prompts, self._batch_size):
-            logps_N_V[list(batch.indices)], _ = self._logps(batch, verdicts)
+            logps_N_V[list(batch.indices)] = self._score(batch, verdicts).logps_B_V
         temperature = fit_temperature(logps_N_V, labels_N)
         logger.info(
             f"{self._task.task}: temperature {temperature:.3f}, fitted to {len(labels_N)} "
@@ -177,7 +201,23 @@ class LogprobScorer:
         )
         return temperature
 
-    def _logps(self, batch: Batch, verdicts: Sequence[str]) -> tuple[Floats, Sequence[int]]:
-        """The log-probabilities, B × V, and the number of tokens of each prompt."""
-        logps_B_V, tokens_B = self._judge.verdict_logps(batch, verdicts)
-        return logps_B_V.double().numpy(), tokens_B
+    def _score(self, batch: Batch, verdicts: Sequence[str]) -> Scored:
+        reasoning_B: list[Answer] | None = None
+        if self._style == "reasoned":
+            reasoning_B = self._judge.generate(batch, **self._generation)
+            batch = self._judge.continued(batch, [_opened(answer.text) for answer in reasoning_B])
+        end = None if reasoning_B is None else CLOSED_ANSWER
+        logps_B_V, tokens_B = self._judge.verdict_logps(batch, verdicts, end)
+        if reasoning_B is not None:
+            tokens_B = [answer.input_tokens for answer in reasoning_B]
+        return Scored(logps_B_V.double().numpy(), tokens_B, reasoning_B)
+
+
+def _opened(reasoning: str) -> str:
+    """Generated reasoning, closed where it was cut off, and the beginning of the answer."""
+    unclosed = OPEN_THOUGHT in reasoning and CLOSED_THOUGHT not in reasoning
+    return f"{reasoning}{CLOSED_THOUGHT if unclosed else ''}{OPEN_ANSWER}"
+
+
+def _without_tags(reasoning: str) -> str:
+    return reasoning.replace(OPEN_THOUGHT, "").replace(CLOSED_THOUGHT, "").strip()

@@ -5,8 +5,8 @@
 The model runs on transformers or, with `engine=vllm`, on vLLM; prompts and answers are the same.
 Requests of all tasks are batched together by length and answered greedily unless a task asks for
 sampling. Answers are returned whole, reasoning included, because the task's scorer reads it. With
-`scoring=logprob` nothing is generated: the answer is the most probable verdict right after a prompt
-that asks for the verdict alone (see :mod:`.logprob`).
+`scoring=logprob` the verdict is not generated: the answer is the most probable one, right after a
+prompt that asks for the verdict alone or after the judge's reasoning (see :mod:`.logprob`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mtrl_judge.models.vllm_judge import VLLMJudge, require_vllm
 
 from .hooks import hooks_behind
 from .logprob import LogprobScorer
-from .prompt_style import Backend, check_scoring, set_backend
+from .prompt_style import Backend, check_scoring, evaluation_style, set_backend
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 ENGINES = ("transformers", "vllm")
@@ -323,7 +323,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return settings
 
     def _scorer(self, request: Instance) -> LogprobScorer:
-        _, doc_to_messages, _, _, task, _ = request.args
+        _, doc_to_messages, generation_kwargs, _, task, _ = request.args
         hooks = hooks_behind(doc_to_messages)
         if hooks is None:
             raise JudgeError(f"{task}: not a judge task; scoring=logprob needs a task's verdicts")
@@ -332,8 +332,10 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 self.judge,
                 hooks.task,
                 hooks.calibration_rows,
+                style=evaluation_style(hooks.task),
                 verdicts=hooks.perturbation.verdicts,
                 batch_size=self._prompts_at_once,
+                generation=self._generation_settings(generation_kwargs),
             )
         return self._scorers[task]
 

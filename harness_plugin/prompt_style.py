@@ -58,23 +58,21 @@ def check_scoring(scoring: str) -> Scoring:
     """A backend's ``scoring`` argument.
 
     Raises:
-        JudgeError: the scoring is unknown, or ``MTRL_JUDGE_STYLE`` contradicts it.
+        JudgeError: the scoring is unknown.
     """
     known = get_args(Scoring)
     if scoring not in known:
         raise JudgeError(f"scoring: unknown scoring {scoring!r}; {did_you_mean(scoring, known)}")
-    if scoring == "logprob":
-        _refuse_reasoning()
     return cast(Scoring, scoring)
 
 
 def evaluation_style(task: JudgeTask) -> Style:
     """``MTRL_JUDGE_STYLE`` if set, else the checkpoint's style, else the YAML's.
 
-    With ``scoring=logprob`` it is always "direct".
+    With ``scoring=logprob`` it is "direct" unless the variable says otherwise.
 
     Raises:
-        JudgeError: the variable names an unknown style, or contradicts the scoring.
+        JudgeError: the variable names an unknown style.
     """
     return _style_and_source(task)[0]
 
@@ -102,7 +100,7 @@ def report_style(task: JudgeTask) -> None:
         return
     _reported.add(found)
     if source == "scoring":
-        logger.info(f"style: {style}, as scoring=logprob requires")
+        logger.info(f"style: {style}, that of scoring=logprob unless {STYLE_VARIABLE} is set")
     elif source == "override":
         logger.info(f"style: {style}, from {STYLE_VARIABLE} or --style")
     elif source == "checkpoint":
@@ -119,24 +117,14 @@ def report_style(task: JudgeTask) -> None:
 
 
 def _style_and_source(task: JudgeTask) -> tuple[Style, StyleSource]:
-    if evaluation_scoring() == "logprob":
-        _refuse_reasoning()
-        return "direct", "scoring"
     override = os.environ.get(STYLE_VARIABLE)
     if override:
         return _check_style(override, STYLE_VARIABLE), "override"
+    if evaluation_scoring() == "logprob":
+        return "direct", "scoring"
     if _backend is not None and _backend.style is not None:
         return cast(Style, _backend.style), "checkpoint"
     return task.judge.style, "task"
-
-
-def _refuse_reasoning() -> None:
-    style = os.environ.get(STYLE_VARIABLE)
-    if style and _check_style(style, STYLE_VARIABLE) != "direct":
-        raise JudgeError(
-            f"{STYLE_VARIABLE} is {style!r}, but scoring=logprob reads the probability of each "
-            "verdict right after the prompt, without reasoning; remove one of the two"
-        )
 
 
 def _check_style(style: str, source: str) -> Style:

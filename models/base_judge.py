@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -222,17 +222,36 @@ class BaseJudge(ABC):
         """
 
     @abstractmethod
-    def verdict_logps(self, batch: Batch, verdicts: Sequence[str]) -> VerdictLogps:
-        """The log-probability of each verdict as the answer to each prompt.
+    def verdict_logps(
+        self, batch: Batch, verdicts: Sequence[str], end: str | None = None
+    ) -> VerdictLogps:
+        """The log-probability of each verdict as what follows each prompt.
 
         Args:
-            batch: prompts that ask for the verdict alone.
+            batch: prompts after which the verdict comes next.
             verdicts: as the prompts name them.
+            end: what is written after a verdict; None is the end of the answer. It decides only
+                where one verdict begins like another.
 
         Raises:
             JudgeError: the tokenizer cannot represent or distinguish the verdicts, or the
                 log-probabilities are not finite.
         """
+
+    def continued(self, batch: Batch, texts: Sequence[str]) -> Batch:
+        """The prompts of a batch, each continued by the beginning of an answer."""
+        prompts = [
+            replace(prompt, text=prompt.text + neutralize(text, self._markup))
+            for prompt, text in zip(batch.prompts, texts, strict=True)
+        ]
+        return Batch(batch.indices, prompts, self.inputs(prompts))
+
+    def end_ids(self, end: str | None) -> list[int]:
+        """The tokens with which `end` may begin; of None, the end tokens."""
+        if end is None:
+            return self.eos_ids
+        ids: list[int] = self.tokenizer(end, add_special_tokens=False)["input_ids"]
+        return ids[:1]
 
     def answer(self, row: Sequence[int], input_tokens: int, until: Sequence[str]) -> Answer:
         """The answer in generated tokens: up to the first end token, and before a stop string."""

@@ -112,13 +112,16 @@ class Judge(BaseJudge):
         counts_B = inputs["attention_mask"].sum(dim=1).tolist()
         return [self.answer(row, count, until) for row, count in zip(rows_B, counts_B, strict=True)]
 
-    def verdict_logps(self, batch: Batch, verdicts: Sequence[str]) -> VerdictLogps:
+    def verdict_logps(
+        self, batch: Batch, verdicts: Sequence[str], end: str | None = None
+    ) -> VerdictLogps:
         """As :meth:`BaseJudge.verdict_logps`, in one forward pass."""
-        tokens_V = verdict_tokens(self.tokenizer, verdicts, self.eos_ids)
+        end_ids = self.end_ids(end)
+        tokens_V = verdict_tokens(self.tokenizer, verdicts, end_ids)
         image_counts = [len(prompt.images) for prompt in batch.prompts]
         inputs, model = self._to_model(batch.inputs), unwrap_adapters(self.model)
         with deduplicate_images(model):
-            logps_B_V = verdict_logps(model, inputs, image_counts, tokens_V, self.eos_ids)
+            logps_B_V = verdict_logps(model, inputs, image_counts, tokens_V, end_ids)
         return VerdictLogps(logps_B_V.cpu(), batch.inputs["attention_mask"].sum(dim=1).tolist())
 
     def _to_model(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

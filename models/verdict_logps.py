@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def verdict_tokens(
-    tokenizer: Any, verdicts: Sequence[str], eos_ids: Sequence[int]
+    tokenizer: Any, verdicts: Sequence[str], end_ids: Sequence[int]
 ) -> list[list[int]]:
     """The token ids of each verdict as an answer.
 
@@ -32,7 +32,7 @@ def verdict_tokens(
     """
     tokens_V = [tokenizer(verdict, add_special_tokens=False)["input_ids"] for verdict in verdicts]
     for verdict, tokens in zip(verdicts, tokens_V, strict=True):
-        if not tokens or tokenizer.unk_token_id in tokens or set(tokens) & set(eos_ids):
+        if not tokens or tokenizer.unk_token_id in tokens or set(tokens) & set(end_ids):
             decoded = tokenizer.decode(tokens)
             problem = f"the tokenizer cannot represent {verdict!r} (it becomes {decoded!r})"
         elif tokens_V.count(tokens) > 1:
@@ -42,7 +42,7 @@ def verdict_tokens(
             continue
         raise JudgeError(f"verdicts: {problem}; use scoring=generation, or other verdicts")
     ambiguous = any(longer[: len(tokens)] == tokens for tokens, longer in permutations(tokens_V, 2))
-    return [[*tokens, eos_ids[0]] if ambiguous else tokens for tokens in tokens_V]
+    return [[*tokens, end_ids[0]] if ambiguous else tokens for tokens in tokens_V]
 
 
 def verdict_logps(
@@ -50,7 +50,7 @@ def verdict_logps(
     inputs: Mapping[str, Tensor],
     image_counts: Sequence[int],
     tokens_V: Sequence[Sequence[int]],
-    eos_ids: Sequence[int],
+    end_ids: Sequence[int],
 ) -> Tensor:
     """The log-probability of each verdict after each prompt, B × V in float32.
 
@@ -63,7 +63,7 @@ def verdict_logps(
         inputs: B prompts padded on the left, on the model's device.
         image_counts: number of images of each prompt.
         tokens_V: from :func:`verdict_tokens`.
-        eos_ids: tokens that end an answer; an end token in `tokens_V` stands for any of them.
+        end_ids: tokens that end an answer; an end token in `tokens_V` stands for any of them.
 
     Raises:
         JudgeError: the model's log-probabilities are not finite.
@@ -71,10 +71,10 @@ def verdict_logps(
     reason = packing_unsupported_reason(model)
     if reason is None:
         prefixes = prefixes_of(inputs, image_counts)
-        logps_B_V = _packed_logps(model, prefixes, tokens_V, eos_ids)
+        logps_B_V = _packed_logps(model, prefixes, tokens_V, end_ids)
     else:
         _warn_unshared(reason)
-        logps_B_V = _unpacked_logps(model, inputs, tokens_V, eos_ids)
+        logps_B_V = _unpacked_logps(model, inputs, tokens_V, end_ids)
     require_finite(logps_B_V, model.dtype)
     return logps_B_V
 
@@ -100,7 +100,7 @@ def _packed_logps(
     model: Any,
     prefixes: Sequence[Prefix],
     tokens_V: Sequence[Sequence[int]],
-    eos_ids: Sequence[int],
+    end_ids: Sequence[int],
 ) -> Tensor:
     """The verdicts as continuations of their prompt; equal prompts of the batch are read once."""
     device = prefixes[0].ids_P.device
@@ -113,26 +113,26 @@ def _packed_logps(
     needed_R_T = labels_R_T >= 0
     logits_A_K = model.get_output_embeddings()(hidden_R_T_H[needed_R_T])
     logps_R_T = torch.zeros(labels_R_T.shape, device=logits_A_K.device)
-    logps_R_T[needed_R_T] = _label_logps(logits_A_K, labels_R_T[needed_R_T], eos_ids)
+    logps_R_T[needed_R_T] = _label_logps(logits_A_K, labels_R_T[needed_R_T], end_ids)
     logps_M_V = packed.unpack(logps_R_T.to(device)).sum(dim=1).view(len(distinct), -1)
     return logps_M_V[inverse]
 
 
-def _label_logps(logits_A_K: Tensor, labels_A: Tensor, eos_ids: Sequence[int]) -> Tensor:
+def _label_logps(logits_A_K: Tensor, labels_A: Tensor, end_ids: Sequence[int]) -> Tensor:
     """The log-probability of each label, A; an end token's is that of all end tokens together."""
     logps_A_K = logits_A_K.float().log_softmax(dim=-1)
     labels_A = labels_A.to(logps_A_K.device)
-    end_ids = torch.tensor(eos_ids, device=labels_A.device)
+    ends_E = torch.tensor(end_ids, device=labels_A.device)
     label_logps_A = logps_A_K.gather(1, labels_A[:, None])[:, 0]
-    end_logps_A = logps_A_K[:, end_ids].logsumexp(dim=1)
-    return torch.where(torch.isin(labels_A, end_ids), end_logps_A, label_logps_A)
+    end_logps_A = logps_A_K[:, ends_E].logsumexp(dim=1)
+    return torch.where(torch.isin(labels_A, ends_E), end_logps_A, label_logps_A)
 
 
 def _unpacked_logps(
     model: Any,
     inputs: Mapping[str, Tensor],
     tokens_V: Sequence[Sequence[int]],
-    eos_ids: Sequence[int],
+    end_ids: Sequence[int],
 ) -> Tensor:
     """One forward pass for each distinct beginning, a verdict's tokens without the last.
 
@@ -167,7 +167,7 @@ def _unpacked_logps(
         for tokens in tokens_V:
             if tuple(tokens[:-1]) == beginning:
                 parts = [
-                    _label_logps(logits_B_S_K[:, step], torch.full_like(lengths_B, token), eos_ids)
+                    _label_logps(logits_B_S_K[:, step], torch.full_like(lengths_B, token), end_ids)
                     for step, token in enumerate(tokens)
                 ]
                 logps[tuple(tokens)] = torch.stack(parts).sum(dim=0)

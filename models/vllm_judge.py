@@ -65,6 +65,9 @@ class VLLMJudge(BaseJudge):
         system_prompt: str | None = None,
         **options: Any,
     ) -> None:
+        from vllm import LLM
+        from vllm.exceptions import VLLMValidationError
+
         super().__init__(
             processor,
             eos_token_id=eos_token_id,
@@ -73,8 +76,6 @@ class VLLMJudge(BaseJudge):
             system_prompt=system_prompt,
         )
         self._dtype, self._seed = dtype, seed
-        from vllm import LLM
-
         try:
             self.llm = LLM(
                 model=pretrained,
@@ -86,7 +87,7 @@ class VLLMJudge(BaseJudge):
                 mm_processor_kwargs=pixel_limits(self.processor),
                 **options,
             )
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, VLLMValidationError) as error:
             raise JudgeError(
                 f"engine=vllm: vLLM cannot load {pretrained}: {error} (its own messages are above)"
             ) from None
@@ -138,7 +139,9 @@ class VLLMJudge(BaseJudge):
             for output in outputs
         ]
 
-    def verdict_logps(self, batch: Batch, verdicts: Sequence[str]) -> VerdictLogps:
+    def verdict_logps(
+        self, batch: Batch, verdicts: Sequence[str], end: str | None = None
+    ) -> VerdictLogps:
         """As :meth:`BaseJudge.verdict_logps`.
 
         vLLM reads a prompt once for each distinct beginning of a verdict, from its cache but for
@@ -146,8 +149,8 @@ class VLLMJudge(BaseJudge):
         """
         from vllm import SamplingParams
 
-        tokens_V = verdict_tokens(self.tokenizer, verdicts, self.eos_ids)
-        ends = set(self.eos_ids)
+        end_ids = self.end_ids(end)
+        tokens_V, ends = verdict_tokens(self.tokenizer, verdicts, end_ids), set(end_ids)
         # An end token stands for any of them, as in `verdict_logps` of transformers.
         steps_V = [
             [(tuple(tokens[:n]), ends if t in ends else {t}) for n, t in enumerate(tokens)]
@@ -189,11 +192,11 @@ class VLLMJudge(BaseJudge):
         return VerdictLogps(logps_B_V, input_tokens_B)
 
     def _run(self, prompts: Sequence[Any], parameters: Sequence[Any]) -> list[Any]:
+        from vllm.exceptions import VLLMValidationError
+
         try:
             outputs: list[Any] = self.llm.generate(prompts, parameters, use_tqdm=False)
-        except (
-            ValueError
-        ) as error:  # before anything is computed, such as a prompt that is too long
+        except (ValueError, VLLMValidationError) as error:  # such as a prompt that is too long
             raise JudgeError(f"engine=vllm: vLLM refuses a prompt: {error}") from None
         return outputs
 

@@ -316,6 +316,27 @@ def test_probabilities_do_not_depend_on_limit_batch_or_repeats(
             assert other["probabilities"][verdict] == pytest.approx(probability, abs=1e-4)
 
 
+def test_probabilities_after_reasoning(
+    logprob: Any, in_process: Any, random_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reasoning is what the judge generates anyway; two lengths give two probabilities."""
+    monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
+    task, keys = "mtrl_judge_seetrue", {"limit": 3, "batch_size": 4}
+    generated = in_process("mtrl_judge", [task], model_args=f"pretrained={random_judge}", **keys)
+    results = logprob(random_judge, [task], **keys)
+    shorter = logprob(random_judge, [task], gen_kwargs="max_new_tokens=2", **keys)
+    judge = results["configs"][task]["metadata"]["judge"]
+    assert (judge["scoring"], judge["style"]) == ("logprob", "reasoned")
+    assert judge["calibration"]["labeled_rows"] == 20
+    rows = [run["samples"][task] for run in (results, generated, shorter)]
+    for scored, free, other in zip(*rows, strict=True):
+        assert f"<think>{free['text'].strip()}</think><answer>" in scored["text"]
+        assert sum(scored["probabilities"].values()) == pytest.approx(1)
+        assert scored["verdict"] == max(scored["probabilities"], key=scored["probabilities"].get)
+        assert scored["calibrated"]
+        assert scored["probabilities"] != other["probabilities"]
+
+
 def test_the_response_cache_keeps_probabilities_apart_from_generations(
     logprob: Any, in_process: Any, random_judge: Path, tmp_path: Path
 ) -> None:

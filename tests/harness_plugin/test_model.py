@@ -252,13 +252,9 @@ def test_system_prompt(qwen3: Path) -> None:
         ({"engine": "vllm"}, "device: only with engine=transformers, but the engine is vllm"),
         ({"scoring": "logprobs"}, "unknown scoring 'logprobs'; did you mean 'logprob'?"),
         ({"scoring": "sampling"}, "unknown scoring 'sampling'; known: generation, logprob"),
-        ({"scoring": "logprob"}, "MTRL_JUDGE_STYLE is 'reasoned', but scoring=logprob"),
     ],
 )
-def test_wrong_model_args(
-    qwen3: Path, model_args: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
+def test_wrong_model_args(qwen3: Path, model_args: dict[str, Any], message: str) -> None:
     with pytest.raises(SystemExit, match=re.escape(message)):
         build(qwen3, **model_args)
 

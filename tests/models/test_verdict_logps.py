@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,22 @@ NONE = [row("Is a circle round?"), row("Is a square round? No picture is needed 
 VERDICTS = (("Yes", "No"), ("1", "2", "tie"), ("a red circle", "no", "unsafe!"), ("1", "10", "100"))
 
 
-def stock_logps(judge: Judge, row: JudgeRow, verdicts: Sequence[str]) -> list[float]:
-    """By stock transformers, with one forward pass for each verdict."""
+def stock_logps(
+    judge: Judge, row: JudgeRow, verdicts: Sequence[str], reasoning: str | None = None
+) -> list[float]:
+    """By stock transformers, with one forward pass for each verdict; also after reasoning."""
     tokenizer = judge.tokenizer
     tokens_V = [tokenizer(verdict)["input_ids"] for verdict in verdicts]
     ambiguous = any(a != b and b[: len(a)] == a for a in tokens_V for b in tokens_V)
-    prompt = judge.inputs([judge.prompt(render_messages(row, "direct"), row.images)])
+    begun = judge.prompt(render_messages(row, "direct"), row.images)
+    end_ids = judge.eos_ids
+    if reasoning is not None:
+        begun = replace(begun, text=f"{begun.text}{reasoning}<answer>")
+        end_ids = tokenizer("</answer>")["input_ids"][:1]
+    prompt = judge.inputs([begun])
     logps_V = []
     for tokens in tokens_V:
-        tokens = [*tokens, *judge.eos_ids[:1]] if ambiguous else tokens
+        tokens = [*tokens, *end_ids[:1]] if ambiguous else tokens
         more = torch.tensor([tokens])
         inputs = dict(prompt)
         inputs["input_ids"] = torch.cat([prompt["input_ids"], more], dim=1)
@@ -63,7 +71,7 @@ def stock_logps(judge: Judge, row: JudgeRow, verdicts: Sequence[str]) -> list[fl
         with torch.no_grad():
             logits = judge.model(**inputs).logits[0, -len(tokens) - 1 : -1]
         logps = logits.log_softmax(dim=-1)
-        ends = logps[-1, judge.eos_ids].logsumexp(dim=0)
+        ends = logps[-1, end_ids].logsumexp(dim=0)
         steps = [logps[n, token] for n, token in enumerate(tokens)]
         logps_V.append(float(sum(steps[:-1]) + (ends if ambiguous else steps[-1])))
     return logps_V
@@ -101,6 +109,25 @@ def test_without_packing_logps_are_the_same(
     for rows, expected in zip((ONE, TWO), shared, strict=True):
         np.testing.assert_allclose(logps(judge, rows, verdicts), expected, atol=1e-5, rtol=0)
     assert [reason in record.message for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("verdicts", VERDICTS, ids="|".join)
+def test_logps_after_reasoning_equal_stock_forward_passes(
+    judge: Judge, verdicts: Sequence[str]
+) -> None:
+    (batch,) = judge.batches(
+        [judge.prompt(render_messages(row, "direct"), row.images) for row in ONE], len(ONE)
+    )
+    reasoning = [f"<think>It is number {index}.</think>" for index in batch.indices]
+    continued = judge.continued(batch, [f"{text}<answer>" for text in reasoning])
+    assert continued.indices == batch.indices
+    with torch.inference_mode():
+        found = judge.verdict_logps(continued, verdicts, "</answer>").logps_B_V
+    expected = [
+        stock_logps(judge, ONE[index], verdicts, text)
+        for index, text in zip(batch.indices, reasoning, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
 def test_one_forward_pass_and_few_logits(judge: Judge) -> None:

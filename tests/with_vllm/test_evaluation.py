@@ -21,6 +21,7 @@ import pytest
 from support.commands import lmms_eval
 
 from mtrl_judge.common.markup import JUDGE_TAGS
+from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 
 pytest.importorskip("vllm", reason="vLLM is not installed; see `make test-vllm`")
@@ -45,14 +46,14 @@ def evaluate(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     """Run the stock command on every shipped task; equal calls run once."""
 
     @cache
-    def evaluate(model: str, model_args: str) -> Run:
+    def evaluate(model: str, model_args: str, style: str = "") -> Run:
         out = tmp_path_factory.mktemp("run")
         done = lmms_eval(
             sample,
             *("--model", model, "--model_args", model_args, "--tasks", "mtrl_judge_*"),
             *("--limit", LIMIT, "--batch_size", 16, "--output_path", out, "--log_samples"),
             *("--gen_kwargs", f"max_new_tokens={MAX_NEW_TOKENS}"),
-            **VARIABLES,
+            **{**VARIABLES, STYLE_VARIABLE: style},
         )
         files = list(out.glob("**/*_results.json"))
         assert files, (done.stdout + done.stderr)[-4000:]
@@ -153,12 +154,13 @@ def test_our_backend_on_vllm_gives_the_answers_of_transformers(
     assert metadata["versions"]["vllm"]
 
 
+@pytest.mark.parametrize("style", ["direct", "reasoned"])
 def test_our_backend_on_vllm_gives_the_probabilities_of_transformers(
-    evaluate: Callable[..., Run], tiny: Path
+    evaluate: Callable[..., Run], tiny: Path, style: str
 ) -> None:
     model_args = f"pretrained={tiny},scoring=logprob"
-    expected = evaluate("mtrl_judge", model_args)
-    found = evaluate("mtrl_judge", f"{model_args},engine=vllm,{ON_VLLM}")
+    expected = evaluate("mtrl_judge", model_args, style)
+    found = evaluate("mtrl_judge", f"{model_args},engine=vllm,{ON_VLLM}", style)
     spread = set()
     for task in SHIPPED:
         for ours, theirs in zip(found["samples"][task], expected["samples"][task], strict=True):
@@ -168,6 +170,7 @@ def test_our_backend_on_vllm_gives_the_probabilities_of_transformers(
             assert ours["temperature"] == pytest.approx(theirs["temperature"], rel=1e-3)
             spread.add(round(ours["verdict_mass"], 3))
     assert len(spread) > LIMIT, "different prompts have different probabilities"
+    assert recorded(found, "style", "scoring", "engine") == (style, "logprob", "vllm")
 
 
 def test_vllm_of_lmms_eval_gives_the_answers_of_our_backend(
