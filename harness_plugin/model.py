@@ -210,11 +210,11 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         else:
             self._prompts_at_once = self.batch_size
             options = {"device_map": {"": self.device}, **options}
-            model = load_model(pretrained, **source, **options, dtype=torch_dtype)
-            self.device = model.device
-            self.judge = Judge(model, processor, **limits, system_prompt=system_prompt)
+            self.model = load_model(pretrained, **source, **options, dtype=torch_dtype)
+            self.device = self.model.device
+            self.judge = Judge(self.model, processor, **limits, system_prompt=system_prompt)
             # A checkpoint's own sampling settings would make greedy decoding warn, or sample.
-            model.generation_config = GenerationConfig()
+            self.model.generation_config = GenerationConfig()
         set_backend(
             Backend(engine, self._scoring, card.get("style"), self.judge.min_and_max_pixels)
         )

@@ -208,12 +208,10 @@ def test_dtype_and_attention_implementation(qwen3: Path) -> None:
     import torch
 
     judge = build(qwen3, dtype="bfloat16", attn_implementation="eager")
-    assert judge.judge.model.dtype == torch.bfloat16
+    assert judge.model.dtype == torch.bfloat16
     inputs = inputs_of(judge, MIXED[0])
-    assert (
-        judge.judge.model(**inputs, output_attentions=True).attentions[0] is not None
-    )  # not in sdpa
-    assert build(qwen3).judge.model.dtype == torch.float32
+    assert judge.model(**inputs, output_attentions=True).attentions[0] is not None  # not in sdpa
+    assert build(qwen3).model.dtype == torch.float32
     assert len(ask(judge, MIXED)) == len(MIXED)
 
 
