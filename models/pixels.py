@@ -60,3 +60,54 @@ def pixel_limits(processor: Any) -> dict[str, Any] | None:
         return None
     size = processor.image_processor.size
     return {"size": {name: size[name] for name in ("shortest_edge", "longest_edge")}}
+
+
+def has_grid(image_processor: Any) -> bool:
+    """Whether an image processor resizes images to multiples of its patches, as Qwen2-VL's does."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+    return isinstance(image_processor, Qwen2VLImageProcessor)
+
+
+def grid_size(width: int, height: int, image_processor: Any) -> tuple[int, int]:
+    """Width and height to which a processor with a grid resizes, and which it leaves as they are.
+
+    One pass is not always enough: a strip much longer than wide may still exceed the limits.
+    """
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    limits, size = image_processor.size, (height, width)
+    while True:
+        resized = smart_resize(
+            *size,
+            factor=image_processor.patch_size * image_processor.merge_size,
+            min_pixels=limits["shortest_edge"],
+            max_pixels=limits["longest_edge"],
+        )
+        if resized == size:
+            return resized[1], resized[0]
+        size = resized
+
+
+def fit_grid(image: Image.Image, image_processor: Any) -> Image.Image:
+    """Resize an image as a processor with a grid does, so that no processor changes its size again.
+
+    The pixels are those that the processor would compute. An image for a processor without a grid
+    stays as it is.
+    """
+    from transformers.image_processing_backends import TorchvisionBackend
+    from transformers.image_utils import SizeDict
+
+    if not has_grid(image_processor):
+        return image
+    width, height = grid_size(*image.size, image_processor)
+    if (width, height) == image.size:
+        return image
+    pixels = image_processor.process_image(image, do_convert_rgb=True)
+    resized = TorchvisionBackend.resize(
+        image_processor,
+        pixels,
+        SizeDict(height=height, width=width),
+        resample=image_processor.resample,
+    )
+    return Image.fromarray(resized.permute(1, 2, 0).numpy())

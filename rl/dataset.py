@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -15,15 +15,19 @@ from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName, Style
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL import Image
 
     from .settings import Settings
 
+Fit: TypeAlias = Callable[["Image.Image"], "Image.Image"]
 Balance: TypeAlias = Literal["proportional", "uniform"] | float | Mapping[str, float]
 _COLUMNS = ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped")
 
 
-def training_set(settings: Settings, loaded: Sequence[LoadedSplit]) -> Dataset:
-    """The dataset of a run, from the training splits of its tasks."""
+def training_set(
+    settings: Settings, loaded: Sequence[LoadedSplit], fit: Fit | None = None
+) -> Dataset:
+    """The dataset of a run, from the training splits of its tasks; ``fit`` resizes its images."""
     return build_dataset(
         settings.tasks,
         style=settings.style,
@@ -32,6 +36,7 @@ def training_set(settings: Settings, loaded: Sequence[LoadedSplit]) -> Dataset:
         keep_pairs=settings.judge.consistency_weight > 0,
         seed=settings.trainer.seed,
         loaded=loaded,
+        fit=fit,
     )
 
 
@@ -46,6 +51,7 @@ def build_dataset(
     seed: int = 0,
     root: Path | None = None,
     loaded: Sequence[LoadedSplit] | None = None,
+    fit: Fit | None = None,
 ) -> Dataset:
     """The labeled rows of all tasks: prompt, images, task, kind, item_id, label, verdicts.
 
@@ -60,6 +66,7 @@ def build_dataset(
         answers: also ``completion``, the correct answer as the assistant's turn, for SFT.
         keep_pairs: rows 2k and 2k + 1 belong together; of a pair they are its two orders.
         loaded: the splits of the tasks, where they have been loaded already.
+        fit: resizes an image that is read.
 
     Raises:
         JudgeError: a task is out of distribution or has no labels, the split is a test split, the
@@ -88,7 +95,7 @@ def build_dataset(
         columns = [rows[name][:] for rows in bare]
         refs[name] = [columns[s][r] for s, r in zip(refs["source"], refs["row"], strict=True)]
     dataset = Dataset.from_dict(refs)
-    dataset.set_transform(_PromptOnAccess(sources, style, answers))
+    dataset.set_transform(_PromptOnAccess(sources, style, answers, fit))
     return dataset
 
 
@@ -172,17 +179,23 @@ def _epochs(size: int, count: int, seed: str) -> list[int]:
 class _PromptOnAccess:
     """Renders the prompts and decodes the images of the rows that are read."""
 
-    def __init__(self, sources: Sequence[Dataset], style: Style, answers: bool) -> None:
-        self.sources, self.style, self.answers = sources, style, answers
+    def __init__(
+        self, sources: Sequence[Dataset], style: Style, answers: bool, fit: Fit | None
+    ) -> None:
+        self.sources, self.style, self.answers, self.fit = sources, style, answers, fit
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "source" not in batch or "row" not in batch:
             return batch  # a column was read on its own
         refs = list(zip(batch.pop("source"), batch.pop("row"), strict=True))
         rows = {ref: JudgeRow.from_doc(self.sources[ref[0]][ref[1]]) for ref in dict.fromkeys(refs)}
+        images = {
+            ref: [self.fit(image) if self.fit else image for image in row.images]
+            for ref, row in rows.items()
+        }
         made: dict[str, list[Any]] = {
             "prompt": [render_messages(rows[ref], self.style) for ref in refs],
-            "images": [list(rows[ref].images) for ref in refs],
+            "images": [list(images[ref]) for ref in refs],
         }
         if self.answers:
             made["completion"] = [self._answer(rows[ref]) for ref in refs]

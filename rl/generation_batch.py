@@ -15,6 +15,12 @@ from mtrl_judge.models.packing import (
     take_rows,
 )
 
+# What TRL keeps of prompts for a forward pass besides their tokens (``GRPOTrainer._compute_loss``).
+_FORWARD_FIELDS = (
+    *("pixel_values", "image_grid_thw", "image_sizes", "pixel_attention_mask", "spatial_shapes"),
+    *("image_position_ids", "token_type_ids", "mm_token_type_ids", "num_images", "num_tiles"),
+)
+
 
 def shuffle_groups(batch: Mapping[str, Any], generations: int) -> dict[str, Any]:
     """Shuffle the groups of a generation batch; the rows of each stay neighbors.
@@ -35,6 +41,17 @@ def shuffle_groups(batch: Mapping[str, Any], generations: int) -> dict[str, Any]
         return None if values is None else [values[index] for index in indices]
 
     return {name: shuffled(values) for name, values in batch.items()}
+
+
+def forward_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A micro-batch of a generation batch as arguments of TRL's method for log-probabilities."""
+    ids, mask = (
+        torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
+        for name in ("ids", "mask")
+    )
+    fields = {name: batch[name] for name in _FORWARD_FIELDS if name in batch}
+    keep = batch["completion_ids"].shape[1]
+    return {"input_ids": ids, "attention_mask": mask, "logits_to_keep": keep, **fields}
 
 
 def micro_batches(

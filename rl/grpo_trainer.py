@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -43,6 +44,7 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
+from mtrl_judge.common.attributes import replaced_attribute
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.models.image_dedup import deduplicate_images
@@ -54,13 +56,21 @@ from mtrl_judge.models.packing import (
     unique_prefixes,
     use_packed_attention,
 )
+from mtrl_judge.models.placeholders import placeholder_ids
 from mtrl_judge.models.shared_prefill import share_prefill
 
-from .generation_batch import micro_batches, prompts_and_completions, shuffle_groups
+from .generation_batch import (
+    forward_inputs,
+    micro_batches,
+    prompts_and_completions,
+    shuffle_groups,
+)
 from .image_cache import DecodedOnce, processed_once
 from .rewards import scores
+from .sampler_check import SamplerCheck
 from .self_check import Difference, check, check_generation, completed, rounded_otherwise, rounding
 from .validation import JudgeTraining
+from .vllm_sampling import vllm_samples_as_trained
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +147,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
     processing_class: Any
     _buffered_inputs: Any
+    _last_loaded_step: int
 
     def __init__(
         self,
@@ -153,8 +164,11 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self._logged: set[str] = set()
         self._inputs: list[dict[str, Any]] = []
         self._rewards_of_step: Tensor | None = None
-        super().__init__(*arguments, **named)
+        with vllm_samples_as_trained():
+            super().__init__(*arguments, **named)
         inner = self._inner(self.model)
+        self._never_sample(placeholder_ids(inner.config))
+        self._sampler_check = SamplerCheck()
         self._prefix_obstacle = prefix_unsupported_reason(inner)
         self._packing_obstacle = packing_unsupported_reason(inner)
         if share_prompt:
@@ -206,17 +220,63 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         It calls ``_generate`` and ``_calculate_rewards`` (below) and turns rewards into advantages.
         """
         self._inputs = inputs  # which _resample may replace
-        if not self.share_prompt or self._prefix_obstacle:
-            return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
-        processor = self.processing_class
-        with processed_once(processor) as self.processing_class:
-            try:
-                output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-            finally:
-                self.processing_class = processor
+        once = self.share_prompt and not self._prefix_obstacle
+        shared = processed_once if once else nullcontext
+        with (
+            shared(self.processing_class) as processor,
+            replaced_attribute(self, "processing_class", processor),
+        ):
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.use_vllm:
+            self._check_sampler(output)
         return output
 
+    def _check_sampler(self, batch: dict[str, Any]) -> None:
+        """Compare vLLM's log-probabilities of a generation batch with the trainer's."""
+        ours_B_C, mask_B_C = batch.get("old_per_token_logps"), batch["completion_mask"].bool()
+        rounded = None
+        if ours_B_C is None or self._sampler_check.measures_rounding:
+            parts = split_tensor_dict(
+                split_pixel_values_by_grid(batch), self.args.steps_per_generation
+            )
+            first = forward_inputs(unsplit_pixel_values_by_grid(parts[0]))
+            rounded = self._rounding(self.model, first).mean
+            if ours_B_C is None:  # without importance sampling TRL does not compute them
+                with torch.no_grad():
+                    ours_B_C = self._stock_logps(self.model, **first)
+        rows = len(ours_B_C)
+        off_B_C = (ours_B_C - batch["sampling_per_token_logps"][:rows]).abs()
+        # vLLM's NaN is a token without a value.
+        off_N = off_B_C[mask_B_C[:rows] & ~off_B_C.isnan()]
+        total = torch.stack([off_N.sum(), off_N.new_tensor(len(off_N))])
+        summed, count = self.accelerator.reduce(total).tolist()
+        self._sampler_check.add(summed / max(count, 1), rounded)
+
     # 3. Generation
+
+    def _never_sample(self, tokens: list[int]) -> None:
+        """Tokens that no completion contains, with either engine.
+
+        TRL suppresses the image token alone, and only where transformers generates.
+        """
+        if self.use_vllm:
+            engine, words = self.vllm_generation, self._tokenizer.convert_ids_to_tokens(tokens)
+            given = engine.generation_kwargs
+            engine.generation_kwargs = {
+                **given,
+                "bad_words": [*(given.get("bad_words") or ()), *words],
+            }
+            return
+        given = self.generation_kwargs.get("suppress_tokens") or ()
+        suppressed = sorted({*given, *tokens})
+        self.generation_config.suppress_tokens = suppressed
+        self.generation_kwargs["suppress_tokens"] = suppressed
+
+    def sync_sampler(self) -> None:
+        """Give vLLM the weights of this step, as TRL does before it generates."""
+        if self.state.global_step != self._last_loaded_step:
+            self.vllm_generation.sync_weights()
+            self._last_loaded_step = self.state.global_step
 
     def _generate(self, prompts: list[Any]) -> Rollouts:
         """Overrides ``GRPOTrainer._generate``: zero-variance groups are replaced.

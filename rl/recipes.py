@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -96,6 +98,31 @@ def launch_command(
         command += ["--num_machines", str(judge.machines), "--machine_rank", "$MACHINE_RANK"]
         command += ["--main_process_ip", "$MAIN_PROCESS_IP", "--main_process_port", "29500"]
     return [*command, "-m", "mtrl_judge.rl.train", *training]
+
+
+def vllm_server_command(
+    model: str,
+    *,
+    dtype: str,
+    max_model_length: int | None,
+    processor_options: Mapping[str, Any] | None,
+) -> list[str]:
+    """The argument list of a vLLM server for ``vllm_mode: server``; options for devices are free.
+
+    See trl/scripts/vllm_serve.py of TRL 1.16 for what TRL needs.
+
+    Args:
+        dtype: what the trainer computes in.
+        processor_options: vLLM's ``mm_processor_kwargs``; None leaves them to the checkpoint.
+    """
+    command = ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", model, "--dtype", dtype]
+    if max_model_length is not None:
+        command += ["--max-model-len", str(max_model_length)]
+    if processor_options is not None:
+        command += ["--mm-processor-kwargs", json.dumps(processor_options)]
+    transfer = json.dumps({"backend": "nccl"})
+    command += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
+    return [*command, "--weight-transfer-config", transfer, "--enable-scale-out"]
 
 
 def as_shell(command: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,8 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     """
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
+    from mtrl_judge.models.pixels import fit_grid
+
     from .callbacks import JsonLog, Progress
     from .grpo_trainer import JudgeGRPOTrainer
     from .sft_trainer import JudgeSFTTrainer
@@ -177,7 +180,10 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
 
     judge, arguments = settings.judge, settings.trainer
     model, processor, adapter = trainable(settings)
-    dataset = training_set(settings, loaded)
+    # vLLM processes images by itself; of these it can only make as many tokens as the trainer.
+    fit = partial(fit_grid, image_processor=processor.image_processor)
+    uses_vllm = getattr(arguments, "use_vllm", False)  # SFT samples nothing
+    dataset = training_set(settings, loaded, fit if uses_vllm else None)
     validation = Validation.load(settings)
     callbacks = [JsonLog(Path(str(arguments.output_dir))), stop]
     if judge.patience:

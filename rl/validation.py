@@ -17,12 +17,15 @@ from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
 from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.records import Record
+from mtrl_judge.models.base_judge import WINDOW
 from mtrl_judge.models.judge import Judge, unwrap_adapters
+from mtrl_judge.models.pixels import fit_grid
 
 from .checkpoints import WholeCheckpoints
 from .dataset import labeled_rows
@@ -82,15 +85,8 @@ class Validation:
         share = share_of(len(index), trainer.args.world_size, trainer.args.process_index)
         answered = [index[number] for number in share]
         rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in answered]
-        with ready_to_generate(trainer) as model:
-            texts = Judge(model, trainer.processing_class).judge(
-                rows,
-                self.style,
-                batch_size=self.batch_size,
-                max_new_tokens=self.max_new_tokens,
-                # Sharded models run in lockstep, so all processes have as many batches.
-                keep_pairs=trainer.args.world_size == 1,
-            )
+        answer = self._by_vllm if getattr(trainer, "use_vllm", False) else self._by_transformers
+        texts = answer(trainer, rows)
         records = []
         for row, text in zip(rows, texts, strict=True):
             verdict = score(row, text).verdict
@@ -98,6 +94,40 @@ class Validation:
                 Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
             )
         return self._figures(dict(gather_object(list(zip(answered, records, strict=True)))))
+
+    def _by_transformers(self, trainer: Any, rows: Sequence[JudgeRow]) -> list[str]:
+        with ready_to_generate(trainer) as model:
+            return Judge(model, trainer.processing_class).judge(
+                rows,
+                self.style,
+                batch_size=self.batch_size,
+                max_new_tokens=self.max_new_tokens,
+                # Sharded models run in lockstep, so all processes have as many batches.
+                keep_pairs=trainer.args.world_size == 1,
+            )
+
+    def _by_vllm(self, trainer: Any, rows: Sequence[JudgeRow]) -> list[str]:
+        """The answers of the engine that samples in training, with the weights of this step."""
+        trainer.sync_sampler()
+        judge = Judge(trainer.model, trainer.processing_class)
+        image_processor = trainer.processing_class.image_processor
+        texts: list[str] = []
+        for start in range(0, len(rows), WINDOW):
+            part = [
+                judge.prompt(
+                    render_messages(row, self.style),
+                    [fit_grid(image, image_processor) for image in row.images],
+                )
+                for row in rows[start : start + WINDOW]
+            ]
+            completions = trainer.vllm_generation.greedy(
+                [judge.inputs([prompt])["input_ids"][0].tolist() for prompt in part],
+                [prompt.images for prompt in part],
+                max_new_tokens=self.max_new_tokens,
+                eos_ids=judge.eos_ids,
+            )
+            texts += map(judge.decode, completions)
+        return texts
 
     def _figures(self, records: Mapping[tuple[int, int], Record]) -> dict[str, float]:
         """Figures from records by task and row."""

@@ -149,6 +149,11 @@ def undefined_in_one_process(item_id: list[str], **_: Any) -> list[float | None]
     return [None] * (len(item_id) - 1) + [math.nan if last else None]
 
 
+def alternating(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that differs in every group, whatever the completions say."""
+    return [float(index % 2) for index in range(len(completion_ids))]
+
+
 def by_position(item_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
     """0 for every second item; for the others a completion's position in its group.
 
