@@ -15,7 +15,7 @@ from mtrl_judge.judge_tasks.sources import load_rows
 from . import memory
 from .dataset import labeled_rows, training_set
 from .preflight import accepted_licenses
-from .recipes import as_shell, launch_command
+from .recipes import as_shell, launch_command, vllm_server_command
 from .settings import Settings
 
 
@@ -58,7 +58,33 @@ def dry_run(settings: Settings) -> str:
         "Memory of each device": _memory_table(settings, tokens),
         "Command": as_shell(launch_command(settings.method, settings.judge, settings.flags)),
     }
+    if getattr(settings.trainer, "use_vllm", False) and settings.trainer.vllm_mode == "server":
+        sections["Command of the vLLM server"] = _server_command(settings)
     return "\n\n".join(f"{title}\n{'=' * len(title)}\n{text}" for title, text in sections.items())
+
+
+def _server_command(settings: Settings) -> str:
+    """What starts a vLLM server for this run; options for its devices are to be added."""
+    trainer, judge, model = settings.trainer, settings.judge, settings.model
+    name = model.model_name_or_path or "MODEL"
+    limits = {"shortest_edge": judge.min_pixels, "longest_edge": judge.max_pixels}
+    options: dict[str, Any] | None = {"size": limits} if judge.max_pixels else None
+    if Path(name).expanduser().is_dir():
+        from mtrl_judge.models.checkpoint import load_processor
+        from mtrl_judge.models.pixels import pixel_limits, with_pixel_limits
+
+        processor = load_processor(name)
+        if judge.min_pixels or judge.max_pixels:
+            processor = with_pixel_limits(processor, judge.min_pixels, judge.max_pixels)
+        options = pixel_limits(processor)
+    dtype = "bfloat16" if trainer.bf16 else "float16" if trainer.fp16 else model.dtype or "auto"
+    command = vllm_server_command(
+        name,
+        dtype=dtype,
+        max_model_length=trainer.vllm_max_model_length,
+        processor_options=options,
+    )
+    return as_shell(command)
 
 
 def schedule(settings: Settings, rows: int) -> Schedule:

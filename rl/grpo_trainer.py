@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+import transformers
 from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -271,6 +272,14 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         suppressed = sorted({*given, *tokens})
         self.generation_config.suppress_tokens = suppressed
         self.generation_kwargs["suppress_tokens"] = suppressed
+
+    def sampler_record(self) -> dict[str, Any]:
+        """What samples completions, for the record of a run; for the main process."""
+        if self.use_vllm:
+            record: dict[str, Any] = self.vllm_generation.record
+            return record
+        dtype = str(self._compute_dtype(self.model)).removeprefix("torch.")
+        return {"engine": "transformers", "version": transformers.__version__, "dtype": dtype}
 
     def sync_sampler(self) -> None:
         """Give vLLM the weights of this step, as TRL does before it generates."""

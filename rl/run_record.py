@@ -103,6 +103,13 @@ def start_record(
     write_text(folder / RECIPE_FILE, head + as_yaml(_without_secrets(settings)))
 
 
+def record_sampler(folder: Path, sampler: Mapping[str, Any]) -> None:
+    """Add what samples completions (engine, version, data type) to the newest start of a run."""
+    run = _read_run(folder)
+    run["starts"][-1]["sampler"] = dict(sampler)
+    write_json(folder / RUN_FILE, run)
+
+
 def finish_record(folder: Path, step: int, scores: Mapping[str, Any]) -> None:
     """Mark a run as finished: it cannot be resumed any more."""
     run = _read_run(folder)

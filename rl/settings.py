@@ -278,6 +278,13 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield "patience: has no effect with eval_strategy: no; change one of the two"
     if settings.method == "grpo":
         yield from _length_conflicts(judge, trainer)
+        server = trainer.use_vllm and trainer.vllm_mode == "server"
+        if server and (judge.min_pixels is None) != (judge.max_pixels is None):
+            name = "min_pixels" if judge.min_pixels is None else "max_pixels"
+            yield (
+                f"{name}: missing; with vllm_mode: server, min_pixels and max_pixels go together, "
+                "because the server has to be started with both"
+            )
         yield from _group_conflicts(judge, trainer)
 
 

@@ -78,7 +78,7 @@ def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
 
     from .callbacks import StopOnSignal
     from .model_card import write_model_card
-    from .run_record import finish_record, start_record
+    from .run_record import finish_record, record_sampler, start_record
 
     logging.disable_progress_bar()  # of weights being loaded and saved; the training's bar stays
     tasks, root = settings.tasks, settings.data_root
@@ -98,6 +98,8 @@ def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
     with StopOnSignal() as stop:
         trainer = build_trainer(settings, loaded, stop)
         confirm_engine(settings, trainer.accelerator)
+        if settings.method == "grpo" and trainer.is_world_process_zero():
+            record_sampler(folder, trainer.sampler_record())
         trainer.train(resume_from_checkpoint=_checkpoint(settings, folder))
     if stop.signalled is not None:
         if process.is_main_process:

@@ -71,6 +71,17 @@ class VLLMSampler(VLLMGeneration):  # type: ignore[misc]  # TRL has no types
             super()._init_vllm()
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What samples, for the record of a run."""
+        if self.mode == "server":
+            version = self.vllm_client._get(f"{self.vllm_client.base_url}/version")["version"]
+        else:
+            import vllm  # its distribution has other names on other devices
+
+            version = vllm.__version__
+        return {"engine": "vllm", "mode": self.mode, "version": version, "dtype": self.dtype}
+
+    @property
     def command(self) -> str:
         """The command that starts a server for this run."""
         return as_shell(

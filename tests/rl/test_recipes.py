@@ -214,6 +214,21 @@ def test_the_launch_names_processes_machines_and_configuration() -> None:
     assert command.endswith("grpo --recipe qwen3_vl_30b_a3b --output_dir 'a folder'")
 
 
+def test_a_dry_run_prints_the_servers_command_of_the_recipe(sample_root: Path) -> None:
+    flags = ["--recipe", "qwen3_vl_30b_a3b", "--data_root", str(sample_root), "--dry_run"]
+    report = dry_run(parse_settings("grpo", flags))
+    command = report.partition("Command of the vLLM server")[2].splitlines()[2]
+    recipe = find_recipe("qwen3_vl_30b_a3b", "grpo").read_text(encoding="utf-8")
+    head = " ".join(recipe.replace("\\\n#", " ").split())
+    assert command in head
+    assert """'{"size": {"shortest_edge": 65536, "longest_edge": 802816}}'""" in command
+
+
+def test_a_server_needs_both_limits_on_pixels(tmp_path: Path) -> None:
+    fields = {"use_vllm": True, "vllm_mode": "server", "max_pixels": 4096}
+    assert "min_pixels: missing; with vllm_mode: server" in faults_of(tmp_path, fields)[0]
+
+
 # What is wrong
 
 

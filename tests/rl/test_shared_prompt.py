@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from peft import LoraConfig
 from PIL import Image
 from support import tiny_models
 from support.images import random_image
+from support.vllm_stand_in import vllm_stand_in
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.image_utils import make_flat_list_of_images
@@ -30,6 +32,7 @@ from mtrl_judge.rl import grpo_trainer
 from mtrl_judge.rl.generation_batch import shuffle_groups
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
 from mtrl_judge.rl.image_cache import processed_once
+from mtrl_judge.rl.sampler_check import SamplerCheck
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -286,25 +289,19 @@ def test_a_whole_run_is_stock_trls(checkpoint: Any, tmp_path: Path) -> None:
         assert figures == pytest.approx({n: other[n] for n in figures}, rel=1e-3, abs=1e-6)
 
 
-class Engine:
-    """Stands where TRL keeps vLLM; its answers are drawn, its log-probabilities made up."""
-
-    def sync_weights(self) -> None:
-        pass
-
-    def generate(self, prompts: list[list[int]], **_: Any) -> Any:
-        draw = Random(len(prompts))
-        answers = [draw.choices(range(90, 200), k=draw.randint(2, TOKENS)) for _ in prompts]
-        return prompts, answers, [[[-5.0] for _ in answer] for answer in answers], None
-
-
 def test_log_probabilities_are_shared_where_vllm_generates(
-    checkpoint: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    checkpoint: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, logger="mtrl_judge")
-    trainer = trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, images=2)
-    trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, Engine(), -1
-    trainer.train()
+    # A random model gives a share to image tokens, which vLLM never samples.
+    monkeypatch.setattr(SamplerCheck, "FLOOR", math.inf)
+    fields = {"images": 2, "use_vllm": True, "generation_kwargs": {}}
+    with vllm_stand_in(monkeypatch):
+        trainer = trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, **fields)
+        trainer.train()
     assert "share_prompt: log-probabilities: each prompt once" in caplog.messages
     assert any("sampling/importance_sampling_ratio/mean" in m for m in trainer.state.log_history)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,7 +97,11 @@ def run_of(base: Path, world: Path, tmp_path: Path) -> Callable[..., list[dict[s
 
 @pytest.mark.parametrize("fields", [{}, {"use_peft": True, "lora_target_modules": ["q_proj"]}])
 def test_vllm_reads_what_is_trained(
-    engines: list[LLM], run_of: Any, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+    engines: list[LLM],
+    run_of: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
 ) -> None:
     trained: list[list[int]] = []
     stock = VLLMSampler.generate
@@ -114,6 +119,9 @@ def test_vllm_reads_what_is_trained(
     assert len(counts) > 2, "images of one size show nothing"
     assert max(counts) <= 2 * 16  # two images, each of up to 64 x 64 pixels
     assert engine.model.dtype == torch.float32
+    (start,) = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    expected = {"engine": "vllm", "mode": "colocate", "version": "stand-in", "dtype": "float32"}
+    assert start["sampler"] == expected
     assert len(log) == 2
     for line in log:
         assert line[DIFFERENCE] < 1e-3

@@ -9,11 +9,13 @@ data type is given.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,6 +192,9 @@ def vllm_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LLM]]:
     LLM.made = []
     before = {name: os.environ.get(name) for name in DISTRIBUTED}  # which TRL sets for vLLM
     with monkeypatch.context() as patch:
+        module = ModuleType("vllm")
+        vars(module).update(__version__="stand-in", __spec__=ModuleSpec("vllm", None))
+        patch.setitem(sys.modules, "vllm", module)
         patch.setattr(packages, "find_spec", find)
         patch.setattr(vllm_generation, "is_vllm_available", lambda: True)
         patch.setattr(vllm_generation, "LLM", LLM, raising=False)
