@@ -241,7 +241,8 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
                 split_pixel_values_by_grid(batch), self.args.steps_per_generation
             )
             first = forward_inputs(unsplit_pixel_values_by_grid(parts[0]))
-            rounded = self._rounding(self.model, first).mean
+            local = torch.tensor(self._rounding(self.model, first).mean, device=mask_B_C.device)
+            rounded = float(self.accelerator.gather(local).max())  # all processes decide alike
             if ours_B_C is None:  # without importance sampling TRL does not compute them
                 with torch.no_grad():
                     ours_B_C = self._stock_logps(self.model, **first)
