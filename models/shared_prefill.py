@@ -54,11 +54,11 @@ def share_prefill(
         max_new_tokens = generation_config.max_new_tokens or 0
         if check is not None:
             # Ours first: a model may keep state (rope deltas) of the last prompts it read in full.
-            prefilled = _prefill(model, inputs, image_counts, 1)
+            prefilled = prefill(model, inputs, image_counts, 1)
             ours_B_V = first_logits(prefilled, generation_config)
             check(ours_B_V, inputs, partial(first_logits, generation_config=generation_config))
         # Prefilled again after a check, which has written into the cache.
-        prefilled = _prefill(model, inputs, image_counts, max_new_tokens)
+        prefilled = prefill(model, inputs, image_counts, max_new_tokens)
         return stock(generation_config=generation_config, **prefilled)
 
     with replaced_attribute(model, "generate", generate):
@@ -86,7 +86,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
         return self.keys, self.values
 
 
-def _prefill(
+def prefill(
     model: Any, inputs: dict[str, Any], image_counts: Sequence[int], max_new_tokens: int
 ) -> dict[str, Any]:
     """Arguments of `generate` that continue from a cache of all but the prompts' last tokens.

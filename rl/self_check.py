@@ -1,8 +1,9 @@
 """Our log-probabilities held against TRL's own, once per run.
 
 Both compute the same numbers, so they may differ by rounding only. How much that is depends on the
-model, its weights and the data type, and grows with the depth: TRL's own computation in another
-batch shape shows it, because there the same sums are added up in another order.
+model and its weights: a deep one in bfloat16 may round by 0.1 nats and more. So it is measured, by
+TRL's own computation with other roundings: in another batch shape, where sums are added up in
+another order, and with the tokens' embeddings changed in the last place.
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ class Difference(NamedTuple):
     """The greatest of its means over the tokens of one completion."""
 
 
-# Times as far as rounding. The worst row has few tokens, so its rounding varies more.
-MARGIN = Difference(mean=3, row=5)
+# How many times as far as rounding is too far; the measurements are in docs/shared-prompt.md. The
+# rounding of one row varies more than the mean, because a completion may have a single token.
+MARGIN = Difference(mean=2, row=5)
+AGREE = (
+    "share_prompt: log-probabilities %s agree with TRL's up to %.2g in the mean and %.2g in the "
+    "worst row; rounding: %.2g and %.2g"
+)
 
 
 def difference(ours_B_C: Tensor, theirs_B_C: Tensor, mask_B_C: Tensor) -> Difference:
@@ -165,21 +171,19 @@ def check(
     """
     found = difference(ours_B_C, theirs_B_C, mask_B_C)
     rounded = difference(otherwise_B_C, theirs_B_C, mask_B_C)
-    size = difference(theirs_B_C, torch.zeros_like(theirs_B_C), mask_B_C).mean
     # Those of a certain answer are near 0, and yet rounded like its logits.
-    last_place = torch.finfo(dtype).eps * max(size, 1.0)
-    shown = [f"{d.mean:.2g} in the mean and {d.row:.2g} in the worst row" for d in (found, rounded)]
+    last_place = torch.finfo(dtype).eps
     if all(
-        value <= margin * (limit + last_place)
+        value <= margin * limit + last_place
         for value, margin, limit in zip(found, MARGIN, rounded, strict=True)
     ):
-        line = "share_prompt: log-probabilities %s match TRL's up to %s; TRL's own in two batch "
-        logger.info(line + "shapes, up to %s", where, *shown)
+        logger.info(AGREE, where, *found, *rounded)
         fault = None
     else:
         fault = (
-            f"share_prompt: log-probabilities {where} differ from TRL's by {shown[0]}, but TRL's "
-            f"own in two batch shapes, which is what rounding does in {dtype}, by {shown[1]}; "
-            "train with --share_prompt false, and please report the model"
+            f"share_prompt: log-probabilities {where} differ from TRL's by {found.mean:.2g} in the "
+            f"mean and {found.row:.2g} in the worst row, but TRL's own, rounded otherwise, by "
+            f"{rounded.mean:.2g} and {rounded.row:.2g} ({dtype}); train with --share_prompt "
+            "false, and please report the model"
         )
     raise_in_all(fault)

@@ -6,9 +6,12 @@ import ast
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import mtrl_judge
 
@@ -80,6 +83,34 @@ def test_every_folder_with_code_is_packaged() -> None:
     folders = {path for path in folders if path.parts[0] not in ("benchmarks", "build", "tests")}
     assert folders == set(map(Path, mapped.values()))
     assert {path.parts[0] for path in folders} == {*MAY_IMPORT, "package", "task_yamls"}
+
+
+@pytest.mark.parametrize(
+    ("file", "extras"), [("constraints.txt", "dev"), ("constraints-gpu.txt", "gpu,sample")]
+)
+def test_the_constraints_are_within_the_bounds(file: str, extras: str) -> None:
+    """Every requirement of the package and of these extras is pinned to a version it allows."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(name): version for name, version in (e.split("==") for e in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    pending = [*project["dependencies"]]
+    pending += [line for extra in extras.split(",") for line in optional[extra]]
+    while pending:
+        requirement = Requirement(pending.pop())
+        if requirement.name == project["name"]:
+            pending += [line for extra in requirement.extras for line in optional[extra]]
+            continue
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+        # And what the extras of others require, such as TRL's range of vLLM.
+        for line in metadata.requires(requirement.name) or () if requirement.extras else ():
+            needed = Requirement(line)
+            if needed.marker and any(
+                needed.marker.evaluate({"extra": extra}) for extra in requirement.extras
+            ):
+                found = pinned[canonicalize_name(needed.name)]
+                assert needed.specifier.contains(found), needed
 
 
 def test_the_judge_is_a_public_name_that_is_imported_on_use() -> None:

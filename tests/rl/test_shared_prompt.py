@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import datasets
 import pytest
@@ -28,7 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.models import packing, shared_prefill
-from mtrl_judge.rl import grpo_trainer
+from mtrl_judge.rl import grpo_trainer, self_check
 from mtrl_judge.rl.generation_batch import shuffle_groups
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
 from mtrl_judge.rl.image_cache import processed_once
@@ -424,38 +425,155 @@ def test_it_says_once_what_it_cannot_share_and_why(
     )
 
 
-def test_a_wrong_log_probability_stops_the_run(
+# The self-check
+
+
+def off_by_one(model: Any, prompts: Any, answers: Any) -> Any:
+    packed = packing.pack(model, prompts, answers)
+    packed.inputs["position_ids"] += packed.labels_R_T != packing.IGNORED
+    return packed
+
+
+def positions_of_padding(model: Any, prompts: Any, answers: Any) -> Any:
+    """Answers continue from the number of tokens, padding and all of an image's included."""
+    packed = packing.pack(model, prompts, answers)
+    answered_R_T = packed.labels_R_T != packing.IGNORED
+    start = packed.inputs["position_ids"].masked_fill(~answered_R_T, 10_000).amin(-1, keepdim=True)
+    longest = max(len(prompt.ids_P) for prompt in prompts)
+    packed.inputs["position_ids"] += (longest - 1 - start) * answered_R_T
+    return packed
+
+
+def prompts_of_others(model: Any, prompts: Any, answers: Any) -> Any:
+    return packing.pack(model, prompts[1:] + prompts[:1], answers)
+
+
+def images_of_others(model: Any, prompts: Any, answers: Any) -> Any:
+    turned = [{**p.images, "pixel_values": p.images["pixel_values"].flip(0, -1)} for p in prompts]
+    moved = [p._replace(images=i) for p, i in zip(prompts, turned, strict=True)]
+    return packing.pack(model, moved, answers)
+
+
+def seen_padding(model: Any, prompts: Any, answers: Any) -> Any:
+    packed = packing.pack(model, prompts, answers)
+    layout = getattr(packed.inputs["attention_mask"], packing.LAYOUT)
+    layout.mask_N_1_C_Q[..., : layout.prompt_length] = True
+    return packed
+
+
+def seen_future(model: Any, prompts: Any, answers: Any) -> Any:
+    packed = packing.pack(model, prompts, answers)
+    layout = getattr(packed.inputs["attention_mask"], packing.LAYOUT)
+    layout.mask_N_1_C_Q[..., layout.prompt_length :] = True
+    return packed
+
+
+def cache_of_others(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+    prefilled = stock_prefill(model, inputs, *rest)
+    for layer in prefilled["past_key_values"].layers:
+        layer._keys, layer._values = layer._keys.flip(0), layer._values.flip(0)
+    return prefilled
+
+
+def attended_padding(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+    prefilled = stock_prefill(model, inputs, *rest)
+    return {**prefilled, "attention_mask": torch.ones_like(prefilled["attention_mask"])}
+
+
+def delta_off_by_one(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+    prefilled = stock_prefill(model, inputs, *rest)
+    model.base_model.rope_deltas = model.base_model.rope_deltas + 1
+    return prefilled
+
+
+stock_prefill = shared_prefill.prefill
+PACKING_FAULTS = (
+    off_by_one,
+    positions_of_padding,
+    prompts_of_others,
+    images_of_others,
+    seen_padding,
+    seen_future,
+)
+
+
+STOPS = pytest.raises(JudgeError, match="differ from TRL's by")
+
+
+class Planted(JudgeGRPOTrainer):
+    """Makes every mistake in turn, which must stop the run, and then goes on without one."""
+
+    def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
+        generate = super()._generate_single_turn
+        faults = [cache_of_others, attended_padding]
+        if self.model.config.model_type in packing.MROPE:
+            faults.append(delta_off_by_one)
+        for fault in faults:
+            with patch.object(shared_prefill, "prefill", fault), STOPS:
+                generate(*arguments, **named)
+        return generate(*arguments, **named)
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **named: Any) -> Any:
+        compute = super()._get_per_token_logps_and_entropies
+        for fault in PACKING_FAULTS:
+            self._checks_logps = True
+            with patch.object(grpo_trainer, "pack", fault), STOPS:
+                compute(*arguments, **named)
+        self._checks_logps = True
+        return compute(*arguments, **named)
+
+
+PLANTED = [
+    *((build, torch.bfloat16) for build in dict.fromkeys(build for build, _ in FAMILIES)),
+    *((QWEN3, dtype) for dtype in (torch.float32, torch.float16)),
+    (tiny_models.tiny_llava, torch.float16),
+]
+
+
+@pytest.mark.parametrize(
+    ("build", "dtype"), PLANTED, ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_a_mistake_stops_the_run_in_every_type(
+    checkpoint: Any, tmp_path: Path, build: Build, dtype: torch.dtype
+) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint(build), dtype=dtype)
+    trainer = trainer_of(checkpoint(build), tmp_path, kind=Planted, model=model)
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_a_run_that_is_not_checked_goes_on(
     checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shifted(*arguments: Any) -> Any:
-        packed = packing.pack(*arguments)
-        packed.inputs["position_ids"] += 3 * (packed.labels_R_T != packing.IGNORED)
-        return packed
-
-    monkeypatch.setattr(grpo_trainer, "pack", shifted)
-    with pytest.raises(JudgeError, match="of the first micro-batch differ from TRL's by"):
-        trainer_of(checkpoint(QWEN3), tmp_path / "checked").train()
-    trainer_of(checkpoint(QWEN3), tmp_path / "trusted", share_prompt_check=False).train()
+    monkeypatch.setattr(grpo_trainer, "pack", off_by_one)
+    trainer_of(checkpoint(QWEN3), tmp_path, share_prompt_check=False).train()
 
 
-def test_a_wrong_cache_stops_the_run(
-    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+ROUNDED: dict[str, dict[str, Any]] = {
+    "bfloat16": {"dtype": torch.bfloat16},
+    "another seed": {"dtype": torch.bfloat16, "seed": 1},
+    "float16": {"dtype": torch.float16},
+    "autocast, adapter, checkpointing": {
+        "bf16": True,
+        "peft_config": LORA,
+        "gradient_checkpointing": True,
+    },
+}
+
+
+@pytest.mark.parametrize("fields", ROUNDED.values(), ids=ROUNDED)
+def test_the_rounding_of_a_deep_model_does_not_stop_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: dict[str, Any]
 ) -> None:
-    class Wrong(shared_prefill.PreallocatedLayer):
-        def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
-            super().__init__(keys, values.flip(0), room)
-
-    monkeypatch.setattr(shared_prefill, "PreallocatedLayer", Wrong)
-    with pytest.raises(JudgeError, match="first generated tokens differ from TRL's by"):
-        trainer_of(checkpoint(QWEN3), tmp_path).train()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_roundings_of_half_precision_do_not_stop_the_run(
-    checkpoint: Any, tmp_path: Path, dtype: torch.dtype
-) -> None:
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint(QWEN3), dtype=dtype)
-    trainer_of(checkpoint(QWEN3), tmp_path, model=model, learning_rate=0.0).train()
+    caplog.set_level(logging.INFO, logger="mtrl_judge")
+    folder = tiny_models.deep_llava(tmp_path / "deep", fields.get("seed", 0))
+    dtype = fields.get("dtype", torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    rest = {name: value for name, value in fields.items() if name != "dtype"}
+    trainer_of(folder, tmp_path / "run", model=model, learning_rate=0.0, **rest).train()
+    rounding = [record.args[3] for record in caplog.records if record.msg == self_check.AGREE]
+    assert len(rounding) == 2
+    assert min(rounding) > (0.005 if dtype == torch.float16 else 0.05), "no model to test this with"
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 1000))

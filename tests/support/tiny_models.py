@@ -112,8 +112,12 @@ VISION = {
 }
 
 
-def tiny_llava(folder: Path, seed: int = 0) -> Path:
-    """Write a random LLaVA: CLIP and Llama, 16 tokens an image of any size."""
+def tiny_llava(folder: Path, seed: int = 0, **text: Any) -> Path:
+    """Write a random LLaVA: CLIP and Llama, 16 tokens an image of any size.
+
+    Args:
+        text: fields of the text config.
+    """
     from transformers import LlavaConfig, LlavaProcessor
     from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 
@@ -129,11 +133,16 @@ def tiny_llava(folder: Path, seed: int = 0) -> Path:
         chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<image>"),
     )
     config = LlavaConfig(
-        text_config={"model_type": "llama", **text_config(tokenizer)},
+        text_config={"model_type": "llama", **text_config(tokenizer), **text},
         vision_config={"model_type": "clip_vision_model", **VISION},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     return write_checkpoint(folder, config, processor, seed)
+
+
+def deep_llava(folder: Path, seed: int = 0) -> Path:
+    """Write a random LLaVA of 20 layers: in bfloat16 it rounds by 0.1 nats and more."""
+    return tiny_llava(folder, seed, num_hidden_layers=20, initializer_range=0.2)
 
 
 def tiny_llava_onevision(folder: Path, seed: int = 0) -> Path:
