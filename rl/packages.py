@@ -17,7 +17,11 @@ _ATTENTION = {
     "flash_attention_3": ("flash_attn_interface", "kernels"),
     "flash_attention_4": ("flash_attn", "kernels"),
 }
-_PIP_NAMES = {"flash_attn": "flash-attn", "liger_kernel": "liger-kernel"}
+# The extra has the versions that TRL supports.
+_PIP_NAMES = {
+    **dict.fromkeys(("vllm", "liger_kernel", "deepspeed"), "'mtrl-judge[gpu]'"),
+    "flash_attn": "flash-attn",
+}
 
 
 def package_faults(settings: Settings) -> Iterator[str]:

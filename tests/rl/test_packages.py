@@ -11,12 +11,12 @@ from support.training import GRPO, random_judge, run, small_world, values
 from mtrl_judge.common.errors import JudgeError
 
 NEEDS: list[tuple[dict[str, Any], str]] = [
-    ({"use_vllm": True}, "use_vllm: needs vllm, which is not installed; pip install vllm"),
-    ({"use_liger_kernel": True}, "use_liger_kernel: needs liger_kernel, .* install liger-kernel"),
+    ({"use_vllm": True}, r"use_vllm: needs vllm, .*; pip install 'mtrl-judge\[gpu\]'"),
+    ({"use_liger_kernel": True}, "use_liger_kernel: needs liger_kernel"),
     ({"use_peft": True, "lora_target_modules": ["all-linear"]}, "use_peft: needs peft"),
     ({"load_in_4bit": True}, "load_in_4bit: needs bitsandbytes"),
     ({"accelerate": "zero3"}, "accelerate: needs deepspeed"),
-    ({"attn_implementation": "flash_attention_2"}, "attn_implementation: needs flash_attn"),
+    ({"attn_implementation": "flash_attention_2"}, "needs flash_attn, .*; pip install flash-attn"),
     ({"attn_implementation": "kernels-community/x"}, "attn_implementation: needs kernels"),
     ({"optim": "galore_adamw"}, "optim: galore_adamw: You need to install `galore_torch`"),
     ({"report_to": ["comet_ml"]}, "report_to: needs comet_ml"),
