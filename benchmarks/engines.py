@@ -54,10 +54,10 @@ def main() -> None:
 
 def compare(checkpoint: Path, root: Path, runs: int) -> dict[str, Any]:
     """The figures of the module's docstring."""
-    datasets = {
-        task: load_rows(task, task.evaluation_split, root).rows.dataset
+    datasets = [
+        (task, load_rows(task, task.evaluation_split, root).rows.dataset)
         for task in load_shipped_tasks()
-    }
+    ]
     folder = str(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -76,7 +76,7 @@ def compare(checkpoint: Path, root: Path, runs: int) -> dict[str, Any]:
     logps: dict[str, list[float]] = {}
 
     def rows() -> Iterator[tuple[Sequence[str], JudgeRow]]:
-        for task, dataset in datasets.items():
+        for task, dataset in datasets:
             for doc in dataset:
                 yield task.judge.verdicts, JudgeRow.from_doc(doc)
 
@@ -105,7 +105,7 @@ def compare(checkpoint: Path, root: Path, runs: int) -> dict[str, Any]:
         judge, size = judges[engine]
         forget()
         logps[engine] = []
-        for wanted in dict.fromkeys(tuple(task.judge.verdicts) for task in datasets):
+        for wanted in dict.fromkeys(task.judge.verdicts for task, _ in datasets):
             found: dict[int, list[float]] = {}
             for batch in judge.batches(prompts(judge, "direct", wanted), size):
                 with torch.inference_mode():
@@ -113,7 +113,7 @@ def compare(checkpoint: Path, root: Path, runs: int) -> dict[str, Any]:
                 found |= zip(batch.indices, logps_B_V.tolist(), strict=True)
             logps[engine] += [logp for index in range(len(found)) for logp in found[index]]
 
-    count = sum(len(dataset) for dataset in datasets.values())
+    count = sum(len(dataset) for _, dataset in datasets)
     figures: dict[str, Any] = {"rows": count, "start_s": start_s}
     for name, function in (("generation", generate), ("logprob", score)):
         seconds = alternate({each: lambda e=each, f=function: f(e) for each in judges}, runs)
