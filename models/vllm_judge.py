@@ -145,7 +145,9 @@ class VLLMJudge(BaseJudge):
         """As :meth:`BaseJudge.verdict_logps`.
 
         vLLM reads a prompt once for each distinct beginning of a verdict, from its cache but for
-        the first: once if all verdicts are single tokens.
+        the first: once if all verdicts are single tokens. `logprob_token_ids` returns the
+        log-probabilities of exactly the tokens that count, before temperature or penalties
+        (vllm-project/vllm#34539).
         """
         from vllm import SamplingParams
 
