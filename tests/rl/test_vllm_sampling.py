@@ -19,7 +19,7 @@ from PIL import Image
 from support.images import encode, random_image
 from support.judges import FAMILIES
 from support.tasks import PAIR, write_split, write_yaml
-from support.training import GRPO, guessing_judge, log_of, small_world, values
+from support.training import GRPO, guessing_judge, log_of, small_world, swap_verdicts, values
 from support.vllm_stand_in import LLM, vllm_stand_in
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
@@ -267,10 +267,7 @@ def test_validation_by_vllm_is_validation_by_transformers(
     settings = build_settings("grpo", given)
     loaded = [load_rows(task, "train", settings.data_root) for task in settings.tasks]
     trainer = build_trainer(settings, loaded, StopOnSignal())
-    with torch.no_grad():  # vLLM has to get what is in training, not the checkpoint
-        for name, values_ in trainer.model.named_parameters():
-            if "visual" in name:
-                values_.mul_(1.1)
+    swap_verdicts(trainer)  # vLLM has to judge by what is in training, not by the checkpoint
     by_vllm = trainer.validation.run(trainer)
     assert len(engines[0].read) == len(trainer.validation.rows[0])
     trainer.use_vllm = False

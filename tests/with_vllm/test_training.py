@@ -10,9 +10,8 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-import torch
 from support import vllm_on_cpu
-from support.training import environment, log_of
+from support.training import environment, log_of, swap_verdicts
 
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl.callbacks import StopOnSignal
@@ -94,10 +93,7 @@ def test_validation_by_vllm_is_validation_by_transformers(
     settings = build_settings("grpo", values, recipe="tiny_cpu")
     loaded = [load_rows(task, "train", settings.data_root) for task in settings.tasks]
     trainer = build_trainer(settings, loaded, StopOnSignal())
-    with torch.no_grad():  # vLLM has to judge by what is in training, not by the checkpoint
-        for name, weights in trainer.model.named_parameters():
-            if "lm_head" in name or "embed_tokens" in name:
-                weights.mul_(1 + 0.02 * torch.randn_like(weights))
+    swap_verdicts(trainer)  # vLLM has to judge by what is in training, not by the checkpoint
     by_vllm = trainer.validation.run(trainer)
     trainer.use_vllm = False
     assert trainer.validation.run(trainer) == by_vllm
