@@ -26,9 +26,13 @@ def gate(
         Path, typer.Option(help=f"A file written by `{SAVE}`, or other results of one run.")
     ],
     metric: Metric = None,
-    max_drop: Annotated[
-        float, typer.Option(help="Fail a task that is worse by more, even if it may be noise.")
-    ] = 0.01,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Pass only a task that is shown not to be worse by more, instead of one that is "
+            "not shown to be worse."
+        ),
+    ] = None,
     alpha: Annotated[
         float, typer.Option(help="Fail a task that is worse with a p-value (Holm) below this.")
     ] = 0.05,
@@ -51,9 +55,9 @@ def gate(
 ) -> None:
     """Compare a judge with a baseline. Exit code: 0 passed, 1 worse, 2 not comparable.
 
-    A task is worse if it is significantly worse (paired bootstrap, Holm over the tasks), worse by
-    more than --max-drop, or misses its --min. If one task is worse and another is not comparable,
-    the exit code is 1.
+    A task is worse if it is significantly worse (one-sided randomization test, Holm over the
+    tasks) or misses its --min. With --margin it is worse unless its interval excludes a larger
+    drop. If one task is worse and another is not comparable, the exit code is 1.
     """
     from mtrl_judge.leaderboard import gate_report
     from mtrl_judge.leaderboard.compatibility import select_tasks, tasks_of
@@ -75,7 +79,7 @@ def gate(
             now.with_tasks(names),
             before.with_tasks(names),
             metric=metric,
-            max_drop=max_drop,
+            margin=margin,
             alpha=alpha,
             minimum=_minimum(minimum or []),
             allow=split_names(allow),
@@ -117,7 +121,7 @@ def save(
     # A baseline keeps all rates; the metric would only decide on ranks.
     board = build_leaderboard([run], metric="accuracy", allow=DIFFERENCES, seed=seed)
     with _writing(out):
-        write_entries(entries_of(board, rows=True), out, force=force)
+        write_entries(entries_of(board), out, force=force)
     rows = sum(len(result.samples) for result in run.tasks.values())
     typer.echo(
         f"{out}: {run.model} of {run.date}, {len(run.tasks)} tasks, {rows:,} rows; use it with "

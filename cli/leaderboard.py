@@ -52,8 +52,8 @@ Allow = Annotated[
         "parser."
     ),
 ]
-Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
+Resamples = Annotated[int, typer.Option(min=100, help="Number of draws.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 RESAMPLES = 10_000
 
 
@@ -70,8 +70,12 @@ def show(
     full: Annotated[
         bool,
         typer.Option(
-            "--full", help="Add pairs of judges, agreement, votes, calibration (html: always)."
+            "--full",
+            help="Add verdicts, pairs, power, agreement, votes, calibration (as html does).",
         ),
+    ] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Add which differences the tasks can show.")
     ] = False,
     digits: Annotated[int, typer.Option(min=0, max=6, help="Decimal places.")] = 3,
     out: Annotated[
@@ -122,7 +126,7 @@ def show(
         for file in write_plots(board, plots, force=force):
             typer.echo(f"{file}: written", err=True)
     if form == "json":
-        view = build_view(board, full=full)
+        view = build_view(board, full=full, power=power)
         text = leaderboard_file(board, view).model_dump_json(indent=2, exclude_defaults=True)
     elif form == "csv":
         text = csv_text(TIDY_FIELDS, tidy_records(board)).rstrip("\n")
@@ -134,7 +138,7 @@ def show(
         text = render_report(board, view, digits=digits, include=include_path or ()).rstrip("\n")
     else:
         write = markdown if form == "md" else latex
-        view = build_view(board, full=full)
+        view = build_view(board, full=full, power=power)
         text = write(view.tables, digits, view.labels)
     if out is None:
         typer.echo(text)
@@ -153,8 +157,11 @@ def add(
     file: Annotated[Path, typer.Argument(help="The leaderboard file; created if missing.")],
     results: Results,
     rows: Annotated[
-        bool, typer.Option("--rows", help="Keep the rows, for comparisons sample by sample.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--rows/--no-rows", help="Keep the rows, compressed, to compare with later runs."
+        ),
+    ] = True,
     resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
 ) -> None:

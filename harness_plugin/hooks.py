@@ -181,6 +181,7 @@ class JudgeHooks:
             "dimension": judge.dimension,
             "verdicts": list(judge.verdicts),
             "paired": self.task.paired,
+            "fixed_labels": self.task.fixed_labels(split),
             "paraphrases": len(judge.paraphrases),
             # In the metadata because that is part of lmms-eval's cache key.
             "perturbation": self.perturbation.name,

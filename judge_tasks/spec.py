@@ -149,6 +149,9 @@ class JudgeSpec(Frozen):
     cluster_by: Column | None = Field(
         None, description="a column of what items share, such as prompt or image"
     )
+    fixed_class_counts: bool = Field(
+        False, description="true where it was decided how many items of each label to collect"
+    )
     splits: dict[SplitName, MadeSplit] = Field(
         {}, description="such as {validation: {from: train, fraction: 0.1}}"
     )
@@ -217,6 +220,12 @@ class JudgeTask(Frozen):
     def paired(self) -> bool:
         """Whether each item is judged in both orders."""
         return self.judge.orders == "both"
+
+    def fixed_labels(self, split: SplitName) -> bool:
+        """Whether the number of items of each label in a split is fixed rather than random."""
+        made = self.judge.splits.get(split)
+        stratified = made is not None and made.stratify == "label"
+        return self.judge.fixed_class_counts or stratified
 
     @property
     def candidates(self) -> tuple[str, str] | None:

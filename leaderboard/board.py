@@ -1,23 +1,35 @@
 """The leaderboard: rates with intervals, comparisons, ranks, means over tasks, and the
 generalization gap between in-distribution and out-of-distribution tasks.
 
-All judges of a task are resampled together, so that their differences are paired; tasks are
-resampled independently.
+All judges of a task share their draws, so that their differences are paired, and so do tasks that
+share clusters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import NamedTuple
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.spec import Role
-from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
-from mtrl_judge.metrics.rates import RATES, higher_is_better
+from mtrl_judge.metrics.bootstrap import MIN_CLUSTERS, MIN_ROWS_OF_CLASS, RESAMPLES, Estimate
+from mtrl_judge.metrics.ranks import RankRange, rank_ranges
+from mtrl_judge.metrics.rates import RATES, RATES_OF_ALL_CLASSES, higher_is_better
+from mtrl_judge.metrics.significance import detectable_difference
 from mtrl_judge.metrics.summary import majority_macro_f1
 
-from .compare import ALPHA, UNKNOWN, Comparison, Score, compare, mean, minus, score_results
+from .compare import (
+    ALPHA,
+    UNKNOWN,
+    Comparison,
+    Score,
+    TaskScores,
+    compare,
+    mean,
+    minus,
+    score_results,
+)
 from .compatibility import ROLES, headline_metric, require_comparable, select_tasks, tasks_of
 from .runs import Run, TaskResult
 
@@ -34,9 +46,14 @@ class Column(NamedTuple):
     n: Mapping[str, int | None]
     """Labeled rows by judge."""
     comparisons: Sequence[Comparison] = ()
-    ranks: Mapping[str, int] = {}
-    """For each judge, 1 plus the number of judges that are significantly better; empty unless all
-    judged the same rows."""
+    ranks: Mapping[str, RankRange] = {}
+    """For each judge the ranks that it may have, given which differences are significant; empty
+    unless all judged the same rows and all pairs were tested."""
+    clusters: int | None = None
+    """Of the rows of all judges; None where unknown."""
+    detectable: float | None = None
+    """The smallest difference that any pair of judges would show with a probability of 80 %; for
+    one judge, that to another one whose errors are independent of its own."""
     majority: float | None = None
     """Macro-F1 of the majority-class baseline; None for means and other metrics."""
 
@@ -102,18 +119,22 @@ def build_leaderboard(
     runs = select_tasks(runs, tasks)
     notes = [f"Not all runs agree: {difference}." for difference in require_comparable(runs, allow)]
     metric = metric or headline_metric(runs)
-    columns = [
-        _task_column(
-            task,
-            {run.name: run.tasks[task] for run in runs if task in run.tasks},
-            metric,
-            resamples,
-            seed,
-        )
+    by_task = {
+        task: {run.name: run.tasks[task] for run in runs if task in run.tasks}
         for task in tasks_of(runs)
+    }
+    scored = score_results(by_task, resamples=resamples, seed=seed)
+    columns = [
+        _task_column(task, results, scored[task], metric, resamples, seed)
+        for task, results in by_task.items()
     ]
+    notes += [note for column in columns if (note := _why_no_interval(column, by_task, metric))]
     by_role = {role: [column for column in columns if column.role == role] for role in ROLES}
-    means = [_mean_column(role, tasks, metric) for role, tasks in by_role.items() if tasks]
+    means = [
+        _mean_column(role, columns, scored, metric, resamples, seed)
+        for role, columns in by_role.items()
+        if columns
+    ]
     most_pairs = max(len(column.comparisons) for column in (*columns, *means))
     # The smallest p-value is 2 / (B + 1), and Holm multiplies it by the number of tests.
     if 2 * most_pairs / (resamples + 1) >= ALPHA:
@@ -127,39 +148,91 @@ def build_leaderboard(
 
 
 def _task_column(
-    task: str, results: Mapping[str, TaskResult], metric: str, resamples: int, seed: int
+    task: str,
+    results: Mapping[str, TaskResult],
+    scored: TaskScores,
+    metric: str,
+    resamples: int,
+    seed: int,
 ) -> Column:
     first = next(iter(results.values()))
-    scores = score_results(
-        results, first.kind.rates(first.paired), resamples=resamples, seed=stable_hash(task, seed)
-    )
     labels = next((result.labels for result in results.values() if result.samples), [])
+    clusters = {result.clusters for result in results.values()}
     column = Column(
         task,
         first.role,
-        scores,
+        scored.scores,
         n={name: result.n for name, result in results.items()},
         majority=majority_macro_f1(labels, first.verdicts) if metric == "macro_f1" else None,
+        clusters=clusters.pop() if len(clusters) == 1 else None,
     )
-    column = column._replace(comparisons=compare(task, column.scores_of(metric), results))
-    if all(result.samples and result.rows == first.rows for result in results.values()):
-        column = column._replace(ranks=_ranks(results, column.comparisons, metric))
-    return column
+    return _compared(column, metric, [scored], results, resamples, seed)
 
 
-def _ranks(
-    judges: Mapping[str, object], comparisons: Sequence[Comparison], metric: str
-) -> dict[str, int]:
+def _compared(
+    column: Column,
+    metric: str,
+    tasks: Sequence[TaskScores],
+    results: Mapping[str, TaskResult] | None,
+    resamples: int,
+    seed: int,
+) -> Column:
+    """A column with comparisons, ranks, and the difference that they would show."""
+    scores = column.scores_of(metric)
+    comparisons = compare(
+        column.name, metric, scores, tasks, results, resamples=resamples, seed=seed
+    )
+    known = [pair.detectable(tests=len(comparisons)) for pair in comparisons]
+    detectable = [difference for difference in known if difference is not None]
+    if len(scores) == 1:
+        (score,) = scores.values()
+        if score.standard_error is not None:
+            error = sqrt(2) * score.standard_error
+            detectable = [detectable_difference(error, score.clusters, alpha=ALPHA)]
+    column = column._replace(comparisons=comparisons, detectable=max(detectable, default=None))
+    if len(comparisons) < len(scores) * (len(scores) - 1) / 2 or len(scores) < len(column.scores):
+        return column
     sign = -1 if higher_is_better(metric) is False else 1
-    ranks = dict.fromkeys(judges, 1)
-    for comparison in comparisons:
-        if comparison.significant and comparison.difference.value:
-            first_is_better = sign * comparison.difference.value > 0
-            ranks[comparison.second if first_is_better else comparison.first] += 1
-    return ranks
+    values = {judge: sign * (score.value or 0.0) for judge, score in scores.items()}
+    different = [frozenset((pair.first, pair.second)) for pair in comparisons if pair.significant]
+    return column._replace(ranks=rank_ranges(values, different))
 
 
-def _mean_column(role: Role, columns: Sequence[Column], metric: str) -> Column:
+def _why_no_interval(
+    column: Column, results: Mapping[str, Mapping[str, TaskResult]], metric: str
+) -> str | None:
+    """Why no judge of a task has an interval, although its rows are known."""
+    scores = column.scores_of(metric).values()
+    if not scores or any(score.estimate.low is not None for score in scores):
+        return None
+    known = [result for result in results[column.name].values() if result.samples]
+    if not known:
+        return None
+    labels = [label for label in known[0].labels if label is not None]
+    rare = {name: labels.count(name) for name in known[0].verdicts}
+    rare = {name: count for name, count in rare.items() if count < MIN_ROWS_OF_CLASS}
+    if rare and metric in RATES_OF_ALL_CLASSES:
+        listed = ", ".join(f"{count} of {name!r}" for name, count in rare.items())
+        return (
+            f"{column.name} has no interval: it has too few labeled rows of a verdict ({listed}; "
+            f"at least {MIN_ROWS_OF_CLASS} are needed)."
+        )
+    clusters = known[0].clusters
+    return (
+        f"{column.name} has no interval{' and is not tested' if clusters == 1 else ''}: its "
+        f"{len(known[0].samples)} rows form too few independent clusters ({clusters}; at least "
+        f"{MIN_CLUSTERS} of equal size are needed)."
+    )
+
+
+def _mean_column(
+    role: Role,
+    columns: Sequence[Column],
+    scored: Mapping[str, TaskScores],
+    metric: str,
+    resamples: int,
+    seed: int,
+) -> Column:
     """The mean over a role's tasks, of the judges that have all of them."""
     judges = [
         judge for judge in columns[0].scores if all(judge in column.scores for column in columns)
@@ -168,19 +241,21 @@ def _mean_column(role: Role, columns: Sequence[Column], metric: str) -> Column:
     counts = {judge: [column.n[judge] for column in columns] for judge in judges}
     n = {judge: None if None in ns else sum(filter(None, ns)) for judge, ns in counts.items()}
     column = Column(role, role, scores, n)
+    panels = [scored[column.name].panels for column in columns]
+    if judges and all(judge in known for known in panels for judge in judges):
+        shared = {name for known in panels for name in known[judges[0]][0].clusters}
+        column = column._replace(clusters=len(shared))
     # Ranks need every pair to be compared on every task.
-    if all(column.ranks for column in columns):
-        of_metric = column.scores_of(metric)
-        column = column._replace(comparisons=compare(role, of_metric))
-        if len(of_metric) == len(scores):
-            column = column._replace(ranks=_ranks(scores, column.comparisons, metric))
-    return column
+    if not all(column.ranks for column in columns):
+        return column
+    tasks = [scored[column.name] for column in columns]
+    return _compared(column, metric, tasks, None, resamples, seed)
 
 
 def _mean_scores(judge: str, columns: Sequence[Column], metric: str) -> dict[str, Score]:
     """Each rate of a judge, averaged over tasks, and its accuracy over all rows."""
     scores = {}
-    for rate in dict.fromkeys(rate for column in columns for rate in column.scores[judge]):
+    for rate in (rate for rate in RATES if any(rate in column.scores[judge] for column in columns)):
         known = [score for score in _scores(judge, rate, columns) if score.value is not None]
         # Tasks without the metric would make judges' means incomparable.
         if known and (rate != metric or len(known) == len(columns)):

@@ -1,11 +1,13 @@
 """Leaderboard files: runs kept for comparison with later ones.
 
-The schema is published as `docs/leaderboard.schema.json`. An entry is one run of one model; it can
-keep its rows, so that later judges can be compared with it sample by sample.
+The schema is published as `docs/leaderboard.schema.json`. An entry is one run of one model; it
+keeps its rows, so that later judges can be compared with it sample by sample, unless told not to.
 """
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -26,7 +28,8 @@ from .runs import Run, Sample, TaskResult
 from .tables import Table
 from .view import View
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+_MAX_UNPACKED = 2**28  # bytes; a file from elsewhere may claim to hold anything
 
 
 class Rows(Frozen):
@@ -34,11 +37,13 @@ class Rows(Frozen):
 
     item_ids: tuple[str, ...]
     labels: tuple[str | None, ...]
-    verdicts: tuple[str | None, ...] = Field(description="null where there was no verdict")
+    verdicts: tuple[str | None, ...]
+    """None where there was no verdict."""
     well_formed: tuple[bool, ...]
     pair_ids: tuple[str | None, ...]
     swapped: tuple[bool, ...]
-    clusters: tuple[str, ...]
+    clusters: tuple[str | None, ...]
+    """None where it is the pair, or the item if there is no pair."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -47,6 +52,53 @@ class Rows(Frozen):
             raise ValueError(f"lists of different lengths: {lengths}")
         return self
 
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Self:
+        columns = zip(
+            *(
+                (
+                    sample.item_id,
+                    *sample.record,
+                    None if sample.cluster == _own_cluster(sample) else sample.cluster,
+                )
+                for sample in samples
+            ),
+            strict=True,
+        )
+        return cls(**dict(zip(_ROW_COLUMNS, columns, strict=True)))
+
+    @property
+    def samples(self) -> list[Sample]:
+        samples = []
+        for item_id, *record, cluster in zip(
+            *(getattr(self, column) for column in _ROW_COLUMNS), strict=True
+        ):
+            sample = Sample(item_id, Record(*record), "")
+            samples.append(sample._replace(cluster=cluster or _own_cluster(sample)))
+        return samples
+
+    def packed(self) -> str:
+        return base64.b64encode(zlib.compress(self.model_dump_json().encode(), 9)).decode("ascii")
+
+    @classmethod
+    def unpack(cls, text: str) -> Self:
+        """
+        Raises:
+            ValueError: the text is not what :meth:`packed` writes.
+        """
+        stream = zlib.decompressobj()
+        try:
+            content = stream.decompress(base64.b64decode(text, validate=True), _MAX_UNPACKED)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        if not stream.eof:
+            raise ValueError(f"truncated, or more than {_MAX_UNPACKED:,} bytes")
+        return cls.model_validate_json(content)
+
+
+def _own_cluster(sample: Sample) -> str:
+    return sample.record.pair_id or sample.item_id
+
 
 class TaskEntry(Frozen):
     """One task of a run."""
@@ -54,8 +106,10 @@ class TaskEntry(Frozen):
     kind: str = Field(description="of judge task: pointwise, pairwise, …")
     role: Literal["train", "ood"]
     n: int | None = Field(None, description="labeled rows")
+    clusters: int | None = Field(None, description="of rows that are independent of each other")
     verdicts: tuple[str, ...] = Field(("Yes", "No"), min_length=1)
     paired: bool = False
+    fixed_labels: bool = Field(False, description="whether the rows of each label were fixed")
     dimension: str | None = None
     style: str | None = None
     scoring: str | None = None
@@ -65,7 +119,12 @@ class TaskEntry(Frozen):
     revision: str | None = None
     fingerprint: str | None = Field(None, description="of all rows of the split")
     rates: dict[str, Estimate] = Field(description="by name: macro_f1, accuracy, null_rate, …")
-    rows: Rows | None = None
+    rows: str | None = Field(
+        None,
+        description="what was judged and how, row by row, for comparisons with later runs: base64 "
+        "of zlib-compressed JSON with a list for each column "
+        "(item_ids, labels, verdicts, well_formed, pair_ids, swapped, clusters)",
+    )
 
     @field_validator("kind")
     @classmethod
@@ -97,7 +156,7 @@ class Entry(Frozen):
 class LeaderboardFile(Frozen):
     """The whole file; a file that entries are added to has no tables."""
 
-    schema_version: Literal[1]  # without a default, which output would leave out
+    schema_version: Literal[2]  # without a default, which output would leave out
     entries: tuple[Entry, ...]
     metric: str | None = Field(None, description="by which the tables compare and rank judges")
     resamples: int | None = Field(None, description="of the bootstrap")
@@ -105,11 +164,11 @@ class LeaderboardFile(Frozen):
     tables: tuple[Table, ...] = ()
 
 
-_METADATA = TaskEntry.model_fields.keys() - {"n", "rates", "rows"}
+_METADATA = TaskEntry.model_fields.keys() - {"n", "clusters", "rates", "rows"}
 """The fields of an entry that are fields of the results' metadata."""
 
 
-def entries_of(board: Leaderboard, *, rows: bool) -> list[Entry]:
+def entries_of(board: Leaderboard, *, rows: bool = True) -> list[Entry]:
     """The runs of a leaderboard as entries.
 
     Args:
@@ -136,15 +195,12 @@ def entries_of(board: Leaderboard, *, rows: bool) -> list[Entry]:
 
 
 def _task_entry(result: TaskResult, scores: Mapping[str, Score], *, rows: bool) -> TaskEntry:
-    kept = None
-    if rows and result.samples:
-        columns = zip(*((s.item_id, *s.record, s.cluster) for s in result.samples), strict=True)
-        kept = Rows(**dict(zip(_ROW_COLUMNS, columns, strict=True)))
     return TaskEntry(
         **{key: value for key, value in result.metadata.items() if key in _METADATA},
         n=result.n,
+        clusters=result.clusters,
         rates={rate: score.estimate for rate, score in scores.items()},
-        rows=kept,
+        rows=Rows.of(result.samples).packed() if rows and result.samples else None,
     )
 
 
@@ -161,7 +217,8 @@ def read_file(file: Path) -> LeaderboardFile:
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise JudgeError(
             f"{file}: schema_version is {raw.get('schema_version')!r}; expected a leaderboard file "
-            f"of version {SCHEMA_VERSION} (results of lmms-eval end in _results.json)"
+            f"of version {SCHEMA_VERSION} (results of lmms-eval end in _results.json; write files "
+            "of older versions again, from the results)"
         )
     try:
         return LeaderboardFile.model_validate(raw)
@@ -186,27 +243,30 @@ def read_entries(file: Path) -> list[Run]:
             file,
             entry.date,
             entry.backend,
-            {name: _result(name, task, entry.versions) for name, task in entry.tasks.items()},
+            {name: _result(file, name, task, entry) for name, task in entry.tasks.items()},
         )
         for entry in read_file(file).entries
     ]
 
 
-def _result(name: str, task: TaskEntry, versions: Mapping[str, str]) -> TaskResult:
+def _result(file: Path, name: str, task: TaskEntry, entry: Entry) -> TaskResult:
     samples: list[Sample] = []
     if task.rows is not None:
-        columns = (getattr(task.rows, column) for column in _ROW_COLUMNS)
-        samples = [
-            Sample(item_id, Record(*record), cluster)
-            for item_id, *record, cluster in zip(*columns, strict=True)
-        ]
+        try:
+            samples = Rows.unpack(task.rows).samples
+        except ValueError as error:
+            raise JudgeError(
+                f"{file}: the rows of {name} of {entry.model} of {entry.date} cannot be read: "
+                f"{error}"
+            ) from None
     return TaskResult(
         name,
-        {**task.model_dump(include=set(_METADATA)), "versions": versions},
+        {**task.model_dump(include=set(_METADATA)), "versions": entry.versions},
         samples,
         task.rates,
         n_rows=len(samples) if task.rows else None,
         n=task.n,
+        reported_clusters=task.clusters,
     )
 
 
@@ -277,7 +337,7 @@ def leaderboard_file(board: Leaderboard, view: View) -> LeaderboardFile:
     """The runs as entries, and the tables that follow from them."""
     return LeaderboardFile(
         schema_version=SCHEMA_VERSION,
-        entries=tuple(entries_of(board, rows=False)),
+        entries=tuple(entries_of(board)),
         metric=board.metric,
         resamples=board.resamples,
         seed=board.seed,

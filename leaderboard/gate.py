@@ -1,9 +1,8 @@
 """Is a judge worse than its baseline? An answer for each task, and an exit code for CI.
 
-Three things fail a task: the metric is significantly worse, it is worse by more than a bound, or it
-misses a minimum of its own. The bound applies to the measured value, so it also fails a drop that
-may be noise; a wide bound (``max_drop=1``) leaves the decision to significance, and ``alpha=0``
-leaves it to the bound. A task that cannot be compared never passes.
+A task fails if the metric is significantly worse or misses a minimum of its own. With a margin, it
+fails unless the judge is shown not to be worse by more than the margin (a test of non-inferiority).
+A task that cannot be compared never passes.
 """
 
 from __future__ import annotations
@@ -13,21 +12,24 @@ from math import isfinite
 from typing import Literal, NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.common.hashing import stable_hash
-from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
+from mtrl_judge.metrics.bootstrap import (
+    MIN_CLUSTERS,
+    MIN_ROWS_OF_CLASS,
+    RESAMPLES,
+    Estimate,
+)
 from mtrl_judge.metrics.rates import RATES, higher_is_better
 from mtrl_judge.metrics.significance import holm
 
-from .compare import ALPHA, UNKNOWN, compare, minus, score_results
+from .compare import ALPHA, UNKNOWN, Comparison, Score, TaskScores, compare, score_results
 from .compatibility import check_allowed, differences, headline_metric, tasks_of
 from .formats import format_p_value
 from .runs import Run, TaskResult
 
-MAX_DROP = 0.01
 Outcome: TypeAlias = Literal["passed", "failed", "not comparable"]
 OUTCOMES: Sequence[Outcome] = ("failed", "not comparable", "passed")
 BASELINE, NOW = "baseline", "now"
-# So that 0.80 to 0.79 is a drop of no more than 0.01.
+# So that 0.79 is no less than a minimum of 0.79, however it was computed.
 _ROUNDING = 1e-9
 
 
@@ -39,10 +41,14 @@ class TaskGate(NamedTuple):
     current: Estimate
     n: int | None
     """Labeled rows judged now."""
+    clusters: int | None
     difference: Estimate
-    """Now minus baseline; without an interval unless both judged the same rows, which are known."""
+    """Now minus baseline; without a value unless both judged the same rows, which are known."""
+    comparison: Comparison | None
     p_value: float | None
-    """Of the difference, Holm-adjusted over the tasks of the gate; None if untested."""
+    """Of no drop, one-sided, Holm-adjusted over the tasks of the gate; None if untested."""
+    detectable: float | None
+    """The drop that the gate would have found with a probability of 80 %."""
     failures: Sequence[str]
     """Why it fails."""
     obstacles: Sequence[str]
@@ -62,7 +68,7 @@ class Gate(NamedTuple):
     """The whole gate; failed tasks first, then those that are not comparable."""
 
     metric: str
-    max_drop: float
+    margin: float | None
     alpha: float
     baseline: Run
     current: Run
@@ -95,7 +101,7 @@ def run_gate(
     baseline: Run,
     *,
     metric: str | None = None,
-    max_drop: float = MAX_DROP,
+    margin: float | None = None,
     alpha: float = ALPHA,
     minimum: Mapping[str, float] | None = None,
     allow: Sequence[str] = (),
@@ -104,10 +110,9 @@ def run_gate(
 ) -> Gate:
     """Compare a run with a baseline, task by task.
 
-    Each task is one two-sided paired bootstrap comparison, as in the leaderboard. Holm's correction
-    covers the tasks that were tested, so a judge that is worse on none of them fails by
-    significance with a probability of at most `alpha`. A baseline without rows, or rows that are
-    allowed to differ, can only be checked against the bound.
+    Each task is one comparison as in the leaderboard, but one-sided: only a drop fails. Holm's
+    correction covers the tasks that were tested, so a judge that is worse on none of them fails
+    with a probability of at most `alpha`.
 
     A task that only the baseline has is not comparable; one that it lacks can only miss its
     minimum.
@@ -115,7 +120,8 @@ def run_gate(
     Args:
         metric: a rate of which higher or lower is better; by default the headline metric of the
             tasks' kind.
-        max_drop: how much worse the metric may be, in its own unit; equal to the bound passes.
+        margin: how much worse the judge may be, in the metric's unit. A task then passes only if
+            the 95 % interval of its difference excludes a larger drop, whether significant or not.
         alpha: significantly worse is an adjusted p-value below it.
         minimum: for a task, the worst value that passes: the lowest, or the highest if lower is
             better.
@@ -129,17 +135,44 @@ def run_gate(
     metric = metric or headline_metric(runs.values())
     minimum = minimum or {}
     names = tasks_of(runs.values())
-    _check_settings(metric, max_drop, alpha, minimum, names)
+    _check_settings(metric, margin, alpha, minimum, names)
     check_allowed(allow)
-    tasks = [_compare_task(task, runs, metric, allow, resamples, seed) for task in names]
+    results = {
+        task: {name: run.tasks[task] for name, run in runs.items() if task in run.tasks}
+        for task in names
+    }
+    scored = score_results(results, (metric,), resamples=resamples, seed=seed)
+    tasks = []
+    for task in names:
+        restricted = [run.with_tasks([task]) for run in runs.values()]
+        obstacles, notes = _obstacles(restricted, results[task], allow)
+        values = {name: scored[task].scores[name].get(metric, UNKNOWN) for name in results[task]}
+        obstacles += [
+            f"no value of {metric} ({name}; {results[task][name].n} labeled rows)"
+            for name, score in values.items()
+            if score.value is None
+        ]
+        comparison = None
+        if not obstacles and len(values) == 2:
+            comparison = _comparison(task, metric, results[task], scored[task], resamples, seed)
+            obstacles += _untested(comparison, results[task], margin)
+        tasks.append(_task_gate(task, metric, results[task], values, comparison, obstacles, notes))
     adjusted = holm([task.p_value for task in tasks])
-    tasks = [task._replace(p_value=p_value) for task, p_value in zip(tasks, adjusted, strict=True)]
+    tests = sum(p_value is not None for p_value in adjusted)
     tasks = [
-        task._replace(failures=_failures(task, metric, max_drop, alpha, minimum.get(task.task)))
+        task._replace(
+            p_value=p_value,
+            detectable=task.comparison
+            and task.comparison.detectable(tests, alpha=alpha, one_sided=True),
+        )
+        for task, p_value in zip(tasks, adjusted, strict=True)
+    ]
+    tasks = [
+        task._replace(failures=_failures(task, metric, margin, alpha, minimum.get(task.task)))
         for task in tasks
     ]
     tasks.sort(key=lambda task: OUTCOMES.index(task.outcome))
-    return Gate(metric, max_drop, alpha, baseline, current, tasks, resamples, seed)
+    return Gate(metric, margin, alpha, baseline, current, tasks, resamples, seed)
 
 
 def one_run(runs: Sequence[Run], source: str) -> Run:
@@ -163,7 +196,11 @@ def one_run(runs: Sequence[Run], source: str) -> Run:
 
 
 def _check_settings(
-    metric: str, max_drop: float, alpha: float, minimum: Mapping[str, float], tasks: Sequence[str]
+    metric: str,
+    margin: float | None,
+    alpha: float,
+    minimum: Mapping[str, float],
+    tasks: Sequence[str],
 ) -> None:
     ranked = [name for name in RATES if higher_is_better(name) is not None]
     if metric not in ranked:
@@ -172,8 +209,8 @@ def _check_settings(
                 f"--metric: {metric} has no better direction; expected one of {', '.join(ranked)}"
             )
         raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, ranked)}")
-    if not (isfinite(max_drop) and max_drop >= 0):
-        raise JudgeError(f"--max-drop: is {max_drop}; expected 0 or more, such as 0.01")
+    if margin is not None and not (isfinite(margin) and margin >= 0):
+        raise JudgeError(f"--margin: is {margin}; expected 0 or more, such as 0.05")
     if not 0 <= alpha < 1:
         raise JudgeError(f"--alpha: is {alpha}; expected 0 or more and below 1, such as 0.05")
     for task, worst in minimum.items():
@@ -183,33 +220,77 @@ def _check_settings(
             raise JudgeError(f"--min: {task} is {worst}; expected a number, such as 0.7")
 
 
-def _compare_task(
-    task: str, runs: Mapping[str, Run], metric: str, allow: Sequence[str], resamples: int, seed: int
+def _comparison(
+    task: str,
+    metric: str,
+    results: Mapping[str, TaskResult],
+    scored: TaskScores,
+    resamples: int,
+    seed: int,
+) -> Comparison | None:
+    """The one-sided comparison of the judge that a drop makes lower with the other one."""
+    lower, higher = (NOW, BASELINE) if higher_is_better(metric) else (BASELINE, NOW)
+    scores = {name: scored.scores[name][metric] for name in (lower, higher)}
+    compared = compare(
+        task, metric, scores, [scored], results, one_sided=True, resamples=resamples, seed=seed
+    )
+    return compared[0] if compared else None
+
+
+def _untested(
+    comparison: Comparison | None, results: Mapping[str, TaskResult], margin: float | None
+) -> list[str]:
+    """Why two runs that may be compared cannot be."""
+    before, now = results[BASELINE], results[NOW]
+    if not (before.samples and now.samples):
+        return ["its rows are unknown in one run, and a test needs them (see `baseline save`)"]
+    if before.rows != now.rows:
+        return ["other rows were judged now, and a test needs the same ones"]
+    if comparison is None:
+        return ["its rows are one cluster of dependent rows, which shows no difference"]
+    if margin is not None and comparison.difference.low is None:
+        return [
+            f"no interval for the margin ({now.n} labeled rows in {now.clusters} clusters; at "
+            f"least {MIN_CLUSTERS} clusters of equal size and {MIN_ROWS_OF_CLASS} rows of each "
+            "verdict are needed)"
+        ]
+    return []
+
+
+def _task_gate(
+    task: str,
+    metric: str,
+    results: Mapping[str, TaskResult],
+    scores: Mapping[str, Score],
+    comparison: Comparison | None,
+    obstacles: Sequence[str],
+    notes: Sequence[str],
 ) -> TaskGate:
     """A task without its failures; its p-value is not adjusted yet."""
-    results = {name: run.tasks[task] for name, run in runs.items() if task in run.tasks}
-    obstacles, notes = _obstacles([run.with_tasks([task]) for run in runs.values()], results, allow)
-    scores = score_results(results, (metric,), resamples=resamples, seed=stable_hash(task, seed))
-    of_metric = {name: rates.get(metric, UNKNOWN) for name, rates in scores.items()}
-    obstacles += [
-        f"no value of {metric} ({name}; {results[name].n} labeled rows)"
-        for name, score in of_metric.items()
-        if score.value is None
-    ]
-    difference, p_value = Estimate(None), None
-    if not obstacles and len(results) == 2:
-        comparisons = compare(task, of_metric, results)
-        if comparisons:
-            difference, p_value = comparisons[0].difference, comparisons[0].p_value
-        else:
-            difference = Estimate(minus(of_metric[NOW], of_metric[BASELINE]).value)
-            notes.append(
-                "significance is untested, because it needs the same rows of both runs; only the "
-                "bound applies"
-            )
-    n = results[NOW].n if NOW in results else None
-    before, now = (of_metric.get(name, UNKNOWN).estimate for name in (BASELINE, NOW))
-    return TaskGate(task, before, now, n, difference, p_value, (), obstacles, notes)
+    difference = comparison.difference if comparison and not obstacles else Estimate(None)
+    if not higher_is_better(metric):
+        difference = _negated(difference)
+    return TaskGate(
+        task,
+        baseline=scores.get(BASELINE, UNKNOWN).estimate,
+        current=scores.get(NOW, UNKNOWN).estimate,
+        n=results[NOW].n if NOW in results else None,
+        clusters=results[NOW].clusters if NOW in results else None,
+        difference=difference,
+        comparison=None if obstacles else comparison,
+        p_value=comparison.p_value if comparison and not obstacles else None,
+        detectable=None,
+        failures=(),
+        obstacles=obstacles,
+        notes=notes,
+    )
+
+
+def _negated(difference: Estimate) -> Estimate:
+    value, low, high = (
+        None if end is None else -end for end in (difference.value, difference.high, difference.low)
+    )
+    return Estimate(value, low, high)
 
 
 def _obstacles(
@@ -249,18 +330,17 @@ def _verdicts(result: TaskResult) -> str:
 
 
 def _failures(
-    task: TaskGate, metric: str, max_drop: float, alpha: float, worst: float | None
+    task: TaskGate, metric: str, margin: float | None, alpha: float, worst: float | None
 ) -> list[str]:
     sign = 1 if higher_is_better(metric) else -1
-    drop = -sign * (task.difference.value or 0.0)
-    value = task.current.value
+    value, end = task.current.value, task.difference.low if sign > 0 else task.difference.high
     failures = []
-    if task.p_value is not None and task.p_value < alpha and drop > 0:
+    if margin is None and task.p_value is not None and task.p_value < alpha:
         failures.append(
             f"significantly worse (p = {format_p_value(task.p_value)}, below {alpha:g})"
         )
-    if drop > max_drop + _ROUNDING:
-        failures.append(f"worse by {drop:.4g}, more than {max_drop:g}")
+    if margin is not None and end is not None and -sign * end > margin + _ROUNDING:
+        failures.append(f"may be worse by {-sign * end:.4g}, more than the margin, {margin:g}")
     if worst is not None and value is not None and sign * (worst - value) > _ROUNDING:
         limit = "below the minimum" if sign > 0 else "above the maximum"
         failures.append(f"{value:.4g} is {limit}, {worst:g}")

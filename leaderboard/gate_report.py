@@ -39,10 +39,9 @@ def markdown(gate: Gate) -> str:
             "",
             *_table_within(_MAX_BYTES // 2, gate_table(gate)),
             "",
-            f"`{gate.metric}`; {better} is better. A task fails if it is significantly worse "
-            f"(paired bootstrap of {gate.resamples:,} resamples, seed {gate.seed}, p below "
-            f"{gate.alpha:g} after Holm over the tested tasks), if it is worse by more than "
-            f"{gate.max_drop:g}, or if it misses its own limit (`--min`).",
+            f"`{gate.metric}`; {better} is better. {_rule(gate)} A task also fails if it misses "
+            "its own limit (`--min`). detectable: the drop that this gate would have found with a "
+            "probability of 80 %.",
             "",
             "<details><summary>What was compared</summary>",
             "",
@@ -53,6 +52,18 @@ def markdown(gate: Gate) -> str:
             "</details>",
             "",
         ]
+    )
+
+
+def _rule(gate: Gate) -> str:
+    if gate.margin is not None:
+        return (
+            "A task fails unless the 95 % interval of its difference excludes a drop of more than "
+            f"{gate.margin:g} (`--margin`; {gate.resamples:,} draws, seed {gate.seed})."
+        )
+    return (
+        "A task fails if it is significantly worse: one-sided paired randomization test, exact for "
+        f"few discordant clusters, p below {gate.alpha:g} after Holm over the tested tasks."
     )
 
 

@@ -38,7 +38,7 @@ INK, MUTED, GRID = "#1F2933", "#5B6770", "#E3E7EB"
 LIGHT, DARK = "#F4F8FB", "#62B6EA"  # of a confusion matrix; INK is readable on both
 _PANELS_PER_ROW = 3
 SCORE_LEGEND = (
-    "bars: 95 % intervals · hollow: another judge is significantly better · "
+    "bars: 95 % intervals · hollow: another judge ranks above · "
     "dashed: majority-class baseline · OOD: out of distribution"
 )
 _MAX_PIXELS = 12_000  # per side of a PNG
@@ -189,7 +189,7 @@ def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) ->
     if task.majority is not None:
         axes.axvline(task.majority, color=VERMILION, linewidth=1, linestyle=_DASHED)
     value_J, low_J, high_J = _values([task.estimate(name, metric) for name in names])
-    beaten = [task.ranks.get(name, 1) > 1 for name in names]
+    beaten = [name in task.ranks and task.ranks[name].best > 1 for name in names]
     axes.hlines(range(len(names)), low_J, high_J, color=BLUE, linewidth=1.6, alpha=0.75)
     faces = ["white" if b else BLUE for b in beaten]
     axes.scatter(value_J, range(len(names)), s=25, edgecolors=BLUE, facecolors=faces, zorder=3)

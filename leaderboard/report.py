@@ -169,6 +169,8 @@ def _headlines(board: Leaderboard) -> Iterator[dict[str, Any]]:
                 "role": ROLE_NAMES[mean.role],
                 "best": best,
                 "value": format_estimate(mean.estimate(best, board.metric)),
-                "ties": [name for name, rank in mean.ranks.items() if rank == 1 and name != best],
+                "ties": [
+                    name for name, rank in mean.ranks.items() if rank.best == 1 and name != best
+                ],
                 "tested": bool(mean.ranks),
             }

@@ -50,6 +50,8 @@ class TaskResult:
     n_rows: int | None = None
     n: int | None = None
     """Labeled rows."""
+    reported_clusters: int | None = None
+    """As the file reports them, where it has no samples."""
 
     @property
     def kind(self) -> Kind:
@@ -69,6 +71,20 @@ class TaskResult:
     def paired(self) -> bool:
         """Whether every pair was judged in both orders."""
         return bool(self.metadata.get("paired"))
+
+    @property
+    def fixed_labels(self) -> bool:
+        """Whether the number of rows of each label is fixed: by the data's design, or because each
+        pair was judged in both orders and one of the two candidates is always preferred."""
+        both_orders = self.paired and len(self.verdicts) == 2
+        return both_orders or bool(self.metadata.get("fixed_labels"))
+
+    @cached_property
+    def clusters(self) -> int | None:
+        """The number of clusters of rows that are independent of each other."""
+        if not self.samples:
+            return self.reported_clusters
+        return len({sample.cluster for sample in self.samples})
 
     @property
     def parser(self) -> int:

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from tabulate import tabulate
 
 from mtrl_judge.metrics.bootstrap import Estimate
+from mtrl_judge.metrics.ranks import RankRange
 
 from .formats import NONE, format_interval, format_number, format_p_value
 
@@ -34,7 +35,7 @@ class Cell:
     kind: CellKind = "text"
     """A name comes from models or data; a rate, difference or share is a number or an estimate; a
     count is a list where judges differ."""
-    rank: int | None = None
+    rank: RankRange | None = None
     bold: bool = False
     of: int | None = None
     """What a count is a part of."""

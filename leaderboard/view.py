@@ -5,9 +5,12 @@ Each table is built once, whatever it is written as; see :mod:`.tables`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from math import ceil
 from typing import Any, NamedTuple
+
+from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS
 
 from .analyses import Confidence, analyses, confidences
 from .board import OVERALL, Column, Leaderboard
@@ -16,12 +19,16 @@ from .compatibility import tasks_of
 from .formats import ROLE_NAMES, format_date, metric_name, task_labels
 from .gate import Gate
 from .runs import Run, TaskResult
-from .tables import Cell, Labels, Row, RowStyle, Table
+from .tables import Cell, CellKind, Labels, Row, RowStyle, Table
 
 MAJORITY = "majority-class baseline"
 # With more judges a table has one row per judge, as leaderboards do; with fewer, one per task.
 SIDE_BY_SIDE = 3
-TIDY_FIELDS = ("judge", "task", "role", "rate", "value", "low", "high", "rank", "n")
+TIDY_FIELDS = (
+    "judge", "task", "role", "rate", "value", "low", "high",
+    "best_rank", "worst_rank", "n", "clusters",
+)  # fmt: skip
+_PLANNED = (0.1, 0.05, 0.02)  # differences for which the power table says how many rows they need
 
 
 class View(NamedTuple):
@@ -33,28 +40,38 @@ class View(NamedTuple):
     means: Table
     pairs: Table
     disagreements: Table
+    power: Table
     analyses: Sequence[Table]
     confidences: Sequence[Confidence]
 
     @property
     def tables(self) -> Sequence[Table]:
-        return (self.scores, self.means, self.pairs, self.disagreements, *self.analyses)
+        return (
+            self.scores,
+            self.means,
+            self.power,
+            self.pairs,
+            self.disagreements,
+            *self.analyses,
+        )
 
 
-def build_view(board: Leaderboard, *, full: bool) -> View:
+def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
     """The tables of a leaderboard.
 
     Args:
-        full: also pairs of judges, agreement, votes and calibration, which take longer.
+        full: also verdicts, pairs of judges, agreement, votes and calibration, which take longer.
+        power: also which differences the tasks can show, and how many rows smaller ones need.
 
     Raises:
         JudgeError: the probabilities in a sample file are invalid.
     """
     labels = task_labels([task.name for task in board.tasks])
     scores, means = score_table(board), mean_table(board)
+    nothing = Table("", "", ())
+    planned = power_table(board) if full or power else nothing
     if not full:
-        nothing = Table("", "", ())
-        return View(labels, scores, means, nothing, nothing, (), ())
+        return View(labels, scores, means, nothing, nothing, planned, (), ())
     known = confidences(board.runs)
     return View(
         labels,
@@ -62,7 +79,8 @@ def build_view(board: Leaderboard, *, full: bool) -> View:
         means,
         pair_table(board),
         disagreement_table(board),
-        analyses(board, known),
+        planned,
+        (class_table(board), *analyses(board, known)),
         known,
     )
 
@@ -93,11 +111,18 @@ def score_table(board: Leaderboard) -> Table:
         for title, column in columns.items()
     }
     rows.append(Row("n", counts, "baseline"))
+    for title, value_of, kind in _FOOTER:
+        values = {name: Cell(value_of(column), kind) for name, column in columns.items()}
+        if any(cell.value is not None for cell in values.values()):
+            rows.append(Row(title, values, "baseline"))
     note = (
-        f"In brackets: 95 % intervals from {board.resamples:,} bootstrap resamples of independent "
-        f"clusters, seed {board.seed}. #: rank, 1 plus the number of judges that are significantly "
-        "better (paired bootstrap, p < 0.05 after Holm over the pairs of a column); bold: none is. "
-        "gap: generalization gap, mean in distribution minus mean out of distribution."
+        f"In brackets: 95 % intervals ({board.resamples:,} draws of the Bayesian bootstrap over "
+        f"independent clusters, seed {board.seed}). #: the ranks that a judge may have; judges "
+        "rank one above the other if their difference is significant (paired randomization test, "
+        "p < 0.05 after Holm over the pairs of a column) and so are those of all judges beyond "
+        "them; bold: no judge ranks above. detectable: the difference that two judges would show "
+        "significantly with a probability of 80 %. gap: generalization gap, mean in distribution "
+        "minus mean out of distribution."
     )
     table = Table(metric_name(board.metric), "judge", rows, " ".join([note, *board.notes]))
     return table.transposed("task", styles) if len(board.runs) <= SIDE_BY_SIDE else table
@@ -105,7 +130,14 @@ def score_table(board: Leaderboard) -> Table:
 
 def _score(column: Column, judge: str, board: Leaderboard) -> Cell:
     rank = column.ranks.get(judge) if len(column.ranks) > 1 else None
-    return Cell(column.estimate(judge, board.metric), "rate", rank, bold=rank == 1)
+    bold = rank is not None and rank.best == 1
+    return Cell(column.estimate(judge, board.metric), "rate", rank, bold)
+
+
+_FOOTER: Sequence[tuple[str, Callable[[Column], float | int | None], CellKind]] = (
+    ("clusters", lambda column: column.clusters, "count"),
+    ("detectable", lambda column: column.detectable, "rate"),
+)
 
 
 def mean_table(board: Leaderboard) -> Table:
@@ -154,22 +186,71 @@ def pair_table(board: Leaderboard) -> Table:
                 "p": Cell(pair.p_value, "p_value"),
                 "p (Holm)": Cell(pair.adjusted, "p_value"),
             }
-            if test := pair.mcnemar:
+            if pair.discordant:
+                only_first, only_second = pair.discordant
                 cells |= {
-                    "only first correct": Cell(test.only_first, "count"),
-                    "only second correct": Cell(test.only_second, "count"),
-                    "McNemar p (Holm)": Cell(test.p_value, "p_value"),
+                    "only first correct": Cell(only_first, "count"),
+                    "only second correct": Cell(only_second, "count"),
                 }
             cells["significant"] = Cell("yes" if pair.significant else "no")
             style: RowStyle = "significant" if pair.significant else ""
             group = ROLE_NAMES.get(column.name, column.name)
             rows.append(Row(pair.first, cells, style, group))
     note = (
-        "First minus second, with the interval from the same resamples of both; p by the paired "
-        "bootstrap. McNemar's test is about correctness, by pair where pairs were judged in both "
-        "orders, and assumes independent rows."
+        "First minus second, with the interval from the same draws of both; p by the paired "
+        "randomization test over clusters, exact for few discordant ones. Correct: of rows, or of "
+        "pairs in both orders."
     )
     return Table("Pairs of judges", "first", rows, note, group="task")
+
+
+def power_table(board: Leaderboard) -> Table:
+    """The difference that two judges would show on each task, and the rows for smaller ones."""
+    rows = []
+    for column in board.columns:
+        detectable = column.detectable
+        if detectable is None:
+            continue
+        n = max((n for n in column.n.values() if n is not None), default=0)
+        cells = {
+            "n": Cell(n, "count"),
+            "clusters": Cell(column.clusters, "count"),
+            "detectable": Cell(detectable, "rate"),
+        }
+        for difference in _PLANNED:
+            # The variance of a difference is inversely proportional to the number of rows.
+            needed = ceil(n * (detectable / difference) ** 2)
+            cells[f"n for {difference:.2f}"] = Cell(needed, "count")
+        rows.append(Row(ROLE_NAMES.get(column.name, column.name), cells))
+    note = (
+        "detectable: the difference that is significant (p < 0.05 after Holm over the pairs of "
+        "judges) with a probability of 80 %, for the pair whose difference varies most; with one "
+        "judge, against another one whose errors are independent. n for a difference: how many "
+        "such rows would show it."
+    )
+    return Table(f"Power ({metric_name(board.metric)})", "task", rows, note)
+
+
+def class_table(board: Leaderboard) -> Table:
+    """Precision, recall and F1 of each verdict."""
+    rows = []
+    for task in board.tasks:
+        for run in board.runs:
+            result = run.tasks.get(task.name)
+            if result is None or not result.samples:
+                continue
+            for verdict in result.verdicts:
+                cells = {
+                    "verdict": Cell(verdict, "name"),
+                    **{
+                        metric: Cell(task.estimate(run.name, f"{metric}_{verdict}"), "rate")
+                        for metric in ("precision", "recall", "f1")
+                    },
+                    "n": Cell(result.labels.count(verdict), "count"),
+                }
+                rows.append(Row(run.name, cells, group=task.name))
+    note = f"A verdict with fewer than {MIN_ROWS_OF_CLASS} labeled rows has no interval."
+    return Table("Verdicts", "judge", rows, note, group="task")
 
 
 def disagreement_table(board: Leaderboard) -> Table:
@@ -232,13 +313,19 @@ def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
             "role": column.role,
             "rate": rate,
             **asdict(score.estimate),
-            "rank": column.ranks.get(run.name) if rate == board.metric else None,
+            **_ranks(column, run.name if rate == board.metric else None),
             "n": column.n.get(run.name),
+            "clusters": column.clusters,
         }
         for run in board.runs
         for column in board.columns
         for rate, score in column.scores.get(run.name, {}).items()
     ]
+
+
+def _ranks(column: Column, judge: str | None) -> dict[str, int | None]:
+    rank = column.ranks.get(judge) if judge is not None else None
+    return {"best_rank": rank and rank.best, "worst_rank": rank and rank.worst}
 
 
 # What was evaluated
@@ -311,10 +398,12 @@ def gate_table(gate: Gate) -> Table:
     for task in gate.tasks:
         cells = {
             "n": Cell(task.n, "count"),
+            "clusters": Cell(task.clusters, "count"),
             "baseline": Cell(task.baseline.value, "rate"),
             "now": Cell(task.current.value, "rate"),
             "difference [95 %]": Cell(task.difference, "difference"),
             "p (Holm)": Cell(task.p_value, "p_value"),
+            "detectable": Cell(task.detectable, "rate"),
             "outcome": Cell(task.outcome, bold=task.outcome != "passed"),
             "why": Cell("; ".join([*task.failures, *task.obstacles, *task.notes])),
         }
@@ -340,7 +429,7 @@ def robustness_table(effects: Sequence[PerturbationEffect]) -> Table:
         for effect in effects
     ]
     note = (
-        "In brackets: 95 % intervals, by resampling clusters of dependent rows. difference: "
+        "In brackets: 95 % intervals, by the Bayesian bootstrap over clusters. difference: "
         "perturbed minus unchanged. p (Holm): of no difference, adjusted for all lines. changed: "
         "rows with another verdict, or with a verdict in only one of the two runs."
     )

@@ -1,13 +1,22 @@
-"""Bootstrap intervals of rates (Efron 1979, doi:10.1214/aos/1176344552), by cluster.
+"""Intervals of rates: the Bayesian bootstrap over clusters, with Jeffreys' prior.
 
-Axis suffixes: `M` judges of the same items, `K` clusters of dependent items, which are drawn
-together, `B` resamples, `F` the counts of a flat :class:`~.rates.Tally`, `U` different clusters,
-the others as in :mod:`rates`. Everything is computed from counts, so all resamples of all judges
-cost one matrix product, and rates are computed from its result.
+Each draw gives every cluster of dependent rows an exponential weight (Rubin 1981,
+doi:10.1214/aos/1176345338) and adds prior counts of half a row to hits and misses of each class.
+With independent rows a class's recall is then drawn from Beta(hits + ½, misses + ½), whose interval
+holds its level near 0 and 1, where resampling the rows fails (Brown, Cai and DasGupta 2001,
+doi:10.1214/ss/1009213286). Where the rows of a cluster are wrong together, the prior counts are as
+many rows as carry the information of one independent row. Clusters also vary more than few of them
+show, so that an interval uses Student's t (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, the
+expanded percentile interval).
+
+Axis suffixes: `M` judges of the same items, `K` clusters, `B` draws, `F` the counts of a flat
+:class:`~.rates.Tally`, `U` different clusters, `Q` prior counts, the others as in :mod:`rates`.
+Everything is computed from counts, so all draws of all judges cost one matrix product.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +28,15 @@ from numpy.typing import NDArray
 
 from mtrl_judge.common.hashing import stable_hash
 
-from .rates import RATES, Counts, Rates, Tally
+from .rates import RATES_OF_ALL_CLASSES, Counts, PairCount, Rate, Rates, Tally, class_rates
 from .records import Record, tally
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+MIN_CLUSTERS = 5
+"""Fewer clusters have no interval: in simulations its coverage is too low."""
+MIN_ROWS_OF_CLASS = 5
+"""A rate of a class with fewer labeled rows has no interval."""
 _CHUNK = 4_000_000  # numbers drawn at a time, 32 MB
 
 
@@ -36,7 +49,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A rate with its 95 % bootstrap interval; null where undefined or not computed."""
+    """A rate with its 95 % interval; null where undefined or not computed."""
 
     # Read by pydantic, which validates estimates in leaderboard files.
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -46,13 +59,33 @@ class Estimate:
     high: float | None = None
 
 
-def cluster_tallies(
+class Panel(NamedTuple):
+    """Judges of the same rows of one task."""
+
+    name: str
+    clusters: Sequence[Hashable]
+    """The name of each of K clusters; equal names in two panels are the same cluster."""
+    tallies: Tally
+    """K × M."""
+    fixed_labels: bool = False
+    """Whether the number of rows of each class was fixed when the data was collected."""
+
+    def of_judges(self, judges: Sequence[int]) -> Panel:
+        """The same panel of some of its judges."""
+        parts = (part[:, list(judges)] for part in self.tallies)
+        return self._replace(tallies=Tally(*parts))
+
+
+def panel_of(
+    name: str,
     judges: Sequence[Sequence[Record]],
     clusters: Sequence[Hashable],
     classes: Sequence[str],
+    *,
     paired: bool = False,
-) -> Tally:
-    """The counts of each judge in each cluster, K × M, without clusters that count nowhere.
+    fixed_labels: bool = False,
+) -> Panel:
+    """The counts of each judge in each cluster, without clusters that count nowhere.
 
     Args:
         judges: the records of each of M judges, of the same rows in the same order.
@@ -86,7 +119,10 @@ def cluster_tallies(
             if cluster_records not in known:
                 known[cluster_records] = tally(cluster_records, classes, paired).flat()
             flat_K_M_F[index, judge] = known[cluster_records]
-    return Tally.of(flat_K_M_F[flat_K_M_F.any(axis=(1, 2))], len(classes))
+    counted_K = np.flatnonzero(flat_K_M_F.any(axis=(1, 2)))
+    names = list(rows_of)
+    kept = [names[index] for index in counted_K]
+    return Panel(name, kept, Tally.of(flat_K_M_F[counted_K], len(classes)), fixed_labels)
 
 
 def _pair_numbers(records: Sequence[Record]) -> list[str | None]:
@@ -95,75 +131,215 @@ def _pair_numbers(records: Sequence[Record]) -> list[str | None]:
     return [numbers.setdefault(record.pair_id, str(len(numbers))) for record in records]
 
 
-def resampled(
-    tallies: Tally,
-    rates: Sequence[str] = ("macro_f1",),
+def draw_rates(
+    panels: Sequence[Panel],
+    rates: Sequence[Mapping[str, Rate]],
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Rates]:
-    """Rates of each judge in bootstrap resamples of the clusters, each B × M.
+) -> list[dict[str, Rates]]:
+    """Draws of each rate of each judge, for each panel by rate B × M.
 
-    All judges share the resamples, so their differences are paired. If all clusters have one size,
-    they are drawn within strata of the same labels, so that every resample has as many items of
-    each class as the sample. With several sizes strata would be too small to vary, and clusters are
-    drawn from all of them.
+    The judges of a panel share the weights of its clusters, and so do panels with a cluster in
+    common, so that differences between judges are paired and means over such panels are right.
+    Class shares vary as in a random sample, unless the panel's class counts are fixed.
 
     Args:
-        tallies: K × M, from :func:`cluster_tallies`.
-        rates: names in :data:`~.rates.RATES`.
+        rates: of each panel, as in :data:`~.rates.RATES`.
     """
-    flat_K_M_F = tallies.flat()
-    clusters, judges, counts = flat_K_M_F.shape
-    classes = tallies.confusion_X_C_C1.shape[-2]
-    labels_K_C = tallies.confusion_X_C_C1[:, 0].sum(axis=-1)
-    if len(np.unique(labels_K_C.sum(axis=1))) > 1:
-        labels_K_C = np.zeros_like(labels_K_C)
-    _, strata_K = np.unique(labels_K_C, axis=0, return_inverse=True)
-    # Clusters with equal counts of all judges are interchangeable, and few of them differ.
-    flat_K_X = flat_K_M_F.reshape(clusters, judges * counts)
-    different_U_X, index_K = np.unique(flat_K_X, axis=0, return_inverse=True)
-    rng = np.random.default_rng(stable_hash("bootstrap", seed) % 2**63)
-    values: dict[str, list[Rates]] = {name: [] for name in rates}
-    for size in _chunks(resamples, clusters):
-        drawn_B_U = np.zeros((size, len(different_U_X)))
-        for stratum in range(strata_K.max(initial=-1) + 1):
-            members = index_K[strata_K == stratum]
-            draws_B_K = rng.integers(len(members), size=(size, len(members)), dtype=np.int32)
-            drawn_B_U += _times_drawn(members[draws_B_K], len(different_U_X))
-        # In float64, whose matrix products are done by BLAS and are exact up to 2^53.
-        counts_B_X = (drawn_B_U @ different_U_X.astype(np.float64)).astype(np.int64)
-        tally_B_M = Tally.of(counts_B_X.reshape(size, judges, counts), classes)
-        for name, chunks in values.items():
-            chunks.append(RATES[name](tally_B_M))
-    return {name: np.concatenate(chunks) for name, chunks in values.items()}
+    drawn: dict[int, dict[str, Rates]] = {}
+    for block in blocks(panels):
+        members = [panels[index] for index in block]
+        joint_K_X, ends = joint_counts(members)
+        # Clusters with equal counts of all judges are interchangeable, and few of them differ.
+        different_U_X, sizes_U = np.unique(joint_K_X, axis=0, return_counts=True)
+        names = sorted(panel.name for panel in members)
+        rng = np.random.default_rng(stable_hash("bootstrap", seed, *names) % 2**63)
+        chunks: dict[int, list[dict[str, Rates]]] = {index: [] for index in block}
+        for size in _chunks(resamples, len(sizes_U)):
+            counts_B_X = _weights(sizes_U, size, rng) @ different_U_X.astype(np.float64)
+            for index, counts_B_x in zip(block, np.split(counts_B_X, ends, axis=1), strict=True):
+                tally_B_M = _posterior(panels[index], counts_B_x, rng)
+                chunks[index].append({name: rate(tally_B_M) for name, rate in rates[index].items()})
+        for index, parts in chunks.items():
+            drawn[index] = {
+                name: np.concatenate([part[name] for part in parts]) for name in rates[index]
+            }
+    return [drawn[index] for index in range(len(panels))]
 
 
-def _chunks(resamples: int, clusters: int) -> Iterator[int]:
-    size = max(1, _CHUNK // max(1, clusters))
+def blocks(panels: Sequence[Panel]) -> list[list[int]]:
+    """The panels by number, those with a cluster in common together."""
+    found: list[tuple[set[Hashable], list[int]]] = []
+    for index, panel in enumerate(panels):
+        names, members = set(panel.clusters), [index]
+        for block in [block for block in found if not names.isdisjoint(block[0])]:
+            found.remove(block)
+            names, members = names | block[0], [*block[1], *members]
+        found.append((names, sorted(members)))
+    return [members for _, members in found]
+
+
+def joint_counts(panels: Sequence[Panel]) -> tuple[Counts, list[int]]:
+    """The counts of several panels by cluster, K × X, and the columns at which they are split."""
+    rows: dict[Hashable, int] = {}
+    for panel in panels:
+        for name in panel.clusters:
+            rows.setdefault(name, len(rows))
+    parts = []
+    for panel in panels:
+        flat_K_M_F = panel.tallies.flat()
+        part_K_X = np.zeros((len(rows), math.prod(flat_K_M_F.shape[1:])), dtype=np.int64)
+        places = [rows[name] for name in panel.clusters]
+        part_K_X[places] = flat_K_M_F.reshape(len(places), part_K_X.shape[1])
+        parts.append(part_K_X)
+    ends = np.cumsum([part_K_X.shape[1] for part_K_X in parts])[:-1].tolist()
+    return np.concatenate(parts, axis=1), ends
+
+
+def _chunks(resamples: int, width: int) -> Iterator[int]:
+    size = max(1, _CHUNK // max(1, width))
     while resamples > 0:
         yield min(size, resamples)
         resamples -= size
 
 
-def _times_drawn(draws_B_K: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """How often each of n different clusters was drawn in each resample, B × U."""
-    resamples = len(draws_B_K)
-    flat = (draws_B_K + n * np.arange(resamples)[:, None]).ravel()
-    return np.bincount(flat, minlength=resamples * n).reshape(resamples, n)
+def _weights(sizes_U: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Rates:
+    """Sums of exponential weights of groups of clusters, B × U."""
+    weights_B_U = np.empty((draws, len(sizes_U)))
+    alone_U = sizes_U == 1
+    weights_B_U[:, alone_U] = rng.standard_exponential((draws, int(alone_U.sum())))
+    of_several = sizes_U[~alone_U].astype(float)
+    weights_B_U[:, ~alone_U] = rng.standard_gamma(of_several, (draws, len(of_several)))
+    return weights_B_U
 
 
-def interval(scores_B: Rates, level: float = LEVEL) -> Interval | None:
-    """The percentile interval of a resampled rate, of the resamples in which it is defined."""
+def _posterior(panel: Panel, counts_B_X: Rates, rng: np.random.Generator) -> Tally:
+    """Weighted counts with prior counts, B × M.
+
+    Of each class, half a row is right, half a row has another verdict and a part of a row has none;
+    half a row is well-formed and half is not; half a pair is flipped and half is not, and so on.
+    """
+    draws, (judges, classes) = len(counts_B_X), panel.tallies.confusion_X_C_C1.shape[1:3]
+    drawn = Tally.of(counts_B_X.reshape(draws, judges, -1), classes)
+    rows_B_M = _design_effects(panel.tallies, draws, rng)
+    # The same for every class: a sum over classes would rarely be near 0, where the truth may be.
+    masses = [0.5, *[0.5 / max(1, classes - 1)] * (classes - 1), 0.5 / classes]
+    prior_B_M_C1 = rows_B_M[..., None] * rng.standard_gamma(masses, (draws, judges, classes + 1))
+    others_C_C = (np.arange(classes) - np.arange(classes)[:, None]) % classes
+    kinds_C_C1 = np.column_stack([others_C_C, np.full(classes, classes)])
+    confusion_B_M_C_C1 = drawn.confusion_X_C_C1 + prior_B_M_C1[..., kinds_C_C1]
+    if panel.fixed_labels:
+        labeled_C = panel.tallies.confusion_X_C_C1[:, 0].sum(axis=(0, 2))
+        confusion_B_M_C_C1 *= (labeled_C / confusion_B_M_C_C1.sum(axis=-1))[..., None]
+    halves_B_M_2 = rng.standard_gamma(0.5, (draws, judges, 2))
+    rows_drawn_B_M = drawn.confusion_X_C_C1.sum(axis=(-2, -1))
+    share_B_M = (drawn.well_formed_X + rows_B_M * halves_B_M_2[..., 0]) / (
+        rows_drawn_B_M + rows_B_M * halves_B_M_2.sum(axis=-1)
+    )
+    pairs_B_M_P = drawn.pairs_X_P
+    if panel.tallies.pairs_X_P.any():
+        pairs_B_M = (rows_B_M / 2).clip(1)
+        for part, whole, counts in (
+            (PairCount.FLIPPED, PairCount.JUDGED, 1),
+            (PairCount.BOTH_RIGHT, PairCount.LABELED, 1),
+            (PairCount.FIRST_SLOT, PairCount.SLOTS, 2),
+        ):
+            halves_B_M_2 = rng.standard_gamma(0.5, (draws, judges, 2))
+            pairs_B_M_P[..., part] += counts * pairs_B_M * halves_B_M_2[..., 0]
+            pairs_B_M_P[..., whole] += counts * pairs_B_M * halves_B_M_2.sum(axis=-1)
+    return Tally(confusion_B_M_C_C1, share_B_M * confusion_B_M_C_C1.sum(axis=(-2, -1)), pairs_B_M_P)
+
+
+def _design_effects(tallies: Tally, draws: int, rng: np.random.Generator) -> Rates:
+    """How many rows carry the information of one independent row, for each draw and judge, B × M.
+
+    The design effect of correctness within classes, between 1 and the mean number of rows in the
+    cluster of a row. A judge that is hardly ever wrong does not show how far errors come together,
+    so half a cluster of wrong rows is added, of a size that varies over that range between draws.
+    """
+    confusion_K_M_C_C1 = tallies.confusion_X_C_C1
+    hits_K_M_C = np.diagonal(confusion_K_M_C_C1, axis1=-2, axis2=-1)
+    labeled_K_M_C = confusion_K_M_C_C1.sum(axis=-1)
+    labeled_M_C = labeled_K_M_C.sum(axis=0)
+    recall_M_C = hits_K_M_C.sum(axis=0) / labeled_M_C.clip(1)
+    errors_K_M = (hits_K_M_C - recall_M_C * labeled_K_M_C).sum(axis=-1)
+    independent_M = (labeled_M_C * recall_M_C * (1 - recall_M_C)).sum(axis=-1)
+    rows_K_M = labeled_K_M_C.sum(axis=-1)
+    most_M = ((rows_K_M**2).sum(axis=0) / rows_K_M.sum(axis=0).clip(1)).clip(1)
+    wrong_B_M = most_M ** rng.random((draws, 1))
+    effect_B_M = ((errors_K_M**2).sum(axis=0) + wrong_B_M**2 / 2) / (independent_M + wrong_B_M / 2)
+    effects_B_M: Rates = np.clip(effect_B_M, 1, most_M)
+    return effects_B_M
+
+
+class Information(NamedTuple):
+    """How many independent clusters the rates of a panel rest on."""
+
+    clusters: float
+    by_class_C: Rates
+    """0 for a class with fewer than MIN_ROWS_OF_CLASS labeled rows."""
+
+    def of_rate(self, name: str, classes: Sequence[str]) -> float:
+        if name in RATES_OF_ALL_CLASSES:
+            return float(self.by_class_C.min())
+        for index, verdict in enumerate(classes):
+            if name in class_rates([verdict]):
+                return float(self.by_class_C[index])
+        return self.clusters
+
+
+def information(tallies: Tally) -> Information:
+    """Clusters of unequal sizes count as fewer equal ones (Kish 1965)."""
+    labeled_K_C = tallies.confusion_X_C_C1[:, 0].sum(axis=-1)
+    rows_K = labeled_K_C.sum(axis=1)
+    if not rows_K.any():
+        rows_K = tallies.pairs_X_P[:, 0, PairCount.JUDGED]
+    clusters = float(rows_K.sum() ** 2 / max(1, (rows_K**2).sum()))
+    labeled_C, squares_C = labeled_K_C.sum(axis=0), (labeled_K_C**2).sum(axis=0).clip(1)
+    # The variance of rows in clusters of one is known from their rate; only what clusters of more
+    # rows can add to it has to be estimated (Satterthwaite 1946).
+    share_C = np.maximum(1 - labeled_C / squares_C, 1e-9)
+    by_class_C = 1 + (labeled_C**2 / squares_C - 1) / share_C**2
+    by_class_C[labeled_C < MIN_ROWS_OF_CLASS] = 0
+    return Information(clusters, np.minimum(clusters, by_class_C))
+
+
+def spread_factor(clusters: float, level: float = LEVEL) -> float:
+    """How much wider an interval is than the spread of draws shows, given few clusters.
+
+    Draws of K clusters have the variance of the mean of K clusters times (K - 1) / (K + 1), and a
+    variance that is estimated from K clusters makes the mean vary as Student's t.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    tail = (1 + level) / 2
+    student = stdtrit(clusters - 1, tail) / ndtri(tail)
+    return float(student * np.sqrt((clusters + 1) / (clusters - 1)))
+
+
+def interval(scores_B: Rates, clusters: float, level: float = LEVEL) -> Interval | None:
+    """The interval of a drawn rate, of the draws in which it is defined.
+
+    Args:
+        clusters: how many the draws are of, see :func:`effective_clusters`.
+
+    Returns:
+        None with fewer than MIN_CLUSTERS.
+    """
     scores_B = scores_B[~np.isnan(scores_B)]
-    if not scores_B.size:
+    if not scores_B.size or clusters < MIN_CLUSTERS:
         return None
-    low, high = np.quantile(scores_B, [(1 - level) / 2, (1 + level) / 2])
+    from scipy.special import ndtr, ndtri
+
+    tail = ndtr(ndtri((1 - level) / 2) * spread_factor(clusters, level))
+    low, high = np.quantile(scores_B, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
-def estimate(value: float | None, scores_B: Rates) -> Estimate:
-    """A rate with the interval of its resamples; without one where the rate is undefined."""
-    if value is None:
-        return Estimate(None)
-    return Estimate(value, *(interval(scores_B) or ()))
+def estimate(value: float | None, scores_B: Rates, clusters: float) -> Estimate:
+    """A rate with its interval, which contains it."""
+    ends = None if value is None else interval(scores_B, clusters)
+    if value is None or ends is None:
+        return Estimate(value)
+    return Estimate(value, min(ends.low, value), max(ends.high, value))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.int64]
+# Whole numbers, or the weighted counts of a draw.
+Counts = NDArray[Any]
 Rates = NDArray[np.float64]
 
 
@@ -159,7 +160,8 @@ def well_formed_rate(tally: Tally) -> Rates:
     return _ratio(tally.well_formed_X, _total(tally.confusion_X_C_C1))
 
 
-RATES: Mapping[str, Callable[[Tally], Rates]] = {
+Rate = Callable[[Tally], Rates]
+RATES: Mapping[str, Rate] = {
     "macro_f1": lambda tally: macro_f1(tally.confusion_X_C_C1),
     "accuracy": lambda tally: accuracy(tally.confusion_X_C_C1),
     "cohen_kappa": lambda tally: cohen_kappa(tally.confusion_X_C_C1),
@@ -171,6 +173,8 @@ RATES: Mapping[str, Callable[[Tally], Rates]] = {
     "first_slot_rate": lambda tally: first_slot_rate(tally.pairs_X_P),
 }
 """Every rate that is one number for a judge and a task; those of pairs are nan without pairs."""
+RATES_OF_ALL_CLASSES = ("macro_f1", "cohen_kappa", "matthews")
+"""Rates to which every class contributes, however rare it is."""
 PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
 # A first-slot rate of 0.5 is best; the majority-class baseline is a property of the data.
 _DIRECTIONS: Mapping[str, bool | None] = {
@@ -179,6 +183,24 @@ _DIRECTIONS: Mapping[str, bool | None] = {
     "first_slot_rate": None,
     "majority_macro_f1": None,
 }
+
+
+def class_rates(classes: Sequence[str]) -> dict[str, Rate]:
+    """`precision_V`, `recall_V` and `f1_V` of each verdict V."""
+
+    def rate(metric: str, index: int) -> Rate:
+        def of(tally: Tally) -> Rates:
+            scores_X_C: Rates = getattr(class_scores(tally.confusion_X_C_C1), metric)
+            known_X = _total(tally.confusion_X_C_C1) > 0
+            return np.where(known_X, scores_X_C[..., index], np.nan)
+
+        return of
+
+    return {
+        f"{metric}_{name}": rate(metric, index)
+        for index, name in enumerate(classes)
+        for metric in ClassScores._fields
+    }
 
 
 def higher_is_better(metric: str) -> bool | None:

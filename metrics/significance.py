@@ -1,52 +1,120 @@
-"""Tests of differences, and the correction for multiple tests."""
+"""Tests of differences, their power, and the correction for multiple tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from .rates import Rates
+import numpy as np
 
-# Up to so many discordant items McNemar's test is the exact binomial one; the asymptotic one is
-# unreliable there (Fagerland et al. 2013, doi:10.1186/1471-2288-13-91).
-EXACT = 25
+from mtrl_judge.common.hashing import stable_hash
 
+from .bootstrap import RESAMPLES, Panel, blocks, joint_counts
+from .rates import Counts, Rate, Rates, Tally
 
-class McNemar(NamedTuple):
-    """Two judges on the same items; McNemar (1947), doi:10.1007/BF02295996."""
-
-    only_first: int
-    """Items that only the first judge gets right."""
-    only_second: int
-    p_value: float
+POWER = 0.8
+# So that a difference that equals the observed one counts as such, whatever the order of sums.
+_ROUNDING = 1e-9
 
 
-def difference_p_value(first_B: Rates, second_B: Rates) -> float:
-    """Two-sided p-value of two judges having the same score, from the same resamples of both.
+def randomization_p_value(
+    panels: Sequence[Panel],
+    rate: Rate,
+    *,
+    one_sided: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> float | None:
+    """P-value of two judges having the same mean rate over one or several tasks.
 
-    Twice the share of resamples in which the difference has the less frequent sign. The sample
-    counts as one resample (Davison and Hinkley 1997, section 4.2), so the value is never 0.
+    If the judges do not differ, it is a coin flip which of them gave which verdicts of a cluster.
+    The p-value is the share of such flips that make a difference as large as the observed one
+    (Noreen 1989; Yeh 2000, aclanthology.org/C00-2137). All flips are enumerated if there are no
+    more than `resamples`, so that few discordant clusters have an exact test; for accuracy over
+    independent rows it is McNemar's exact test. With more, flips are sampled, and the observed
+    difference counts as one of them (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
+
+    Args:
+        panels: of two judges each; a cluster that several panels share is flipped in all of them.
+        one_sided: test whether the first judge's rate is lower.
+
+    Returns:
+        None if a panel has fewer than two clusters.
     """
-    difference_B = first_B - second_B
-    tail = min((difference_B <= 0).sum(), (difference_B >= 0).sum())
-    return min(1.0, 2 * (int(tail) + 1) / (len(difference_B) + 1))
-
-
-def mcnemar(first_N: Sequence[bool], second_N: Sequence[bool]) -> McNemar:
-    """Whether two judges are equally often correct, from where each is correct on the same N items.
-
-    Exact for up to EXACT discordant items, else χ² with the continuity correction.
-    """
-    from scipy import stats
-
-    pairs = list(zip(first_N, second_N, strict=True))
-    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
-    n = only_first + only_second
-    if n <= EXACT:
-        p_value = float(stats.binomtest(only_first, n).pvalue) if n else 1.0
+    if any(len(panel.clusters) < 2 for panel in panels):
+        return None
+    rng = np.random.default_rng(stable_hash("randomization", seed) % 2**63)
+    members = [[panels[index] for index in block] for block in blocks(panels)]
+    changes = [_changes(block) for block in members]
+    discordant = sum(int(sizes_U.sum()) for _, sizes_U in changes)
+    exact = 2**discordant <= resamples
+    flips = 2**discordant if exact else resamples
+    difference_B, observed, seen = np.zeros(flips), 0.0, 0
+    for block, (changes_U_X, sizes_U) in zip(members, changes, strict=True):
+        if exact:
+            changes_U_X = np.repeat(changes_U_X, sizes_U, axis=0)
+            flipped_B_U = (np.arange(flips)[:, None] >> (seen + np.arange(sizes_U.sum()))) & 1
+            seen += int(sizes_U.sum())
+        else:
+            flipped_B_U = rng.binomial(sizes_U, 0.5, (flips, len(sizes_U)))
+        changes_B_X = flipped_B_U.astype(np.float64) @ changes_U_X
+        start = 0
+        for panel in block:
+            first_F, second_F = panel.tallies.flat().sum(axis=0)
+            change_B_F = changes_B_X[:, start : start + len(first_F)]
+            start += len(first_F)
+            classes = panel.tallies.confusion_X_C_C1.shape[-2]
+            difference_B += _difference(rate, first_F + change_B_F, second_F - change_B_F, classes)
+            observed += float(_difference(rate, first_F, second_F, classes))
+    if one_sided:
+        less_B = difference_B > observed + _ROUNDING
     else:
-        p_value = float(stats.chi2.sf((abs(only_first - only_second) - 1) ** 2 / n, df=1))
-    return McNemar(only_first, only_second, p_value)
+        less_B = np.abs(difference_B) < abs(observed) - _ROUNDING
+    # A flip in which the rate is undefined counts as extreme.
+    extreme = int((~less_B).sum())
+    return extreme / flips if exact else (extreme + 1) / (flips + 1)
+
+
+def _changes(block: Sequence[Panel]) -> tuple[Counts, Counts]:
+    """What flipping a cluster adds to the first judge's counts, U × X, and how many are alike."""
+    halves = []
+    for judge in (0, 1):
+        of_judge = [panel.of_judges([judge]) for panel in block]
+        halves.append(joint_counts(of_judge)[0])
+    change_K_X = halves[1] - halves[0]
+    change_K_X = change_K_X[change_K_X.any(axis=1)]
+    changes_U_X, sizes_U = np.unique(change_K_X, axis=0, return_counts=True)
+    return changes_U_X, sizes_U
+
+
+def _difference(rate: Rate, first_X_F: Rates, second_X_F: Rates, classes: int) -> Rates:
+    return rate(Tally.of(first_X_F, classes)) - rate(Tally.of(second_X_F, classes))
+
+
+def detectable_difference(
+    standard_error: float,
+    clusters: float,
+    *,
+    alpha: float,
+    tests: int = 1,
+    one_sided: bool = False,
+    power: float = POWER,
+) -> float:
+    """The smallest true difference that is found significant with a probability of `power`.
+
+    By the normal approximation, and at least the difference that so few clusters can show: if it is
+    d, the judges differ on a share of d of the clusters or more, and so its variance is at least
+    d / clusters.
+
+    Args:
+        standard_error: of the measured difference.
+        tests: how many p-values Holm's correction covers; the strictest step counts.
+    """
+    from scipy.special import ndtri
+
+    level = alpha / tests / (1 if one_sided else 2)
+    errors = float(ndtri(1 - level) + ndtri(power))
+    return max(errors * standard_error, errors**2 / clusters)
 
 
 PValue = TypeVar("PValue", float, float | None)

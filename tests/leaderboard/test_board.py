@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import json
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,11 @@ from mtrl_judge.leaderboard.view import mean_table, pair_table, score_table
 ROOT = Path(__file__).parents[2]
 FEW = 500  # resamples
 SKILLS = {"good": 0.92, "same": 0.92, "poor": 0.6}
+
+
+def packed(text: str) -> str:
+    """As a leaderboard file keeps rows."""
+    return base64.b64encode(zlib.compress(text.encode())).decode()
 
 
 def write_judges(folder: Path) -> Path:
@@ -78,13 +86,13 @@ def test_values_are_scikit_learns_and_lie_in_their_intervals(board: Leaderboard)
 
 def test_judges_that_do_not_differ_significantly_share_a_rank(board: Leaderboard) -> None:
     for column in (*board.tasks, *board.means):
-        assert column.ranks == {"good": 1, "same": 1, "poor": 3}
+        assert column.ranks == {"good": (1, 2), "same": (1, 2), "poor": (3, 3)}
         by_names = {(pair.first, pair.second): pair for pair in column.comparisons}
         assert [pair.significant for pair in by_names.values()] == [False, True, True]
         assert all(pair.adjusted >= pair.p_value for pair in by_names.values())
     # Of flips, fewer are better.
     other = build_leaderboard(board.runs, metric="flip_rate", resamples=FEW, sort="ood")
-    assert other.tasks[-1].ranks == {"good": 1, "same": 1, "poor": 3}
+    assert other.tasks[-1].ranks == {"good": (1, 2), "same": (1, 2), "poor": (3, 3)}
     assert other.runs[-1].name == "poor"
 
 
@@ -92,8 +100,68 @@ def test_pairs_are_tested_as_pairs(board: Leaderboard) -> None:
     (pairs,) = (column for column in board.tasks if column.role == "ood")
     assert pairs.n == dict.fromkeys(SKILLS, 160)
     for pair in pairs.comparisons:
-        assert pair.mcnemar is not None
-        assert pair.mcnemar.only_first + pair.mcnemar.only_second <= 80
+        assert pair.discordant is not None
+        assert sum(pair.discordant) <= 80
+
+
+def test_one_cluster_has_no_interval_no_test_and_no_rank(tmp_path: Path) -> None:
+    """The means of its role have none either, and the table says why."""
+    for number, (name, skill) in enumerate(SKILLS.items()):
+        rows = [{**row, "cluster": "one prompt"} for row in judged_rows(160, skill, number)]
+        tasks = {"t_one": rows, "t_many": judged_rows(160, skill, number)}
+        write_results(tmp_path / name, tasks, model=name)
+    board = build_leaderboard(load_runs([tmp_path]), resamples=FEW)
+    many, one = board.tasks
+    assert (many.clusters, one.clusters) == (160, 1)
+    for name in SKILLS:
+        assert one.estimate(name, "macro_f1").low is None
+        assert board.means[0].estimate(name, "macro_f1").low is None
+        assert many.estimate(name, "macro_f1").low is not None
+    assert not one.comparisons
+    assert not one.ranks
+    assert not board.means[0].ranks
+    (note,) = board.notes
+    assert "t_one has no interval and is not tested: its 160 rows form too few" in note
+    table = plain_text(score_table(board))
+    assert "clusters" in table
+    assert "#3" in table
+
+
+def test_a_rare_verdict_has_no_interval(tmp_path: Path) -> None:
+    rows = [sample(n, VERDICTS[n > 3], VERDICTS[n % 3 > 0]) for n in range(60)]
+    write_results(tmp_path, {"t": rows})
+    board = build_leaderboard(load_runs([tmp_path]), resamples=FEW)
+    lows = {
+        rate: board.tasks[0].estimate("judge", rate).low
+        for rate in ("macro_f1", "recall_Yes", "recall_No", "accuracy")
+    }
+    assert [rate for rate, low in lows.items() if low is None] == ["macro_f1", "recall_Yes"]
+    assert "too few labeled rows of a verdict (4 of 'Yes'" in board.notes[0]
+
+
+def test_power_is_the_difference_that_tasks_can_show(results: Path, board: Leaderboard) -> None:
+    first, second, *_ = board.tasks
+    assert (first.detectable or 0) > (second.detectable or 1)  # 200 and 300 rows
+    done = call("leaderboard", results, "--power", "--resamples", FEW)
+    assert "## Power (Macro-F1)" in done.stdout
+    assert "detectable" in call("leaderboard", results, "--resamples", FEW).stdout
+    alone = build_leaderboard(board.runs[:1], resamples=FEW)
+    assert (alone.tasks[0].detectable or 0) > 0.03
+
+
+def test_tasks_that_share_their_rows_are_resampled_jointly(tmp_path: Path) -> None:
+    """The mean over a task and its copy is no surer than the task; over two tasks it is."""
+    rows = judged_rows(200, 0.8, 0)
+    others = [{**row, "item_id": f"other {n}"} for n, row in enumerate(rows)]
+    widths = {}
+    for name, second in (("shared", rows), ("apart", others)):
+        write_results(tmp_path / name, {"t_a": rows, "t_b": second}, model=name)
+        board = build_leaderboard(load_runs([tmp_path / name]), resamples=4000)
+        mean, task = (c.estimate(name, "accuracy") for c in (board.means[0], board.tasks[0]))
+        widths[name] = ((mean.high or 0) - (mean.low or 0)) / ((task.high or 0) - (task.low or 0))
+        assert board.means[0].clusters == (200 if name == "shared" else 400)
+    assert widths["shared"] == pytest.approx(1, abs=0.05)
+    assert widths["apart"] == pytest.approx(0.5**0.5, abs=0.05)
 
 
 def test_means_and_accuracy_over_all_rows_reconcile(board: Leaderboard) -> None:
@@ -318,7 +386,7 @@ def test_the_file_grows_refuses_duplicates_and_gives_the_same_table(
 ) -> None:
     file = tmp_path / "leaderboard.json"
     for name in ("good", "poor"):
-        done = call("leaderboard", "add", file, results / name, "--rows", "--resamples", FEW)
+        done = call("leaderboard", "add", file, results / name, "--resamples", FEW)
         assert done.exit_code == 0, done.output
     before = file.read_bytes()
     again = call("leaderboard", "add", file, results / "good", "--resamples", FEW)
@@ -332,7 +400,8 @@ def test_the_file_grows_refuses_duplicates_and_gives_the_same_table(
 
 def test_without_rows_estimates_stay_and_nothing_is_tested(tmp_path: Path, results: Path) -> None:
     file = tmp_path / "leaderboard.json"
-    assert call("leaderboard", "add", file, results, "--resamples", FEW).exit_code == 0
+    added = call("leaderboard", "add", file, results, "--no-rows", "--resamples", FEW)
+    assert added.exit_code == 0
     board = build_leaderboard(load_runs([file]), resamples=FEW)
     expected = build_leaderboard(load_runs([results]), resamples=FEW)
     assert score_table(board).rows[0].cells["good"].value == (
@@ -342,6 +411,29 @@ def test_without_rows_estimates_stay_and_nothing_is_tested(tmp_path: Path, resul
     assert "#" not in plain_text(score_table(board))
     file.write_text(file.read_text().replace('"value":0.', '"value":NaN, "low":0.', 1))
     assert "value" in message_of(call("leaderboard", file))
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ("%", "base64"),
+        ("bm8=", "decompress"),
+        (packed("{}"), "item_ids"),
+        (packed("")[:-8], "trunc"),
+    ],
+    ids=["not base64", "not compressed", "no columns", "truncated"],
+)
+def test_rows_that_cannot_be_unpacked_are_reported(
+    tmp_path: Path, results: Path, rows: str, why: str
+) -> None:
+    file = tmp_path / "leaderboard.json"
+    assert call("leaderboard", "add", file, results / "good", "--resamples", 100).exit_code == 0
+    content = json.loads(file.read_text())
+    content["entries"][0]["tasks"]["mtrl_judge_a"]["rows"] = rows
+    file.write_text(json.dumps(content))
+    message = message_of(call("leaderboard", file))
+    assert "rows of mtrl_judge_a of owner/good" in message
+    assert why in message
 
 
 def test_files_merge_in_git_without_conflict(tmp_path: Path, results: Path) -> None:
@@ -383,8 +475,9 @@ def test_files_merge_in_git_without_conflict(tmp_path: Path, results: Path) -> N
         ("[]", "expected a JSON object"),
         ("{}", "schema_version is None"),
         ('{"schema_version": 9, "entries": []}', "schema_version is 9"),
-        ('{"schema_version": 1, "entries": [{"model": "a"}]}', "entries.0.date"),
-        ('{"schema_version": 1, "entries": [], "more": 1}', "more"),
+        ('{"schema_version": 1, "entries": []}', "write files of older versions again"),
+        ('{"schema_version": 2, "entries": [{"model": "a"}]}', "entries.0.date"),
+        ('{"schema_version": 2, "entries": [], "more": 1}', "more"),
     ],
 )
 def test_files_that_are_not_leaderboard_files_are_reported(

@@ -41,10 +41,11 @@ def gate(tmp_path: Path, now: float, before: float, **settings: Any) -> Gate:
     [
         (0.9, 0.9, {}, 0, []),
         (0.95, 0.7, {}, 0, []),
-        (0.7, 0.95, {}, 1, ["significantly worse", "worse by"]),
-        (0.7, 0.95, {"max_drop": 1.0}, 1, ["significantly worse"]),
-        (0.7, 0.95, {"alpha": 0.0}, 1, ["worse by"]),
-        (0.85, 0.86, {"max_drop": 0.5}, 0, []),
+        (0.7, 0.95, {}, 1, ["significantly worse"]),
+        (0.85, 0.87, {}, 0, []),
+        (0.8, 0.9, {"margin": 0.1}, 1, ["more than the margin, 0.1"]),
+        (0.85, 0.87, {"margin": 0.2}, 0, []),
+        (0.7, 0.95, {"margin": 0.5}, 0, []),
         (0.9, 0.9, {"minimum": {"t": 0.99}}, 1, ["below the minimum, 0.99"]),
         (0.9, 0.9, {"minimum": {"t": 0.5}}, 0, []),
     ],
@@ -75,6 +76,7 @@ def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
     (among,) = (t for t in run_gate(now, before, resamples=FEW).tasks if t.task == "t0")
     assert alone.p_value is not None
     assert among.p_value == pytest.approx(min(1.0, 5 * alone.p_value))
+    assert (among.detectable or 0) > (alone.detectable or 1)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,26 @@ def test_what_is_not_comparable_does_not_pass(
     assert found.exit_code == 2
     assert why in found.tasks[0].obstacles[0]
     assert run_gate(now, before, allow=[allow], resamples=FEW).exit_code == 0
+
+
+def test_what_cannot_be_tested_does_not_pass(tmp_path: Path) -> None:
+    """One cluster, other rows although allowed, and a baseline without rows."""
+    rows = [{**row, "cluster": "one prompt"} for row in judged_rows(50, 0.9, 0)]
+    (alike,) = load_runs([write_results(tmp_path / "alike", {"t": rows})])
+    fewer = write_results(tmp_path / "fewer", {"t": judged_rows(40, 0.9, 0)})
+    (fewer_run,) = load_runs([fewer])
+    now = run_of(tmp_path / "now", {"t": 0.9})
+    added = tmp_path / "file.json"
+    assert call("leaderboard", "add", added, fewer, "--no-rows").exit_code == 0
+    (without,) = load_runs([added])
+    for current, before, why in (
+        (alike, alike, "one cluster"),
+        (now, fewer_run, "other rows"),
+        (fewer_run, without, "rows are unknown"),
+    ):
+        found = run_gate(current, before, allow=["rows"], resamples=FEW)
+        assert found.exit_code == 2
+        assert why in found.tasks[0].obstacles[0]
 
 
 def test_a_missing_task_or_missing_labels_are_not_comparable(tmp_path: Path) -> None:
@@ -144,7 +166,7 @@ def test_the_command_writes_markdown_and_junit(tmp_path: Path, saved: Path) -> N
         ("poor", ["--baseline", "none.json"], "mtrl-judge baseline save"),
         ("nowhere", [], "no such file or folder"),
         ("good", ["--min", "x=0.5"], "no task 'x'"),
-        ("good", ["--max-drop", "-1"], "--max-drop: is -1"),
+        ("good", ["--margin", "-1"], "--margin: is -1"),
         ("good", ["--metric", "first_slot_rate"], "has no better direction"),
     ],
 )
