@@ -24,7 +24,8 @@ from mtrl_judge.leaderboard.reading import load_runs
 from mtrl_judge.leaderboard.runs import TaskResult
 from mtrl_judge.leaderboard.tables import markdown
 from mtrl_judge.leaderboard.view import build_view
-from mtrl_judge.metrics.bootstrap import RESAMPLES, cluster_tallies, resampled
+from mtrl_judge.metrics.bootstrap import RESAMPLES, draw_rates, panel_of
+from mtrl_judge.metrics.rates import RATES
 
 MODELS, TASKS, ITEMS, OOD = 8, 9, 2_700, 3
 LOOP = 200  # resamples of the loop
@@ -106,8 +107,8 @@ def resamples_per_s(panel: list[TaskResult]) -> float:
     """Each Macro-F1 of one judge in one resample counts as one."""
     started = time.perf_counter()
     clusters = [sample.cluster for sample in panel[0].samples]
-    tallies = cluster_tallies([result.records for result in panel], clusters, VERDICTS)
-    resampled(tallies)
+    judges = panel_of("task", [result.records for result in panel], clusters, VERDICTS)
+    draw_rates([judges], [{"macro_f1": RATES["macro_f1"]}])
     return len(panel) * RESAMPLES / (time.perf_counter() - started)
 
 

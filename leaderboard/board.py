@@ -136,11 +136,11 @@ def build_leaderboard(
         if columns
     ]
     most_pairs = max(len(column.comparisons) for column in (*columns, *means))
-    # The smallest p-value is 2 / (B + 1), and Holm multiplies it by the number of tests.
-    if 2 * most_pairs / (resamples + 1) >= ALPHA:
+    # The smallest p-value is 1 / (B + 1), and Holm multiplies it by the number of tests.
+    if most_pairs / (resamples + 1) >= ALPHA:
         notes.append(
             f"{resamples:,} resamples are too few for any of {most_pairs} pairs of judges to "
-            f"differ significantly; give --resamples {round(2 * most_pairs / ALPHA):,d} or more."
+            f"differ significantly; give --resamples {round(most_pairs / ALPHA):,d} or more."
         )
     gaps = _gaps(means, metric)
     board = Leaderboard(metric, runs, columns, means, gaps, notes, resamples, seed)

@@ -159,7 +159,7 @@ class LeaderboardFile(Frozen):
     schema_version: Literal[2]  # without a default, which output would leave out
     entries: tuple[Entry, ...]
     metric: str | None = Field(None, description="by which the tables compare and rank judges")
-    resamples: int | None = Field(None, description="of the bootstrap")
+    resamples: int | None = Field(None, description="draws of each interval")
     seed: int | None = None
     tables: tuple[Table, ...] = ()
 

@@ -156,7 +156,7 @@ def _image(plot: Plot | None) -> dict[str, str] | None:
 
 
 def _headlines(board: Leaderboard) -> Iterator[dict[str, Any]]:
-    """For each role, the judge with the best mean, and who does not differ significantly."""
+    """For each role, the judge with the best mean, and which others do not rank below it."""
     if higher_is_better(board.metric) is None:
         return
     sign = 1 if higher_is_better(board.metric) else -1

@@ -24,6 +24,8 @@ from .bootstrap import LEVEL, RESAMPLES, Interval
 from .rates import Rates
 
 BINS = 15  # of equal width, each open below, as in Guo et al. (2017), arXiv:1706.04599
+# Percentiles of a bootstrap over fewer clusters are too narrow.
+MIN_CLUSTERS = 20
 _ROUNDING = 1e-3  # files have rounded probabilities
 
 
@@ -151,7 +153,7 @@ def ece_interval(
             left out, the name of its cluster, such as its pair or its prompt.
 
     Returns:
-        None with fewer than two clusters, which do not show how clusters vary.
+        None with fewer than MIN_CLUSTERS clusters, which do not show how clusters vary.
 
     Raises:
         ValueError: the number of clusters is not that of the rows.
@@ -164,7 +166,7 @@ def ece_interval(
     cluster_N = np.array(
         [numbers.setdefault(clusters[row], len(numbers)) for row in predicted.rows_N.tolist()]
     )
-    if len(numbers) < 2:
+    if len(numbers) < MIN_CLUSTERS:
         return None
     gaps_K_X, sizes_K = _gaps(predicted, cluster_N, bins), np.bincount(cluster_N)
     gap_X = gaps_K_X.sum(axis=0) / sizes_K.sum()
