@@ -13,7 +13,7 @@ rates also give the coverage of the difference. The last line is one JSON object
   judges and for judges of equal Macro-F1 that err differently, and the power for a drop of .10 of
   one task among the nine, with the drop that the gate itself calls detectable
 
-Options: ``--samples`` per cell (default 2000, about 15 minutes on one core), ``--draws`` per
+Options: ``--samples`` per cell (default 2000, about MINUTES minutes on one core), ``--draws`` per
 interval (1000), ``--cells`` and ``--gate`` to run only one of the two parts.
 """
 
@@ -46,7 +46,7 @@ NULL = 2  # the column of a missing verdict
 NULL_RATE = 0.02
 SAME_LUCK = 0.5  # share of rows on which the two judges' luck is the same
 NOMINAL = 0.93
-MANY = 1_000_000  # rows from which the true rates are computed
+CHUNKS, MANY = 50, 20_000  # samples of so many rows from which the true rates are computed
 GATE_TASKS, GATE_ROWS, DROP = 9, 160, 0.10
 
 
@@ -178,7 +178,8 @@ def cover(cell: Cell, samples: int, draws: int, seed: int = 0) -> list[Coverage]
     rates |= {name: rate for name, rate in class_rates(CLASSES).items() if name.endswith("_Yes")}
     everything = cell._replace(rows=MANY, clusters=MANY * cell.clusters // cell.rows, uneven=False)
     rng = np.random.default_rng(seed)
-    population = Tally.of(simulate(everything, rng).sum(axis=0)[0], len(CLASSES))
+    counts_F = sum(simulate(everything, rng).sum(axis=0)[0] for _ in range(CHUNKS))
+    population = Tally.of(np.asarray(counts_F), len(CLASSES))
     truth = {name: float(rate(population)) for name, rate in rates.items()}
     differences = {"macro_f1", "accuracy"}
     truth |= {f"difference of {name}": 0.0 for name in differences}

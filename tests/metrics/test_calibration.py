@@ -230,8 +230,12 @@ def test_rows_without_label_or_probabilities_are_left_out_with_their_clusters() 
     )
     assert found.rows_N.tolist() == [0, 3]
     assert found.labels_N.tolist() == [0, 1]
-    assert ece_interval(found, ["a", "b", "c", "a"], resamples=10) is None
-    assert ece_interval(found, ["a", "b", "c", "d"], resamples=10) is not None
+    many = predictions([probabilities, None] * 20, ["Yes"] * 40, YES_NO)
+    kept = [f"cluster {row}" for row in range(40)]
+    assert ece_interval(many, kept, resamples=10) is not None
+    # The rows without probabilities do not count, whatever their clusters.
+    merged = ["cluster 0" if row == 2 else name for row, name in enumerate(kept)]
+    assert ece_interval(many, merged, resamples=10) is None
     with pytest.raises(ValueError, match="2 clusters for 4 rows"):
         ece_interval(found, ["a", "d"])
 
