@@ -14,7 +14,7 @@ rates also give the coverage of the difference. The last line is one JSON object
   one task among the nine, with the drop that the gate itself calls detectable
 
 Options: ``--samples`` per cell (default 2000, about MINUTES minutes on one core), ``--draws`` per
-interval (1000), ``--cells`` and ``--gate`` to run only one of the two parts.
+interval (500), ``--cells`` and ``--gate`` to run only one of the two parts.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=500)
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--cells", action="store_true", help="only the coverage")
     part.add_argument("--gate", action="store_true", help="only the gate")
