@@ -188,7 +188,8 @@ def _compared(
         (score,) = scores.values()
         if score.standard_error is not None:
             error = sqrt(2) * score.standard_error
-            detectable = [detectable_difference(error, score.clusters, alpha=ALPHA)]
+            clusters = score.clusters * len(tasks)
+            detectable = [detectable_difference(error, clusters, alpha=ALPHA)]
     column = column._replace(comparisons=comparisons, detectable=max(detectable, default=None))
     if len(comparisons) < len(scores) * (len(scores) - 1) / 2 or len(scores) < len(column.scores):
         return column

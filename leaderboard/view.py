@@ -40,27 +40,19 @@ class View(NamedTuple):
     means: Table
     pairs: Table
     disagreements: Table
-    power: Table
     analyses: Sequence[Table]
     confidences: Sequence[Confidence]
 
     @property
     def tables(self) -> Sequence[Table]:
-        return (
-            self.scores,
-            self.means,
-            self.power,
-            self.pairs,
-            self.disagreements,
-            *self.analyses,
-        )
+        return (self.scores, self.means, self.pairs, self.disagreements, *self.analyses)
 
 
 def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
     """The tables of a leaderboard.
 
     Args:
-        full: also verdicts, pairs of judges, agreement, votes and calibration, which take longer.
+        full: all of them, also those that take longer.
         power: also which differences the tasks can show, and how many rows smaller ones need.
 
     Raises:
@@ -68,10 +60,10 @@ def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
     """
     labels = task_labels([task.name for task in board.tasks])
     scores, means = score_table(board), mean_table(board)
-    nothing = Table("", "", ())
-    planned = power_table(board) if full or power else nothing
+    planned = power_table(board)
     if not full:
-        return View(labels, scores, means, nothing, nothing, planned, (), ())
+        nothing = Table("", "", ())
+        return View(labels, scores, means, nothing, nothing, (planned,) if power else (), ())
     known = confidences(board.runs)
     return View(
         labels,
@@ -79,8 +71,7 @@ def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
         means,
         pair_table(board),
         disagreement_table(board),
-        planned,
-        (class_table(board), *analyses(board, known)),
+        (class_table(board), planned, *analyses(board, known)),
         known,
     )
 

@@ -208,3 +208,16 @@ metadata:""",
     }
     assert {field: part for field, part in wanted.items() if part not in found.get(field, "")} == {}
     assert len(found) == len(wanted)
+
+
+def test_class_counts_are_fixed_where_the_yaml_says_so(tmp_path: Path) -> None:
+    made = "  splits: {test: {from: train, fraction: 0.1, stratify: label}}\n  card:"
+    fixed = "  fixed_class_counts: true\n  card:"
+    without_test = SOUND.replace("test_split: test\n", "")
+    for text, expected in (
+        (SOUND, False),
+        (SOUND.replace("  card:", fixed), True),
+        (without_test.replace("  card:", made), True),
+        (without_test.replace("  card:", made.replace(", stratify: label", "")), False),
+    ):
+        assert load_judge_task(write(tmp_path, text)).fixed_labels("test") is expected

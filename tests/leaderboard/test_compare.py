@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mtrl_judge.leaderboard.compare import (
     compare_perturbation,
     mean,
     minus,
+    score_results,
 )
 from mtrl_judge.leaderboard.runs import Sample, TaskResult
 from mtrl_judge.metrics.bootstrap import Estimate
@@ -88,3 +90,15 @@ def test_scores_without_resamples_have_differences_and_means_but_no_intervals() 
     assert minus(first, reported).estimate == Estimate(pytest.approx(-0.2))
     assert mean([first, second], [1, 3]).value == pytest.approx(0.425)
     assert mean([first, reported], [1, 1]).estimate == Estimate(pytest.approx(0.6))
+
+
+def test_fixed_class_counts_narrow_the_interval_of_a_one_sided_judge() -> None:
+    """Its accuracy is the share of one class, which does not vary if the counts are fixed."""
+    widths = []
+    for fixed in (False, True):
+        judged = result(["Yes"] * 200)
+        judged = replace(judged, metadata={**METADATA, "fixed_labels": fixed})
+        scored = score_results({"t": {"judge": judged}}, ["accuracy"], resamples=500)["t"]
+        known = scored.scores["judge"]["accuracy"].estimate
+        widths.append((known.high or 0) - (known.low or 0))
+    assert widths[1] < widths[0] / 3
