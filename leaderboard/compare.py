@@ -333,6 +333,8 @@ def compare_perturbation(
     scores = scored.scores
     of_metric = {name: scores[name][metric] for name in ("perturbed", "unchanged")}
     comparisons = compare(task, metric, of_metric, [scored], resamples=resamples, seed=seed)
+    known = None not in [score.value for score in of_metric.values()]
+    difference = minus(*of_metric.values()).estimate if known else Estimate(None)
     same_as_before = scores["kept"]["accuracy"].estimate
     return PerturbationEffect(
         task=unchanged.task,
@@ -342,7 +344,7 @@ def compare_perturbation(
         n=sum(record.label is not None for record in unchanged.records),
         unchanged=of_metric["unchanged"].value,
         perturbed=of_metric["perturbed"].value,
-        difference=comparisons[0].difference if comparisons else Estimate(None),
+        difference=difference,
         p_value=comparisons[0].p_value if comparisons else None,
         p_value_holm=None,
         changed=_complement(same_as_before),

@@ -71,6 +71,17 @@ def test_an_unchanged_judge_does_not_differ_and_a_blind_one_does() -> None:
     assert adjusted == [1.0, 2 * blind.p_value]
 
 
+def test_one_cluster_has_a_difference_without_interval_or_test() -> None:
+    before, after = result(["Yes", "No"] * 20), result(["Yes"] * 40)
+    alike = [
+        replace(each, samples=[sample._replace(cluster="one") for sample in each.samples])
+        for each in (before, after)
+    ]
+    found = effect(*alike)
+    assert found.difference == Estimate(pytest.approx(1 / 3 - 1))
+    assert (found.p_value, found.changed.low) == (None, None)
+
+
 def test_unlabeled_rows_have_a_share_of_changes_and_no_score() -> None:
     unlabeled = [None] * 4
     before = result(["Yes", "No", "Yes", None], unlabeled)
