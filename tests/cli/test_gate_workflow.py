@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mtrl_judge.leaderboard.file import Rows
 from mtrl_judge.leaderboard.gate_report import MARK
 
 FILE = Path(__file__).parents[2] / "docs" / "mtrl-judge-gate.yml"
@@ -66,6 +67,7 @@ class Repository:
             "MODEL_ARGS": f"pretrained={judge},scoring=logprob",
             "TASKS": TASKS,
             "EVAL_FLAGS": "--batch_size 8 --limit 6",
+            "GATE_FLAGS": "--alpha 0.3",  # six rows show no less
             "MTRL_JUDGE_DATA": str(data),
             "GITHUB_REPOSITORY": "owner/name",
             "GITHUB_STEP_SUMMARY": str(folder / "page.md"),
@@ -112,7 +114,8 @@ class Repository:
 def perfect(entries: Any) -> Any:
     """A baseline as of a judge that is always right."""
     for task in entries["entries"][0]["tasks"].values():
-        task["rows"]["verdicts"] = task["rows"]["labels"]
+        rows = Rows.unpack(task["rows"])
+        task["rows"] = rows.model_copy(update={"verdicts": rows.labels}).packed()
     return entries
 
 
