@@ -13,7 +13,7 @@ rates also give the coverage of the difference. The last line is one JSON object
   judges and for judges of equal Macro-F1 that err differently, and the power for a drop of .10 of
   one task among the nine, with the drop that the gate itself calls detectable
 
-Options: ``--samples`` per cell (default 2000, about MINUTES minutes on one core), ``--draws`` per
+Options: ``--samples`` per cell (default 2000, about 12 minutes on one core), ``--draws`` per
 interval (500), ``--cells`` and ``--gate`` to run only one of the two parts.
 """
 
