@@ -25,8 +25,9 @@ class SamplerCheck:
     """Batches in which the trainer's rounding is measured."""
     FACTOR = 10.0
     """How many times the trainer's rounding the difference may be."""
-    FLOOR = 1e-4
-    """A difference that is never too large."""
+    FLOOR = 1e-3
+    """A difference that is never too large. The trainer gives a share to image tokens, which are
+    never sampled; for a judge whose training diverged, that alone makes 1e-4."""
 
     def __init__(self) -> None:
         self._batches = 0

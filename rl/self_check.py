@@ -174,7 +174,7 @@ def check(
     # Those of a certain answer are near 0, and yet rounded like its logits.
     last_place = torch.finfo(dtype).eps
     if all(
-        value <= margin * limit + last_place
+        value <= margin * (limit + last_place)
         for value, margin, limit in zip(found, MARGIN, rounded, strict=True)
     ):
         logger.info(AGREE, where, *found, *rounded)

@@ -29,6 +29,7 @@ from mtrl_judge.common.attributes import replaced_attribute
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.models.pixels import pixel_limits
 
+from .agreement import raise_in_all
 from .recipes import as_shell, vllm_server_command
 
 # Pixels of a side: the features of a larger probe would be more than 100 MB.
@@ -114,7 +115,7 @@ class VLLMSampler(VLLMGeneration):  # type: ignore[misc]  # TRL has no types
         A server gets the expanded tokens, as it needs them: it takes tokens and features apart.
 
         Raises:
-            JudgeError: vLLM has expanded a prompt to other tokens than the trainer.
+            JudgeError: in all processes, vLLM has expanded a prompt of one to other tokens.
         """
         if self.mode == "server":
             answer: tuple[Any, ...] = super().generate(prompts, images, num_generations, profiler)
@@ -126,14 +127,18 @@ class VLLMSampler(VLLMGeneration):  # type: ignore[misc]  # TRL has no types
             for ids, own in zip(prompts, images_B, strict=True)
         ]
         read, *rest = super().generate(collapsed, images, num_generations, profiler)
-        for ours, theirs in zip(prompts, read, strict=True):
-            if list(ours) != list(theirs):
-                raise JudgeError(
-                    f"vLLM reads another prompt than the trainer: {len(theirs)} tokens, "
-                    f"{list(theirs).count(token)} of them for images, instead of {len(ours)} and "
-                    f"{list(ours).count(token)}. Train with --use_vllm false, and please report "
-                    "the model and the versions of vLLM and transformers"
-                )
+        other = next((p for p in zip(prompts, read, strict=True) if list(p[0]) != list(p[1])), None)
+        fault = None
+        if other is not None:
+            (ours, ours_images), (theirs, theirs_images) = (
+                (len(ids), list(ids).count(token)) for ids in other
+            )
+            fault = (
+                f"vLLM reads another prompt than the trainer: {theirs} tokens, {theirs_images} of "
+                f"them for images, instead of {ours} and {ours_images}. Train with --use_vllm "
+                "false, and please report the model and the versions of vLLM and transformers"
+            )
+        raise_in_all(fault)
         return prompts, *rest
 
     def _place_features(self, features: Any, prompt_ids: list[int]) -> Any:
