@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json
 
+from .folder_checks import check_rows, check_shards, listed_rows
 from .raw_split import RawSplit
 from .rows import Rows, to_rows
 from .spec import DATA_CARD, SPLITS, JudgeTask, SplitName
@@ -35,9 +36,12 @@ class Source:
     """The path of the folder, or the name of the dataset on the hub."""
     revision: str | None
     splits: tuple[SplitName, ...]
-    """The splits that the source has itself; the YAML's others are cut from them."""
+    """The splits that the source has itself, or should have according to its card; the YAML's
+    others are cut from them."""
     folder: Path | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    listed: Mapping[SplitName, int] = field(default_factory=dict)
+    """The rows of each split according to the folder's card; empty if it does not say."""
 
 
 class LoadedSplit(NamedTuple):
@@ -86,19 +90,21 @@ def find_source(task: JudgeTask, root: Path | None = None) -> Source:
 
 
 def _folder_source(task: JudgeTask, folder: Path) -> Source:
-    splits = tuple(s for s in SPLITS if split_files(folder, s))
-    if not splits:
+    found = {split for split in SPLITS if split_files(folder, split)}
+    if not found:
         names = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         raise DataError(
             f"{task.task}: {folder} has no train.parquet, validation.parquet or test.parquet; "
             f"found: {names}"
         )
     card = read_json(folder / DATA_CARD, missing_ok=True)
+    listed = listed_rows(folder, card)
+    # A split whose files are lost is an error when it is read, and not cut from another one.
+    splits = tuple(split for split in SPLITS if split in found or split in listed)
     kind = str(card.get("source", "folder"))
     revision = card.get("revision")
-    return Source(
-        kind, str(folder), None if revision is None else str(revision), splits, folder, card
-    )
+    revision = None if revision is None else str(revision)
+    return Source(kind, str(folder), revision, splits, folder, card, listed)
 
 
 def split_files(folder: Path, split: SplitName) -> list[Path]:
@@ -188,7 +194,7 @@ def _texts(raw: RawSplit, column: str | None) -> list[str] | None:
 
 def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
     if source.folder is not None:
-        return _read_parquet(task, split, split_files(source.folder, split))
+        return _read_parquet(task, split, source.folder, source.listed.get(split))
     from datasets import load_dataset
 
     try:
@@ -202,18 +208,28 @@ def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
         raise explain_hub_error(task, error) from error
 
 
-def _read_parquet(task: JudgeTask, split: SplitName, files: list[Path]) -> Dataset:
+def _read_parquet(task: JudgeTask, split: SplitName, folder: Path, listed: int | None) -> Dataset:
     import pyarrow.parquet as pq
     from datasets import load_dataset
 
+    files = split_files(folder, split)
+    if not files:
+        raise DataError(
+            f"{folder}: no file of the {split} split, expected {listed:,} rows as in {DATA_CARD}; "
+            "copy or prepare the data again"
+        )
+    check_shards(split, files)
     rows, size, file = 0, 0, files[0]
     try:
         for file in files:
             rows += pq.read_metadata(file).num_rows
             size += file.stat().st_size
+        check_rows(split, files, rows, listed)
         if rows:  # load_dataset fails on an empty table
             with _quiet(size < _BAR_FROM_BYTES):
                 return load_dataset("parquet", data_files=[*map(str, files)], split="train")
+    except JudgeError:
+        raise
     except Exception as error:
         raise DataError(f"{file}: cannot be read as parquet: {_first_line(error)}") from error
     raise DataError(f"{task.task}: the {split} split is empty ({files[0]})")

@@ -131,7 +131,7 @@ def test_agins_tasks_share_their_split_and_another_split_is_noticed(tmp_path: Pa
 
 def test_the_sample_has_no_leaks_and_planted_ones_are_found(tmp_path: Path) -> None:
     root = tmp_path / "sample"
-    write_sample(root, seed=3, sizes=Sizes(train=60, validation=8, test=24, test_pairs=12))
+    write_sample(root, seed=3, sizes=Sizes(train=60, validation=8, test=60, test_pairs=12))
     arguments = ["data", "leaks", "--data-root", root]
     clean = call(*arguments)
     assert clean.exit_code == 0, clean.output

@@ -19,6 +19,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.commands import call
 from support.hub import COMMIT, hub
 from support.replicas import (
     REPLICAS,
@@ -108,6 +109,25 @@ def test_tasks_of_one_dataset_share_its_files(tmp_path: Path) -> None:
         rows = [load_rows(find_task(task), split, tmp_path / "root").rows for task in AGIN]
         ids = [task_rows.dataset.with_format(None)["item_id"][:] for task_rows in rows]
         assert ids[0] == ids[1] == ids[2]
+
+
+def test_a_lost_shard_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 20)
+    unsafebench(tmp_path / "raw", N)
+    root, name = tmp_path / "root", "mtrl_judge_unsafebench"
+    (outcome,) = prepare_from(tmp_path / "raw", root, name)
+    arguments = ("data", "status", name, "--data-root", root, "--json")
+    assert json.loads(call(*arguments).stdout)[0]["problems"] == []
+    first, *_, last = split_files(outcome.folder, "train")
+    last.rename(tmp_path / last.name)
+    with pytest.raises(
+        JudgeError, match=rf"train split .* rows, expected {outcome.card['splits']['train']}"
+    ):
+        load_rows(find_task(name), "train", root)
+    first.unlink()
+    problems = json.loads(call(*arguments).stdout)[0]["problems"]
+    assert [problem.split(":")[0] for problem in problems] == ["train", "validation"]
+    assert all(f"no shard {first.name}" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])

@@ -89,6 +89,51 @@ def test_an_empty_split_and_a_split_that_is_not_there(tmp_path: Path) -> None:
         load_rows(task, "train", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["00000-of-00003", "00002-of-00003"], r"no shard test-00001-of-00003\.parquet.* 2 .* 3"),
+        (["00000-of-00002"], r"no shard test-00001-of-00002\.parquet"),
+        (["00001"], r"no shard test-00000\.parquet: found 1 .*expected 2"),
+        (["00000-of-00001", "00001-of-00001"], r"shard test-00001-of-00001\.parquet is one too"),
+        (["00000-of-00001", "00000"], "shards of different sets"),
+        (["00000-of-00002", "00001-of-00002"], None),
+        (["00000", "00001"], None),
+        (["a", "b"], None),
+    ],
+)
+def test_shards_are_of_one_set_without_a_gap(
+    tmp_path: Path, names: list[str], message: str | None
+) -> None:
+    task = write_task(tmp_path)
+    for number, name in enumerate(names):
+        write_split(tmp_path, "my_task", f"test-{name}", columns(2, 2 * number))
+    if message is None:
+        assert len(load_rows(task, "test", tmp_path).rows.dataset) == 2 * len(names)
+        return
+    with pytest.raises(DataError, match=message):
+        load_rows(task, "test", tmp_path)
+
+
+def test_a_folder_has_the_rows_that_its_card_lists(tmp_path: Path) -> None:
+    task = write_task(tmp_path, splits="{validation: {from: train, fraction: 0.5}}")
+    write_split(tmp_path, "my_task", "train", columns(6))
+    write_split(tmp_path, "my_task", "test", columns(4, 6))
+    card = tmp_path / "my_task" / "card.json"
+    card.write_text(json.dumps({"splits": {"train": 6, "test": 5}}))
+    with pytest.raises(DataError, match=r"test split \(test\.parquet\) has 4 rows, expected 5"):
+        load_rows(task, "test", tmp_path)
+    assert len(load_rows(task, "train", tmp_path).rows.dataset) == 3
+    # A lost split is not cut from another one.
+    card.write_text(json.dumps({"splits": {"train": 6, "validation": 4, "test": 4}}))
+    assert len(load_rows(task, "train", tmp_path).rows.dataset) == 6
+    with pytest.raises(DataError, match="no file of the validation split, expected 4 rows"):
+        load_rows(task, "validation", tmp_path)
+    card.write_text(json.dumps({"splits": ["train"]}))
+    with pytest.raises(DataError, match=r"card\.json: splits: found \['train'\]"):
+        load_rows(task, "train", tmp_path)
+
+
 def test_bad_folders_say_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = write_task(tmp_path)
     (tmp_path / "my_task").mkdir()
