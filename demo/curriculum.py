@@ -25,7 +25,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 
-from .corpus import TRUTH_FILE, safety_caption, sample_tasks
+from .corpus import TRUTH_FILE, sample_tasks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,8 +151,7 @@ def _pair_examples(items: Mapping[str, Sequence[_Item]], rng: Random) -> Iterato
         for label in ("Safe", "Unsafe")
     )
     for better, worse in zip(safe, unsafe, strict=False):
-        shown = ([thing["name"] for thing in item.truth["things"]] for item in (better, worse))
-        yield _pair(safety, safety_caption(*shown), better, worse, slice(None), rng)
+        yield _pair(safety, "a picture of two things", better, worse, slice(None), rng)
 
 
 def _pair(
