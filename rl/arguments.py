@@ -90,7 +90,7 @@ class CommonArguments:
         Names, Doc("Tasks, such as seetrue, to train on although their card forbids it.")
     ] = field(default_factory=list)
     allow_leaks: Annotated[
-        bool, Doc("Train although test or out-of-distribution data shares items with it.")
+        bool, Doc("Train although validation or test data shares items with it.")
     ] = False
     resume: Annotated[bool, Doc("Resume from the newest complete checkpoint in output_dir.")] = (
         False

@@ -4,6 +4,7 @@ items that evaluation data shares.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.spec import JudgeTask
+
+logger = logging.getLogger(__name__)
 
 
 def accepted_licenses(
@@ -51,15 +54,25 @@ def checked_leaks(
 ) -> dict[str, Any]:
     """What a run records of the items that its training data shares with evaluation data.
 
+    Warns of out-of-distribution tasks that could not be compared.
+
     Raises:
-        JudgeError: a test split or out-of-distribution data shares items with the training data,
-            and that is not allowed.
+        JudgeError: a validation or test split shares items with the training data, and that is not
+            allowed.
     """
     from mtrl_judge.common.progress import ProgressBars
     from mtrl_judge.data.leaks import find_leaks, leak_table, refused
 
     with ProgressBars(transient=True) as bars:
         report = find_leaks(tasks, load_shipped_tasks(), root, bars.report)
+    unchecked = [task for task in report.left_out if report.roles[task] == "ood"]
+    if unchecked:
+        reasons = [f"  {task}: {report.left_out[task]}" for task in unchecked]
+        logger.warning(
+            "not checked whether the training data contains items of these out-of-distribution "
+            "tasks:\n%s",
+            "\n".join(reasons),
+        )
     forbidden = refused(report)
     if forbidden and not allowed:
         raise JudgeError(

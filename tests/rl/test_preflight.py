@@ -9,8 +9,8 @@ import pytest
 from support.training import TASKS, guessing_judge, run, small_world, values
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
-from mtrl_judge.rl.preflight import accepted_licenses
+from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, load_shipped_tasks
+from mtrl_judge.rl.preflight import accepted_licenses, checked_leaks
 from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.train import JUDGE
 
@@ -63,14 +63,28 @@ def test_training_refuses_and_records_what_was_allowed(base: Path, tmp_path: Pat
             data = (world / "data" / task / f"{split}.parquet").read_bytes()
             (root / task / f"{split}.parquet").write_bytes(data)
     shown = (root / "red" / "train.parquet").read_bytes()
-    (root / "warm" / "test.parquet").write_bytes(shown)
-    fields = {**ONE_STEP, "data_root": str(root)}
+    fields = {**ONE_STEP, "data_root": str(root), "allow_leaks": False}
     given = values(world, tmp_path / "run", guessing_judge(base), **fields)
-    with pytest.raises(JudgeError, match=r"(?s)identical image.*--allow_leaks"):
-        run("sft", given)
-    assert not (tmp_path / "run").exists()
+    for split in ("validation", "test"):
+        leaked = root / "warm" / f"{split}.parquet"
+        leaked.write_bytes(shown)
+        with pytest.raises(JudgeError, match=rf"(?s)warm \({split}\).*--allow_leaks"):
+            run("sft", given)
+        assert not (tmp_path / "run").exists()
+        if split == "validation":
+            leaked.unlink()
     run("sft", {**given, "allow_leaks": True})
     (start,) = json.loads((tmp_path / "run" / RUN_FILE).read_text())["starts"]
     assert start["leaks"]["refused"] > 0
     assert start["leaks"]["allowed"] is True
     assert start["leaks"]["left_out"].keys() == {task.task for task in load_shipped_tasks()}
+
+
+def test_unchecked_out_of_distribution_tasks_are_named(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    red = load_judge_task(small_world(base) / "red.yaml")
+    checked_leaks([red], small_world(base) / "data", allowed=False)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    named = [line.split(":")[0].strip() for line in warning.splitlines()[1:]]
+    assert named == [task.task for task in load_shipped_tasks() if task.judge.role == "ood"]
