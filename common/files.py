@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, JudgeError
+from .surrogates import replace_surrogates
 
 
 def is_free(path: Path) -> bool:
@@ -104,8 +105,7 @@ def write_json(path: Path, value: Any, force: bool = True) -> None:
 def json_text(value: Any, indent: int | None = 2) -> str:
     r"""JSON in the one style of all our files and outputs, without a newline at the end.
 
-    Unpaired surrogates, which UTF-8 cannot represent, become "?". They occur in model outputs that
-    were cut inside a character.
+    Lone surrogates, which UTF-8 cannot represent, become U+FFFD.
 
     Args:
         indent: None for one line, as in JSONL files.
@@ -114,17 +114,16 @@ def json_text(value: Any, indent: int | None = 2) -> str:
         ValueError: a number is infinite or NaN, which JSON does not have.
 
     >>> json_text({"model": "é\ud800"}, indent=None)
-    '{"model": "é?"}'
+    '{"model": "é�"}'
     """
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "replace").decode()
+    return replace_surrogates(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False))
 
 
 def parse_json(text: str) -> Any:
-    r"""The value of a JSON text; unpaired surrogates become "?", as in :func:`json_text`.
+    r"""The value of a JSON text; lone surrogates become U+FFFD, as in :func:`json_text`.
 
     >>> parse_json(r'{"model": "a\ud800", "face": "\ud83d\ude00"}')
-    {'model': 'a?', 'face': '😀'}
+    {'model': 'a�', 'face': '😀'}
 
     Raises:
         ValueError: the text is not valid JSON.
@@ -132,7 +131,7 @@ def parse_json(text: str) -> Any:
     """
     value = json.loads(text)
     if "\\ud" in text.casefold():
-        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
     return value
 
 

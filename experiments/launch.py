@@ -13,7 +13,7 @@ from typing import Any
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
 from mtrl_judge.judge_tasks.spec import STYLES
-from mtrl_judge.leaderboard.reading import results_files
+from mtrl_judge.leaderboard.reading import load_run, results_files
 
 _LOG_LINES = 20
 
@@ -88,7 +88,7 @@ def run_lmms_eval(
 
     Raises:
         JudgeError: the style does not exist.
-        CommandError: lmms-eval fails.
+        CommandError: lmms-eval fails, or has not written all samples.
     """
     if style is not None and style not in STYLES:
         raise JudgeError(f"--style: no style {style!r}; {did_you_mean(style, STYLES)}")
@@ -98,5 +98,13 @@ def run_lmms_eval(
     before = set(results_files(output_path))
     run_command(name, command, environment=variables, log=log)
     # lmms-eval 0.7.3 exits with 0 after an error in an evaluation (lmms_eval/__main__.py).
-    if not set(results_files(output_path)) - before:
+    written = [file for file in results_files(output_path) if file not in before]
+    if not written:
         raise CommandError(name, "wrote no results", 1, log)
+    # It does so, too, after an error while it writes the samples (`save_results_samples` in
+    # lmms_eval/loggers/evaluation_tracker.py).
+    for file in written:
+        try:
+            load_run(file, samples=False)
+        except JudgeError as error:
+            raise CommandError(name, f"incomplete results: {error}", 1, log) from None

@@ -2,7 +2,7 @@
 
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
 TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
-wraps five functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
+wraps six functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
 involved, so other tasks are not affected.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
 
 from .hooks import Hook, JudgeHooks
@@ -34,6 +35,7 @@ def register() -> Any:
     _wrap_model_registry()
     _wrap_task_manager()
     _wrap_download()
+    _wrap_filters()
     return ModelManifest(
         model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
     )
@@ -171,3 +173,27 @@ def _wrap_download() -> None:
         return process_results.owner.attach(self)
 
     ConfigurableTask.download = download
+
+
+def _wrap_filters() -> None:
+    """Answers to judge tasks lose their lone surrogates before anything reads them.
+
+    A server's reply can have them as JSON escapes. With one of them, lmms-eval cannot write the
+    task's samples, logs that, and exits with 0 (`save_results_samples` in
+    lmms_eval/loggers/evaluation_tracker.py).
+    """
+    from lmms_eval.api.task import ConfigurableTask
+
+    stock = ConfigurableTask.apply_filters
+
+    @functools.wraps(stock)
+    def apply_filters(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.config.process_results, Hook):
+            for instance in self.instances:
+                instance.resps = [
+                    replace_surrogates(answer) if isinstance(answer, str) else answer
+                    for answer in instance.resps
+                ]
+        return stock(self, *args, **kwargs)
+
+    ConfigurableTask.apply_filters = apply_filters

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.results import write_results
+from support.results import sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.experiments import launch
@@ -38,6 +38,24 @@ def test_lmms_eval_gets_style_and_flags_and_must_write_results(
     with pytest.raises(JudgeError, match="no style 'directly'; did you mean 'direct'"):
         run_lmms_eval("mtrl_judge", "t", output_path=tmp_path, style="directly")
     assert len(started) == 2
+
+
+@pytest.mark.parametrize(("kept", "reason"), [(1, "1 of 2 samples"), (None, "no samples of t")])
+def test_lmms_eval_must_write_all_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int | None, reason: str
+) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        write_results(tmp_path, {"t": [sample(n, "Yes", "No") for n in range(2)]})
+        (samples,) = tmp_path.glob("*_samples_t.jsonl")
+        if kept is None:
+            samples.unlink()
+        else:
+            samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:kept]))
+
+    monkeypatch.setattr(launch, "run_command", start)
+    with pytest.raises(CommandError, match=f"lmms-eval: incomplete results: .*{reason}") as failed:
+        run_lmms_eval("mtrl_judge", "t", output_path=tmp_path)
+    assert failed.value.exit_code == 1
 
 
 def test_the_end_of_a_failed_commands_log_is_in_the_message(tmp_path: Path) -> None:

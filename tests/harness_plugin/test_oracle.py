@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.commands import call
 from support.images import image_cell
 from support.servers import Handler, serving
 from support.tasks import write_split, write_yaml
@@ -36,16 +37,22 @@ def answer(content: list[dict[str, Any]]) -> str:
 
 
 class Oracle(Handler):
+    ending = ""
+
     def answer(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         (message,) = request["messages"]
-        text = answer(message["content"])
+        text = answer(message["content"]) + self.ending
         choice = {"index": 0, "finish_reason": "stop"}
         choice["message"] = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "oracle"}
         body = json.dumps({**reply, "choices": [choice], "usage": usage}).encode()
         self.send(body)
+
+
+class CutInsideACharacter(Oracle):
+    ending = " \ud83d"
 
 
 @pytest.fixture
@@ -100,3 +107,20 @@ def test_an_all_seeing_judge_scores_one(
         assert pair["both_orders_correct,none"] == 1.0
         assert pair["flip_rate,none"] == 0.0
         assert pair["first_slot_rate,none"] == 0.5
+
+
+def test_half_a_character_does_not_lose_the_samples(tmp_path: Path) -> None:
+    write_yaml(tmp_path, "single")
+    columns = {"image": [image_cell("red")] * 4, "text": list("abcd"), "label": [1] * 4}
+    write_split(tmp_path, "single", "test", columns)
+    with serving(CutInsideACharacter) as address:
+        done = call(
+            *("eval", "--model", "openai", "--tasks", "single", "--include_path", tmp_path),
+            *("--model_args", f"model=oracle,base_url={address}/v1,api_key=none"),
+            *("--data-root", tmp_path, "--output-path", tmp_path / "logs"),
+        )
+    assert done.exit_code == 0, done.exception
+    (file,) = (tmp_path / "logs").glob("**/*_samples_single.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows] == ["Final verdict: **Yes** \ufffd"] * 4
+    assert all(row["text"] == row["filtered_resps"] for row in rows)
