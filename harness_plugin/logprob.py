@@ -7,8 +7,11 @@ The backend answers with a text, as every backend does, so that lmms-eval's cach
 of answers read it: a line of JSON with the probabilities, in the order of the task's verdicts,
 followed by the reasoning, if any, and the verdict::
 
-    {"probabilities": [0.83, 0.17], "verdict_mass": 0.99, "temperature": 1.4, "calibrated": true}
+    {"probabilities": [0.83, 0.17], "verdict_mass": 0.99, "temperature": 1.4, "calibrated": true,
+     "uncalibrated_reason": null}
     <answer>Yes</answer>
+
+It is one line; it is broken here only for display.
 """
 
 from __future__ import annotations
@@ -28,7 +31,12 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
-from mtrl_judge.models.temperature import Floats, fit_temperature, probabilities
+from mtrl_judge.models.temperature import (
+    Floats,
+    bound_reached,
+    fit_temperature,
+    probabilities,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from mtrl_judge.models.base_judge import Answer, BaseJudge, Batch
 
 CALIBRATION_ITEMS = 256  # enough to fit a single parameter
+MIN_CALIBRATION_ROWS = 50
 OPEN_THOUGHT, CLOSED_THOUGHT, OPEN_ANSWER, CLOSED_ANSWER = JUDGE_TAGS
 
 
@@ -49,6 +58,21 @@ class Judgment(NamedTuple):
     temperature: float
     calibrated: bool
     """Whether the temperature was fitted; otherwise it is 1."""
+    uncalibrated_reason: str | None
+    """Why it was not; None if it was."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether several verdicts are exactly the most probable; the first of them is taken."""
+        return self.probabilities.count(max(self.probabilities)) > 1
+
+
+class Temperature(NamedTuple):
+    """What a task's log-probabilities are divided by."""
+
+    value: float
+    uncalibrated_reason: str | None
+    """Why the value is 1 instead of fitted; None if it was fitted."""
 
 
 def format_answer(verdict: str, judgment: Judgment, reasoning: str | None = None) -> str:
@@ -68,9 +92,9 @@ def parse_answer(text: str, verdicts: Sequence[str]) -> dict[str, Any]:
     try:
         judgment = Judgment(**json.loads(text.partition("\n")[0]))
         by_verdict = dict(zip(verdicts, judgment.probabilities, strict=True))
-    except (TypeError, ValueError, RecursionError):
+        return {**judgment._asdict(), "probabilities": by_verdict, "tied": judgment.tied}
+    except (AttributeError, TypeError, ValueError, RecursionError):
         return {}
-    return {**judgment._asdict(), "probabilities": by_verdict}
 
 
 def load_calibration(task: JudgeTask, root: Path | None) -> LoadedSplit | None:
@@ -143,7 +167,8 @@ class LogprobScorer:
         self._judge, self._task, self._rows = judge, task, rows
         self._style, self._verdicts, self._batch_size = style, verdicts, batch_size
         self._generation = {**generation, "until": (OPEN_ANSWER,)}
-        uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, 1.0, False)
+        self._answers = self._ties = 0
+        uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, 1.0, True, None)
         for verdict in verdicts:
             if task.kind.read(format_answer(verdict, uniform), verdicts).value != verdict:
                 raise JudgeError(
@@ -155,8 +180,7 @@ class LogprobScorer:
         """The answers to B prompts; the first call calibrates."""
         from mtrl_judge.models.base_judge import Answer
 
-        fitted = self.fitted_temperature
-        temperature = 1.0 if fitted is None else fitted
+        temperature, reason = self.temperature
         scored = self._score(batch, self._verdicts)
         probabilities_B_V = probabilities(scored.logps_B_V, temperature).tolist()
         # Verdicts exclude each other even where no end token follows them (see verdict_tokens).
@@ -168,38 +192,64 @@ class LogprobScorer:
                 thought = scored.reasoning_B[row]
                 reasoning, generated = _without_tags(thought.text), thought.output_tokens
             judgment = Judgment(
-                tuple(probabilities_B_V[row]), mass_B[row], temperature, fitted is not None
+                tuple(probabilities_B_V[row]), mass_B[row], temperature, reason is None, reason
             )
+            self._answers += 1
+            self._ties += judgment.tied
             text = format_answer(self._verdicts[best], judgment, reasoning)
             answers.append(Answer(text, scored.input_tokens_B[row], generated))
         return answers
 
+    def report_ties(self) -> None:
+        """Log how many of the answers so far are exact ties, if any."""
+        from loguru import logger
+
+        if self._ties:
+            logger.warning(
+                f"{self._task.task}: {self._ties} of {self._answers} answers are exact ties, "
+                "decided for the verdict that comes first in judge.verdicts"
+            )
+
     @cached_property
-    def fitted_temperature(self) -> float | None:
-        """Fitted to the calibration rows, judged like all others; None without rows.
+    def temperature(self) -> Temperature:
+        """The temperature of all answers, fitted to the calibration rows if they determine one."""
+        from loguru import logger
+
+        temperature = self._fit()
+        if temperature.uncalibrated_reason is not None:
+            logger.warning(f"{self._task.task}: not calibrated: {temperature.uncalibrated_reason}")
+        return temperature
+
+    def _fit(self) -> Temperature:
+        """Fit to the calibration rows, judged like all others.
 
         The calibration rows are never perturbed, so a perturbed run differs in one thing only.
         """
         from loguru import logger
 
-        if self._rows is None or len(self._rows) == 0:
-            logger.warning(f"{self._task.task}: not calibrated: no labeled validation rows")
-            return None
-        verdicts = self._task.judge.verdicts
-        labels_N = [verdicts.index(label) for label in self._rows.with_format(None)["label"]]
+        rows, verdicts = self._rows, self._task.judge.verdicts
+        if rows is None or len(rows) < MIN_CALIBRATION_ROWS:
+            found = "no" if not rows else str(len(rows))
+            expected = f"at least {MIN_CALIBRATION_ROWS} are needed"
+            return Temperature(1.0, f"{found} labeled validation rows; {expected}")
+        labels_N = [verdicts.index(label) for label in rows.with_format(None)["label"]]
         prompts = (
             self._judge.prompt(render_messages(row, self._style), row.images)
-            for row in map(JudgeRow.from_doc, self._rows)
+            for row in map(JudgeRow.from_doc, rows)
         )
         logps_N_V = np.empty((len(labels_N), len(verdicts)))
         for batch in self._judge.batches(prompts, self._batch_size):
             logps_N_V[list(batch.indices)] = self._score(batch, verdicts).logps_B_V
-        temperature = fit_temperature(logps_N_V, labels_N)
+        fitted = fit_temperature(logps_N_V, labels_N)
+        bound = bound_reached(logps_N_V, labels_N, fitted)
+        if bound is not None:
+            return Temperature(
+                1.0, f"{len(rows)} validation rows fit best at the temperature's bound, {bound:g}"
+            )
         logger.info(
-            f"{self._task.task}: temperature {temperature:.3f}, fitted to {len(labels_N)} "
-            "validation rows"
+            f"{self._task.task}: temperature {fitted:.3f}, fitted to {len(rows)} validation rows"
         )
-        return temperature
+        return Temperature(fitted, None)
 
     def _score(self, batch: Batch, verdicts: Sequence[str]) -> Scored:
         reasoning_B: list[Answer] | None = None

@@ -246,6 +246,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                     results[index] = GenerationResult(answer.text, counts)
                     tokens += answer.output_tokens
                 progress.update(len(part.requests))
+        for scorer in self._scorers.values():
+            scorer.report_ties()
         log_metrics(
             total_gen_tokens=tokens,
             total_elapsed_time=seconds,

@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 # Where the verdicts separate the labels perfectly, the likelihood has no maximum: it keeps growing
 # as the temperature falls (and, where every verdict is wrong, as it rises).
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+# Nats per row within which two temperatures are equally likely.
+TOLERANCE = 1e-6
 
 
 def probabilities(logps_N_V: Floats, temperature: float) -> Floats:
@@ -52,3 +54,16 @@ def fit_temperature(logps_N_V: Floats, labels_N: Sequence[int]) -> float:
         options={"xatol": 1e-6},
     )
     return float(np.exp(result.x))
+
+
+def bound_reached(logps_N_V: Floats, labels_N: Sequence[int], temperature: float) -> float | None:
+    """The bound at which the labels are as likely as at the fitted temperature; None if neither.
+
+    Then the labels do not determine a temperature. Close to a bound the likelihood may be flat, so
+    the fitted temperature itself can be anywhere near.
+    """
+    fitted = negative_log_likelihood(logps_N_V, labels_N, temperature)
+    for bound in (MIN_TEMPERATURE, MAX_TEMPERATURE):
+        if negative_log_likelihood(logps_N_V, labels_N, bound) <= fitted + TOLERANCE:
+            return bound
+    return None

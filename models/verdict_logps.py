@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mtrl_judge.common.errors import JudgeError
 
 from .packing import Prefix, pack, packing_unsupported_reason, prefixes_of, unique_prefixes
 
 logger = logging.getLogger(__name__)
+
+FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def verdict_tokens(
@@ -69,12 +73,13 @@ def verdict_logps(
         JudgeError: the model's log-probabilities are not finite.
     """
     reason = packing_unsupported_reason(model)
-    if reason is None:
-        prefixes = prefixes_of(inputs, image_counts)
-        logps_B_V = _packed_logps(model, prefixes, tokens_V, end_ids)
-    else:
-        _warn_unshared(reason)
-        logps_B_V = _unpacked_logps(model, inputs, tokens_V, end_ids)
+    with float32_logits(model):
+        if reason is None:
+            prefixes = prefixes_of(inputs, image_counts)
+            logps_B_V = _packed_logps(model, prefixes, tokens_V, end_ids)
+        else:
+            _warn_unshared(reason)
+            logps_B_V = _unpacked_logps(model, inputs, tokens_V, end_ids)
     require_finite(logps_B_V, model.dtype)
     return logps_B_V
 
@@ -94,6 +99,63 @@ def require_finite(logps: Tensor, dtype: torch.dtype) -> None:
 @cache  # once per reason
 def _warn_unshared(reason: str) -> None:
     logger.warning("scoring=logprob: verdicts do not share their prompt's pass: %s", reason)
+
+
+class _Float32Head(nn.Module):
+    """An output embedding, with its adapters if any, that computes in float32.
+
+    Its weights are converted anew for each pass, because they may be those of the input embedding.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        weights = {name: weight.float() for name, weight in self.head.named_parameters()}
+        logits: Tensor = functional_call(self.head, weights, (hidden.float(),))
+        return logits
+
+
+@contextmanager
+def float32_logits(model: Any) -> Iterator[None]:
+    """Let a model compute logits in float32 from hidden states in its own dtype.
+
+    A logit near 20 has steps of 0.125 in bfloat16, so verdicts that are not equally probable become
+    so. What a family does to its logits afterwards, such as `final_logit_softcapping`, happens in
+    float32 as well. Where the output embedding's weights cannot be converted, a warning says so
+    and the logits are computed in the model's dtype.
+    """
+    head = model.get_output_embeddings()
+    reason = _float32_unsupported_reason(head)
+    if reason is not None:
+        _warn_rounded(reason, model.dtype)
+        yield
+        return
+    model.set_output_embeddings(_Float32Head(head))
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(head)
+
+
+def _float32_unsupported_reason(head: nn.Module | None) -> str | None:
+    if head is None:
+        return "the model has no output embedding of its own"
+    weights = list(head.parameters())
+    # Quantized and sharded weights are buffers, other subclasses of Tensor, or have other dtypes.
+    if not weights or any(
+        type(weight) is not nn.Parameter or weight.dtype not in FLOAT_DTYPES for weight in weights
+    ):
+        return "the output embedding is quantized or sharded"
+    if any(weight.is_meta or weight.numel() == 0 for weight in weights):
+        return "the output embedding is offloaded"
+    return None
+
+
+@cache  # once per reason
+def _warn_rounded(reason: str, dtype: torch.dtype) -> None:
+    logger.warning("scoring=logprob: logits are rounded to %s: %s", dtype, reason)
 
 
 def _packed_logps(

@@ -90,6 +90,17 @@ def sample_root(base: Path) -> Path:
     return shared.sample_corpus(base)
 
 
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What is logged during the test, with its level."""
+    from loguru import logger
+
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{level}: {message}")
+    yield lines
+    logger.remove(sink)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Models this small only lose by a second thread."""

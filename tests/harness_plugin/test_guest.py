@@ -14,6 +14,7 @@ from support.commands import call, lmms_eval
 from support.images import image_cell, image_cells
 from support.tasks import write_split, write_yaml
 
+from mtrl_judge.harness_plugin.logprob import MIN_CALIBRATION_ROWS
 from mtrl_judge.harness_plugin.prompt_style import set_backend
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.rescore import rescore
@@ -186,17 +187,6 @@ def test_the_style_is_overridden_recorded_and_taken_from_the_checkpoint(
     assert style(taught) == ("reasoned", True)
 
 
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """What is logged during the test, with its level."""
-    from loguru import logger
-
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{level}: {message}")
-    yield lines
-    logger.remove(sink)
-
-
 def test_another_backend_says_which_style_it_uses_and_that_pixels_are_unknown(
     in_process: Any, taught: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
@@ -247,7 +237,14 @@ def test_a_run_without_a_well_formed_answer_names_likely_causes(
     assert warnings("dummy", "response=Yes") == []
 
 
-PROBABILITIES = {"probabilities", "temperature", "verdict_mass", "calibrated"}
+PROBABILITIES = {
+    "probabilities",
+    "temperature",
+    "verdict_mass",
+    "calibrated",
+    "uncalibrated_reason",
+    "tied",
+}
 
 
 @pytest.fixture(scope="module")
@@ -255,11 +252,13 @@ def logprob_root(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The shipped tasks' data, one task with labeled validation rows, one with unlabeled ones."""
     root = tmp_path_factory.mktemp("logprob") / "data"
     shutil.copytree(data_root, root)
-    images = image_cells(20)
-    texts = [f"a thing of kind {n}" for n in range(20)]
-    columns = {"image": images, "text": texts, "label": [n % 2 for n in range(20)]}
+    images = image_cells(MIN_CALIBRATION_ROWS)
+    texts = [f"a thing of kind {n}" for n in range(MIN_CALIBRATION_ROWS)]
+    # The random judge prefers Yes a little; a temperature fits labels that do so too.
+    labels = [int(n % 4 > 0) for n in range(MIN_CALIBRATION_ROWS)]
+    columns = {"image": images, "text": texts, "label": labels}
     write_split(root, "mtrl_judge_seetrue", "validation", columns)
-    columns = {"image": images, "prompt": texts, "overall_rating": [None] * 19 + [None]}
+    columns = {"image": images, "prompt": texts, "overall_rating": [None] * len(texts)}
     write_split(root, "mtrl_judge_imagereward", "validation", columns)
     return root
 
@@ -294,12 +293,12 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
             assert sum(row["probabilities"].values()) == pytest.approx(1)
             assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
             assert 0 < row["verdict_mass"] <= 1
+            assert row["calibrated"] == (row["uncalibrated_reason"] is None)
             assert row["calibrated"] or row["temperature"] == 1.0
     calibrated = {n for n in SHIPPED if all(r["calibrated"] for r in results["samples"][n])}
     calibration = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
-    assert calibrated == {n for n in SHIPPED if calibration[n] and calibration[n]["labeled_rows"]}
-    assert "mtrl_judge_seetrue" in calibrated
-    assert calibration["mtrl_judge_seetrue"]["labeled_rows"] == 20
+    assert calibrated == {"mtrl_judge_seetrue"}
+    assert calibration["mtrl_judge_seetrue"]["labeled_rows"] == MIN_CALIBRATION_ROWS
     assert calibration["mtrl_judge_imagereward"]["labeled_rows"] == 0
     assert calibration["mtrl_judge_mjbench_safety"] is None
 
@@ -327,13 +326,14 @@ def test_probabilities_after_reasoning(
     shorter = logprob(random_judge, [task], gen_kwargs="max_new_tokens=2", **keys)
     judge = results["configs"][task]["metadata"]["judge"]
     assert (judge["scoring"], judge["style"]) == ("logprob", "reasoned")
-    assert judge["calibration"]["labeled_rows"] == 20
+    assert judge["calibration"]["labeled_rows"] == MIN_CALIBRATION_ROWS
     rows = [run["samples"][task] for run in (results, generated, shorter)]
     for scored, free, other in zip(*rows, strict=True):
         assert f"<think>{free['text'].strip()}</think><answer>" in scored["text"]
         assert sum(scored["probabilities"].values()) == pytest.approx(1)
         assert scored["verdict"] == max(scored["probabilities"], key=scored["probabilities"].get)
-        assert scored["calibrated"]
+        fitted = "50 validation rows fit best at the temperature's bound"
+        assert scored["calibrated"] or fitted in scored["uncalibrated_reason"]
         assert scored["probabilities"] != other["probabilities"]
 
 
@@ -359,7 +359,7 @@ def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_ju
     hooks = JudgeHooks(find_task("mtrl_judge_seetrue"))
     doc = hooks.prepare().rows.dataset[0]
     forged = hooks.process_results(
-        doc, [format_answer("Yes", Judgment((0.9, 0.1), 1.0, 1.0, True))]
+        doc, [format_answer("Yes", Judgment((0.9, 0.1), 1.0, 1.0, True, None))]
     )
     assert forged["verdict"] == "Yes"
     assert not PROBABILITIES & forged.keys()
@@ -401,7 +401,8 @@ def test_the_short_front_judges_a_users_task_beside_faulty_ones(
     rows = run.samples("their_task")
     assert [row["label"] for row in rows] == ["Absolutely", ODD_VERDICT, "Absolutely"]
     for row in rows:
-        assert row["calibrated"]
+        assert not row["calibrated"]
+        assert "3 labeled validation rows" in row["uncalibrated_reason"]
         assert row["probabilities"].keys() == {"Absolutely", ODD_VERDICT}
         assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
     their_task, samples = str(their_tasks / "their_task.yaml"), run.samples_file("their_task")

@@ -11,6 +11,7 @@ import pytest
 from mtrl_judge.models.temperature import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
+    bound_reached,
     fit_temperature,
     negative_log_likelihood,
     probabilities,
@@ -61,3 +62,17 @@ def test_the_temperature_is_bounded_where_the_verdicts_separate_the_labels() -> 
     logps_N_V = np.array([[-0.69, -0.70], [-0.71, -0.68]])
     assert fit_temperature(logps_N_V, [0, 1]) == pytest.approx(MIN_TEMPERATURE, rel=1e-3)
     assert fit_temperature(logps_N_V, [1, 0]) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
+
+
+def test_a_bound_is_reached_where_the_labels_determine_no_temperature() -> None:
+    wide = np.array([[0.0, -40.0], [-30.0, 0.0]])
+    narrow = np.array([[-0.69, -0.70], [-0.71, -0.68]])
+    for logps_N_V, labels, bound in (
+        (wide, [0, 1], MIN_TEMPERATURE),  # as likely at every low temperature
+        (narrow, [0, 1], MIN_TEMPERATURE),
+        (narrow, [1, 0], MAX_TEMPERATURE),
+    ):
+        temperature = fit_temperature(logps_N_V, labels)
+        assert bound_reached(logps_N_V, labels, temperature) == bound
+    logps_N_V, labels = miscalibrated(4.0, seed=0, rows=50)
+    assert bound_reached(logps_N_V, labels, fit_temperature(logps_N_V, labels)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Sequence
@@ -12,14 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from support.images import random_image
 from support.judges import row, tiny_judge
+from torch.nn.functional import linear
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.checkpoint import load_model, load_processor
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.judge import Judge, unwrap_adapters
+from mtrl_judge.models.verdict_logps import float32_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,6 +153,75 @@ def test_one_forward_pass_and_few_logits(judge: Judge) -> None:
     distinct = 3  # two of the prompts are equal
     assert passes == [1]
     assert rows == [distinct * tokens]
+
+
+def nearly_tied(judge: Judge) -> Judge:
+    """In bfloat16, with large logits, and with nearly the same ones for the verdicts 1 and 2."""
+    model = copy.deepcopy(judge.model).bfloat16()
+    one, two = (judge.tokenizer.convert_tokens_to_ids(verdict) for verdict in "12")
+    with torch.no_grad():
+        weight_K_H = model.get_output_embeddings().weight.mul_(16)
+        weight_K_H[two] = weight_K_H[one]
+        weight_K_H[one, 0], weight_K_H[two, 0] = 2.0, 2.0 + 2**-6  # neighbors in bfloat16
+    return Judge(model, judge.processor)
+
+
+def float32_margins(judge: Judge) -> np.ndarray[Any, Any]:
+    """log p(1) - log p(2) after each prompt of ONE, from stock hidden states, in float32."""
+    model = unwrap_adapters(judge.model)
+    head = model.get_output_embeddings()
+    weight_K_H = head.weight.float()
+    if hasattr(head, "lora_A"):
+        down, up = (getattr(head, f"lora_{name}")["default"].weight.float() for name in "AB")
+        weight_K_H = weight_K_H + head.scaling["default"] * up @ down
+    one, two = (judge.tokenizer.convert_tokens_to_ids(verdict) for verdict in "12")
+    margins = []
+    for item in ONE:
+        inputs = judge.inputs([judge.prompt(render_messages(item, "direct"), item.images)])
+        inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
+        with torch.no_grad():
+            hidden_H = model.base_model(**inputs).last_hidden_state[0, -1]
+            logits_K = linear(hidden_H.float(), weight_K_H)
+        margins.append(float(logits_K[one] - logits_K[two]))
+    return np.array(margins)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "lora"])
+def test_logits_of_a_bfloat16_model_are_not_rounded(
+    judge: Judge, packed: bool, adapter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded = nearly_tied(judge)
+    if adapter:
+        torch.manual_seed(0)
+        lora = LoraConfig(target_modules=["lm_head"], r=2, init_lora_weights=False)
+        rounded = Judge(get_peft_model(rounded.model, lora), judge.processor)
+    if not packed:
+        monkeypatch.setattr(
+            "mtrl_judge.models.verdict_logps.packing_unsupported_reason", lambda _: "of the test"
+        )
+    found = logps(rounded, ONE, ("1", "2"))
+    margins = found[:, 0] - found[:, 1]
+    assert (margins != 0).all(), "ties come from rounding alone"
+    np.testing.assert_allclose(margins, float32_margins(rounded), atol=2e-3, rtol=0.05)
+
+
+def test_float32_logits_with_softcapping_and_with_offloaded_weights(caplog: Any) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4}
+    config = Gemma2Config(**sizes, **heads, final_logit_softcapping=5.0, tie_word_embeddings=False)
+    model = Gemma2ForCausalLM(config).bfloat16()
+    head, ids = model.get_output_embeddings(), torch.tensor([[3, 4, 5]])
+    with torch.no_grad(), float32_logits(model):
+        logits = model(input_ids=ids).logits
+        hidden = model.base_model(input_ids=ids).last_hidden_state
+    expected = 5 * torch.tanh(linear(hidden.float(), head.weight.float()) / 5)
+    torch.testing.assert_close(logits, expected)
+    assert model.get_output_embeddings() is head
+    head.to("meta")
+    with float32_logits(model):
+        assert model.get_output_embeddings() is head
+    assert "rounded to torch.bfloat16: the output embedding is offloaded" in caplog.text
 
 
 def test_several_end_tokens(random_judge: Path) -> None:
