@@ -516,7 +516,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         stock, arithmetic = partial(self._stock_logps, model), self._arithmetic(model)
         otherwise_B_C = rounded_otherwise(stock, batch, *arithmetic)
         logps = (ours_B_C, stock(**batch), otherwise_B_C)
-        check("of the first micro-batch", *logps, completed(batch), arithmetic[1])
+        check("log-probabilities of the first micro-batch", *logps, completed(batch), arithmetic[1])
 
     def _packed_logps(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Log-probabilities of a micro-batch in one forward pass, and entropies where given."""

@@ -39,7 +39,7 @@ class Difference(NamedTuple):
 # rounding of one row varies more than the mean, because a completion may have a single token.
 MARGIN = Difference(mean=2, row=5)
 AGREE = (
-    "share_prompt: log-probabilities %s agree with TRL's up to %.2g in the mean and %.2g in the "
+    "share_prompt: %s agree with TRL's up to %.2g in the mean and %.2g in the "
     "worst row; rounding: %.2g and %.2g"
 )
 
@@ -118,7 +118,10 @@ def check_generation(
     embeddings: nn.Module,
     dtype: torch.dtype,
 ) -> None:
-    """:func:`check` the probabilities of first tokens, for up to CHECKED_ROWS rows.
+    """:func:`check` the logits of first tokens, for up to CHECKED_ROWS rows.
+
+    Their mean over the vocabulary is subtracted. A log-softmax would subtract about the greatest
+    logit, and so its rounding, a single number per row, would be the difference of every token.
 
     Args:
         ours_B_V: logits of the first tokens.
@@ -132,9 +135,10 @@ def check_generation(
     with perturbed(embeddings, dtype):
         alone = [stock(pad_left(take_rows(inputs, [row], image_counts))) for row in rows]
     logits = (ours_B_V[rows], stock_B_V, torch.cat(alone))
-    ours, theirs, otherwise = (rows_V.float().log_softmax(dim=-1) for rows_V in logits)
+    floats = (rows_V.float() for rows_V in logits)
+    ours, theirs, otherwise = (rows_V - rows_V.mean(dim=-1, keepdim=True) for rows_V in floats)
     everything = torch.ones_like(ours, dtype=torch.bool)
-    check("of the first generated tokens", ours, theirs, otherwise, everything, dtype)
+    check("logits of the first generated tokens", ours, theirs, otherwise, everything, dtype)
 
 
 def _spread(rows: int) -> list[int]:
@@ -181,7 +185,7 @@ def check(
         fault = None
     else:
         fault = (
-            f"share_prompt: log-probabilities {where} differ from TRL's by {found.mean:.2g} in the "
+            f"share_prompt: {where} differ from TRL's by {found.mean:.2g} in the "
             f"mean and {found.row:.2g} in the worst row, but TRL's own, rounded otherwise, by "
             f"{rounded.mean:.2g} and {rounded.row:.2g} ({dtype}); train with --share_prompt "
             "false, and please report the model"

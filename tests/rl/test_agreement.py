@@ -23,7 +23,7 @@ raise_in_all(None)
 try:
     raise_in_all("a fault" if os.environ["RANK"] == "1" else None)
 except JudgeError as error:
-    os.write(1, f"{os.environ['RANK']} {error}\n".encode())  # in one piece
+    os.write(1, f"{os.environ['RANK']} {error}\\n".encode())  # in one piece
 PartialState().destroy_process_group()
 """
 

@@ -19,8 +19,8 @@ def test_the_recipe_for_one_gpu_is_measured() -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     shared, stock = figures["shared"], figures["stock"]
     assert set(shared["self_check"]) == {
-        "of the first micro-batch",
-        "of the first generated tokens",
+        "log-probabilities of the first micro-batch",
+        "logits of the first generated tokens",
     }
     for check in shared["self_check"].values():
         assert 0 < check["rounding_mean"] < 0.1
