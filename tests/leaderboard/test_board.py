@@ -212,11 +212,11 @@ def test_too_few_resamples_are_reported(results: Path) -> None:
     assert enough.tasks[0].ranks["poor"] == (3, 3)
 
 
-def test_half_a_surrogate_pair_is_shown_as_a_question_mark(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_shown_as_a_replacement_character(tmp_path: Path) -> None:
     write_results(tmp_path, {"mtrl_judge_a": judged_rows(9, 1.0, 0)}, model="half \ud800")
     for kind in ("md", "csv", "json", "latex"):
         done = call("leaderboard", tmp_path, "--format", kind, "--resamples", 100)
-        assert "half ?" in done.stdout, done.output
+        assert "half \ufffd" in done.stdout, done.output
 
 
 def call_csv(results: Path) -> str:
