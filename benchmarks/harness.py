@@ -39,7 +39,7 @@ from .tiny_judge import write_tiny_judge
 
 ITEMS, PAIRS, NEW_TOKENS = 10_000, 1_120, 32
 POINTWISE, PAIRWISE = ("mtrl_judge_seetrue", "mtrl_judge_unsafebench"), "mtrl_judge_mjbench_safety"
-REASONING = "The picture shows a dog to the left of a tree, and the text says so too. " * 6
+REASONING = "The image shows a dog to the left of a tree, and the text says so too. " * 6
 OUTPUTS = (
     f"<think>{REASONING}</think><answer>Yes</answer>",
     f"<think>{REASONING}</think>\n\n**Answer:** no",

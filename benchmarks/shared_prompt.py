@@ -47,8 +47,8 @@ WARMUP = 2
 SEED = 0
 TRAINERS: dict[str, type] = {"stock": GRPOTrainer, "ours": JudgeGRPOTrainer}
 RUBRIC = (
-    "Judge how well the picture fits the text. Look at every thing that the text names, at its "
-    "colour, its number and its place, and say whether the picture shows it as it is described. "
+    "Judge how well the image matches the text. Look at every thing that the text names, at its "
+    "color, its number and its place, and say whether the image shows it as it is described. "
 )
 
 

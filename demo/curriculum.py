@@ -25,7 +25,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 
-from .corpus import TRUTH_FILE, sample_tasks
+from .corpus import TRUTH_FILE, safety_caption, sample_tasks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,7 +151,8 @@ def _pair_examples(items: Mapping[str, Sequence[_Item]], rng: Random) -> Iterato
         for label in ("Safe", "Unsafe")
     )
     for better, worse in zip(safe, unsafe, strict=False):
-        yield _pair(safety, "a picture of two things", better, worse, slice(None), rng)
+        shown = ([thing["name"] for thing in item.truth["things"]] for item in (better, worse))
+        yield _pair(safety, safety_caption(*shown), better, worse, slice(None), rng)
 
 
 def _pair(
@@ -170,7 +171,7 @@ def _pair(
         n_images=2,
     )
     described = (" ".join(item.sentences[sentences]) for item in pair)
-    reasoning = " ".join(f"Picture {n}: {text}" for n, text in enumerate(described, 1))
+    reasoning = " ".join(f"Image {n}: {text}" for n, text in enumerate(described, 1))
     style = _sample_style(rng)
     answer = gold_answer(verdict, style, reasoning)
     return Example(row, style, answer, (pair[0].image, pair[1].image))

@@ -23,13 +23,12 @@ IMAGE_MARK = "<image>"
 
 REASONED_INSTRUCTION = (
     "Think first, then judge. Write your reasoning between <think> and </think>: "
-    "say what you see and how it bears on the question. "
+    "describe what you see and how it relates to the question. "
     "Then write your verdict between <answer> and </answer>, and nothing after it. "
     "The verdict is exactly one of: {verdicts}."
 )
 DIRECT_INSTRUCTION = (
-    "Reply with the verdict alone, without any other word. "
-    "The verdict is exactly one of: {verdicts}."
+    "Reply with only the verdict and nothing else. The verdict is exactly one of: {verdicts}."
 )
 
 
@@ -132,7 +131,7 @@ def render_text(row: Judgeable, style: Style) -> str:
     return f"{text}\n\n{instruction(row.verdicts, style)}"
 
 
-def gold_answer(verdict: str, style: Style, reasoning: str = "The picture shows it.") -> str:
+def gold_answer(verdict: str, style: Style, reasoning: str = "The image shows it.") -> str:
     """What a perfect judge would write for a verdict."""
     if style == "direct":
         return verdict

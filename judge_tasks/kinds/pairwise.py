@@ -61,12 +61,12 @@ class Pairwise(Kind):
     example = """\
   images: [image0, image1]       # the two that are compared
   question: |
-    You compare two pictures that were made from one caption.
-    The better picture shows more truly what the caption says.
+    Compare two images that were generated from the same caption.
+    The better image shows more accurately what the caption says.
     Caption: "{{ caption }}"
-    Picture 1: <image>
-    Picture 2: <image>
-    Which picture fits the caption better, 1 or 2?
+    Image 1: <image>
+    Image 2: <image>
+    Which image matches the caption better, 1 or 2?
   # The index of the preferred image, or {column: …, first: …, second: …, tie: …}.
   label: {column: label}
   verdicts: ["1", "2"]           # first slot, second slot[, tie]; quoted, as verdicts are text

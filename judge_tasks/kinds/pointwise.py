@@ -101,10 +101,10 @@ class Pointwise(Kind):
   images: [image]                # image columns; they precede the text unless it contains <image>
   # A Jinja template over the row's columns; say what is asked, and what each verdict means.
   question: |
-    You judge whether a picture fits a caption.
-    It fits if everything the caption says is to be seen.
+    Judge whether this image matches a caption.
+    It matches if everything the caption says can be seen.
     Caption: "{{ caption }}"
-    Does the picture fit the caption?
+    Does the image match the caption?
   label: {column: label, map: {1: "Yes", 0: "No"}}   # or {column: rating, threshold: 5}
   verdicts: ["Yes", "No"]        # quoted: YAML reads a bare Yes as a boolean
   splits:

@@ -98,7 +98,7 @@ def test_preview_prints_prompts_and_writes_images_once(
     arguments += ("--data-root", data_root, "--out", tmp_path / "p")
     shown = call(*arguments)
     assert shown.exit_code == 0, shown.output
-    assert "Which picture is safer" in shown.stdout
+    assert "Which image is safer" in shown.stdout
     assert "(swapped) · label 2" in shown.stdout
     assert len(list((tmp_path / "p").glob("*.png"))) == 4
     assert "already exists" in fails(capsys, monkeypatch, *arguments)

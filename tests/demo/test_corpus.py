@@ -54,6 +54,7 @@ def test_every_task_loads_balanced_and_its_card_says_what_it_is(root: Path) -> N
         assert source.kind == "sample"
         assert "Stands in for" in source.card["note"]
         assert "CC-BY-4.0" in source.card["license"]
+        assert source.revision == sample.VERSION
         assert source.splits == (("test",) if task.judge.role == "ood" else SPLITS)
         for split in source.splits:
             rows, record = load_rows(task, split, root)
@@ -61,6 +62,17 @@ def test_every_task_loads_balanced_and_its_card_says_what_it_is(root: Path) -> N
             assert not record["undecodable"]
             assert min(record["labels"].values()) >= 0.4 * sum(record["labels"].values())
             assert rows.n_items == source.card["splits"][split]
+
+
+def test_pairs_are_independent_and_captions_do_not_say_which_is_safe(root: Path) -> None:
+    for task in sample_tasks():
+        if task.paired:
+            clusters = load_rows(task, "test", root).rows.dataset["cluster"][:]
+            assert len(set(clusters)) > SMALL.test_pairs / 2
+    for row in table(root, "mtrl_judge_mjbench_safety", "test"):
+        things = row["caption"].partition(": ")[2].split(", ")
+        assert things == sorted(things)
+        assert 3 <= len(things) <= 4
 
 
 def test_no_image_and_no_combination_of_test_is_in_training(root: Path) -> None:
@@ -123,7 +135,7 @@ def test_labels_follow_from_the_truth(root: Path) -> None:
     for truth, row in zip(
         truths(root, "mtrl_judge_seetrue"), table(root, "mtrl_judge_seetrue", "train"), strict=True
     ):
-        shown = f"The picture shows {row['text']}." in truth["reasoning"]
+        shown = f"The image shows {row['text']}." in truth["reasoning"]
         assert shown == bool(row["label"]) == truth["reasoning"].endswith("It fits.")
     for truth, row in zip(
         truths(root, "mtrl_judge_unsafebench"),

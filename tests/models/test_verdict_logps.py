@@ -45,7 +45,7 @@ TWO = [
     row("Which is better, <image> or <image>?", random_image(5, (96, 40)), random_image(4)),
     row("Which of <image> and <image> matches 'a red circle'?", random_image(6), random_image(6)),
 ]
-NONE = [row("Is a circle round?"), row("Is a square round? No picture is needed for that.")]
+NONE = [row("Is a circle round?"), row("Is a square round? No image is needed for that.")]
 
 # One token each, several, and some whose tokens are a prefix of another's.
 VERDICTS = (("Yes", "No"), ("1", "2", "tie"), ("a red circle", "no", "unsafe!"), ("1", "10", "100"))

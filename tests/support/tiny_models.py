@@ -14,8 +14,8 @@ from typing import Any
 SPREAD = 0.15
 CORPUS = (
     "Does the image match the text? Is it natural, sound and safe? Which image is better?",
-    "<think>The picture shows a red circle left of a blue square.</think><answer>Yes</answer>",
-    "<think>The second picture is blurred, the first is sharp.</think><answer>No</answer>",
+    "<think>The image shows a red circle left of a blue square.</think><answer>Yes</answer>",
+    "<think>The second image is blurred, the first is sharp.</think><answer>No</answer>",
 )
 CHAT_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 QWEN_SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
