@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
+from .request_failures import request_failure
 from .verdict_forms import CONCLUSION, LEVELS, Claim, Form, echoed, without_options
 from .verdict_names import OTHER, TIE, Names, names_of
 
@@ -29,7 +30,6 @@ PARSER_VERSION = 2
 SELF_CONTRADICTION = "self-contradiction"
 """Begins the reason where a text states a verdict and concludes another."""
 
-_FAILED = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED")
 _SEVERAL = "several verdicts"
 _MAX_BLOCKS = 32
 _NOT_VERDICTS = {
@@ -73,8 +73,8 @@ def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = Non
     names = names_of(tuple(verdicts), ratings)
     if not isinstance(text, str) or not text.strip():
         return Verdict(None, False, "empty text")
-    if text.startswith(_FAILED):
-        return Verdict(None, False, "failed request")
+    if failure := request_failure(text):
+        return Verdict(None, False, f"{failure.kind} request")
     layout = read_layout(text)
     value, reason = _answer(layout, names)
     return Verdict(value, layout.well_formed, reason)

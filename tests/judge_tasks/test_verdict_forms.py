@@ -8,7 +8,6 @@ import pytest
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.verdict_forms import FORMS, Form
 from mtrl_judge.judge_tasks.verdicts import (
-    PARSER_VERSION,
     SELF_CONTRADICTION,
     parse_verdict,
 )
@@ -578,10 +577,3 @@ def test_the_kind_decides_whether_verdicts_are_ratings() -> None:
     assert parse_verdict("Score: 2", ("2", "5"), ratings=True).value == "2"
     assert KINDS["pairwise"].read("Score: 2", three).value is None
     assert KINDS["pointwise"].read("Score: 2", three).value == "2"
-
-
-@pytest.mark.parametrize("mark", ["[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED"])
-def test_a_failed_request_is_not_parsed(mark: str) -> None:
-    verdict = parse_verdict(f"{mark}: timeout]\nAnswer: A", LETTERS)
-    assert verdict == (None, False, "failed request")
-    assert PARSER_VERSION == 2
