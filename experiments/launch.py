@@ -15,6 +15,8 @@ from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
 from mtrl_judge.judge_tasks.spec import STYLES
 from mtrl_judge.leaderboard.reading import load_run, results_files
 
+from .processes import run_to_end
+
 _LOG_LINES = 20
 
 
@@ -40,8 +42,8 @@ def run_command(
 ) -> None:
     """Run a command to its end.
 
-    If this process is stopped, it stops the command and waits for it: a training then writes a
-    checkpoint.
+    If this process is stopped, it stops the command and everything that this started, and waits for
+    it: a training then writes a checkpoint.
 
     Args:
         environment: variables in addition to those of this process.
@@ -56,13 +58,9 @@ def run_command(
             log.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(log.open("wb"))
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, **streams)
-        try:
-            exit_code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+        exit_code = run_to_end(
+            command, environment={**os.environ, **(environment or {})}, **streams
+        )
     if exit_code:
         raise CommandError(name, f"failed with exit code {exit_code}", exit_code, log)
 

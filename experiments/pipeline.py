@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json, write_json
+
+from .processes import sigterm_as_exit
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,13 @@ def run_steps(steps: Sequence[Step], durations_file: Path) -> Iterator[Step]:
     """
     durations = read_json(durations_file, missing_ok=True, advice="remove it")
     remaining = [(number, step) for number, step in enumerate(steps, 1) if not step.is_done()]
-    handler = signal.signal(signal.SIGTERM, _exit)
-    try:
+    with sigterm_as_exit():
         for index, (number, step) in enumerate(remaining):
             finished = [(d["kind"], d["seconds"]) for d in durations.values() if d["done"]]
             left = time_left([step.kind for _, step in remaining[index:]], finished)
             print(f"[{number}/{len(steps)}] {step.name}{left and f' … {left}'}", flush=True)
             _run_step(step, durations, durations_file)
             yield step
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 def time_left(kinds: Iterable[str], finished: Sequence[tuple[str, float]]) -> str:
@@ -114,10 +111,6 @@ def time_left(kinds: Iterable[str], finished: Sequence[tuple[str, float]]) -> st
     minutes = max(1, round(known / 60))
     span = f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
     return f"{'more than' if None in estimates else 'about'} {span} left"
-
-
-def _exit(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _run_step(step: Step, durations: dict[str, Any], durations_file: Path) -> None:
