@@ -26,6 +26,9 @@ class Problem(NamedTuple):
     found: str
     expected: str
 
+    def __str__(self) -> str:
+        return f"{shortened(self.field)}: {shortened(self.found)}; {shortened(self.expected)}"
+
 
 class Fault(NamedTuple):
     """A :class:`Problem` with its file."""
@@ -36,7 +39,7 @@ class Fault(NamedTuple):
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.field}: {self.found}; {self.expected}"
+        return f"{self.file}: {Problem(self.field, self.found, self.expected)}"
 
 
 class JudgeTaskError(JudgeError):
@@ -47,9 +50,21 @@ class JudgeTaskError(JudgeError):
         super().__init__("\n".join(map(str, self.faults)))
 
 
+def shortened(text: str, limit: int = 1000) -> str:
+    """The text, or its beginning and an ellipsis if it is longer than ``limit`` characters.
+
+    >>> shortened("abcdef", 4)
+    'abc…'
+    """
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_LONGEST_NAME = 100
 
 
 def nearest(word: object, known: Iterable[object]) -> str | None:
@@ -58,6 +73,8 @@ def nearest(word: object, known: Iterable[object]) -> str | None:
     >>> nearest("dimention", ["dimension", "role"])
     'dimension'
     """
+    if len(str(word)) > _LONGEST_NAME:  # comparing long texts takes quadratic time
+        return None
     by_lower = {str(name).casefold(): str(name) for name in known}
     matches = get_close_matches(str(word).casefold(), by_lower, n=1, cutoff=0.6)
     return by_lower[matches[0]] if matches else None

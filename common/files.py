@@ -1,4 +1,4 @@
-"""Writing files atomically, and reading and writing JSON.
+"""Writing files atomically, reading files of others, and reading and writing JSON.
 
 A file or folder is written under a temporary name beside its destination and renamed once it is
 complete: a process that is killed leaves the previous content, never half of the new one.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +91,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
         part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a file that a stranger may have named or written.
+
+    A device or a FIFO, whose content may never end, is not read. Symbolic links are followed.
+
+    Raises:
+        OSError: the file cannot be opened, is not a regular file, or is larger than ``max_bytes``.
+    """
+    # Without O_NONBLOCK, opening a FIFO waits for somebody to write into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(f"larger than the limit of {max_bytes:,} bytes")
+    return data
 
 
 def write_text(path: Path, text: str, force: bool = True) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import yaml
-
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import write_json, write_text
+from mtrl_judge.common.plain_yaml import yaml_mapping
 from mtrl_judge.leaderboard.formats import format_number, metric_name, task_labels
 from mtrl_judge.leaderboard.tables import Cell, Row, Table, csv_text, markdown, plain_text
 
@@ -126,7 +125,7 @@ def compare(
         JudgeError: the arms were not evaluated on the same rows.
     """
     _check_comparable(scores)
-    paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
+    paper = yaml_mapping(PAPER)
     inside, outside = (_arm_scores(scores, arms, names, paper) for names in (tasks, ood))
     sources = {score.source for score in scores}
     metric = " or ".join(sorted({metric_name(score.metric) for score in scores}))

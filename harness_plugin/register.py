@@ -69,10 +69,13 @@ def _wrap_yaml_loading() -> None:
     @functools.wraps(stock)
     def load_yaml_config(yaml_path: Any = None, *args: Any, **kwargs: Any) -> Any:
         path = None if yaml_path is None else Path(yaml_path)
+        in_index = kwargs.get("mode", "full") == "simple"
+        if path is not None and in_index and path.exists() and not path.is_file():
+            return {}  # reading a device or a FIFO may never end
         raw = None if path is None or _is_stock(path) else peek(path)
         if path is None or raw is None:
             return stock(yaml_path, *args, **kwargs)
-        if kwargs.get("mode", "full") == "simple":
+        if in_index:
             if path.name.startswith("_"):
                 return {}  # included by other YAMLs
             name = raw.get("task")

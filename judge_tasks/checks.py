@@ -17,7 +17,7 @@ from .fields import mapping, strings
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import label_rule
 from .prompts import IMAGE_MARK, question_columns
-from .spec import GROUPS, SPLIT_KEYS, SPLITS
+from .spec import GROUPS, MAX_PARAPHRASES, MAX_VERDICT, MAX_VERDICTS, SPLIT_KEYS, SPLITS
 from .verdicts import parse_verdict
 
 # Keys that lmms-eval merges into every request's metadata (lmms_eval/api/task.py), and ours.
@@ -52,7 +52,7 @@ def _check_paraphrases(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iter
     listed = judge.get("paraphrases")
     texts = listed if isinstance(listed, list) else [listed]
     seen = [judge.get("question")]
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts[:MAX_PARAPHRASES]):
         if not isinstance(text, str) or not text:
             continue
         field = f"judge.paraphrases.{number}"
@@ -78,12 +78,19 @@ def _template_problems(field: str, template: str, images: Sequence[str]) -> Iter
 
 
 def _check_verdicts(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
-    verdicts = [verdict for verdict in strings(judge.get("verdicts")) if verdict]
+    verdicts = [verdict for verdict in _verdicts(judge) if verdict]
     try:
         parse_verdict("", verdicts or ["any"])
     except ValueError as error:
         wrong, right = str(error).removeprefix("verdicts: ").split("; ", 1)
         yield Problem("judge.verdicts", wrong, right)
+
+
+def _verdicts(judge: Mapping[str, Any]) -> list[str]:
+    """The verdicts as they are written; none if there are too many or they are too long to read."""
+    verdicts = strings(judge.get("verdicts"))
+    readable = len(verdicts) <= MAX_VERDICTS and all(len(v) <= MAX_VERDICT for v in verdicts)
+    return verdicts if readable else []
 
 
 def _check_kind(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
@@ -99,7 +106,7 @@ def _check_label(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[P
     rule = label_rule(label)
     known = KINDS[kind].label_rules if isinstance(kind, str) and kind in KINDS else LABEL_RULES
     if isinstance(label, Mapping) and rule in known:
-        yield from rule.problems(label, strings(judge.get("verdicts")))
+        yield from rule.problems(label, _verdicts(judge))
 
 
 def _check_splits(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mtrl_judge.common.errors import Fault, JudgeTaskError, Problem, did_you_mean
+from mtrl_judge.common.errors import Fault, JudgeTaskError, Problem, did_you_mean, shortened
+from mtrl_judge.common.plain_yaml import MAX_BYTES, read_yaml
 
 from .checks import cross_field_problems
 from .fields import Frozen, mapping
@@ -27,6 +28,8 @@ from .spec import (
 )
 
 SHIPPED = Path(__file__).parent.parent / "task_yamls"
+MAX_FAULTS = 50  # that one message lists
+MAX_INCLUDES = 3  # files that include one another in a chain
 _RULES = {rule.__name__: rule for rule in LABEL_RULES}
 _MERGED_KEYS = ("dataset_kwargs", "generation_kwargs", "judge", "metadata")
 
@@ -42,7 +45,9 @@ def load_judge_task(path: Path | str) -> JudgeTask:
     if raw is None:
         raise JudgeTaskError(faults)
     task, problems = _build(raw, path)
-    faults += [Fault(path, *problem) for problem in problems]
+    faults += [Fault(path, *problem) for problem in islice(problems, MAX_FAULTS)]
+    if len(faults) >= MAX_FAULTS:
+        faults.append(Fault(path, "file", "may have more faults than these", "correct them first"))
     if faults or task is None:
         raise JudgeTaskError(faults)
     return task
@@ -96,8 +101,11 @@ def peek(path: Path) -> dict[str, Any] | None:
     Tolerant: meant for finding judge YAMLs among others, faults are for :func:`load_judge_task`.
     A judge YAML that cannot be parsed gives an empty mapping.
     """
+    if not path.is_file():  # reading a device or a FIFO may never end
+        return None
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES)
     except OSError:
         return None
     has_block = text.startswith(b"judge:") or b"\njudge:" in text
@@ -107,40 +115,6 @@ def peek(path: Path) -> dict[str, Any] | None:
     if raw is None:
         return {} if has_block else None
     return raw if "judge" in raw else None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that records duplicate keys and foreign tags as problems."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.problems: list[Problem] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.endswith(":merge"):
-                continue
-            if key_node.value in seen:
-                line = key_node.start_mark.line + 1
-                self.problems.append(
-                    Problem(key_node.value, f"given twice (line {line})", "keep one of the two")
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-    def construct_foreign(self, node: yaml.Node) -> None:
-        line = node.start_mark.line + 1
-        self.problems.append(
-            Problem(
-                f"line {line}",
-                f"tag {node.tag} is not allowed",
-                "a judge YAML is plain data and runs no code; remove the tag",
-            )
-        )
-
-
-_StrictLoader.add_constructor(None, _StrictLoader.construct_foreign)
 
 
 def _read(
@@ -158,10 +132,14 @@ def _read(
             *faults,
             Fault(path, "include", f"{include!r} is not in the same folder", right),
         ]
+    if len(including) == MAX_INCLUDES:
+        wrong = f"the {MAX_INCLUDES + 1}th file in a chain of includes"
+        right = f"include at most {MAX_INCLUDES} files in a chain"
+        return raw, [*faults, Fault(path, "include", wrong, right)]
     base_path = path.parent / include
     if base_path in (path, *including):
         return raw, [*faults, Fault(path, "include", f"{include} includes itself", "remove it")]
-    if not base_path.is_file():
+    if not base_path.exists():
         siblings = [p.name for p in path.parent.glob("*.yaml") if p != path]
         right = did_you_mean(include, siblings)
         return raw, [*faults, Fault(path, "include", f"no file {include} beside it", right)]
@@ -170,24 +148,11 @@ def _read(
 
 
 def _parse(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
-    try:
-        loader = _StrictLoader(path.read_text(encoding="utf-8"))
-        try:
-            raw = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except FileNotFoundError:
-        return None, [Problem("file", "does not exist", "give the path of a judge YAML")]
-    except (OSError, UnicodeDecodeError) as error:
-        return None, [Problem("file", f"cannot be read ({error})", "a UTF-8 text file")]
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark else "file"
-        what = getattr(error, "problem", None) or type(error).__name__
-        return None, [Problem(where, f"not YAML: {what}", "check quotes, colons and indentation")]
+    raw, problems = read_yaml(path)
     if not isinstance(raw, dict):
-        return None, [Problem("file", "is not a mapping", "start with task: and judge:")]
-    return raw, loader.problems
+        wrong = Problem("file", "is not a mapping", "start with task: and judge:")
+        return None, problems or [wrong]
+    return raw, problems
 
 
 def _merge(
@@ -201,8 +166,8 @@ def _merge(
     return merged
 
 
-def _build(raw: dict[str, Any], path: Path) -> tuple[JudgeTask | None, list[Problem]]:
-    problems = list(cross_field_problems(raw))
+def _build(raw: dict[str, Any], path: Path) -> tuple[JudgeTask | None, Iterable[Problem]]:
+    problems = list(islice(cross_field_problems(raw), MAX_FAULTS))
     judge = mapping(raw.get("judge"))
     kind = KINDS.get(str(judge.get("kind")))
     if kind is not None and not problems:
@@ -210,7 +175,7 @@ def _build(raw: dict[str, Any], path: Path) -> tuple[JudgeTask | None, list[Prob
     try:
         return JudgeTask.model_validate({**raw, "path": path}), problems
     except ValidationError as error:
-        return None, [*map(_problem_of, error.errors()), *problems]
+        return None, chain(map(_problem_of, error.errors(include_url=False)), problems)
 
 
 def _problem_of(error: Any) -> Problem:
@@ -221,6 +186,7 @@ def _problem_of(error: Any) -> Problem:
     model, name = _model_at(error["loc"])
     info = _fields(model).get(name)
     right = (info.description if info else None) or "see the other keys of the file"
+    found = shortened(repr(error["input"]), 60)
     match error["type"]:
         case "extra_forbidden":
             return Problem(field, "unknown key", did_you_mean(name, _fields(model)))
@@ -228,16 +194,14 @@ def _problem_of(error: Any) -> Problem:
             return Problem(field, "is missing", right)
         case "literal_error":
             known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-            return Problem(field, f"is {error['input']!r}", did_you_mean(error["input"], known))
+            return Problem(field, f"is {found}", did_you_mean(error["input"], known))
         case "string_pattern_mismatch":
-            return Problem(field, f"is {error['input']!r}", right)
+            return Problem(field, f"is {found}", right)
         case "bare_boolean" | "bare_number":
             wrong, right = error["msg"].split("; ", 1)
             return Problem(field, wrong, right)
         case "threshold":
             return Problem(field, error["msg"], right)
-    found = repr(error["input"])
-    found = found if len(found) <= 60 else found[:59] + "…"
     return Problem(field, f"{error['msg']} (is {found})", right)
 
 

@@ -29,6 +29,9 @@ SPLIT_KEYS: Mapping[SplitName, str] = {
     "validation": "validation_split",
     "test": "test_split",
 }
+# A scale from 0 to 100 has 101 verdicts. Reading a text takes longer with each of them.
+MAX_VERDICTS, MAX_VERDICT = 101, 200
+MAX_PARAPHRASES = 50
 DATA_CARD = "card.json"  # beside a task's parquet files: what they are
 CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
 
@@ -126,13 +129,17 @@ class JudgeSpec(Frozen):
     images: Columns = Field(description="the image columns, such as [image]")
     question: str = Field(min_length=1, description="the text that the judge is asked")
     paraphrases: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
-        (), description="a list of texts that ask the question in other words"
+        (),
+        max_length=MAX_PARAPHRASES,
+        description=f"a list of up to {MAX_PARAPHRASES} texts that ask the question in other words",
     )
     label: Label = Field(
         description='a mapping such as {column: safety_label, map: {Unsafe: "Yes", Safe: "No"}}'
     )
-    verdicts: tuple[Text, ...] = Field(
-        min_length=2, description='the possible answers, such as ["Yes", "No"]'
+    verdicts: tuple[Annotated[Text, StringConstraints(max_length=MAX_VERDICT)], ...] = Field(
+        min_length=2,
+        max_length=MAX_VERDICTS,
+        description=f'up to {MAX_VERDICTS} answers, such as ["Yes", "No"]',
     )
     id: Columns | None = Field(
         None, description="columns that identify an item; without them its content does"

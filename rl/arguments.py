@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 from typing_extensions import Doc
 
+from mtrl_judge.common.plain_yaml import parse_yaml
 from mtrl_judge.judge_tasks.spec import Style
 
 from .dataset import Balance
@@ -24,10 +24,10 @@ def _split_at_commas(names: Sequence[str]) -> list[str]:
 
 def _parse_yaml(value: Any) -> Any:
     """A flag's text, such as ``{a: 2.0}``, as the YAML value that a recipe would hold."""
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+    if not isinstance(value, str):
         return value
+    parsed = parse_yaml(value)
+    return value if parsed.problems else parsed.value
 
 
 FromYaml = BeforeValidator(_parse_yaml)

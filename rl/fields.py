@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -10,11 +9,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc, TypedDict
 
 from mtrl_judge.common.errors import JudgeError, nearest
+from mtrl_judge.common.plain_yaml import read_yaml
 
 from .arguments import METHODS, CommonArguments, JudgeArguments, Method
 
@@ -109,23 +108,13 @@ def _instead_of(method: Method, name: str) -> str:
 
 def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The values of a recipe, and what is wrong with the file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgeError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        return {}, [f"{path}: not valid YAML: {' '.join(str(error).split())}"]
+    values, problems = read_yaml(path)
+    faults = [f"{path}: {problem}" for problem in problems]
     if values is None:
-        return {}, []
-    if not isinstance(node, yaml.MappingNode):
-        return {}, [f"{path}: expected one `field: value` per line"]
-    # YAML forbids repeated keys, but PyYAML silently keeps the last value.
-    counts = Counter(str(key.value) for key, _ in node.value)
-    repeated = [
-        f"{path}: {name}: given {count} times" for name, count in counts.items() if count > 1
-    ]
-    return {str(name): value for name, value in values.items()}, repeated
+        return {}, faults
+    if not isinstance(values, dict):
+        return {}, [*faults, f"{path}: expected one `field: value` per line"]
+    return {str(name): value for name, value in values.items()}, faults
 
 
 def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:

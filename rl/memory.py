@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
+from mtrl_judge.common.plain_yaml import yaml_mapping
 
 from .recipes import RECIPES, find_accelerate_config
 from .settings import Settings
@@ -72,7 +72,7 @@ def architecture(name: str, revision: str = "main") -> tuple[PreTrainedConfig, s
     folder = Path(name).expanduser()
     if folder.is_dir():
         return AutoConfig.from_pretrained(folder), str(folder)
-    known = yaml.safe_load(ARCHITECTURES.read_text(encoding="utf-8"))
+    known = yaml_mapping(ARCHITECTURES)
     if name in known:
         fields = dict(known[name])
         return AutoConfig.for_model(fields.pop("model_type"), **fields), ARCHITECTURES.name
@@ -142,7 +142,7 @@ class _Device:
         if self.judge.accelerate is None:
             return _Sharding(None)
         path = find_accelerate_config(self.judge.accelerate)
-        launcher = yaml.safe_load(path.read_text(encoding="utf-8"))
+        launcher = yaml_mapping(path)
         processes = self.judge.processes
         if launcher.get("distributed_type") == "FSDP":
             offloads = bool(launcher.get("fsdp_config", {}).get("fsdp_offload_params"))

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.plain_yaml import yaml_mapping
 from mtrl_judge.judge_tasks.loading import SHIPPED, find_task, shipped_paths
 from mtrl_judge.judge_tasks.spec import GROUPS, JudgeTask
 
@@ -63,7 +62,7 @@ def resolve_tasks(names: Sequence[str]) -> list[JudgeTask]:
             raise JudgeError(f"tasks: no task, group or .yaml file {name!r}; {hint}")
         members = [name]
         if name in GROUPS:
-            members = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"))["task"]
+            members = yaml_mapping(SHIPPED / f"{name}.yaml")["task"]
         for task in map(find_task, members):
             same_name = tasks.setdefault(task.task, task)
             if same_name.path != task.path:
