@@ -12,7 +12,7 @@ import typer
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, write_text
 
-from .leaderboard import Allow, Metric, Results, Seed, Tasks, split_names
+from .leaderboard import Across, Metric, Results, Seed, Tasks, split_names
 from .options import Force
 
 SAVE = "mtrl-judge baseline save"
@@ -45,7 +45,7 @@ def gate(
         ),
     ] = None,
     tasks: Tasks = "",
-    allow: Allow = "",
+    across: Across = "",
     summary: Annotated[Path | None, typer.Option(help="Write the summary as Markdown.")] = None,
     junit: Annotated[
         Path | None, typer.Option(help="Write JUnit XML, one test case per task.")
@@ -82,7 +82,7 @@ def gate(
             margin=margin,
             alpha=alpha,
             minimum=_minimum(minimum or []),
-            allow=split_names(allow),
+            across=split_names(across),
             seed=seed,
         )
     except JudgeError as error:
@@ -106,9 +106,9 @@ def save(
 ) -> None:
     """Save one run of one model, with its rows, for `mtrl-judge gate --baseline`."""
     from mtrl_judge.leaderboard.board import build_leaderboard
-    from mtrl_judge.leaderboard.compatibility import DIFFERENCES
     from mtrl_judge.leaderboard.file import entries_of, write_entries
     from mtrl_judge.leaderboard.gate import one_run
+    from mtrl_judge.leaderboard.identity import IDENTITY
     from mtrl_judge.leaderboard.reading import load_runs
 
     run = one_run(load_runs(results), "RESULTS")
@@ -119,7 +119,7 @@ def save(
             "significance. Save it from lmms-eval's results with samples (--log_samples)"
         )
     # A baseline keeps all rates; the metric would only decide on ranks.
-    board = build_leaderboard([run], metric="accuracy", allow=DIFFERENCES, seed=seed)
+    board = build_leaderboard([run], metric="accuracy", across=[*IDENTITY], seed=seed)
     with _writing(out):
         write_entries(entries_of(board), out, force=force)
     rows = sum(len(result.samples) for result in run.tasks.values())

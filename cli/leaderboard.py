@@ -45,11 +45,12 @@ Metric = Annotated[
     ),
 ]
 Tasks = Annotated[str, typer.Option(help="Task names or patterns, comma-separated (default: all).")]
-Allow = Annotated[
+Across = Annotated[
     str,
     typer.Option(
-        help="What the runs may differ in, comma-separated: rows, source, style, perturbation, "
-        "parser."
+        metavar="FIELDS",
+        help="Compare runs that differ in these, comma-separated: rows, source, label, question, "
+        "instruction, style, scoring, calibration, parser, version, perturbation.",
     ),
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of draws.")]
@@ -66,7 +67,7 @@ def show(
     sort: Annotated[
         str | None, typer.Option(help="A task, train, ood, gap or name; best first.")
     ] = None,
-    allow: Allow = "",
+    across: Across = "",
     full: Annotated[
         bool,
         typer.Option(
@@ -115,7 +116,7 @@ def show(
         load_runs(results),
         metric=metric,
         tasks=split_names(tasks),
-        allow=split_names(allow),
+        across=split_names(across),
         sort=sort,
         resamples=resamples,
         seed=seed,
@@ -167,13 +168,13 @@ def add(
 ) -> None:
     """Add runs to a leaderboard file; fails if it already has one of them."""
     from mtrl_judge.leaderboard.board import build_leaderboard
-    from mtrl_judge.leaderboard.compatibility import DIFFERENCES
     from mtrl_judge.leaderboard.file import add_entries, entries_of
+    from mtrl_judge.leaderboard.identity import IDENTITY
     from mtrl_judge.leaderboard.reading import load_runs
 
     # Entries keep all rates; the metric would only decide on ranks.
     board = build_leaderboard(
-        load_runs(results), metric="accuracy", allow=DIFFERENCES, resamples=resamples, seed=seed
+        load_runs(results), metric="accuracy", across=[*IDENTITY], resamples=resamples, seed=seed
     )
     entries = entries_of(board, rows=rows)
     add_entries(file, entries)

@@ -33,6 +33,7 @@ from mtrl_judge.metrics.voting import consistency, vote_curve, vote_shares
 
 from .board import Leaderboard
 from .compatibility import tasks_of
+from .identity import settings
 from .runs import Run, TaskResult
 from .tables import Cell, Row, Table
 
@@ -230,9 +231,7 @@ def votes_of(runs: Sequence[Run]) -> list[Votes]:
         if votes_N and len(votes_N[0]) > 1 and len(set(map(len, votes_N))) == 1:
             votes.append(Votes(run.name, result, votes_N))
         if result.samples:
-            keys = ("style", "scoring", "perturbation")
-            way = tuple(result.metadata.get(key) for key in keys)
-            alike[run.model, result.task, *way, result.parser, result.rows].append(result)
+            alike[run.model, result.task, settings(result), result.rows].append(result)
     for (model, *_), results in alike.items():
         if len(results) > 1:
             votes_N = list(zip(*_verdicts(results), strict=True))

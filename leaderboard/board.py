@@ -97,7 +97,7 @@ def build_leaderboard(
     *,
     metric: str | None = None,
     tasks: Sequence[str] = (),
-    allow: Sequence[str] = (),
+    across: Sequence[str] = (),
     sort: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -108,7 +108,7 @@ def build_leaderboard(
         metric: the rate in :data:`~mtrl_judge.metrics.rates.RATES` that judges are compared and
             ranked by; by default the headline metric of the tasks' kind.
         tasks: names or patterns; all tasks if empty.
-        allow: names in :data:`~.compatibility.DIFFERENCES`.
+        across: fields of :data:`~.identity.IDENTITY` in which the runs may differ.
         sort: a task, a role, `gap` or `name`, best first; by default the first role there is.
 
     Raises:
@@ -117,7 +117,7 @@ def build_leaderboard(
     if metric is not None and metric not in RATES:
         raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, list(RATES))}")
     runs = select_tasks(runs, tasks)
-    notes = [f"Not all runs agree: {difference}." for difference in require_comparable(runs, allow)]
+    notes = require_comparable(runs, across)
     metric = metric or headline_metric(runs)
     by_task = {
         task: {run.name: run.tasks[task] for run in runs if task in run.tasks}

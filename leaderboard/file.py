@@ -10,7 +10,7 @@ import base64
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -111,13 +111,36 @@ class TaskEntry(Frozen):
     paired: bool = False
     fixed_labels: bool = Field(False, description="whether the rows of each label were fixed")
     dimension: str | None = None
+    version: str | None = Field(None, description="of the task: metadata.version of its YAML")
+    question: str | None = Field(None, description="template of the question")
+    instruction: str | None = Field(None, description="how the judge is told to answer")
+    label_rule: dict[str, Any] | None = Field(None, description="judge.label of the YAML")
+    threshold: float | None = Field(None, description="median that the labels were cut at")
     style: str | None = None
     scoring: str | None = None
+    calibration: dict[str, Any] | Literal["unknown"] | None = Field(
+        "unknown", description="what probabilities were calibrated on"
+    )
     perturbation: str | None = None
     parser: int = Field(1, description="version of the parser that read the verdicts")
     source: str | None = Field(None, description="hub, folder, sample, …")
-    revision: str | None = None
+    revision: str | None = Field(None, description="of the data")
     fingerprint: str | None = Field(None, description="of all rows of the split")
+    data_fingerprint: str | None = Field(
+        None, description="the same without the question and the label rule"
+    )
+    engine: str | None = None
+    model_args: dict[str, str] | None = Field(
+        None, description="arguments of the backend, without the model and without secrets"
+    )
+    model_revision: str | None = Field(
+        None, description="commit of the model on the hub, or hash of its files"
+    )
+    system_prompt: str | None = None
+    min_pixels: int | Literal["unknown"] | None = Field("unknown", description="of each image")
+    max_pixels: int | Literal["unknown"] | None = Field("unknown", description="of each image")
+    generation: dict[str, Any] | None = Field(None, description="settings of the generation")
+    demonstrations: int | None = Field(None, description="solved examples in each prompt")
     rates: dict[str, Estimate] = Field(description="by name: macro_f1, accuracy, null_rate, …")
     rows: str | None = Field(
         None,
@@ -147,7 +170,7 @@ class Entry(Frozen):
     def key(self) -> str:
         """The same for the same run, whether its rows are kept or not."""
         tasks = [
-            f"{name} {task.fingerprint} {task.style} {task.parser}"
+            f"{name} {task.fingerprint} {task.style} {task.scoring} {task.parser}"
             for name, task in self.tasks.items()
         ]
         return digest(part.encode() for part in (self.model, self.date, *sorted(tasks)))
@@ -161,6 +184,7 @@ class LeaderboardFile(Frozen):
     metric: str | None = Field(None, description="by which the tables compare and rank judges")
     resamples: int | None = Field(None, description="draws of each interval")
     seed: int | None = None
+    notes: tuple[str, ...] = Field((), description="what readers of the tables should know")
     tables: tuple[Table, ...] = ()
 
 
@@ -341,5 +365,6 @@ def leaderboard_file(board: Leaderboard, view: View) -> LeaderboardFile:
         metric=board.metric,
         resamples=board.resamples,
         seed=board.seed,
+        notes=tuple(board.notes),
         tables=tuple(table for table in view.tables if table.rows),
     )

@@ -22,7 +22,7 @@ from mtrl_judge.metrics.rates import RATES, higher_is_better
 from mtrl_judge.metrics.significance import holm
 
 from .compare import ALPHA, UNKNOWN, Comparison, Score, TaskScores, compare, score_results
-from .compatibility import check_allowed, differences, headline_metric, tasks_of
+from .compatibility import check_across, differences, headline_metric, remarks, tasks_of
 from .formats import format_p_value
 from .runs import Run, TaskResult
 
@@ -54,7 +54,7 @@ class TaskGate(NamedTuple):
     obstacles: Sequence[str]
     """Why it cannot be compared."""
     notes: Sequence[str]
-    """What was not tested, or allowed to differ."""
+    """What was not tested, or compared across a difference."""
 
     @property
     def outcome(self) -> Outcome:
@@ -73,6 +73,8 @@ class Gate(NamedTuple):
     baseline: Run
     current: Run
     tasks: Sequence[TaskGate]
+    notes: Sequence[str]
+    """What else the runs differ in, and what is unknown about them, one sentence each."""
     resamples: int
     seed: int
 
@@ -104,7 +106,7 @@ def run_gate(
     margin: float | None = None,
     alpha: float = ALPHA,
     minimum: Mapping[str, float] | None = None,
-    allow: Sequence[str] = (),
+    across: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Gate:
@@ -125,10 +127,10 @@ def run_gate(
         alpha: significantly worse is an adjusted p-value below it.
         minimum: for a task, the worst value that passes: the lowest, or the highest if lower is
             better.
-        allow: names in :data:`~.compatibility.DIFFERENCES`.
+        across: fields of :data:`~.identity.IDENTITY` in which the runs may differ.
 
     Raises:
-        JudgeError: the metric, a task of `minimum` or a difference is unknown, or a number is out
+        JudgeError: the metric, a task of `minimum` or a field is unknown, or a number is out
             of range.
     """
     runs = {NOW: current._replace(name=NOW), BASELINE: baseline._replace(name=BASELINE)}
@@ -136,7 +138,7 @@ def run_gate(
     minimum = minimum or {}
     names = tasks_of(runs.values())
     _check_settings(metric, margin, alpha, minimum, names)
-    check_allowed(allow)
+    check_across(across)
     results = {
         task: {name: run.tasks[task] for name, run in runs.items() if task in run.tasks}
         for task in names
@@ -145,7 +147,7 @@ def run_gate(
     tasks = []
     for task in names:
         restricted = [run.with_tasks([task]) for run in runs.values()]
-        obstacles, notes = _obstacles(restricted, results[task], allow)
+        obstacles, notes = _obstacles(restricted, results[task], across)
         values = {name: scored[task].scores[name].get(metric, UNKNOWN) for name in results[task]}
         obstacles += [
             f"no value of {metric} ({name}; {results[task][name].n} labeled rows)"
@@ -172,7 +174,8 @@ def run_gate(
         for task in tasks
     ]
     tasks.sort(key=lambda task: OUTCOMES.index(task.outcome))
-    return Gate(metric, margin, alpha, baseline, current, tasks, resamples, seed)
+    notes = remarks(list(runs.values()))
+    return Gate(metric, margin, alpha, baseline, current, tasks, notes, resamples, seed)
 
 
 def one_run(runs: Sequence[Run], source: str) -> Run:
@@ -294,9 +297,9 @@ def _negated(difference: Estimate) -> Estimate:
 
 
 def _obstacles(
-    runs: Sequence[Run], results: Mapping[str, TaskResult], allow: Sequence[str]
+    runs: Sequence[Run], results: Mapping[str, TaskResult], across: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Why two runs' results on a task cannot be compared, and what was allowed to differ."""
+    """Why two runs' results on a task cannot be compared, and across what they are."""
     if NOW not in results:
         return ["in the baseline, but not judged now"], []
     if BASELINE not in results:
@@ -314,14 +317,11 @@ def _obstacles(
             f"different {difference.field}: {value[BASELINE]}, now {value[NOW]}"
         )
     obstacles, notes = [], []
-    scoring = [result.metadata.get("scoring") for result in (before, now)]
-    if None not in scoring and scoring[0] != scoring[1]:
-        notes.append(f"scored by {scoring[0]}, now by {scoring[1]}")
     for name, change in changes.items():
-        if name in allow:
-            notes.append(f"{change}, which is allowed")
+        if name in across:
+            notes.append(f"{change}, compared across it")
         else:
-            obstacles.append(f"{change} (compare anyway with --allow {name})")
+            obstacles.append(f"{change} (compare anyway with --across {name})")
     return obstacles, notes
 
 

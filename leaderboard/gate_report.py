@@ -22,6 +22,7 @@ MARK = "<!-- mtrl-judge gate -->"
 _SUITE = "mtrl-judge gate"
 # GitHub refuses comments of more than 65,536 characters.
 _MAX_BYTES = 60_000
+_MAX_NOTE = 2_000  # characters
 _FORBIDDEN_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -43,6 +44,7 @@ def markdown(gate: Gate) -> str:
             "its own limit (`--min`). detectable: the drop that this gate would have found with a "
             "probability of 80 %.",
             "",
+            *(f"{_free_text(one_line(note, _MAX_NOTE))}\n" for note in gate.notes),
             "<details><summary>What was compared</summary>",
             "",
             *_table_within(_MAX_BYTES // 6, model_table(runs)),

@@ -22,6 +22,7 @@ from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.records import Record
 
 from .file import read_entries
+from .model_args import arguments_of, without_secrets
 from .runs import Run, Sample, TaskResult
 
 RESULTS_SUFFIX = "_results.json"
@@ -144,7 +145,8 @@ def load_run(file: Path, *, samples: bool = True) -> Run:
                 for name, value in reported.items()
                 if isinstance(value, int | float)
             }
-            tasks[task] = TaskResult(task, metadata["judge"], rates=rates, n_rows=n_rows)
+            judge = {**_recorded_by_lmms_eval(results, config), **metadata["judge"]}
+            tasks[task] = TaskResult(task, judge, rates=rates, n_rows=n_rows)
         date, model = str(results["date"]), str(results.get("model_name") or file.parent.name)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         version = results.get("lmms_eval_version", "unknown")
@@ -154,6 +156,21 @@ def load_run(file: Path, *, samples: bool = True) -> Run:
         ) from None
     tasks = {name: _with_samples(file, result, read=samples) for name, result in tasks.items()}
     return Run(model, model, file, date, str(results.get("model_source") or ""), tasks)
+
+
+def _recorded_by_lmms_eval(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What lmms-eval itself knows of how a task was judged; a judge task's metadata have more."""
+    version = config["metadata"].get("version")
+    model_args = arguments_of(results.get("config", {}).get("model_args"))
+    known = {
+        "version": None if version is None else str(version),
+        "model_args": without_secrets(model_args),
+        "model_revision": model_args.get("revision"),
+        "generation": config.get("generation_kwargs"),
+        "demonstrations": config.get("num_fewshot"),
+        "system_prompt": results.get("system_instruction"),
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _with_samples(results: Path, result: TaskResult, *, read: bool) -> TaskResult:

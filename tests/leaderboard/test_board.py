@@ -241,7 +241,7 @@ def test_full_tables_and_choices(results: Path) -> None:
         (["--metric", "macro_f2"], "no metric 'macro_f2'; did you mean 'macro_f1'"),
         (["--tasks", "nothing_*"], "no task 'nothing_*'"),
         (["--sort", "oood"], "no column 'oood'; did you mean 'ood'"),
-        (["--allow", "everything"], "no 'everything'"),
+        (["--across", "everything"], "no field 'everything'"),
     ],
 )
 def test_unknown_names_are_reported(results: Path, flags: list[str], message: str) -> None:
@@ -277,18 +277,109 @@ def write_two(folder: Path, **about: Any) -> Path:
             "by perturbation: none: one | swap: two",
         ),
         ("parser", {"parser": 2}, "mtrl_judge_a by parser: version 1: one | version 2: two"),
+        ("scoring", {"scoring": "logprob"}, "by scoring: generation: one | logprob: two"),
+        ("version", {"version": "2.0"}, "by version: 1.0: one | 2.0: two"),
+        ("instruction", {"instruction": "Say it."}, 'by instruction: "Think, then answer."'),
+        ("question", {"question": "Is it?", "fingerprint": "f"}, 'by question: "The question'),
+        (
+            "label",
+            {"label_rule": {"column": "label", "threshold": 5}, "fingerprint": "f"},
+            'mtrl_judge_a by label: {"column": "label"}: one | {"column": "label", "threshold": 5}',
+        ),
     ],
 )
-def test_runs_that_differ_are_refused_unless_allowed(
+def test_runs_that_differ_are_compared_only_across_the_difference(
     tmp_path: Path, kind: str, about: dict[str, Any], message: str
 ) -> None:
     folder = write_two(tmp_path, **about)
     refused = message_of(call("leaderboard", folder, "--resamples", 100))
     assert message in refused
-    assert f"--allow {kind}" in refused
-    done = call("leaderboard", folder, "--allow", kind, "--resamples", 100)
+    assert f"--across {kind}" in refused
+    done = call("leaderboard", folder, "--across", kind, "--resamples", 100)
     assert done.exit_code == 0, done.output
     assert message.split(":")[0] in done.stdout
+
+
+def test_a_style_has_its_own_instruction(tmp_path: Path) -> None:
+    folder = write_two(tmp_path, style="direct", instruction="Say it.")
+    board = build_leaderboard(load_runs([folder]), across=["style"], resamples=100)
+    assert board.notes == [
+        "Compared across a difference: mtrl_judge_a by style: reasoned: one | direct: two."
+    ]
+
+
+def test_what_is_not_part_of_the_identity_may_differ_and_is_shown(tmp_path: Path) -> None:
+    about = {
+        "generation": {"max_new_tokens": 512},
+        "max_pixels": 4096,
+        "versions": {"torch": "2.13"},
+        "model_revision": "abc",
+    }
+    rows = judged_rows(40, 0.8, 0)
+    known = {
+        "generation": {"max_new_tokens": 1024},
+        "max_pixels": None,
+        "versions": {"torch": "2.14", "vllm": "0.31"},
+        "model_revision": "def",
+    }
+    for name, recorded, model_args in (
+        ("one", known, "pretrained=one,dtype=float32,hf_token=hf_abcdefghij"),
+        ("two", about, {"model": "two", "api_key": "sk-abcdefghij", "base_url": "https://u:p@h"}),
+    ):
+        write_results(
+            tmp_path / name,
+            {"mtrl_judge_a": rows},
+            model=name,
+            about={"mtrl_judge_a": recorded},
+            model_source="mtrl_judge" if name == "one" else "openai",
+            config={"model_args": model_args},
+        )
+    done = call("leaderboard", tmp_path, "--format", "json", "--resamples", 100)
+    assert done.exit_code == 0, done.exception
+    content = json.loads(done.stdout)
+    (note,) = content["notes"]
+    assert note == (
+        "Also different: mtrl_judge_a by max_pixels: none: one | 4096: two; "
+        "mtrl_judge_a by model_args base_url: not given: one | https://[redacted]@h: two; "
+        "mtrl_judge_a by model_args dtype: float32: one | not given: two; "
+        "mtrl_judge_a by generation max_new_tokens: 1024: one | 512: two; "
+        "mtrl_judge_a by versions torch: 2.14: one | 2.13: two; "
+        "all tasks by backend: mtrl_judge: one | openai: two."
+    )
+    assert note in content["tables"][0]["note"]
+    assert not [secret for secret in ("abcdefghij", "u:p") if secret in done.stdout]
+
+
+def test_a_value_that_is_not_recorded_is_said_to_be_assumed(tmp_path: Path) -> None:
+    folder = write_two(tmp_path, scoring=None, question=None)
+    board = build_leaderboard(load_runs([folder]), resamples=100)
+    assert board.notes == ["Not recorded and assumed to agree: question, scoring of two."]
+
+
+def test_a_leaderboard_file_keeps_the_identity(tmp_path: Path) -> None:
+    """Runs of a file are refused beside those that differ, as the runs that it was made from."""
+    about = {"scoring": "logprob", "calibration": {"fingerprint": "f", "labeled_rows": 60}}
+    folder = write_two(tmp_path, **about, question="Is it?", fingerprint="f", max_pixels=9)
+    file = tmp_path / "leaderboard.json"
+    assert call("leaderboard", "add", file, folder / "two", "--resamples", 100).exit_code == 0
+    for other in (folder / "two", file):
+        refused = message_of(call("leaderboard", folder / "one", other))
+        assert "--across question,scoring" in refused
+        assert "fingerprint" not in refused
+    across = ("--across", "question,scoring", "--resamples", 100)
+    compared = call("leaderboard", folder / "one", file, *across)
+    assert "by scoring: generation: one \\| logprob: two" in compared.stdout
+    again = folder / "three"
+    calibrated = {"fingerprint": "f", "labeled_rows": 99}
+    write_results(
+        again,
+        {"mtrl_judge_a": judged_rows(40, 0.8, 0)},
+        model="three",
+        about={"mtrl_judge_a": {**about, "question": "Is it?", "calibration": calibrated}},
+    )
+    assert "by calibration: f, 60: two | f, 99: three" in message_of(
+        call("leaderboard", file, again)
+    )
 
 
 def test_a_leaderboard_file_keeps_the_version_of_the_parser(tmp_path: Path) -> None:
@@ -306,7 +397,7 @@ def test_other_rows_of_one_split_are_refused_and_not_compared(tmp_path: Path) ->
     assert "by rows judged: 40 rows: one | 30 rows: two" in message_of(
         call("leaderboard", tmp_path)
     )
-    board = build_leaderboard(load_runs([tmp_path]), allow=["rows"], resamples=100)
+    board = build_leaderboard(load_runs([tmp_path]), across=["rows"], resamples=100)
     assert not board.tasks[0].comparisons
     assert not board.tasks[0].ranks
     assert "30 / 40" in plain_text(score_table(board))

@@ -80,24 +80,25 @@ def test_p_values_are_corrected_over_the_tasks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("about", "why", "allow"),
+    ("about", "why", "across"),
     [
         ({"fingerprint": "other"}, "different fingerprint: other, now fingerprint of t", "rows"),
         ({"style": "direct"}, "different style: direct, now reasoned", "style"),
         ({"source": "sample"}, "different source: sample data, now real data", "source"),
         ({"perturbation": "swap"}, "different perturbation: swap, now none", "perturbation"),
         ({"parser": 2}, "different parser: version 2, now version 1", "parser"),
+        ({"scoring": "logprob"}, "different scoring: logprob, now generation", "scoring"),
     ],
 )
 def test_what_is_not_comparable_does_not_pass(
-    tmp_path: Path, about: dict[str, Any], why: str, allow: str
+    tmp_path: Path, about: dict[str, Any], why: str, across: str
 ) -> None:
     now = run_of(tmp_path / "now", {"t": 0.9})
     before = run_of(tmp_path / "before", {"t": 0.9}, **about)
     found = run_gate(now, before, resamples=FEW)
     assert found.exit_code == 2
     assert why in found.tasks[0].obstacles[0]
-    assert run_gate(now, before, allow=[allow], resamples=FEW).exit_code == 0
+    assert run_gate(now, before, across=[across], resamples=FEW).exit_code == 0
 
 
 def test_what_cannot_be_tested_does_not_pass(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_what_cannot_be_tested_does_not_pass(tmp_path: Path) -> None:
         (now, fewer_run, "other rows"),
         (fewer_run, without, "rows are unknown"),
     ):
-        found = run_gate(current, before, allow=["rows"], resamples=FEW)
+        found = run_gate(current, before, across=["rows"], resamples=FEW)
         assert found.exit_code == 2
         assert why in found.tasks[0].obstacles[0]
 

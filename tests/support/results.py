@@ -83,11 +83,16 @@ def write_results(
             "role": "ood" if "ood" in task else "train",
             "verdicts": ["1", "2"] if paired else VERDICTS,
             "fingerprint": f"fingerprint of {task}",
+            "data_fingerprint": f"data of {task}",
+            "label_rule": {"column": "label"},
+            "question": f"The question of {task}?",
+            "instruction": "Think, then answer.",
             "style": "reasoned",
+            "scoring": "generation",
             "source": "folder",
             **(about or {}).get(task, {}),
         }
-        configs[task] = {"metadata": {"judge": judge}}
+        configs[task] = {"metadata": {"version": 1.0, "judge": judge}}
         # Text is not escaped, as in lmms-eval, except half a surrogate pair, which UTF-8 lacks.
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{date}_samples_{task}.jsonl").write_bytes(
