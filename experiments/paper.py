@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.leaderboard.compatibility import require_comparable
 from mtrl_judge.leaderboard.reading import complete_run
+from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.model import JUDGE
@@ -44,6 +46,8 @@ BASE_SEED = (
     0  # of the sample corpus and the tiny base model; the seeds of an experiment vary training
 )
 SINGLE_SHARE = 3
+# Each judge is asked as it was trained to answer, which differs between the arms.
+ACROSS = ("style", "scoring", "calibration")
 _MODEL = "model_name_or_path"
 _RUNS, _EVALUATIONS, _LOGS = "runs", "evaluations", "logs"
 
@@ -318,14 +322,20 @@ def record_settings(experiment: Experiment) -> None:
         keep_settings(experiment.out / f"{method}_settings.json", values, "--out")
 
 
-def read_scores(experiment: Experiment) -> list[Score]:
-    """All scores in the experiment's folder, including those of other arms and seeds."""
-    scores = []
+def read_runs(experiment: Experiment) -> list[tuple[Contestant, Run]]:
+    """All complete evaluations in the experiment's folder, also of other arms and seeds."""
+    found = []
     for contestant in experiment.contestants(ARMS, _evaluated_seeds(experiment)):
         tasks = [task.task for task in experiment.evaluated_on(contestant)]
         run = complete_run(experiment.evaluation_folder(contestant), tasks)
-        if run is None:
-            continue
+        if run is not None:
+            found.append((contestant, run._replace(name=contestant.name)))
+    return found
+
+
+def _scores(experiment: Experiment, runs: Sequence[tuple[Contestant, Run]]) -> list[Score]:
+    scores = []
+    for contestant, run in runs:
         for result in run.tasks.values():
             metric = result.kind.headline
             value, majority, null_rate, flip_rate = (
@@ -354,16 +364,25 @@ def read_scores(experiment: Experiment) -> list[Score]:
 
 
 def report(experiment: Experiment) -> Comparison | None:
-    """Write the tables of all finished evaluations; None if there are none."""
-    scores = read_scores(experiment)
-    if not scores:
+    """Write the tables of all finished evaluations; None if there are none.
+
+    Raises:
+        JudgeError: the judges were not evaluated on the same rows, or not in the same way.
+    """
+    runs = read_runs(experiment)
+    if not runs:
         return None
+    remarks = require_comparable(
+        [run for _, run in runs],
+        ACROSS,
+        f"remove the outdated ones in {experiment.out / _EVALUATIONS} and run the command again",
+    )
     comparison = compare(
-        scores,
+        _scores(experiment, runs),
         [arm.name for arm in ARMS],
         [task.task for task in experiment.tasks],
         [task.task for task in experiment.ood],
-        notes=_notes(experiment),
+        notes=[*_notes(experiment), *remarks],
     )
     origin = {
         "recipe": experiment.recipe,

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import write_json, write_text
 from mtrl_judge.common.plain_yaml import yaml_mapping
 from mtrl_judge.leaderboard.formats import format_number, metric_name, task_labels
@@ -119,12 +118,7 @@ def compare(
     ood: Sequence[str],
     notes: Iterable[str] = (),
 ) -> Comparison:
-    """The paper's comparison of these arms, in this order.
-
-    Raises:
-        JudgeError: the arms were not evaluated on the same rows.
-    """
-    _check_comparable(scores)
+    """The paper's comparison of these arms, in this order."""
     paper = yaml_mapping(PAPER)
     inside, outside = (_arm_scores(scores, arms, names, paper) for names in (tasks, ood))
     sources = {score.source for score in scores}
@@ -159,24 +153,6 @@ def write_report(comparison: Comparison, folder: Path, origin: Mapping[str, Any]
     write_json(folder / "results.json", {**origin, **content})
     records = content["scores"]
     write_text(folder / "results.csv", csv_text(list(records[0]), records))
-
-
-def _check_comparable(scores: Sequence[Score]) -> None:
-    first: dict[str, Score] = {}
-    for score in scores:
-        other = first.setdefault(score.task, score)
-        if (score.fingerprint, score.n) != (other.fingerprint, other.n):
-            raise JudgeError(
-                f"{score.task}: evaluated on different rows: {other.n} ({other.fingerprint}) in "
-                f"{other.results}, {score.n} ({score.fingerprint}) in {score.results}; remove the "
-                "folders of the outdated ones and run the command again"
-            )
-        if score.parser != other.parser:
-            raise JudgeError(
-                f"{score.task}: read by different versions of the parser: {other.parser} in "
-                f"{other.results}, {score.parser} in {score.results}; remove the folders of the "
-                "outdated ones and run the command again"
-            )
 
 
 def _arm_scores(

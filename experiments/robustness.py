@@ -27,6 +27,7 @@ from mtrl_judge.leaderboard.compare import (
     adjust_p_values,
     compare_perturbation,
 )
+from mtrl_judge.leaderboard.compatibility import differences, other_differences
 from mtrl_judge.leaderboard.reading import complete_run, load_run, results_files
 from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
@@ -182,13 +183,13 @@ def _plan(names: Sequence[str], unchanged: Run) -> dict[str, list[str]]:
 
 
 def _first_difference(run: Run, unchanged: Run, tasks: Sequence[str]) -> str | None:
-    """What the metadata of a task differs in, other than the perturbation."""
-    for task in tasks:
-        ours, theirs = run.tasks[task].metadata, unchanged.tasks[task].metadata
-        for key in sorted((ours.keys() | theirs.keys()) - {"perturbation"}):
-            if ours.get(key) != theirs.get(key):
-                return f"{task}: {key}"
-    return None
+    """What two runs differ in, other than the perturbation."""
+    runs = [
+        unchanged._replace(name=UNCHANGED).with_tasks(tasks),
+        run._replace(name="perturbed").with_tasks(tasks),
+    ]
+    found = [*differences(runs), *other_differences(runs)]
+    return next((str(each) for each in found if each.name != "perturbation"), None)
 
 
 def _write(result: Robustness, settings: Mapping[str, Any], runs: Mapping[str, Run]) -> None:

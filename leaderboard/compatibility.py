@@ -143,7 +143,12 @@ def _different_rows(runs: Sequence[Run]) -> list[Difference]:
         restricted = [run.with_tasks(tasks) for run in runs]
         found += _disagreements(restricted, "rows", field, stated(field))
     # The fingerprint is that of the whole split; with --limit, runs can still judge other rows.
+    found = found or _disagreements(runs, "rows", "rows judged", _number_of_rows)
     return found or _disagreements(runs, "rows", "rows judged", lambda result: result.rows or None)
+
+
+def _number_of_rows(result: TaskResult) -> str | None:
+    return None if result.n_rows is None else f"{result.n_rows} rows"
 
 
 def _rows_field(runs: Iterable[Run], task: str) -> str:

@@ -282,20 +282,48 @@ def test_an_incomplete_row_has_no_mean() -> None:
     assert "–" in str(comparison)
 
 
-@pytest.mark.parametrize("fields", [{"fingerprint": "others"}, {"n": 3}])
-def test_arms_evaluated_on_different_rows_are_not_compared(fields: dict[str, Any]) -> None:
-    scores = [
-        score_of(BASE, OOD[0], 0.5),
-        score_of(OURS, OOD[0], 0.5, results="new.json", **fields),
-    ]
-    with pytest.raises(JudgeError, match=r"different rows: 4 \(rows\) in r.json"):
-        compare(scores, list(ARM), TRAIN, OOD)
+def write_two_arms(experiment: Experiment, n: int = 4, **about: Any) -> None:
+    """Evaluations of the base model and of MT-RL-Judge; ``about`` changes the metadata of ours."""
+    for contestant, changes in (
+        (Contestant(ARM[BASE]), {}),
+        (Contestant(ARM[OURS], seed=0), about),
+    ):
+        tasks = [task.task for task in experiment.evaluated_on(contestant)]
+        rows = [sample(number, "Yes", "Yes") for number in range(n if changes else 4)]
+        write_results(
+            experiment.evaluation_folder(contestant),
+            dict.fromkeys(tasks, rows),
+            model=contestant.name,
+            about=dict.fromkeys(tasks, changes),
+        )
 
 
-def test_arms_read_by_different_parsers_are_not_compared() -> None:
-    scores = [score_of(BASE, OOD[0], 0.5, parser=1), score_of(OURS, OOD[0], 0.5)]
-    with pytest.raises(JudgeError, match=r"versions of the parser: 1 in r.json, 2 in r.json"):
-        compare(scores, list(ARM), TRAIN, OOD)
+@pytest.mark.parametrize(
+    ("n", "about", "part"),
+    [
+        (4, {"fingerprint": "others"}, "by fingerprint: .* others: MT-RL-Judge, seed 0"),
+        (3, {"engine": "vllm"}, "by rows judged: 4 rows: off the shelf | 3 rows: MT-RL-Judge"),
+        (4, {"parser": 9}, "by parser: version 1: off the shelf | version 9: MT-RL-Judge"),
+        (4, {"question": "Is it?"}, "by question: .*: off the shelf"),
+    ],
+)
+def test_judges_of_other_rows_or_asked_otherwise_are_not_compared(
+    tmp_path: Path, n: int, about: dict[str, Any], part: str
+) -> None:
+    experiment = set_up("tiny_cpu", tmp_path)
+    write_two_arms(experiment, n, **about)
+    with pytest.raises(JudgeError, match=part) as caught:
+        report(experiment)
+    assert f"remove the outdated ones in {tmp_path / 'evaluations'}" in str(caught.value)
+
+
+def test_judges_are_compared_across_their_styles_and_the_report_says_so(tmp_path: Path) -> None:
+    experiment = set_up("tiny_cpu", tmp_path)
+    write_two_arms(experiment, style="direct", instruction="Say it.", scoring="logprob")
+    report(experiment)
+    text = (tmp_path / "results.md").read_text()
+    assert "all tasks by style: reasoned: off the shelf | direct: MT-RL-Judge, seed 0" in text
+    assert "all tasks by scoring: generation: off the shelf | logprob: MT-RL-Judge" in text
 
 
 # All of it
