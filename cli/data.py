@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .leaks import leaks
-from .options import AsJson, DataRoot, Force, Seed, TaskNames, use_data_root
+from .options import AllowLocalFiles, AsJson, DataRoot, Force, Seed, TaskNames, use_data_root
 from .prepare import prepare
 from .push import push
 
@@ -35,7 +35,12 @@ def sample(
 
 
 @app.command()
-def status(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
+def status(
+    tasks: TaskNames = None,
+    as_json: AsJson = False,
+    data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
+) -> None:
     """Show each task's data: source, license, size, rows by split and class, fingerprints."""
     from mtrl_judge.common.files import json_text
     from mtrl_judge.data.status import data_status

@@ -9,13 +9,18 @@ import typer
 
 from mtrl_judge.common.errors import DataError, JudgeError
 
-from .options import AsJson, DataRoot, TaskNames, use_data_root
+from .options import AllowLocalFiles, AsJson, DataRoot, TaskNames, use_data_root
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.spec import JudgeTask
 
 
-def leaks(tasks: TaskNames = None, as_json: AsJson = False, data_root: DataRoot = None) -> None:
+def leaks(
+    tasks: TaskNames = None,
+    as_json: AsJson = False,
+    data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
+) -> None:
     """Find images, near-duplicate images and texts that training shares with evaluation.
 
     Exit code: 1 if training would refuse any of them, else 0. Only data in the data root is

@@ -20,7 +20,16 @@ from .data import app as data
 from .gate import app as baseline
 from .gate import gate
 from .leaderboard import app as leaderboard
-from .options import AsJson, DataRoot, Force, OneTask, Seed, comma_separated, use_data_root
+from .options import (
+    AllowLocalFiles,
+    AsJson,
+    DataRoot,
+    Force,
+    OneTask,
+    Seed,
+    comma_separated,
+    use_data_root,
+)
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
@@ -116,6 +125,7 @@ def validate(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="YAMLs, or task names.")],
     rows: Annotated[int, typer.Option(help="Also check N rows of each split of the data.")] = 0,
     data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
 ) -> None:
     """Check YAMLs of judge tasks: all faults, and that the gold answer of each verdict scores 1."""
     from mtrl_judge.judge_tasks.loading import find_task
@@ -147,6 +157,7 @@ def preview(
         Path | None, typer.Option(help="Folder for the images (default: preview-<task>).")
     ] = None,
     data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
 ) -> None:
     """Show rows as a judge sees them: prompt and label, with the images as PNG files."""
     from mtrl_judge.judge_tasks.loading import find_task
@@ -165,6 +176,7 @@ def score(
         typer.Argument(help="JSONL of {item_id, label, text}, or an lmms-eval samples file."),
     ],
     task: Annotated[str, typer.Option(help="A task's name, or the path of a YAML.")],
+    allow_local_files: AllowLocalFiles = False,
     out: Annotated[
         Path | None, typer.Option(help="Write the verdict and score of each item as JSONL.")
     ] = None,
@@ -218,6 +230,7 @@ def evaluate(
     tasks: Tasks = "mtrl_judge_*",
     style: Style = None,
     data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
     output_path: Annotated[
         Path, typer.Option("--output-path", "--output_path", help="Folder for the results.")
     ] = Path("logs"),
@@ -243,6 +256,7 @@ def robustness(
     ] = "",
     style: Style = None,
     data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
     output_path: Annotated[
         Path,
         typer.Option(
@@ -314,6 +328,7 @@ def experiment(
         typer.Option(help="The base model (default: the recipe's; tiny_cpu pretrains one)."),
     ] = None,
     data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
     eval_args: Annotated[
         str, typer.Option("--eval-args", help="Further options of lmms-eval, in quotes.")
     ] = "",

@@ -23,6 +23,25 @@ DataRoot = Annotated[
 ]
 
 
+def _allow_local_files(allowed: bool) -> bool:
+    """Allow them in this process and in those that it starts."""
+    from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
+
+    if allowed:
+        os.environ[LOCAL_FILES_VARIABLE] = "1"
+    return allowed
+
+
+AllowLocalFiles = Annotated[
+    bool,
+    typer.Option(
+        "--allow-local-files",
+        callback=_allow_local_files,
+        help="Let YAMLs name parquet files outside the data root.",
+    ),
+]
+
+
 def use_data_root(root: Path | None) -> None:
     """Make ``--data-root`` the MTRL_JUDGE_DATA of this process and of those that it starts."""
     from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE

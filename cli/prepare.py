@@ -11,7 +11,7 @@ import typer
 
 from mtrl_judge.common.errors import JudgeError
 
-from .options import Force
+from .options import AllowLocalFiles, Force
 
 if TYPE_CHECKING:
     from mtrl_judge.data.prepare import PreparedTask
@@ -42,6 +42,7 @@ def prepare(
         typer.Option("--any-count", help="Accept other numbers of rows than the card expects."),
     ] = False,
     force: Force = False,
+    allow_local_files: AllowLocalFiles = False,
 ) -> None:
     """Write datasets into the data root, from the hub or from your own files.
 

@@ -8,7 +8,7 @@ import typer
 
 from mtrl_judge.common.errors import JudgeError
 
-from .options import DataRoot, Force, use_data_root
+from .options import AllowLocalFiles, DataRoot, Force, use_data_root
 
 
 def push(
@@ -25,6 +25,7 @@ def push(
         bool, typer.Option("--dry-run", help="Show the card and the files without uploading.")
     ] = False,
     data_root: DataRoot = None,
+    allow_local_files: AllowLocalFiles = False,
     force: Force = False,
 ) -> None:
     """Publish a task's prepared data as a dataset with a card."""

@@ -32,7 +32,9 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.judge_tasks.spec import GENERATION_KEYS
 from mtrl_judge.models.base_judge import WINDOW, Answer, BaseJudge, Batch, Prompt
 from mtrl_judge.models.checkpoint import (
     check_config,
@@ -61,16 +63,6 @@ OPTIONS = {
         "enforce_eager",
     ),
 }
-GENERATION_KEYS = (
-    "do_sample",
-    "max_new_tokens",
-    "num_beams",
-    "repetition_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "until",
-)
 
 T = TypeVar("T")
 
@@ -125,14 +117,14 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         max_new_tokens: int | None = None,
-        trust_remote_code: bool = False,
+        trust_remote_code: bool | int | str = False,
         system_prompt: str | None = None,
         scoring: str = "generation",
         tensor_parallel_size: int | None = None,
         gpu_memory_utilization: float | None = None,
         max_model_len: int | None = None,
         max_num_seqs: int | None = None,
-        enforce_eager: bool | None = None,
+        enforce_eager: bool | int | str | None = None,
         max_batch_size: int | None = None,
         **unknown: object,
     ) -> None:
@@ -157,7 +149,9 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             gpu_memory_utilization=gpu_memory_utilization,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
-            enforce_eager=enforce_eager,
+            enforce_eager=None
+            if enforce_eager is None
+            else boolean("enforce_eager", enforce_eager),
         )
         device = options.pop("device", None)
         if engine == "vllm":
@@ -188,7 +182,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
         card = read_checkpoint_card(pretrained)
         source: dict[str, Any] = {"revision": revision}
-        source["trust_remote_code"] = bool(trust_remote_code)
+        source["trust_remote_code"] = boolean("trust_remote_code", trust_remote_code)
         check_config(pretrained, **source)
         processor = load_processor(pretrained, **source)
         limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -302,9 +296,10 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 raise JudgeError(
                     f"generation_kwargs: unknown key {key!r}; {did_you_mean(key, GENERATION_KEYS)}"
                 )
+        sample = boolean("do_sample", requested.get("do_sample") or False)
         temperature = requested.get("temperature")
         if temperature is None:
-            temperature = 1.0 if requested.get("do_sample") else 0.0
+            temperature = 1.0 if sample else 0.0
         until = requested.get("until") or []
         settings = {
             "do_sample": temperature > 0,

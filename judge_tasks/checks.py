@@ -13,11 +13,20 @@ from jinja2 import TemplateSyntaxError
 
 from mtrl_judge.common.errors import Problem, did_you_mean
 
+from .dataset_keys import dataset_problems
 from .fields import mapping, strings
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import label_rule
 from .prompts import IMAGE_MARK, question_columns
-from .spec import GROUPS, MAX_PARAPHRASES, MAX_VERDICT, MAX_VERDICTS, SPLIT_KEYS, SPLITS
+from .spec import (
+    GENERATION_KEYS,
+    GROUPS,
+    MAX_PARAPHRASES,
+    MAX_VERDICT,
+    MAX_VERDICTS,
+    SPLIT_KEYS,
+    SPLITS,
+)
 from .verdicts import parse_verdict
 
 # Keys that lmms-eval merges into every request's metadata (lmms_eval/api/task.py), and ours.
@@ -40,6 +49,24 @@ def _check_metadata(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterato
         if key in RESERVED_METADATA:
             wrong = "is a key that lmms-eval or the results use themselves"
             yield Problem(f"metadata.{key}", wrong, "rename it")
+
+
+def _check_dataset(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
+    keys = ("dataset_path", "dataset_name", "dataset_kwargs")
+    yield from dataset_problems(*map(raw.get, keys))
+
+
+def _check_generation(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
+    """Many of lmms-eval's models pass all keys to `generate`, which can load code from the hub."""
+    for key, value in mapping(raw.get("generation_kwargs")).items():
+        field = f"generation_kwargs.{key}"
+        if key not in GENERATION_KEYS:
+            yield Problem(field, "unknown key", did_you_mean(key, GENERATION_KEYS))
+        elif key == "until":
+            if not isinstance(value, str) and strings(value) != value:
+                yield Problem(field, "is not a list of texts", "[] or texts that end an answer")
+        elif not isinstance(value, bool | int | float | None):
+            yield Problem(field, f"is {value!r}", "a number, or true or false")
 
 
 def _check_question(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
@@ -171,6 +198,8 @@ def _check_raw(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Pro
 _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[Problem]], ...] = (
     _check_name,
     _check_metadata,
+    _check_dataset,
+    _check_generation,
     _check_question,
     _check_paraphrases,
     _check_verdicts,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json
 
+from .dataset_keys import read_dataset
 from .folder_checks import check_rows, check_shards, listed_rows
 from .raw_split import RawSplit
 from .rows import Rows, to_rows
@@ -195,15 +196,11 @@ def _texts(raw: RawSplit, column: str | None) -> list[str] | None:
 def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
     if source.folder is not None:
         return _read_parquet(task, split, source.folder, source.listed.get(split))
-    from datasets import load_dataset
-
+    keys = source.location, task.dataset_name, task.dataset_kwargs
     try:
-        return load_dataset(
-            task.dataset_path,
-            task.dataset_name,
-            split=task.source_split(split),
-            **task.dataset_kwargs,
-        )
+        return read_dataset(*keys, task.source_split(split))
+    except JudgeError as error:
+        raise DataError(f"{task.task}: {error}") from None
     except Exception as error:
         raise explain_hub_error(task, error) from error
 

@@ -29,6 +29,16 @@ SPLIT_KEYS: Mapping[SplitName, str] = {
     "validation": "validation_split",
     "test": "test_split",
 }
+GENERATION_KEYS = (
+    "do_sample",
+    "max_new_tokens",
+    "num_beams",
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "until",
+)
 # A scale from 0 to 100 has 101 verdicts. Reading a text takes longer with each of them.
 MAX_VERDICTS, MAX_VERDICT = 101, 200
 MAX_PARAPHRASES = 50
@@ -180,9 +190,11 @@ class JudgeTask(Frozen):
     )
     task_alias: str | None = Field(None, description="a name to show in lmms-eval's tables")
     tag: Columns | None = Field(None, description="lmms-eval tags")
-    dataset_path: str | None = Field(None, description="the dataset's name on the hub")
+    dataset_path: str | None = Field(None, description="the dataset's name on the hub: owner/name")
     dataset_name: str | None = Field(None, description="the dataset's configuration")
-    dataset_kwargs: dict[str, Any] = Field({}, description="a mapping, such as {revision: main}")
+    dataset_kwargs: dict[str, Any] = Field(
+        {}, description="a mapping with revision, data_files or token, such as {revision: main}"
+    )
     training_split: str | None = Field(None, description="the dataset's name of its split")
     validation_split: str | None = Field(None, description="the dataset's name of its split")
     test_split: str | None = Field(None, description="the dataset's name of its split")

@@ -53,6 +53,9 @@ class CommonArguments:
         str | None,
         Doc("Folder with <task>/train.parquet. Default: MTRL_JUDGE_DATA, then the hub."),
     ] = None
+    allow_local_files: Annotated[
+        bool, Doc("Let judge YAMLs name parquet files outside the data root.")
+    ] = False
     style: Annotated[
         Style | None, Doc("How the judge answers. Default: reasoned for grpo, direct for sft.")
     ] = None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.rates import higher_is_better
 
@@ -150,6 +151,8 @@ def _build(
         if missing:
             raise JudgeError("\n".join(missing))
         _refuse_other_world_size(method, judge, flags)
+    if judge.allow_local_files:
+        os.environ[LOCAL_FILES_VARIABLE] = "1"  # also for the processes of this run
     tasks = resolve_tasks(judge.tasks)
     given = {**_our_defaults(method, given, tasks), **given}
     _, trainer_config, model_config = argument_classes(method)

@@ -245,6 +245,11 @@ def test_system_prompt(qwen3: Path) -> None:
         ({"batch_size": 0}, "batch_size: found 0"),
         ({"dtype": "float99"}, "dtype: found 'float99'"),
         ({"min_pixels": 9000, "max_pixels": 4000}, "min_pixels: 9000 is more than max_pixels"),
+        (
+            {"trust_remote_code": "maybe"},
+            "trust_remote_code: found 'maybe'; expected true",
+        ),
+        ({"engine": "vllm", "enforce_eager": "none"}, "enforce_eager: found 'none'"),
         ({"engine": "vlm"}, "unknown engine 'vlm'; did you mean 'vllm'?"),
         ({"max_model_len": 512}, "max_model_len: only with engine=vllm, but the engine is transf"),
         ({"engine": "vllm"}, "device: only with engine=transformers, but the engine is vllm"),
@@ -257,6 +262,21 @@ def test_wrong_model_args(qwen3: Path, model_args: dict[str, Any], message: str)
         build(qwen3, **model_args)
 
 
+@pytest.mark.parametrize(("word", "runs"), [("no", False), ("OFF", False), ("yes", True)])
+def test_code_of_a_checkpoint_runs_only_if_it_is_trusted(
+    tmp_path: Path, word: str, runs: bool
+) -> None:
+    mark = tmp_path / "mark"
+    folder = tmp_path / f"their_checkpoint_{word}"
+    folder.mkdir()
+    own = {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
+    (folder / "config.json").write_text(json.dumps(own))
+    (folder / "theirs.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config: ...\n")
+    with pytest.raises((SystemExit, Exception)):
+        MtrlJudge.create_from_arg_string(f"pretrained={folder},trust_remote_code={word}")
+    assert mark.exists() is runs
+
+
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_a_missing_vllm_is_reported_before_anything_is_read() -> None:
     with pytest.raises(SystemExit, match=r"vLLM is not installed .* `pip install vllm`"):
@@ -265,6 +285,8 @@ def test_a_missing_vllm_is_reported_before_anything_is_read() -> None:
 
 def test_wrong_requests(qwen3: Path) -> None:
     judge = build(qwen3)
+    with pytest.raises(SystemExit, match="do_sample: found 'perhaps'"):
+        ask(judge, MIXED, do_sample="perhaps")
     with pytest.raises(SystemExit, match="max_new_token'; did you mean 'max_new_tokens'"):
         ask(judge, MIXED, max_new_token=5)
     not_an_image: Any = [[b"not an image"]]

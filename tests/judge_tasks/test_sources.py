@@ -13,6 +13,7 @@ from support.images import image_cell, image_cells
 from support.tasks import write_split, write_task, write_yaml
 
 from mtrl_judge.common.errors import DataError
+from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.sources import (
     DATA_ROOT_VARIABLE,
@@ -177,17 +178,21 @@ def test_the_stock_loader_offline_is_explained(
         load_rows(write_task(tmp_path), "test")
 
 
+@pytest.fixture
+def local_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCAL_FILES_VARIABLE, "1")
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+
+
 def at_place(task: JudgeTask, place: Path) -> JudgeTask:
     """The shipped task with its hub dataset replaced by a replica on disk."""
     kwargs = {k: v for k, v in task.dataset_kwargs.items() if k != "revision"}
     return task.model_copy(update={"dataset_path": str(place), "dataset_kwargs": kwargs})
 
 
-def test_a_replica_of_mj_bench_loads_as_from_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("local_files")
+def test_a_replica_of_mj_bench_loads_as_from_the_hub(tmp_path: Path) -> None:
     """One parquet a subset, byte cells, a ClassLabel: the shipped YAML's own keys read it."""
-    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
     cells = image_cells(8)
     data = Dataset.from_dict(
         {
@@ -208,10 +213,8 @@ def test_a_replica_of_mj_bench_loads_as_from_the_hub(
     assert len(rows.dataset[0]["images"]) == 2
 
 
-def test_a_replica_of_unsafebench_gives_the_stratified_tenth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+@pytest.mark.usefixtures("local_files")
+def test_a_replica_of_unsafebench_gives_the_stratified_tenth(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for split, n in (("train", 60), ("test", 10)):
         labels = ["Unsafe" if i % 3 == 0 else "Safe" for i in range(n)]

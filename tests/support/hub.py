@@ -37,20 +37,34 @@ def hub(
                     commit = {"date": "2024-01-01T00:00:00.000Z", "authors": []}
                     commit |= {"title": "", "message": ""}
                     return self.send_json([{"id": id_, **commit} for id_ in (NEWER, COMMIT)])
-                if revision := re.fullmatch(f"{api}(?:/revision/([0-9a-f]{{40}}))?", path):
+                if revision := re.fullmatch(f"{api}(?:/revision/(main|[0-9a-f]{{40}}))?", path):
                     siblings = [
                         {"rfilename": file, "size": location.stat().st_size}
                         for file, location in files_of(folder)
                     ]
-                    sha = revision[1] or NEWER
+                    sha = NEWER if revision[1] in (None, "main") else revision[1]
                     return self.send_json(
                         {"id": name, "sha": sha, "siblings": siblings, "tags": []}
+                    )
+                if path.startswith(f"{api}/tree/"):
+                    return self.send_json(
+                        [
+                            {
+                                "type": "file",
+                                "path": file,
+                                "size": location.stat().st_size,
+                                "oid": hashlib.sha1(location.read_bytes()).hexdigest(),
+                            }
+                            for file, location in files_of(folder)
+                        ]
                     )
                 if path.startswith(files) and name in gated:
                     headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it"}
                     return self.send(b"{}", status=403, headers=headers)
                 if path.startswith(files):
                     sha, file = path.removeprefix(files).split("/", 1)
+                    if not (folder / file).is_file():
+                        return self.send(b"", status=404, headers={"X-Error-Code": "EntryNotFound"})
                     if self.command == "GET":
                         downloaded.append(file)
                     return self.send_file((folder / file).read_bytes(), sha)
