@@ -23,6 +23,7 @@ from mtrl_judge.metrics.records import Record
 from .logprob import calibration_rows, load_calibration, parse_answer
 from .perturbations import Perturbation, active_perturbation
 from .prompt_style import (
+    evaluation_calibration,
     evaluation_engine,
     evaluation_record,
     evaluation_scoring,
@@ -209,6 +210,7 @@ class JudgeHooks:
         self.calibration_rows = calibration_rows(loaded.rows.dataset)
         names = ("split", "source", "location", "revision", "fingerprint")
         calibration = {name: loaded.record[name] for name in names}
+        calibration["mode"] = evaluation_calibration()
         return {"calibration": {**calibration, "labeled_rows": len(self.calibration_rows)}}
 
     def asked(self, doc: Mapping[str, Any]) -> JudgeRow:

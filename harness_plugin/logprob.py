@@ -7,8 +7,8 @@ The backend answers with a text, as every backend does, so that lmms-eval's cach
 of answers read it: a line of JSON with the probabilities, in the order of the task's verdicts,
 followed by the reasoning, if any, and the verdict::
 
-    {"probabilities": [0.83, 0.17], "verdict_mass": 0.99, "temperature": 1.4, "calibrated": true,
-     "uncalibrated_reason": null}
+    {"probabilities": [0.83, 0.17], "verdict_mass": 0.99, "temperature": 1.4, "bias": [0.0, 0.0],
+     "calibrated": true, "uncalibrated_reason": null}
     <answer>Yes</answer>
 
 It is one line; it is broken here only for display.
@@ -31,11 +31,13 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
-from mtrl_judge.models.temperature import (
+from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS
+from mtrl_judge.models.calibration import (
+    Calibration,
     Floats,
+    Method,
     bound_reached,
-    fit_temperature,
-    probabilities,
+    fit_calibration,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
     from mtrl_judge.models.base_judge import Answer, BaseJudge, Batch
 
-CALIBRATION_ITEMS = 256  # enough to fit a single parameter
+CALIBRATION_ITEMS = 256  # enough to fit so few parameters
 MIN_CALIBRATION_ROWS = 50
 OPEN_THOUGHT, CLOSED_THOUGHT, OPEN_ANSWER, CLOSED_ANSWER = JUDGE_TAGS
 
@@ -56,8 +58,10 @@ class Judgment(NamedTuple):
     verdict_mass: float
     """Of all verdicts together, uncalibrated, among everything the model could generate."""
     temperature: float
+    bias: tuple[float, ...]
+    """Of each verdict, in nats; all 0 unless a bias was fitted."""
     calibrated: bool
-    """Whether the temperature was fitted; otherwise it is 1."""
+    """Whether the calibration was fitted; otherwise the temperature is 1 and every bias 0."""
     uncalibrated_reason: str | None
     """Why it was not; None if it was."""
 
@@ -67,12 +71,12 @@ class Judgment(NamedTuple):
         return self.probabilities.count(max(self.probabilities)) > 1
 
 
-class Temperature(NamedTuple):
-    """What a task's log-probabilities are divided by."""
+class Fitted(NamedTuple):
+    """How a task's probabilities are calibrated."""
 
-    value: float
+    calibration: Calibration
     uncalibrated_reason: str | None
-    """Why the value is 1 instead of fitted; None if it was fitted."""
+    """Why it changes nothing instead of being fitted; None if it was fitted."""
 
 
 def format_answer(verdict: str, judgment: Judgment, reasoning: str | None = None) -> str:
@@ -91,8 +95,11 @@ def parse_answer(text: str, verdicts: Sequence[str]) -> dict[str, Any]:
     """
     try:
         judgment = Judgment(**json.loads(text.partition("\n")[0]))
-        by_verdict = dict(zip(verdicts, judgment.probabilities, strict=True))
-        return {**judgment._asdict(), "probabilities": by_verdict, "tied": judgment.tied}
+        by_verdict = {
+            field: dict(zip(verdicts, getattr(judgment, field), strict=True))
+            for field in ("probabilities", "bias")
+        }
+        return {**judgment._asdict(), **by_verdict, "tied": judgment.tied}
     except (AttributeError, TypeError, ValueError, RecursionError):
         return {}
 
@@ -114,7 +121,10 @@ def load_calibration(task: JudgeTask, root: Path | None) -> LoadedSplit | None:
 
 
 def calibration_rows(rows: Dataset) -> Dataset:
-    """The labeled rows of at most CALIBRATION_ITEMS items, which a hash of the item id selects."""
+    """The labeled rows of at most CALIBRATION_ITEMS items, which a hash of the item id selects.
+
+    A pair that is judged in both orders keeps both, so that a preference for a slot shows.
+    """
     columns = rows.with_format(None)
     labeled = [
         (index, item)
@@ -143,7 +153,8 @@ class LogprobScorer:
     """Judges the items of one task.
 
     Args:
-        rows: labeled rows to calibrate on; None leaves the temperature at 1.
+        rows: labeled rows to calibrate on; None leaves the probabilities as they are.
+        calibration: what is fitted.
         style: of the prompts.
         verdicts: those that the judged prompts offer, which a perturbation may have renamed.
         batch_size: calibration prompts computed together.
@@ -159,16 +170,18 @@ class LogprobScorer:
         task: JudgeTask,
         rows: Dataset | None,
         *,
+        calibration: Method,
         style: Style,
         verdicts: Sequence[str],
         batch_size: int,
         generation: Mapping[str, Any],
     ) -> None:
-        self._judge, self._task, self._rows = judge, task, rows
+        self._judge, self._task, self._rows, self._method = judge, task, rows, calibration
         self._style, self._verdicts, self._batch_size = style, verdicts, batch_size
         self._generation = {**generation, "until": (OPEN_ANSWER,)}
         self._answers = self._ties = 0
-        uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, 1.0, True, None)
+        uncalibrated = Calibration.identity(len(verdicts))
+        uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, *uncalibrated, False, "")
         for verdict in verdicts:
             if task.kind.read(format_answer(verdict, uniform), verdicts).value != verdict:
                 raise JudgeError(
@@ -180,19 +193,19 @@ class LogprobScorer:
         """The answers to B prompts; the first call calibrates."""
         from mtrl_judge.models.base_judge import Answer
 
-        temperature, reason = self.temperature
+        calibration, reason = self.fitted
         scored = self._score(batch, self._verdicts)
-        probabilities_B_V = probabilities(scored.logps_B_V, temperature).tolist()
+        probabilities_B_V = calibration.probabilities(scored.logps_B_V).tolist()
         # Verdicts exclude each other even where no end token follows them (see verdict_tokens).
         mass_B = np.exp(scored.logps_B_V).sum(axis=1).tolist()
         answers = []
-        for row, best in enumerate(scored.logps_B_V.argmax(axis=1)):
+        for row, best in enumerate(calibration.verdicts(scored.logps_B_V)):
             reasoning, generated = None, 0
             if scored.reasoning_B is not None:
                 thought = scored.reasoning_B[row]
                 reasoning, generated = _without_tags(thought.text), thought.output_tokens
             judgment = Judgment(
-                tuple(probabilities_B_V[row]), mass_B[row], temperature, reason is None, reason
+                tuple(probabilities_B_V[row]), mass_B[row], *calibration, reason is None, reason
             )
             self._answers += 1
             self._ties += judgment.tied
@@ -211,16 +224,16 @@ class LogprobScorer:
             )
 
     @cached_property
-    def temperature(self) -> Temperature:
-        """The temperature of all answers, fitted to the calibration rows if they determine one."""
+    def fitted(self) -> Fitted:
+        """The calibration of all answers, fitted to the calibration rows if they determine one."""
         from loguru import logger
 
-        temperature = self._fit()
-        if temperature.uncalibrated_reason is not None:
-            logger.warning(f"{self._task.task}: not calibrated: {temperature.uncalibrated_reason}")
-        return temperature
+        fitted = self._fit()
+        if fitted.uncalibrated_reason is not None:
+            logger.warning(f"{self._task.task}: not calibrated: {fitted.uncalibrated_reason}")
+        return fitted
 
-    def _fit(self) -> Temperature:
+    def _fit(self) -> Fitted:
         """Fit to the calibration rows, judged like all others.
 
         The calibration rows are never perturbed, so a perturbed run differs in one thing only.
@@ -228,11 +241,17 @@ class LogprobScorer:
         from loguru import logger
 
         rows, verdicts = self._rows, self._task.judge.verdicts
+        uncalibrated = Calibration.identity(len(verdicts))
         if rows is None or len(rows) < MIN_CALIBRATION_ROWS:
             found = "no" if not rows else str(len(rows))
             expected = f"at least {MIN_CALIBRATION_ROWS} are needed"
-            return Temperature(1.0, f"{found} labeled validation rows; {expected}")
+            return Fitted(uncalibrated, f"{found} labeled validation rows; {expected}")
         labels_N = [verdicts.index(label) for label in rows.with_format(None)["label"]]
+        rarest = min(range(len(verdicts)), key=labels_N.count)
+        if self._method == "bias" and labels_N.count(rarest) < MIN_ROWS_OF_CLASS:
+            found = f"{labels_N.count(rarest)} validation rows are labeled {verdicts[rarest]!r}"
+            expected = f"a bias needs at least {MIN_ROWS_OF_CLASS} of each verdict"
+            return Fitted(uncalibrated, f"{found}; {expected}")
         prompts = (
             self._judge.prompt(render_messages(row, self._style), row.images)
             for row in map(JudgeRow.from_doc, rows)
@@ -240,16 +259,22 @@ class LogprobScorer:
         logps_N_V = np.empty((len(labels_N), len(verdicts)))
         for batch in self._judge.batches(prompts, self._batch_size):
             logps_N_V[list(batch.indices)] = self._score(batch, verdicts).logps_B_V
-        fitted = fit_temperature(logps_N_V, labels_N)
-        bound = bound_reached(logps_N_V, labels_N, fitted)
+        fitted = fit_calibration(logps_N_V, labels_N, self._method)
+        bound = bound_reached(logps_N_V, labels_N, fitted, self._method)
         if bound is not None:
-            return Temperature(
-                1.0, f"{len(rows)} validation rows fit best at the temperature's bound, {bound:g}"
+            return Fitted(
+                uncalibrated,
+                f"{len(rows)} validation rows fit best at the temperature's bound, {bound:g}",
             )
+        bias = ""
+        if self._method == "bias":
+            named = zip(verdicts, fitted.bias_V, strict=True)
+            bias = f", bias {', '.join(f'{verdict} {value:+.3f}' for verdict, value in named)}"
         logger.info(
-            f"{self._task.task}: temperature {fitted:.3f}, fitted to {len(rows)} validation rows"
+            f"{self._task.task}: temperature {fitted.temperature:.3f}{bias}, fitted to "
+            f"{len(rows)} validation rows"
         )
-        return Temperature(fitted, None)
+        return Fitted(fitted, None)
 
     def _score(self, batch: Batch, verdicts: Sequence[str]) -> Scored:
         reasoning_B: list[Answer] | None = None

@@ -48,7 +48,13 @@ from mtrl_judge.models.vllm_judge import VLLMJudge, require_vllm
 
 from .hooks import hooks_behind
 from .logprob import LogprobScorer
-from .prompt_style import Backend, check_scoring, evaluation_style, set_backend
+from .prompt_style import (
+    Backend,
+    check_calibration,
+    check_scoring,
+    evaluation_style,
+    set_backend,
+)
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 ENGINES = ("transformers", "vllm")
@@ -99,6 +105,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         max_pixels: upper bound, likewise.
         max_new_tokens: overrides the tasks' own.
         scoring: generation or logprob.
+        calibration: temperature (the default) or bias; of scoring=logprob.
     """
 
     is_simple = False
@@ -120,6 +127,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         trust_remote_code: bool | int | str = False,
         system_prompt: str | None = None,
         scoring: str = "generation",
+        calibration: str | None = None,
         tensor_parallel_size: int | None = None,
         gpu_memory_utilization: float | None = None,
         max_model_len: int | None = None,
@@ -162,6 +170,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         if min_pixels and max_pixels and min_pixels > max_pixels:
             raise JudgeError(f"min_pixels: {min_pixels} is more than max_pixels, {max_pixels}")
         self._scoring = check_scoring(scoring)
+        self._calibration = check_calibration(calibration, self._scoring)
         self._scorers: dict[str, LogprobScorer] = {}
 
         self.accelerator = Accelerator()
@@ -210,7 +219,13 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             # A checkpoint's own sampling settings would make greedy decoding warn, or sample.
             self.model.generation_config = GenerationConfig()
         set_backend(
-            Backend(engine, self._scoring, card.get("style"), self.judge.min_and_max_pixels)
+            Backend(
+                engine,
+                self._scoring,
+                card.get("style"),
+                self.judge.min_and_max_pixels,
+                self._calibration,
+            )
         )
 
     @classmethod
@@ -329,6 +344,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 self.judge,
                 hooks.task,
                 hooks.calibration_rows,
+                calibration=self._calibration,
                 style=evaluation_style(hooks.task),
                 verdicts=hooks.perturbation.verdicts,
                 batch_size=self._prompts_at_once,

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES, JudgeTask, Style
+from mtrl_judge.models.calibration import Method
 
 Scoring: TypeAlias = Literal["generation", "logprob"]
 StyleSource: TypeAlias = Literal["scoring", "override", "checkpoint", "task"]
@@ -23,6 +24,8 @@ class Backend(NamedTuple):
     """The prompt style that the checkpoint was trained with, if its card names one."""
     pixels: tuple[int | None, int | None]
     """The bounds on width × height of each image as the model sees it."""
+    calibration: Method = "temperature"
+    """What is fitted to calibrate verdicts by probability."""
 
 
 # lmms-eval builds the prompts apart from the model, so what our backend knows is passed on here.
@@ -52,6 +55,27 @@ def evaluation_scoring() -> Scoring:
 def evaluation_engine() -> str | None:
     """The engine of our backend; None if another backend runs the model."""
     return None if _backend is None else _backend.engine
+
+
+def evaluation_calibration() -> Method:
+    """What our backend fits to calibrate verdicts by probability."""
+    return "temperature" if _backend is None else _backend.calibration
+
+
+def check_calibration(calibration: str | None, scoring: Scoring) -> Method:
+    """A backend's ``calibration`` argument; None is the default.
+
+    Raises:
+        JudgeError: the calibration is unknown, or verdicts are generated.
+    """
+    known = get_args(Method)
+    if calibration is not None and calibration not in known:
+        raise JudgeError(
+            f"calibration: unknown calibration {calibration!r}; {did_you_mean(calibration, known)}"
+        )
+    if calibration is not None and scoring != "logprob":
+        raise JudgeError(f"calibration: only with scoring=logprob, but the scoring is {scoring}")
+    return cast(Method, calibration or "temperature")
 
 
 def check_scoring(scoring: str) -> Scoring:

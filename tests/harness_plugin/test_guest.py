@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from support.commands import call, lmms_eval
 from support.images import image_cell, image_cells
@@ -17,9 +19,13 @@ from support.tasks import write_split, write_yaml
 from mtrl_judge.harness_plugin.logprob import MIN_CALIBRATION_ROWS
 from mtrl_judge.harness_plugin.prompt_style import set_backend
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rescore import rescore
+from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
+from mtrl_judge.models.checkpoint import load_model, load_processor
+from mtrl_judge.models.judge import Judge
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
 FACTS = ("style", "style_source", "engine", "min_pixels", "max_pixels")
@@ -240,6 +246,7 @@ def test_a_run_without_a_well_formed_answer_names_likely_causes(
 PROBABILITIES = {
     "probabilities",
     "temperature",
+    "bias",
     "verdict_mass",
     "calibrated",
     "uncalibrated_reason",
@@ -248,17 +255,32 @@ PROBABILITIES = {
 
 
 @pytest.fixture(scope="module")
-def logprob_root(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped tasks' data, one task with labeled validation rows, one with unlabeled ones."""
+def logprob_root(
+    data_root: Path, random_judge: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The shipped tasks' data, one task with labeled validation rows, one with unlabeled ones.
+
+    The labels are what the random judge finds more probable than of most rows, but for every fifth,
+    so that they determine a temperature and a bias.
+    """
     root = tmp_path_factory.mktemp("logprob") / "data"
     shutil.copytree(data_root, root)
-    images = image_cells(MIN_CALIBRATION_ROWS)
-    texts = [f"a thing of kind {n}" for n in range(MIN_CALIBRATION_ROWS)]
-    # The random judge prefers Yes a little; a temperature fits labels that do so too.
-    labels = [int(n % 4 > 0) for n in range(MIN_CALIBRATION_ROWS)]
-    columns = {"image": images, "text": texts, "label": labels}
-    write_split(root, "mtrl_judge_seetrue", "validation", columns)
-    columns = {"image": images, "prompt": texts, "overall_rating": [None] * len(texts)}
+    count, seetrue = MIN_CALIBRATION_ROWS, find_task("mtrl_judge_seetrue")
+    texts = [f"a thing of kind {37 * n % count}" for n in range(count)]
+    columns: dict[str, Any] = {"image": image_cells(count), "text": texts, "label": [0] * count}
+    write_split(root, seetrue.task, "validation", columns)
+    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    rows = map(JudgeRow.from_doc, load_rows(seetrue, "validation", root).rows.dataset)
+    prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
+    margins = np.empty(count)
+    with torch.inference_mode():
+        for batch in judge.batches(prompts, 16):
+            logps_B_V = judge.verdict_logps(batch, seetrue.judge.verdicts).logps_B_V
+            margins[list(batch.indices)] = (logps_B_V[:, 0] - logps_B_V[:, 1]).numpy()
+    above = margins > np.median(margins)
+    columns["label"] = [int(yes != (n % 5 == 0)) for n, yes in enumerate(above)]
+    write_split(root, seetrue.task, "validation", columns)
+    columns = {"image": columns["image"], "prompt": texts, "overall_rating": [None] * count}
     write_split(root, "mtrl_judge_imagereward", "validation", columns)
     return root
 
@@ -270,7 +292,10 @@ def logprob(in_process: Any, logprob_root: Path, monkeypatch: pytest.MonkeyPatch
 
     def evaluate(folder: Path, tasks: list[str], **keys: Any) -> dict[str, Any]:
         results: dict[str, Any] = in_process(
-            "mtrl_judge", tasks, model_args=f"pretrained={folder},scoring=logprob", **keys
+            "mtrl_judge",
+            tasks,
+            model_args=f"pretrained={folder},scoring=logprob,calibration=bias",
+            **keys,
         )
         return results
 
@@ -294,11 +319,14 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
             assert row["verdict"] == max(row["probabilities"], key=row["probabilities"].get)
             assert 0 < row["verdict_mass"] <= 1
             assert row["calibrated"] == (row["uncalibrated_reason"] is None)
-            assert row["calibrated"] or row["temperature"] == 1.0
+            assert row["bias"].keys() == row["probabilities"].keys()
+            assert sum(row["bias"].values()) == pytest.approx(0)
+            assert row["calibrated"] == (row["temperature"] != 1.0) == any(row["bias"].values())
     calibrated = {n for n in SHIPPED if all(r["calibrated"] for r in results["samples"][n])}
     calibration = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
     assert calibrated == {"mtrl_judge_seetrue"}
     assert calibration["mtrl_judge_seetrue"]["labeled_rows"] == MIN_CALIBRATION_ROWS
+    assert calibration["mtrl_judge_seetrue"]["mode"] == "bias"
     assert calibration["mtrl_judge_imagereward"]["labeled_rows"] == 0
     assert calibration["mtrl_judge_mjbench_safety"] is None
 
@@ -359,7 +387,7 @@ def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_ju
     hooks = JudgeHooks(find_task("mtrl_judge_seetrue"))
     doc = hooks.prepare().rows.dataset[0]
     forged = hooks.process_results(
-        doc, [format_answer("Yes", Judgment((0.9, 0.1), 1.0, 1.0, True, None))]
+        doc, [format_answer("Yes", Judgment((0.9, 0.1), 1.0, 1.0, (0.0, 0.0), True, None))]
     )
     assert forged["verdict"] == "Yes"
     assert not PROBABILITIES & forged.keys()
@@ -440,6 +468,7 @@ def test_two_processes_give_the_same_answers_and_probabilities(
 ) -> None:
     """Two evaluations of one configuration file, as each start of two processes takes long."""
     tasks = ["mtrl_judge_seetrue", "mtrl_judge_mjbench_safety"]
+    scorings = {"generated": "generation", "judged": "logprob,calibration=bias"}
     evaluations = [
         {
             "model": "mtrl_judge",
@@ -447,16 +476,16 @@ def test_two_processes_give_the_same_answers_and_probabilities(
             "tasks": ",".join(tasks),
             "batch_size": 4,
             "gen_kwargs": "max_new_tokens=6",
-            "output_path": str(tmp_path / scoring),
+            "output_path": str(tmp_path / name),
             "log_samples": True,
         }
-        for scoring in ("generation", "logprob")
+        for name, scoring in scorings.items()
     ]
     (tmp_path / "both.yaml").write_text(yaml.safe_dump(evaluations))
     done = lmms_eval(logprob_root, "--config", tmp_path / "both.yaml", processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Running on rank 1" in done.stdout
-    generated, judged = (Run(tmp_path / scoring) for scoring in ("generation", "logprob"))
+    generated, judged = (Run(tmp_path / name) for name in scorings)
     alone = logprob(random_judge, tasks, batch_size=4)
     for task in tasks:
         by_doc = {row["doc_id"]: row["text"] for row in generated.samples(task)}
