@@ -234,15 +234,44 @@ def evaluate(
     output_path: Annotated[
         Path, typer.Option("--output-path", "--output_path", help="Folder for the results.")
     ] = Path("logs"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Use the answers that stopped runs have kept in the folder."),
+    ] = False,
+    retry: Annotated[
+        Path | None,
+        typer.Option(
+            "--retry-failed",
+            metavar="RUN",
+            help="Repeat the failed requests of a run (its folder or results file), with its own "
+            "options; the new results replace it.",
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a judge: `lmms-eval` with samples logged. Other options are passed to lmms-eval.
 
     For example: mtrl-judge eval --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct --batch_size 8
     """
-    from mtrl_judge.experiments.launch import run_lmms_eval
+    from mtrl_judge.experiments.launch import retry_failed, run_lmms_eval
 
+    if retry is not None:
+        refuse_other_options(context, "retry")
+        written = retry_failed(retry, context.args)
+        typer.echo(f"{retry}: no failed requests" if written is None else str(written))
+        return
     use_data_root(data_root)
-    run_lmms_eval(model, tasks, output_path=output_path, style=style, flags=context.args)
+    run_lmms_eval(
+        model, tasks, output_path=output_path, style=style, flags=context.args, resume=resume
+    )
+
+
+def refuse_other_options(context: typer.Context, only: str) -> None:
+    """Refuse options of a command that are given beside one that excludes them."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name != only:
+            raise JudgeError(f"{parameter.opts[0]}: a run is repeated with its own options")
 
 
 @app.command(context_settings=PASS_ON)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,36 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.harness_plugin.answer_store import (
+    REUSE_ALL,
+    REUSE_VARIABLE,
+    SESSION_VARIABLE,
+    STORE_VARIABLE,
+    new_session,
+)
+from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import STYLES
-from mtrl_judge.leaderboard.reading import load_run, results_files
+from mtrl_judge.leaderboard.reading import (
+    RESULTS_SUFFIX,
+    load_run,
+    replaced_files,
+    results_files,
+)
 
+from .evaluation_record import (
+    EvaluationRecord,
+    failed_requests,
+    read_record,
+    relative,
+    with_given_secrets,
+    write_record,
+)
 from .processes import run_to_end
+
+ANSWERS = "answers"
+_RECORDED = (DATA_ROOT_VARIABLE, STYLE_VARIABLE, PERTURBATION_VARIABLE)
 
 _LOG_LINES = 20
 
@@ -38,6 +64,7 @@ def run_command(
     command: Sequence[str],
     *,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     log: Path | None = None,
 ) -> None:
     """Run a command to its end.
@@ -47,6 +74,7 @@ def run_command(
 
     Args:
         environment: variables in addition to those of this process.
+        folder: the working directory of the command; None is that of this process.
         log: file for everything that the command prints; None is the output of this process.
 
     Raises:
@@ -58,9 +86,8 @@ def run_command(
             log.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(log.open("wb"))
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        exit_code = run_to_end(
-            command, environment={**os.environ, **(environment or {})}, **streams
-        )
+        variables = {**os.environ, **(environment or {})}
+        exit_code = run_to_end(command, environment=variables, folder=folder, **streams)
     if exit_code:
         raise CommandError(name, f"failed with exit code {exit_code}", exit_code, log)
 
@@ -75,14 +102,16 @@ def run_lmms_eval(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
     name: str = "lmms-eval",
+    resume: bool = False,
 ) -> None:
-    """Run lmms-eval with its samples logged.
+    """Run lmms-eval with its samples logged and its answers kept in ``output_path``.
 
     Args:
         tasks: names or patterns, comma-separated.
         flags: further flags of lmms-eval.
         environment, log: as for :func:`run_command`.
         name: what error messages call this run.
+        resume: use the answers that earlier runs have kept there.
 
     Raises:
         JudgeError: the style does not exist.
@@ -90,15 +119,101 @@ def run_lmms_eval(
     """
     if style is not None and style not in STYLES:
         raise JudgeError(f"--style: no style {style!r}; {did_you_mean(style, STYLES)}")
-    command = [sys.executable, "-m", "lmms_eval", "--model", model, "--tasks", tasks]
-    command += ["--output_path", str(output_path), "--log_samples", *flags]
     variables = {**(environment or {}), **({STYLE_VARIABLE: style} if style else {})}
+    present = {**os.environ, **variables}
+    record = EvaluationRecord(
+        model=model,
+        tasks=tasks,
+        flags=flags,
+        secrets=[],
+        variables={name: present[name] for name in _RECORDED if present.get(name)},
+        working_directory=str(Path.cwd()),
+        session=new_session(),
+        answers="",
+        replaces=None,
+    )
+    variables |= {REUSE_VARIABLE: REUSE_ALL if resume else ""}
+    _evaluate(record, output_path, variables, log=log, name=name)
+
+
+def retry_failed(run: Path, flags: Sequence[str] = ()) -> Path | None:
+    """Repeat the failed requests of an evaluation, and write complete results that replace its own.
+
+    Args:
+        run: a results file of an evaluation, or a folder with one.
+        flags: `--model_args` with the secrets that the evaluation was given.
+
+    Returns:
+        The new results; None if no request of the run had failed.
+
+    Raises:
+        JudgeError: it is not a run of :func:`run_lmms_eval`, or something that its answers depend
+            on has changed.
+        CommandError: as for :func:`run_lmms_eval`.
+    """
+    results = _one_results_file(run)
+    record = read_record(results)
+    flags = with_given_secrets(record, flags)
+    answers = (results.parent / record.answers).resolve()
+    if not answers.is_dir():
+        raise JudgeError(
+            f"--retry-failed: there is no folder {answers}, which {run} kept answers in"
+        )
+    if not Path(record.working_directory).is_dir():
+        raise JudgeError(
+            f"--retry-failed: there is no folder {record.working_directory}, in which {run} was "
+            "evaluated; relative paths in its options start there"
+        )
+    if not failed_requests(results):
+        return None
+    variables = {**dict.fromkeys(_RECORDED, ""), **record.variables, REUSE_VARIABLE: record.session}
+    again = record._replace(flags=flags, session=new_session())
+    return _evaluate(again, answers.parent, variables, replaces=results)
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what an unfinished evaluation has written, except for the answers that it kept."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name != ANSWERS:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _one_results_file(run: Path) -> Path:
+    files = [run] if run.is_file() else results_files(run)
+    replaced = replaced_files(files)
+    files = [file for file in files if file.resolve() not in replaced]
+    if not files:
+        raise JudgeError(f"--retry-failed: {run}: no lmms-eval results (*{RESULTS_SUFFIX}) there")
+    if len(files) > 1:
+        raise JudgeError(
+            f"--retry-failed: {run} has several results; name one of {', '.join(map(str, files))}"
+        )
+    return files[0]
+
+
+def _evaluate(
+    record: EvaluationRecord,
+    output_path: Path,
+    variables: Mapping[str, str],
+    *,
+    replaces: Path | None = None,
+    log: Path | None = None,
+    name: str = "lmms-eval",
+) -> Path:
+    command = [sys.executable, "-m", "lmms_eval", "--model", record.model, "--tasks", record.tasks]
+    command += ["--output_path", str(output_path), "--log_samples", *record.flags]
+    answers = output_path.resolve() / ANSWERS
+    variables = {**variables, STORE_VARIABLE: str(answers), SESSION_VARIABLE: record.session}
     before = set(results_files(output_path))
-    run_command(name, command, environment=variables, log=log)
+    folder = Path(record.working_directory)
+    run_command(name, command, environment=variables, folder=folder, log=log)
     # lmms-eval 0.7.3 exits with 0 after an error in an evaluation (lmms_eval/__main__.py).
     written = [file for file in results_files(output_path) if file not in before]
     if not written:
         raise CommandError(name, "wrote no results", 1, log)
+    for file in written:
+        replaced = None if replaces is None else relative(replaces, file)
+        write_record(file, record._replace(answers=relative(answers, file), replaces=replaced))
     # It does so, too, after an error while it writes the samples (`save_results_samples` in
     # lmms_eval/loggers/evaluation_tracker.py).
     for file in written:
@@ -106,3 +221,4 @@ def run_lmms_eval(
             load_run(file, samples=False)
         except JudgeError as error:
             raise CommandError(name, f"incomplete results: {error}", 1, log) from None
+    return written[-1]

@@ -6,7 +6,6 @@ of its own, and the verdicts of each perturbed run are compared with the unchang
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +31,7 @@ from mtrl_judge.leaderboard.reading import complete_run, load_run, results_files
 from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
 
-from .launch import run_lmms_eval
+from .launch import remove_results, run_lmms_eval
 from .pipeline import keep_settings
 
 SCHEMA_VERSION = 1
@@ -154,7 +153,7 @@ def _perturbed_run(
 
 def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> Run:
     """Run lmms-eval under a perturbation."""
-    shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted run
+    remove_results(out / name)  # of an interrupted run
     run_lmms_eval(
         settings["model"],
         tasks,
@@ -164,6 +163,7 @@ def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> 
         environment={PERTURBATION_VARIABLE: "" if name == UNCHANGED else name},
         log=out / f"{name}.log",
         name=name,
+        resume=True,
     )
     return load_run(results_files(out / name)[-1])
 

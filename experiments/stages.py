@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from mtrl_judge.rl.recipes import as_shell, launch_command
 from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.settings import Settings
 
-from .launch import run_command, run_lmms_eval
+from .launch import remove_results, run_command, run_lmms_eval
 from .pipeline import Step
 
 CURVE = "learning_curve.png"
@@ -127,7 +126,7 @@ def evaluation_step(
     names = [task.task for task in tasks]
 
     def run() -> None:
-        shutil.rmtree(out, ignore_errors=True)  # of an interrupted evaluation
+        remove_results(out)  # of an interrupted evaluation
         run_lmms_eval(
             "mtrl_judge",
             ",".join(names),
@@ -137,9 +136,19 @@ def evaluation_step(
             environment=environment,
             log=log,
             name=name,
+            resume=True,
         )
 
-    command = ["mtrl-judge", "eval", "--style", settings.style, "--tasks", ",".join(names), *flags]
+    command = [
+        "mtrl-judge",
+        "eval",
+        "--resume",
+        "--style",
+        settings.style,
+        "--tasks",
+        ",".join(names),
+        *flags,
+    ]
     if DATA_ROOT_VARIABLE in environment:
         command += ["--data-root", environment[DATA_ROOT_VARIABLE]]
     command += ["--output_path", str(out)]

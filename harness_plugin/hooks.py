@@ -293,6 +293,12 @@ def hooks_behind(doc_to_messages: Callable[..., Any]) -> JudgeHooks | None:
     return hook.owner if isinstance(hook, Hook) else None
 
 
+def hooks_of_request(request: Any) -> JudgeHooks | None:
+    """The hooks of the judge task that a request of lmms-eval belongs to; None for other tasks."""
+    callables = filter(callable, request.args)
+    return next(filter(None, map(hooks_behind, callables)), None)
+
+
 def _report(task: JudgeTask, record: Mapping[str, Any]) -> None:
     from loguru import logger
 

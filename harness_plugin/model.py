@@ -47,6 +47,7 @@ from mtrl_judge.models.judge import Judge
 from mtrl_judge.models.vllm_judge import VLLMJudge, require_vllm
 
 from .hooks import hooks_behind
+from .kept_answers import Received
 from .logprob import LogprobScorer
 from .prompt_style import (
     Backend,
@@ -109,6 +110,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     """
 
     is_simple = False
+    reports_answers = True
 
     @_exit_on_error()
     def __init__(
@@ -237,8 +239,14 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return cls(**{**flags, **simple_parse_args_string(arg_string)})
 
     @_exit_on_error()
-    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answer all requests; answers are in the order of the requests."""
+    def generate_until(
+        self, requests: list[Instance], received: Received | None = None
+    ) -> list[GenerationResult]:
+        """Answer all requests; answers are in the order of the requests.
+
+        Args:
+            received: called with the answers of each batch when they are there.
+        """
         results: dict[int, GenerationResult] = {}
         work = self._work(requests)
         if self.device.type != "cpu":
@@ -254,6 +262,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                     counts = TokenCounts(answer.input_tokens, answer.output_tokens)
                     results[index] = GenerationResult(answer.text, counts)
                     tokens += answer.output_tokens
+                if received is not None:
+                    received(part.requests, [results[index] for index in part.requests])
                 progress.update(len(part.requests))
         for scorer in self._scorers.values():
             scorer.report_ties()

@@ -2,7 +2,7 @@
 
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
 TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
-wraps six functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
+wraps seven functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
 involved, so other tasks are not affected.
 """
 
@@ -16,8 +16,10 @@ from typing import Any
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
+from mtrl_judge.judge_tasks.request_failures import request_failure
 
-from .hooks import Hook, JudgeHooks
+from .hooks import Hook, JudgeHooks, hooks_of_request
+from .kept_answers import with_kept_answers
 from .prompt_style import evaluation_style, set_backend
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
@@ -36,6 +38,7 @@ def register() -> Any:
     _wrap_task_manager()
     _wrap_download()
     _wrap_filters()
+    _wrap_response_cache()
     return ModelManifest(
         model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
     )
@@ -86,15 +89,18 @@ def _wrap_yaml_loading() -> None:
 
 
 def _wrap_model_registry() -> None:
-    """What our backend said about its model does not outlast it: one process may run several."""
+    """A model's answers to judge tasks are kept where a store is named.
+
+    And what our backend said about its model does not outlast it: one process may run several.
+    """
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
     stock = ModelRegistryV2.get_model_class
 
     @functools.wraps(stock)
-    def get_model_class(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def get_model_class(self: Any, model_name: str, *args: Any, **kwargs: Any) -> Any:
         set_backend(None)
-        return stock(self, *args, **kwargs)
+        return with_kept_answers(stock(self, model_name, *args, **kwargs), model_name)
 
     ModelRegistryV2.get_model_class = get_model_class
 
@@ -200,3 +206,44 @@ def _wrap_filters() -> None:
         return stock(self, *args, **kwargs)
 
     ConfigurableTask.apply_filters = apply_filters
+
+
+def _wrap_response_cache() -> None:
+    """`--use_cache` takes answers to judge tasks without lone surrogates, and no failed requests.
+
+    SQLite cannot store a lone surrogate: lmms-eval loses the whole run. And it would take the text
+    of a failed request for an answer, also in every later run.
+    """
+    from lmms_eval.caching.response_cache import ResponseCache
+
+    stock = ResponseCache.execute
+
+    @functools.wraps(stock)
+    def execute(self: Any, lm: Any, reqtype: str, requests: list[Any]) -> Any:
+        if any(hooks_of_request(request) for request in requests):
+            _keep_answers_only(self)
+        return stock(self, lm, reqtype, requests)
+
+    ResponseCache.execute = execute
+
+
+def _keep_answers_only(cache: Any) -> None:
+    kind = type(cache)
+
+    def failed(response: Any) -> bool:
+        failure = request_failure(kind._extract_cacheable(response))
+        return failure is not None and failure.kind == "failed"
+
+    def extract(response: Any) -> Any:
+        text = kind._extract_cacheable(response)
+        return replace_surrogates(text) if isinstance(text, str) else text
+
+    def is_valid(response: Any, request_type: str) -> bool:
+        return kind._is_valid_response(response, request_type) and not failed(response)
+
+    def look_up(key: str) -> Any:
+        response = kind._lookup(cache, key)
+        return None if failed(response) else response
+
+    cache._extract_cacheable, cache._is_valid_response = extract, is_valid
+    cache._lookup = look_up

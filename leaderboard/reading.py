@@ -26,6 +26,26 @@ from .model_args import arguments_of, without_secrets
 from .runs import Run, Sample, TaskResult
 
 RESULTS_SUFFIX = "_results.json"
+COMMAND_SUFFIX = "_command.json"
+
+
+def command_file(results: Path) -> Path:
+    """Where `mtrl-judge eval` keeps the command that these results came from."""
+    return results.with_name(results.name.removesuffix(RESULTS_SUFFIX) + COMMAND_SUFFIX)
+
+
+def replaced_files(files: Iterable[Path]) -> set[Path]:
+    """The results files in whose place others of these stand: their failed requests were repeated.
+
+    Raises:
+        DataError: the record of a command cannot be read.
+    """
+    replaced = set()
+    for file in files:
+        name = read_json(command_file(file), missing_ok=True).get("replaces")
+        if isinstance(name, str):
+            replaced.add((file.parent / name).resolve())
+    return replaced
 
 
 def results_files(folder: Path) -> list[Path]:
@@ -37,7 +57,8 @@ def results_files(folder: Path) -> list[Path]:
 def load_runs(paths: Iterable[Path]) -> list[Run]:
     """The runs in results files, leaderboard files and folders, each file once, the oldest first.
 
-    Names are as short as possible; runs of one model are distinguished by date.
+    Names are as short as possible; runs of one model are distinguished by date. In a folder, a run
+    whose failed requests were repeated is left out; the results of the repetition are complete.
 
     Raises:
         JudgeError: a path does not exist, a folder has no results, a file is incomplete, or there
@@ -98,7 +119,8 @@ def _result_files_at(path: Path) -> list[Path]:
     files = results_files(path)
     if not files:
         raise JudgeError(f"{path}: no lmms-eval results (*{RESULTS_SUFFIX}) in it")
-    return files
+    replaced = replaced_files(files)
+    return [file for file in files if file.resolve() not in replaced]
 
 
 def complete_run(folder: Path, tasks: Iterable[str] = (), *, samples: bool = False) -> Run | None:

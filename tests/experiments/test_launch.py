@@ -12,7 +12,8 @@ from support.results import sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.experiments import launch
-from mtrl_judge.experiments.launch import CommandError, run_command, run_lmms_eval
+from mtrl_judge.experiments.launch import ANSWERS, CommandError, run_command, run_lmms_eval
+from mtrl_judge.harness_plugin.answer_store import REUSE_VARIABLE, STORE_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
 
 
@@ -32,7 +33,8 @@ def test_lmms_eval_gets_style_and_flags_and_must_write_results(
     ((command, environment),) = started
     assert " ".join(command).startswith(f"{sys.executable} -m lmms_eval --model mtrl_judge ")
     assert f"--tasks t,u --output_path {tmp_path} --log_samples --limit 2" in " ".join(command)
-    assert environment == {"A": "b", STYLE_VARIABLE: "direct"}
+    assert environment.items() >= {"A": "b", STYLE_VARIABLE: "direct", REUSE_VARIABLE: ""}.items()
+    assert environment[STORE_VARIABLE] == str(tmp_path / ANSWERS)
     with pytest.raises(CommandError, match="lmms-eval: wrote no results"):
         run_lmms_eval("mtrl_judge", "t", **evaluate)
     with pytest.raises(JudgeError, match="no style 'directly'; did you mean 'direct'"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -51,3 +52,45 @@ def serving(handler: type[Handler]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class ChatServer:
+    """An OpenAI-compatible server that answers by what a prompt contains.
+
+    Args:
+        answers: what a prompt contains -> its answer; an integer is an HTTP status.
+    """
+
+    def __init__(self, answers: Mapping[str, str | int]) -> None:
+        self.answers = dict(answers)
+        self.asked: list[str] = []
+        """For each request what its prompt contained, in the order of arrival."""
+
+    def handler(self) -> type[Handler]:
+        server = self
+
+        class Chat(Handler):
+            def answer(self) -> None:
+                prompt = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                (found,) = (mark for mark in server.answers if mark in prompt)
+                server.asked.append(found)
+                answer = server.answers[found]
+                if isinstance(answer, int):
+                    self.send(b'{"error": {"message": "verdict: No"}}', status=answer)
+                    return
+                message = {"role": "assistant", "content": answer}
+                choice = {"index": 0, "finish_reason": "stop", "message": message}
+                usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+                reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+                self.send(json.dumps({**reply, "choices": [choice], "usage": usage}).encode())
+
+        return Chat
+
+
+@contextmanager
+def chat_server(answers: Mapping[str, str | int]) -> Iterator[tuple[ChatServer, str]]:
+    """Serve a :class:`ChatServer`; it, and the `--model_args` of lmms-eval's client for it."""
+    server = ChatServer(answers)
+    with serving(server.handler()) as address:
+        arguments = f"model=m,base_url={address}/v1,api_key=planted-secret,max_retries=1"
+        yield server, f"{arguments},num_concurrent=2"
