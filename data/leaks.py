@@ -16,10 +16,10 @@ from mtrl_judge.common.errors import DataError, JudgeError, first_line
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded
-from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.sources import Source, find_source, load_raw
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
+from mtrl_judge.judge_tasks.templates import question_columns
 
 from .near_duplicates import find_near_duplicates
 

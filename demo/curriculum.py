@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.common.files import read_json_lines
 from mtrl_judge.judge_tasks.loading import find_task
-from mtrl_judge.judge_tasks.prompts import gold_answer, question_columns, render_question
+from mtrl_judge.judge_tasks.prompts import gold_answer, render_question
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
+from mtrl_judge.judge_tasks.templates import question_columns
 
 from .corpus import TRUTH_FILE, safety_caption, sample_tasks
 

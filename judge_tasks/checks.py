@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateSyntaxError
-
 from mtrl_judge.common.errors import Problem, did_you_mean
 
 from .dataset_keys import dataset_problems
 from .fields import mapping, strings
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import label_rule
-from .prompts import IMAGE_MARK, question_columns
+from .prompts import IMAGE_MARK
 from .spec import (
     GENERATION_KEYS,
     GROUPS,
@@ -27,6 +25,7 @@ from .spec import (
     SPLIT_KEYS,
     SPLITS,
 )
+from .templates import QuestionError, question_columns
 from .verdicts import parse_verdict
 
 # Keys that lmms-eval merges into every request's metadata (lmms_eval/api/task.py), and ours.
@@ -92,11 +91,8 @@ def _check_paraphrases(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iter
 def _template_problems(field: str, template: str, images: Sequence[str]) -> Iterator[Problem]:
     try:
         question_columns(template)
-    except TemplateSyntaxError as error:
-        wrong = f"line {error.lineno} of the template: {error.message}"
-        yield Problem(field, wrong, "a column is written {{ column }}")
-    except ValueError as error:
-        yield Problem(field, str(error), "write the text in the YAML itself")
+    except QuestionError as error:
+        yield Problem(field, error.found, error.expected)
     marks = template.count(IMAGE_MARK)
     if images and marks not in (0, len(images)):
         wrong = f"has {marks} {IMAGE_MARK} for {len(images)} image columns"

@@ -7,17 +7,12 @@ arXiv 2603.11665, section on training); its prompt texts could not be read, thes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
-from jinja2 import StrictUndefined, Template, Undefined, UndefinedError, meta, nodes
-from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from mtrl_judge.common.errors import DataError
-from mtrl_judge.common.markup import neutralize
 
 from .spec import Style
+from .templates import RENDER_ERRORS, render
 
 IMAGE_MARK = "<image>"
 
@@ -43,38 +38,6 @@ class Judgeable(Protocol):
     def n_images(self) -> int: ...
 
 
-def _finalize(value: Any) -> Any:
-    """What ``{{ … }}`` inserts; text of the template itself does not pass through here."""
-    if value is None:
-        raise ValueError("a value of the question is null; write {{ column or '' }} to allow it")
-    if isinstance(value, Undefined | int | float):
-        return value
-    return neutralize(str(value))
-
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
-)
-
-
-def question_columns(question: str) -> frozenset[str]:
-    """The columns a question's template reads.
-
-    Raises:
-        TemplateSyntaxError: the template does not parse.
-        ValueError: it asks for another template.
-    """
-    tree = _ENVIRONMENT.parse(question)
-    if any(tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))):
-        raise ValueError("asks for another template")
-    return frozenset(meta.find_undeclared_variables(tree))
-
-
-@lru_cache(maxsize=256)
-def _template(question: str) -> Template:
-    return _ENVIRONMENT.from_string(question)
-
-
 def render_question(
     question: str, values: Mapping[str, Any], n_images: int, field: str = "judge.question"
 ) -> str:
@@ -87,10 +50,8 @@ def render_question(
         DataError: a name is not defined, the template fails, or the marks do not fit the images.
     """
     try:
-        text = _template(question).render(values).strip()
-    except UndefinedError as error:
-        raise DataError(f"{field}: {error.message}") from None
-    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
+        text = render(question, values).strip()
+    except RENDER_ERRORS as error:
         raise DataError(f"{field}: {error}") from None
     marks = text.count(IMAGE_MARK)
     if marks not in (0, n_images):

@@ -18,8 +18,8 @@ from mtrl_judge.common.hashing import digest
 
 from .fields import label_key
 from .images import encoded, fault_of, truncation_refused
-from .prompts import question_columns
 from .spec import JudgeTask
+from .templates import question_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -41,7 +41,7 @@ GENERATION_KEYS = (
 )
 # A scale from 0 to 100 has 101 verdicts. Reading a text takes longer with each of them.
 MAX_VERDICTS, MAX_VERDICT = 101, 200
-MAX_PARAPHRASES = 50
+MAX_PARAPHRASES = 20
 DATA_CARD = "card.json"  # beside a task's parquet files: what they are
 CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
 

@@ -14,11 +14,12 @@ from typing import Any
 from mtrl_judge.common.errors import DataError
 
 from .loading import load_judge_task
-from .prompts import gold_answer, question_columns, render_messages, render_question, render_text
+from .prompts import gold_answer, render_messages, render_question, render_text
 from .rows import JudgeRow, render_variant, to_rows
 from .scoring import score
 from .sources import Source, find_source, load_raw
 from .spec import STYLES, JudgeTask, SplitName
+from .templates import question_columns
 
 # Values for a column when there is no data: the question must render with one of them.
 _STAND_INS: tuple[Any, ...] = ("1", 1, ["1", "1"], {})

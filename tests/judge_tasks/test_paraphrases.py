@@ -30,7 +30,9 @@ def test_every_fault_of_paraphrases_is_reported(tmp_path: Path) -> None:
     assert "2 <image> for 1" in faults["judge.paraphrases.1"]
     for index in (2, 5):
         assert faults[f"judge.paraphrases.{index}"] == "repeats an earlier text"
-    path = write_yaml(tmp_path, paraphrases="['{{ 1 / 0 }}', '{{ text.nope }}', '{{ text }}']")
+    path = write_yaml(
+        tmp_path, paraphrases="['{{ text | length | first }}', '{{ text.nope }}', '{{ text }}']"
+    )
     assert [fault.partition(": ")[2].partition(": ")[0] for fault in validate(path)] == [
         "judge.paraphrases.0",
         "judge.paraphrases.1",

@@ -10,8 +10,8 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from mtrl_judge.judge_tasks.loading import load_judge_task
-from mtrl_judge.judge_tasks.prompts import question_columns
 from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.judge_tasks.templates import question_columns
 
 from .images import image_cell, image_cells
 

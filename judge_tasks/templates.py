@@ -1,0 +1,270 @@
+"""The language of questions: as much of Jinja as shows the columns of a row.
+
+Jinja's sandbox keeps a template from code, but not from memory and time: compiling
+``{{ 'a' * 10**9 }}`` takes gigabytes. So only what is listed here is compiled, and rendering counts
+what it does. A template is checked when its YAML is read; text from data is never a template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2 import (
+    StrictUndefined,
+    Template,
+    TemplateSyntaxError,
+    Undefined,
+    meta,
+    nodes,
+    pass_context,
+)
+from jinja2.filters import FILTERS
+from jinja2.runtime import Context, LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mtrl_judge.common.markup import neutralize
+
+MAX_TEMPLATE = 20_000
+"""Characters of a template."""
+MAX_TOKENS = 300
+"""Words and symbols in the tags of a template."""
+MAX_DEPTH = 20
+"""Tags and expressions in one another."""
+MAX_STEPS = 10_000
+"""Passes through all loops together, for one row."""
+MAX_RENDERED = 1_000_000
+"""Characters of a rendered question."""
+_MAX_CONSTANT = 100  # characters of a text, or digits of a number, in a tag
+
+FILTER_NAMES = (
+    *("capitalize", "default", "first", "float", "int", "join", "last", "length", "lower", "round"),
+    *("string", "title", "trim", "truncate", "upper"),
+)
+TESTS = ("defined", "none")
+LOOP_ATTRIBUTES = ("first", "index", "index0", "last", "length", "revindex", "revindex0")
+_ALLOWED = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For),
+    *(nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem, nodes.Filter, nodes.Test),
+    *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.CondExpr),
+    *(nodes.List, nodes.Tuple, nodes.Keyword),
+)
+_ARITHMETIC = (
+    *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow),
+    *(nodes.Concat, nodes.Pos, nodes.Neg),
+)
+_NAMES: Mapping[type[nodes.Node], str] = {
+    nodes.Call: "a call",
+    nodes.Slice: "a slice",
+    nodes.Dict: "a mapping",
+    nodes.Assign: "set",
+    nodes.AssignBlock: "set",
+    nodes.CallBlock: "call",
+    nodes.FilterBlock: "filter",
+    nodes.FromImport: "import",
+    **dict.fromkeys(_ARITHMETIC, "arithmetic"),
+}
+_USE = "use columns, if, for, comparisons and the filters that docs/tasks.md lists"
+_STEPS = " steps"  # no template can spell a name with a space
+
+
+class QuestionError(ValueError):
+    """A template that is not a question; the parts of a :class:`~..common.errors.Problem`."""
+
+    def __init__(self, line: int, found: str, expected: str = _USE) -> None:
+        super().__init__(f"line {line} of the template: {found}; {expected}")
+        self.found, self.expected = f"line {line} of the template: {found}", expected
+
+
+# On values that do not fit; the filter truncate asserts that its length is large enough.
+RENDER_ERRORS = (
+    *(jinja2.TemplateError, ArithmeticError, AssertionError, TypeError, ValueError, LookupError),
+    RecursionError,
+)
+
+
+class _Question(NamedTuple):
+    template: Template
+    columns: frozenset[str]
+
+
+def question_columns(question: str) -> frozenset[str]:
+    """The columns a question's template reads.
+
+    Raises:
+        QuestionError: it does not parse, or has something that is not allowed.
+    """
+    return _compiled(question).columns
+
+
+def render(question: str, values: Mapping[str, Any]) -> str:
+    """The text of a question for one row.
+
+    Raises:
+        Exception: what the template raises on these values; see :data:`RENDER_ERRORS`.
+    """
+    pieces, length = [], 0
+    # Pieces are counted as they come, before the text as a whole takes memory.
+    for piece in _compiled(question).template.generate({**values, _STEPS: _Steps()}):
+        length += len(piece)
+        if length > MAX_RENDERED:
+            raise ValueError(f"longer than {MAX_RENDERED:,} characters")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+@lru_cache(maxsize=256)
+def _compiled(question: str) -> _Question:
+    try:
+        _check_text(question)
+        tree = _ENVIRONMENT.parse(question)
+    except TemplateSyntaxError as error:
+        wrong, right = str(error.message), "a column is written {{ column }}"
+        raise QuestionError(error.lineno, wrong, right) from None
+    except RecursionError:
+        raise QuestionError(1, f"nested more than {MAX_DEPTH} levels deep") from None
+    _check_tree(tree)
+    columns = frozenset(meta.find_undeclared_variables(tree))
+    for loop in tree.find_all(nodes.For):
+        loop.iter = nodes.Filter(loop.iter, _STEPS, [], [], None, None, lineno=loop.lineno)
+    return _Question(_ENVIRONMENT.from_string(tree), columns)
+
+
+def _check_text(question: str) -> None:
+    """What must hold before the parser, which is recursive, reads the template."""
+    if len(question) > MAX_TEMPLATE:
+        raise QuestionError(1, f"longer than {MAX_TEMPLATE:,} characters", "shorten it")
+    tokens = depth = 0
+    for line, kind, text in _ENVIRONMENT.lex(question):
+        tokens += kind not in ("data", "whitespace") and not kind.startswith(("comment", "raw"))
+        if tokens > MAX_TOKENS:
+            wrong = f"more than {MAX_TOKENS} words and symbols in tags"
+            raise QuestionError(line, wrong, "shorten it")
+        if kind == "operator":
+            depth += (text in "([{") - (text in ")]}")
+        if depth > MAX_DEPTH:
+            raise QuestionError(
+                line, f"more than {MAX_DEPTH} brackets in one another", "remove some"
+            )
+        if kind in ("integer", "float", "string") and len(text) > _MAX_CONSTANT:
+            wrong = f"a text or number of more than {_MAX_CONSTANT} characters in a tag"
+            raise QuestionError(line, wrong, "write text outside of tags")
+
+
+def _check_tree(tree: nodes.Template) -> None:
+    waiting: list[tuple[nodes.Node, int]] = [(tree, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise QuestionError(node.lineno, f"nested more than {MAX_DEPTH} levels deep")
+        what = _refused(node)
+        if what is not None:
+            raise QuestionError(node.lineno, f"{what} is not allowed")
+        waiting += ((child, depth + 1) for child in node.iter_child_nodes())
+
+
+def _refused(node: nodes.Node) -> str | None:
+    """What a node is, if a question may not have it."""
+    if isinstance(node, nodes.Neg) and isinstance(node.node, nodes.Const):
+        return None  # a negative number
+    if not isinstance(node, _ALLOWED):
+        return _NAMES.get(type(node), type(node).__name__.lower())
+    if isinstance(node, nodes.Filter):
+        if node.name not in FILTER_NAMES:
+            return f"the filter {node.name}"
+        if not all(map(_is_small_constant, _arguments(node))):
+            return f"an argument of {node.name} that is a column or over {MAX_TEMPLATE:,}"
+    if isinstance(node, nodes.Test) and node.name not in TESTS:
+        return f"the test {node.name}"
+    if isinstance(node, nodes.For) and node.recursive:
+        return "a recursive for"
+    if isinstance(node, nodes.Name) and node.name == "self":
+        return "the name self"
+    return None
+
+
+def _is_small_constant(node: nodes.Node) -> bool:
+    if not isinstance(node, nodes.Const):
+        return False
+    return not isinstance(node.value, int | float) or node.value <= MAX_TEMPLATE
+
+
+def _arguments(node: nodes.Filter) -> Iterator[nodes.Node]:
+    yield from node.args
+    yield from (keyword.value for keyword in node.kwargs)
+    yield from filter(None, (node.dyn_args, node.dyn_kwargs))
+
+
+class _Steps:
+    """Counts passes through the loops of one rendering."""
+
+    def __init__(self) -> None:
+        self.left = MAX_STEPS
+
+    def take(self, n: int) -> None:
+        self.left -= n + 1  # a loop over nothing is work too
+        if self.left < 0:
+            raise ValueError(f"more than {MAX_STEPS:,} passes through loops")
+
+
+@pass_context
+def _counted(context: Context, items: Any) -> Any:
+    """What a loop is over, charged to this rendering."""
+    if isinstance(items, Undefined):
+        return items  # iterating over it raises
+    if not isinstance(items, list | tuple | str | Mapping):
+        raise ValueError(f"for over {type(items).__name__}; expected a list")
+    context[_STEPS].take(len(items))
+    return items
+
+
+def _joined(items: Any, separator: str = "") -> str:
+    if isinstance(items, Undefined):
+        return str(items)  # which raises
+    if not isinstance(items, list | tuple | str):
+        raise ValueError(f"join of {type(items).__name__}; expected a list")
+    if len(items) * (len(separator) + 1) > MAX_RENDERED:
+        raise ValueError(f"join of more than {MAX_RENDERED:,} characters")
+    return separator.join(map(str, items))
+
+
+def _rounded(value: Any, digits: int = 0) -> float:
+    return round(float(value), digits)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Access reaches keys and positions of the data; no value of a template has attributes."""
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(obj, Undefined):
+            return obj
+        if isinstance(obj, LoopContext) and argument in LOOP_ATTRIBUTES:
+            return getattr(obj, argument)
+        if isinstance(obj, Mapping) and argument in obj:
+            return obj[argument]
+        in_order = isinstance(obj, str | list | tuple) and isinstance(argument, int)
+        if in_order and -len(obj) <= argument < len(obj):
+            return obj[argument]
+        return self.undefined(obj=obj, name=argument)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        return self.getitem(obj, attribute)
+
+
+def _finalize(value: Any) -> Any:
+    """What ``{{ … }}`` inserts; text of the template itself does not pass through here."""
+    if value is None:
+        raise ValueError("a value of the question is null; write {{ column or '' }} to allow it")
+    if isinstance(value, Undefined | int | float):
+        return value
+    return neutralize(str(value))
+
+
+_ENVIRONMENT = _Environment(
+    undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+)
+_ENVIRONMENT.globals.clear()
+_ENVIRONMENT.filters = {name: FILTERS[name] for name in FILTER_NAMES}
+_ENVIRONMENT.filters |= {"join": _joined, "round": _rounded, _STEPS: _counted}
