@@ -33,7 +33,10 @@ from mtrl_judge.metrics.voting import consistency, vote_curve, vote_shares
 
 from .board import Leaderboard
 from .compatibility import tasks_of
+from .formats import metric_name
 from .identity import settings
+from .order_averaging import RATES as ORDER_AVERAGED
+from .order_averaging import order_averaged
 from .runs import Run, TaskResult
 from .tables import Cell, Row, Table
 
@@ -76,6 +79,11 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
     judges_note = (
         "α treats a missing verdict as a missing value, agreement as a verdict of its own."
     )
+    orders_note = (
+        "Of pairs judged in both orders, the verdict that is most probable in the geometric mean "
+        "of both (candidates aligned), so that its flip rate is 0; an exact tie is no verdict and "
+        "counts as wrong. Beside it, the verdicts of single orders."
+    )
     votes_note = (
         "Mean Macro-F1 of the majority of k random votes of those there are; a tie is no verdict. "
         "Votes are repeats within a run, or several runs of one model. Repeats of a run whose "
@@ -90,6 +98,7 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
         Table("Agreement with people", "task", list(_with_people(board)), kappa_note),
         Table("Agreement between judges", "task", list(_between_judges(board)), judges_note),
         _matrix_of_judges(board),
+        Table("Order-averaged verdicts", "task", list(_order_averaged(board)), orders_note),
         Table("Votes", "task", list(_by_votes(board)), votes_note),
         Table("Calibration", "task", list(_calibration(board, known)), calibration_note),
         Table("Reliability", "task", list(_reliability(known)), reliability_note),
@@ -158,6 +167,28 @@ def _matrix_of_judges(board: Leaderboard) -> Table:
         ]
     note = "Over all tasks that all judges share; a missing verdict is a verdict of its own."
     return Table("Share of rows with the same verdict", "judge", rows, note)
+
+
+def _order_averaged(board: Leaderboard) -> Iterator[Row]:
+    """The order-averaged verdicts of each judge beside its verdicts, where there are any."""
+    columns = {column.name: column for column in board.tasks}
+    for run, result in _all_results(board.runs):
+        column = columns[result.task]
+        if not column.scores[run.name].keys() >= set(ORDER_AVERAGED.values()):
+            continue
+        cells = {"judge": Cell(run.name, "name")}
+        for rate, of_averaged in ORDER_AVERAGED.items():
+            title = metric_name(rate)
+            cells[f"{title}, order-averaged"] = Cell(column.estimate(run.name, of_averaged), "rate")
+            cells[title] = Cell(column.estimate(run.name, rate), "rate")
+        for rate in ("both_orders_correct", "flip_rate"):
+            cells[metric_name(rate)] = Cell(column.estimate(run.name, rate), "rate")
+        averaged = order_averaged(result)
+        if averaged is not None:
+            ties = sum(record.verdict is None for record in averaged.records)
+            cells["ties"] = Cell(ties, "count", of=len(averaged.records))
+            cells["labeled pairs"] = Cell(averaged.n, "count")
+        yield Row(result.task, cells)
 
 
 def _by_votes(board: Leaderboard) -> Iterator[Row]:

@@ -31,6 +31,7 @@ from .compare import (
     score_results,
 )
 from .compatibility import ROLES, headline_metric, require_comparable, select_tasks, tasks_of
+from .order_averaging import score_order_averaged
 from .runs import Run, TaskResult
 
 OVERALL = "overall_accuracy"
@@ -124,6 +125,13 @@ def build_leaderboard(
         for task in tasks_of(runs)
     }
     scored = score_results(by_task, resamples=resamples, seed=seed)
+    averaged = score_order_averaged(by_task, resamples=resamples, seed=seed)
+    scored = {
+        task: known._replace(
+            scores={name: {**rates, **averaged[task][name]} for name, rates in known.scores.items()}
+        )
+        for task, known in scored.items()
+    }
     columns = [
         _task_column(task, results, scored[task], metric, resamples, seed)
         for task, results in by_task.items()

@@ -91,7 +91,7 @@ def predictions(
         if label not in classes:
             raise ValueError(f"row {row}: label is {label!r}; expected one of {list(classes)}")
         rows.append(row)
-        values.append(_checked(of_row, classes, row))
+        values.append(checked_probabilities(of_row, classes, row))
         codes.append(classes.index(label))
     return Predictions(
         np.array(values, dtype=np.float64).reshape(-1, len(classes)),
@@ -212,7 +212,14 @@ def risk_coverage(predicted: Predictions) -> RiskCoverage | None:
     return RiskCoverage(covered_N / n, risk_N, float(risk_N.mean()))
 
 
-def _checked(probabilities: Mapping[str, float], classes: Sequence[str], row: int) -> list[float]:
+def checked_probabilities(
+    probabilities: Mapping[str, float], classes: Sequence[str], row: int
+) -> list[float]:
+    """The probabilities of one row in the order of the classes.
+
+    Raises:
+        ValueError: they are not one number in [0, 1] for each verdict with a sum of 1.
+    """
     if probabilities.keys() != set(classes):
         names = list(probabilities)
         raise ValueError(f"row {row}: probabilities of {names}; expected of {list(classes)}")

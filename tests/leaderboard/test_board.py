@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from sklearn.metrics import accuracy_score, f1_score
@@ -605,3 +606,58 @@ def test_no_file_is_overwritten_without_force(tmp_path: Path, results: Path) -> 
     before = out.read_bytes()
     assert "already exists" in message_of(call("leaderboard", results, "--out", out))
     assert out.read_bytes() == before
+
+
+def test_order_averaged_verdicts_of_judges_with_probabilities(tmp_path: Path) -> None:
+    """A judge that knows the better candidate but prefers the first slot, and one without
+    probabilities; scikit-learn scores what the first one means."""
+    rng = np.random.default_rng(0)
+    rows, meant, labels = [], [], []
+    for number in range(60):
+        better = "12"[number % 2]
+        merit = (1 if better == "1" else -1) * 0.8 + rng.normal()
+        for order, sign in (("AB", 1), ("BA", -1)):
+            first = 1 / (1 + np.exp(-(2 + sign * merit)))
+            label = better if sign == 1 else {"1": "2", "2": "1"}[better]
+            rows.append(
+                sample(
+                    number,
+                    label,
+                    "1" if first > 0.5 else "2",
+                    pair_id=f"pair {number}",
+                    order=order,
+                    probabilities={"1": float(first), "2": float(1 - first)},
+                )
+            )
+        labels.append(better)
+        meant.append("1" if merit > 0 else "2")
+    for row in rows[-4:]:  # two pairs whose order decides alone
+        row["probabilities"] = {"1": 0.75, "2": 0.25}
+    meant[-2:] = ["none", "none"]
+    write_results(tmp_path / "first", {"pairs": rows}, model="owner/first")
+    write_results(tmp_path / "plain", {"pairs": judged_pairs(60, 0.8, 1)}, model="owner/plain")
+    board = build_leaderboard(load_runs([tmp_path / "first"]), resamples=FEW)
+    (column,) = board.tasks
+    estimate = column.estimate("first", "accuracy_order_averaged")
+    assert estimate.value == pytest.approx(accuracy_score(labels, meant))
+    assert estimate.low is not None
+    assert estimate.low < (estimate.value or 0) < (estimate.high or 0)
+    f1 = f1_score(labels, meant, average="macro", labels=["1", "2"])
+    assert column.estimate("first", "macro_f1_order_averaged").value == pytest.approx(f1)
+    single = column.estimate("first", "accuracy").value or 0
+    assert (estimate.value or 0) > single + 0.1
+    assert (column.estimate("first", "flip_rate").value or 0) > 0.5
+
+    done = call("leaderboard", tmp_path / "first", "--full", "--resamples", 100)
+    assert done.exit_code == 0, done.output
+    table = done.stdout.split("## Order-averaged verdicts")[1].split("##")[0]
+    assert f"{estimate.value:.3f}" in table
+    assert "2 (3%)" in table, "exact ties are counted"
+    assert "Order-averaged" not in call("leaderboard", tmp_path / "plain", "--full").stdout
+    file = tmp_path / "leaderboard.json"
+    assert call("leaderboard", "add", file, tmp_path / "first", tmp_path / "plain").exit_code == 0
+    for entry in json.loads(file.read_text())["entries"]:
+        rates = entry["tasks"]["pairs"]["rates"]
+        assert ("accuracy_order_averaged" in rates) == (entry["model"] == "owner/first")
+    kept = build_leaderboard(load_runs([file]), across=("rows",), resamples=FEW).tasks[0]
+    assert kept.estimate("first", "accuracy_order_averaged").value == estimate.value
