@@ -94,4 +94,10 @@ def _label_counts(record: Mapping[str, Any]) -> str:
     if record["unlabeled"]:
         counts.append(f"none {record['unlabeled']:,}")
     excluded = len(record["undecodable"]) + len(record["known_bad"])
-    return ", ".join(counts) + (f"; {excluded} excluded" if excluded else "")
+    further = {
+        "excluded": excluded,
+        "duplicates": record["duplicates"],
+        "contradictory": record["contradictory"],
+    }
+    notes = [f"{count:,} {what}" for what, count in further.items() if count]
+    return "; ".join([", ".join(counts), *notes])

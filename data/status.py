@@ -9,7 +9,18 @@ from mtrl_judge.common.errors import JudgeError, first_line
 from mtrl_judge.judge_tasks.sources import Source, find_source, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
-_REPORTED = ("items", "rows", "labels", "unlabeled", "undecodable", "known_bad", "fingerprint")
+_REPORTED = (
+    "items",
+    "rows",
+    "labels",
+    "unlabeled",
+    "undecodable",
+    "known_bad",
+    "fingerprint",
+    "data_fingerprint",
+    "duplicates",
+    "contradictory",
+)
 
 
 def data_status(tasks: Sequence[JudgeTask]) -> list[dict[str, Any]]:

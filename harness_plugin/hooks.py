@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
+from mtrl_judge.judge_tasks.raw_split import Repeats
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -191,7 +192,7 @@ class JudgeHooks:
             "versions": _versions(),
         }
         report_style(self.task)
-        _report(self.task, record)
+        _report(self.task, record, rows.repeats)
 
     def _calibration(self) -> dict[str, Any]:
         """What probabilities were calibrated on, for verdicts by probability.
@@ -299,7 +300,7 @@ def hooks_of_request(request: Any) -> JudgeHooks | None:
     return next(filter(None, map(hooks_behind, callables)), None)
 
 
-def _report(task: JudgeTask, record: Mapping[str, Any]) -> None:
+def _report(task: JudgeTask, record: Mapping[str, Any], repeats: Repeats) -> None:
     from loguru import logger
 
     logger.info(
@@ -312,3 +313,5 @@ def _report(task: JudgeTask, record: Mapping[str, Any]) -> None:
         logger.warning(f"{task.task}: item {item} left out, its image does not decode: {why}")
     if record["undecodable"]:
         logger.warning(f"{task.task}: {len(record['undecodable'])} items left out in total")
+    for line in repeats.lines():
+        logger.warning(f"{task.task}: {line}")

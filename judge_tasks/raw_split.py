@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
@@ -26,6 +26,26 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _PROGRESS_FROM = 2_000  # images; fewer are checked in less than two seconds
+
+
+class Repeats(NamedTuple):
+    """Rows that a judge is shown more than once."""
+
+    duplicates: int
+    """Rows that show the same as an earlier one."""
+    contradictory: Sequence[Sequence[str]]
+    """The ids of rows that show the same and are not labeled the same, group by group."""
+
+    def lines(self) -> list[str]:
+        """What to report, if anything."""
+        lines = []
+        if self.duplicates:
+            lines.append(f"{self.duplicates} rows show a judge the same as an earlier row")
+        if self.contradictory:
+            count = sum(map(len, self.contradictory))
+            examples = "; ".join(", ".join(ids[:3]) for ids in self.contradictory[:3])
+            lines.append(f"{count} rows show the same but differ in their labels, as {examples}")
+        return lines
 
 
 class RawSplit:
@@ -122,28 +142,69 @@ class RawSplit:
     # Identity
 
     @cached_property
-    def ids(self) -> list[str]:
-        """The id of each row, N: its id columns, or else a hash of all that a judge is shown."""
+    def _names(self) -> list[str]:
+        """The id columns of each row, or else a hash of all that a judge is shown, N."""
         texts = self.texts()
         if self.task.judge.id:
             parts_N = zip(*(texts[column] for column in self.task.judge.id), strict=True)
-            names = ["/".join(map(str, parts)) for parts in parts_N]
-        else:
-            shown_N = zip(self.digests, *texts.values(), strict=True)
-            names = [digest(str(part).encode() for part in shown)[:16] for shown in shown_N]
-        seen: Counter[str] = Counter()
-        unique = []
-        for name in names:
-            seen[name] += 1
-            unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+            return ["/".join(map(str, parts)) for parts in parts_N]
+        shown_N = zip(self.digests, *texts.values(), strict=True)
+        return [digest(str(part).encode() for part in shown)[:16] for shown in shown_N]
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The id of each row, N: its name, numbered where several rows have the same.
+
+        The numbers follow the rows' content, so that the order of rows does not matter.
+        """
+        unique = list(self._names)
+        taken = set(unique)
+        for name, indices in _groups(self._names).items():
+            number = 1
+            for index in sorted(indices, key=self._content)[1:] if len(indices) > 1 else ():
+                number += 1
+                while f"{name}#{number}" in taken:
+                    number += 1
+                unique[index] = f"{name}#{number}"
         return unique
+
+    def _content(self, index: int) -> tuple[str, ...]:
+        """All of a row that decides how it is judged and scored; equal rows are interchangeable."""
+        if self._digests_N is None:  # hashing all images takes long
+            cells = self.encoded[index]
+            images = _digest(cells[name] for name in self.task.judge.images)
+        else:
+            images = self._digests_N[index]
+        texts = (str(values[index]) for values in self.texts().values())
+        label = label_key(self.column(self.task.judge.label.column)[index])
+        return images, *texts, label, self.reasoning[index] or ""
+
+    def repeats(self, labels_N: Sequence[str | None]) -> Repeats:
+        """The rows that show a judge the same as another one, and those with another label."""
+        judge = self.task.judge
+        names = question_columns(judge.question) | {*(judge.candidates or ())}
+        texts = [self.column(name) for name in sorted(names - set(judge.images))]
+        shown_N = zip(self.digests, *(map(str, values) for values in texts), strict=True)
+        groups = [indices for indices in _groups(shown_N).values() if len(indices) > 1]
+        contradictory = [
+            indices
+            for indices in groups
+            if len({labels_N[index] for index in indices} - {None}) > 1
+        ]
+        return Repeats(
+            sum(len(indices) - 1 for indices in groups),
+            [sorted(self.ids[index] for index in indices) for indices in contradictory],
+        )
 
     @cached_property
     def clusters(self) -> Sequence[str]:
-        """A name for what each row shares with others, N; a row that shares nothing has its id."""
+        """A name for what each row shares with others, N; a row that shares nothing has its id.
+
+        By default, rows with one name are a cluster: they are the same item.
+        """
         judge = self.task.judge
         if judge.cluster_by is None:
-            return self.ids
+            return self._names
         if judge.cluster_by in judge.images:
             position = judge.images.index(judge.cluster_by)
             return [_digest([cells[position]])[:16] for cells in self._cells()]
@@ -253,6 +314,14 @@ def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
     ]
     if faults:
         raise DataError("\n".join([*faults, f"columns in the data: {', '.join(there)}"]))
+
+
+def _groups(values_N: Iterable[Hashable]) -> dict[Any, list[int]]:
+    """The indices of each value."""
+    groups: dict[Any, list[int]] = {}
+    for index, value in enumerate(values_N):
+        groups.setdefault(value, []).append(index)
+    return groups
 
 
 def _digest(cells: Iterable[Any]) -> str:

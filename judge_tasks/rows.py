@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.common.hashing import digest
 
+from .fields import label_key
 from .images import decode, encoded
 from .prompts import render_question
-from .raw_split import RawSplit
+from .raw_split import RawSplit, Repeats
 from .spec import JudgeTask
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class Rows(NamedTuple):
     fingerprint: str
     """A hash of the label rule and of the rows' ids, questions, labels, verdicts, reasoning and
     image bytes; it does not depend on the order of rows."""
+    data_fingerprint: str
+    """A hash of the data alone: ids, orders, images, the columns that the question reads, and those
+    of labels, whatever the question and the label rule make of them."""
+    repeats: Repeats
 
     @property
     def n_items(self) -> int:
@@ -131,6 +136,8 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         undecodable=undecodable,
         known_bad=known_bad,
         fingerprint=_fingerprint(raw, columns),
+        data_fingerprint=_data_fingerprint(raw, columns),
+        repeats=raw.repeats(labels_N),
     )
 
 
@@ -229,3 +236,24 @@ def _fingerprint(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> str:
     )
     rule = raw.task.judge.label.model_dump_json()
     return digest(part.encode() for part in (rule, *rows))[:16]
+
+
+def _data_fingerprint(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> str:
+    texts = list(raw.texts().values())
+    labels_N = raw.column(raw.task.judge.label.column)
+    rows = sorted(
+        digest(
+            str(part).encode()
+            for part in (
+                item,
+                swapped,
+                raw.digests[index],
+                label_key(labels_N[index]),
+                *(values[index] for values in texts),
+            )
+        )
+        for item, swapped, index in zip(
+            *(columns[name] for name in ("item_id", "swapped", "source_index")), strict=True
+        )
+    )
+    return digest(row.encode() for row in rows)[:16]

@@ -136,12 +136,15 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
         "location": source.location,
         "revision": source.revision,
         "fingerprint": rows.fingerprint,
+        "data_fingerprint": rows.data_fingerprint,
         "items": rows.n_items,
         "rows": len(rows.dataset),
         "labels": {verdict: counts[verdict] for verdict in task.judge.verdicts},
         "unlabeled": counts[None],
         "undecodable": rows.undecodable,
         "known_bad": rows.known_bad,
+        "duplicates": rows.repeats.duplicates,
+        "contradictory": sum(map(len, rows.repeats.contradictory)),
         "threshold": threshold,
     }
     return LoadedSplit(rows, record)

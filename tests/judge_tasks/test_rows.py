@@ -183,6 +183,56 @@ def test_ids_and_fingerprint_depend_on_content_not_on_order(tmp_path: Path) -> N
     assert twins == [rows.dataset["item_id"][0], rows.dataset["item_id"][0] + "#2"]
 
 
+@pytest.mark.parametrize("keys", [{}, {"id": "[text]"}], ids=["by content", "by a column"])
+def test_items_with_one_id_are_told_apart_by_their_content(
+    tmp_path: Path, keys: dict[str, str]
+) -> None:
+    """Whatever the order of rows: their ids, and so their orders and splits, stay the same."""
+    task = write_task(tmp_path, **keys)
+    colors = (RED, RED, GREEN, BLUE) if keys else (RED, RED, RED, BLUE)
+    split = raw(image=cells_of(*colors), text=["a", "a", "a", "a#2"], label=[1, 0, 0, 1])
+    rows = [to_rows(RawSplit(task, split.select(order))) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
+    seen = [
+        sorted((r["item_id"], color_of(r["images"][0]), r["label"]) for r in each.dataset)
+        for each in rows
+    ]
+    assert seen[0] == seen[1]
+    assert len({item for item, *_ in seen[0]}) == 4
+    assert len({(each.fingerprint, each.data_fingerprint) for each in rows}) == 1
+    assert rows[0].dataset["cluster"][0] == rows[0].dataset["cluster"][2]  # not independent
+
+
+def test_duplicates_and_contradictory_labels_are_counted(tmp_path: Path) -> None:
+    task = write_task(tmp_path, id="[name]")
+    split = raw(
+        image=cells_of(RED, RED, GREEN, GREEN, GREEN, BLUE),
+        text=["a", "a", "b", "b", "b", "a"],
+        name=list("uvwxyz"),
+        label=[1, 1, 0, 1, None, 1],
+    )
+    repeats = to_rows(RawSplit(task, split)).repeats
+    assert repeats == (3, [["w", "x", "y"]])
+    lines = repeats.lines()
+    assert "3 rows show a judge the same as an earlier row" in lines
+    assert "3 rows show the same but differ in their labels, as w, x, y" in lines
+
+
+def test_the_fingerprint_of_the_data_ignores_question_and_label_rule(tmp_path: Path) -> None:
+    split = raw(image=cells_of(RED, GREEN), text="ab", label=["1", "0"])
+
+    def prints(data: Dataset = split, **keys: str) -> tuple[str, str]:
+        rows = to_rows(RawSplit(write_task(tmp_path, **keys), data))
+        return rows.data_fingerprint, rows.fingerprint
+
+    first = prints()
+    asked = prints(question="'Is it a {{ text }}?'")
+    ruled = prints(label='{column: label, map: {1: "No", 0: "Yes"}}')
+    assert first[0] == asked[0] == ruled[0]
+    assert len({first[1], asked[1], ruled[1]}) == 3
+    relabeled = raw(image=cells_of(RED, GREEN), text="ab", label=["1", "1"])
+    assert len({first[0], prints(relabeled)[0], prints(raw(**split[:], other="cd"))[0]}) == 2
+
+
 def test_images_are_turned_and_laid_on_white(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
