@@ -41,6 +41,7 @@ from mtrl_judge.models.checkpoint import (
     end_tokens,
     load_model,
     load_processor,
+    model_revision,
     read_checkpoint_card,
 )
 from mtrl_judge.models.judge import Judge
@@ -226,6 +227,9 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 self._scoring,
                 card.get("style"),
                 self.judge.min_and_max_pixels,
+                system_prompt or "",
+                model_revision(pretrained, revision),
+                self._generation_settings,
                 self._calibration,
             )
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.judge_tasks.prompts import instruction
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES, JudgeTask, Style
 from mtrl_judge.models.calibration import Method
 
@@ -24,6 +26,12 @@ class Backend(NamedTuple):
     """The prompt style that the checkpoint was trained with, if its card names one."""
     pixels: tuple[int | None, int | None]
     """The bounds on width × height of each image as the model sees it."""
+    system_prompt: str
+    """Empty if there is none."""
+    revision: str | None
+    """What identifies the weights."""
+    generation_settings: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """What a task's ``generation_kwargs`` become."""
     calibration: Method = "temperature"
     """What is fitted to calibrate verdicts by probability."""
 
@@ -105,14 +113,39 @@ def evaluation_record(task: JudgeTask) -> dict[str, Any]:
     """What results say about how a task was asked and answered."""
     style, source = _style_and_source(task)
     low, high = ("unknown", "unknown") if _backend is None else _backend.pixels
-    return {
+    record = {
+        # Templates and verdicts of the YAML, also where a perturbation shows others.
+        "question": task.judge.question,
+        "instruction": instruction(task.judge.verdicts, style),
+        "label_rule": task.judge.label.model_dump(mode="json", exclude_none=True),
         "style": style,
         "style_source": source,
         "scoring": evaluation_scoring(),
         "engine": evaluation_engine(),
         "min_pixels": low,
         "max_pixels": high,
+        "demonstrations": 0,  # lmms-eval leaves `num_fewshot: 0` of a task's configuration alone
     }
+    if _backend is not None:
+        record |= {"system_prompt": _backend.system_prompt, "model_revision": _backend.revision}
+    return record
+
+
+def effective_generation(task: JudgeTask, requested: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings that answers are generated with; None where nothing is generated.
+
+    Args:
+        requested: the task's ``generation_kwargs`` after ``--gen_kwargs``, which another backend
+            may complete or change.
+
+    Raises:
+        JudgeError: our backend does not know a setting.
+    """
+    if _backend is None:
+        return dict(requested)
+    if _backend.scoring == "logprob" and evaluation_style(task) == "direct":
+        return None
+    return _backend.generation_settings(requested)
 
 
 def report_style(task: JudgeTask) -> None:

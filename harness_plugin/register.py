@@ -20,7 +20,7 @@ from mtrl_judge.judge_tasks.request_failures import request_failure
 
 from .hooks import Hook, JudgeHooks, hooks_of_request
 from .kept_answers import with_kept_answers
-from .prompt_style import evaluation_style, set_backend
+from .prompt_style import effective_generation, evaluation_style, set_backend
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 
@@ -39,6 +39,7 @@ def register() -> Any:
     _wrap_download()
     _wrap_filters()
     _wrap_response_cache()
+    _wrap_configuration()
     return ModelManifest(
         model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
     )
@@ -247,3 +248,28 @@ def _keep_answers_only(cache: Any) -> None:
 
     cache._extract_cacheable, cache._is_valid_response = extract, is_valid
     cache._lookup = look_up
+
+
+def _wrap_configuration() -> None:
+    """The configuration in the results has the settings that answers are generated with.
+
+    lmms-eval applies ``--gen_kwargs`` after a task has loaded its rows, and before it copies the
+    configuration into results and cache keys.
+    """
+    from lmms_eval.api.task import ConfigurableTask
+
+    stock = ConfigurableTask.dump_config
+
+    @functools.wraps(stock)
+    def dump_config(self: Any) -> Any:
+        config = stock(self)
+        hook = self.config.process_results
+        if isinstance(hook, Hook):
+            try:
+                settings = effective_generation(hook.owner.task, self.config.generation_kwargs)
+            except JudgeError as error:  # lmms-eval would print a traceback and exit 0
+                raise SystemExit(str(error)) from None
+            config["metadata"]["judge"]["generation"] = settings
+        return config
+
+    ConfigurableTask.dump_config = dump_config

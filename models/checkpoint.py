@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json
+from mtrl_judge.common.hashing import digest
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES
+
+# What answers depend on; a folder can also have the state of a training, and results.
+_OF_THE_MODEL = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "config.json",
+    "*processor_config.json",
+    "chat_template*",
+    "*token*.json",
+    "*.model",
+    "vocab.json",
+    "merges.txt",
+    "*.py",
+)
 
 
 def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
@@ -70,6 +87,40 @@ def check_config(pretrained: str, **source: Any) -> None:
             f"pretrained: {pretrained} is a {config.model_type} ({architectures}), which takes no "
             "images; expected an image-text-to-text model such as Qwen3-VL"
         )
+
+
+def model_revision(
+    pretrained: str, revision: str | None = None, *, cache_dir: Path | None = None
+) -> str | None:
+    """What identifies a model's weights, tokenizer and processor: equal for equal copies.
+
+    Args:
+        pretrained: a checkpoint folder, or a hub id whose config has been loaded.
+        revision: of the hub id.
+        cache_dir: of the hub's files; by default huggingface_hub's.
+
+    Returns:
+        The commit on the hub, or for a folder a hash of its files, which takes a few seconds per
+        GB; None if the commit is not in the cache.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(pretrained)
+    if not folder.is_dir():
+        file = try_to_load_from_cache(
+            pretrained, "config.json", cache_dir=cache_dir, revision=revision
+        )
+        return Path(file).parent.name if isinstance(file, str) else None
+    files = sorted({file for pattern in _OF_THE_MODEL for file in folder.glob(pattern)})
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(_file_hash, files)
+        named = zip(files, hashes, strict=True)
+        return f"files {digest(f'{file.name} {found}'.encode() for file, found in named)[:16]}"
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_processor(pretrained: str, **source: Any) -> Any:

@@ -19,16 +19,24 @@ from support.tasks import write_split, write_yaml
 from mtrl_judge.harness_plugin.logprob import MIN_CALIBRATION_ROWS
 from mtrl_judge.harness_plugin.prompt_style import set_backend
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
-from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.prompts import instruction, render_messages
 from mtrl_judge.judge_tasks.rescore import rescore
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
-from mtrl_judge.models.checkpoint import load_model, load_processor
+from mtrl_judge.leaderboard.reading import load_run
+from mtrl_judge.models.checkpoint import load_model, load_processor, model_revision
 from mtrl_judge.models.judge import Judge
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
 FACTS = ("style", "style_source", "engine", "min_pixels", "max_pixels")
+GREEDY = {
+    "do_sample": False,
+    "max_new_tokens": 6,  # of --gen_kwargs
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "until": [],
+}
 pytestmark = pytest.mark.slow
 
 
@@ -80,13 +88,21 @@ def test_samples_hold_all_that_is_needed_to_compute_the_results_again(run: Run) 
             assert reported[f"{metric},none"] == pytest.approx(again[metric]), (name, metric)
 
 
-def test_results_say_from_what_they_came(run: Run, data_root: Path) -> None:
+def test_results_say_from_what_they_came(run: Run, data_root: Path, random_judge: Path) -> None:
     for name in SHIPPED:
         judge = run.results["configs"][name]["metadata"]["judge"]
         record = load_rows(find_task(name), "test", data_root).record
         assert {key: judge[key] for key in record} == json.loads(json.dumps(record))
         assert (judge["style"], judge["parser"]) == ("reasoned", PARSER_VERSION)
         assert judge["card"]["license"]
+        task = find_task(name).judge
+        assert judge["question"] == task.question
+        assert judge["instruction"] == instruction(task.verdicts, "reasoned")
+        assert judge["label_rule"]["column"] == task.label.column
+        assert judge["generation"] == GREEDY
+        assert (judge["system_prompt"], judge["demonstrations"]) == ("", 0)
+        assert judge["model_revision"] == model_revision(str(random_judge))
+    assert {result.metadata["version"] for result in load_run(run.file).tasks.values()} == {"2.0"}
     assert run.results["configs"]["mtrl_judge_agin_nat"]["metadata"]["judge"]["threshold"] == 2.0
     assert run.results["configs"]["mtrl_judge_seetrue"]["metadata"]["judge"]["unlabeled"] == 1
 
@@ -308,6 +324,7 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
     for name in SHIPPED:
         judge = results["configs"][name]["metadata"]["judge"]
         assert (judge["scoring"], judge["style"]) == ("logprob", "direct")
+        assert judge["generation"] is None
         rows = results["samples"][name]
         assert len(rows) == 6
         assert results["results"][name]["null_rate,none"] == 0.0

@@ -241,7 +241,7 @@ def test_a_bias_shows_what_a_judge_knows(judgments: Any) -> None:
 
 def test_scoring_and_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = write_task(tmp_path)
-    set_backend(Backend("transformers", "logprob", "reasoned", (None, None)))
+    set_backend(Backend("transformers", "logprob", "reasoned", (None, None), "", None, dict))
     assert (evaluation_style(task), evaluation_scoring()) == ("direct", "logprob")
     assert evaluation_record(task)["style_source"] == "scoring"
     monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
