@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 
@@ -58,13 +58,15 @@ class ChatServer:
     """An OpenAI-compatible server that answers by what a prompt contains.
 
     Args:
-        answers: what a prompt contains -> its answer; an integer is an HTTP status.
+        answers: what a prompt contains -> its answer; an integer is an HTTP status, and None is no
+            reply while the server runs.
     """
 
-    def __init__(self, answers: Mapping[str, str | int]) -> None:
+    def __init__(self, answers: Mapping[str, str | int | None]) -> None:
         self.answers = dict(answers)
         self.asked: list[str] = []
         """For each request what its prompt contained, in the order of arrival."""
+        self.closing = Event()
 
     def handler(self) -> type[Handler]:
         server = self
@@ -75,6 +77,9 @@ class ChatServer:
                 (found,) = (mark for mark in server.answers if mark in prompt)
                 server.asked.append(found)
                 answer = server.answers[found]
+                if answer is None:
+                    server.closing.wait()
+                    return
                 if isinstance(answer, int):
                     self.send(b'{"error": {"message": "verdict: No"}}', status=answer)
                     return
@@ -88,9 +93,12 @@ class ChatServer:
 
 
 @contextmanager
-def chat_server(answers: Mapping[str, str | int]) -> Iterator[tuple[ChatServer, str]]:
+def chat_server(
+    answers: Mapping[str, str | int | None], at_once: int = 2
+) -> Iterator[tuple[ChatServer, str]]:
     """Serve a :class:`ChatServer`; it, and the `--model_args` of lmms-eval's client for it."""
     server = ChatServer(answers)
     with serving(server.handler()) as address:
         arguments = f"model=m,base_url={address}/v1,api_key=planted-secret,max_retries=1"
-        yield server, f"{arguments},num_concurrent=2"
+        yield server, f"{arguments},num_concurrent={at_once}"
+        server.closing.set()
