@@ -72,6 +72,7 @@ def run_demo(out: Path, *, seed: int) -> Demo:
         settings,
         as_flags({**recipe, "data_root": data, "seed": seed}),
         run,
+        evaluation=folder / "after",
         environment=environment,
     )
     steps = [sample_step(data, seed), base_step(data, base, seed), before, training, after]

@@ -274,6 +274,7 @@ def plan(experiment: Experiment) -> list[Step]:
                     settings,
                     as_flags(values),
                     run_folder,
+                    evaluation=experiment.evaluation_folder(contestant),
                     environment=environment,
                     log=logs / "training.log",
                 )

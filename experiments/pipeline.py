@@ -77,11 +77,13 @@ def run_steps(steps: Sequence[Step], durations_file: Path) -> Iterator[Step]:
         JudgeError: the output of a step is incomplete after it ran; or whatever the step raises.
     """
     durations = read_json(durations_file, missing_ok=True, advice="remove it")
-    remaining = [(number, step) for number, step in enumerate(steps, 1) if not step.is_done()]
     with sigterm_as_exit():
-        for index, (number, step) in enumerate(remaining):
+        for number, step in enumerate(steps, 1):
+            if step.is_done():  # asked only now: a step can undo later ones, which depend on it
+                continue
             finished = [(d["kind"], d["seconds"]) for d in durations.values() if d["done"]]
-            left = time_left([step.kind for _, step in remaining[index:]], finished)
+            later = [other.kind for other in steps[number:] if not other.is_done()]
+            left = time_left([step.kind, *later], finished)
             print(f"[{number}/{len(steps)}] {step.name}{left and f' … {left}'}", flush=True)
             _run_step(step, durations, durations_file)
             yield step

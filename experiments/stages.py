@@ -62,6 +62,7 @@ def training_step(
     flags: Sequence[str],
     folder: Path,
     *,
+    evaluation: Path,
     environment: Mapping[str, str],
     log: Path | None = None,
 ) -> Step:
@@ -70,6 +71,7 @@ def training_step(
     Args:
         settings: those of the recipe, which decide how the training is launched.
         flags: of the training, except ``--output_dir``, which is ``folder``.
+        evaluation: the folder of the judge's evaluation; one of an earlier judge is removed.
     """
     flags = [*flags, "--output_dir", str(folder)]
     command = as_shell(launch_command(settings.method, settings.judge, flags))
@@ -87,6 +89,7 @@ def training_step(
                     f"{command}"
                 )
             resume = ["--resume"] if (folder / RUN_FILE).is_file() else []
+            remove_results(evaluation)
             words = launch_command(
                 settings.method, settings.judge, [*flags, *resume], python=sys.executable
             )

@@ -180,8 +180,12 @@ def test_an_interrupted_training_is_resumed(
         (folder / LOG_FILE).write_text('{"step": 1, "reward": 0.5, "a/reward": 0.5}\n')
 
     monkeypatch.setattr(stages, "run_command", train)
+    # Of a judge whose run has been removed.
+    write_evaluations(experiment, {OURS: {0: 0.75}}, source="hub")
+    assert plan(experiment)[3].is_done()
     step.run()
     assert not step.is_done()
+    assert not plan(experiment)[3].is_done()
     step.run()
     assert step.is_done()
     assert [command[-1] == "--resume" for command in commands] == [False, True]
