@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .leaks import leaks
-from .options import AllowLocalFiles, AsJson, DataRoot, Force, Seed, TaskNames, use_data_root
+from .options import AllowLocalFiles, AsJson, DataRoot, Force, Seed, TaskNames, echo, use_data_root
 from .prepare import prepare
 from .push import push
 
@@ -31,7 +31,7 @@ def sample(
     from mtrl_judge.demo.corpus import write_sample
 
     write_sample(data_root, seed=seed, force=force)
-    typer.echo(f"to use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
+    echo(f"to use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
 
 
 @app.command()
@@ -48,7 +48,7 @@ def status(
 
     use_data_root(data_root)
     statuses = data_status(find_tasks(tasks or []))
-    typer.echo(json_text(statuses) if as_json else _status_tables(statuses))
+    echo(json_text(statuses) if as_json else _status_tables(statuses))
 
 
 def _status_tables(statuses: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, write_text
 
 from .leaderboard import Across, Metric, Results, Seed, Tasks, split_names
-from .options import Force
+from .options import Force, echo
 
 SAVE = "mtrl-judge baseline save"
 
@@ -93,7 +93,7 @@ def gate(
     text = gate_report.markdown(result)
     _write(summary, text)
     _write(junit, gate_report.junit(result))
-    typer.echo(text, nl=False)
+    echo(text, nl=False)
     raise typer.Exit(result.exit_code)
 
 
@@ -123,7 +123,7 @@ def save(
     with _writing(out):
         write_entries(entries_of(board), out, force=force)
     rows = sum(len(result.samples) for result in run.tasks.values())
-    typer.echo(
+    echo(
         f"{out}: {run.model} of {run.date}, {len(run.tasks)} tasks, {rows:,} rows; use it with "
         f"mtrl-judge gate RESULTS --baseline {out}"
     )

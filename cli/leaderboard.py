@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from mtrl_judge.common.files import refuse_existing, write_text
 
-from .options import Force, use_data_root
+from .options import Force, echo, use_data_root
 
 Format: TypeAlias = Literal["md", "csv", "json", "html", "latex"]
 
@@ -125,7 +125,7 @@ def show(
         from mtrl_judge.leaderboard.plots import write_plots
 
         for file in write_plots(board, plots, force=force):
-            typer.echo(f"{file}: written", err=True)
+            echo(f"{file}: written", err=True)
     if form == "json":
         view = build_view(board, full=full, power=power)
         text = leaderboard_file(board, view).model_dump_json(indent=2, exclude_defaults=True)
@@ -142,10 +142,10 @@ def show(
         view = build_view(board, full=full, power=power)
         text = write(view.tables, digits, view.labels)
     if out is None:
-        typer.echo(text)
+        echo(text)
         return
     write_text(out, text + "\n", force)
-    typer.echo(f"{out}: written", err=True)
+    echo(f"{out}: written", err=True)
 
 
 def split_names(text: str) -> list[str]:
@@ -179,7 +179,7 @@ def add(
     entries = entries_of(board, rows=rows)
     add_entries(file, entries)
     for entry in entries:
-        typer.echo(f"{file}: added {entry.model} of {entry.date}")
+        echo(f"{file}: added {entry.model} of {entry.date}")
 
 
 @app.command()
@@ -196,7 +196,7 @@ def merge(
     from mtrl_judge.leaderboard.file import merge_files
 
     count = merge_files(files, out, base=base, force=force)
-    typer.echo(f"{out}: {count} entries")
+    echo(f"{out}: {count} entries")
 
 
 @app.command()
@@ -204,4 +204,4 @@ def schema() -> None:
     """Print the JSON Schema of a leaderboard file."""
     from mtrl_judge.leaderboard.file import json_schema
 
-    typer.echo(json_schema())
+    echo(json_schema())

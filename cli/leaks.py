@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from mtrl_judge.common.errors import DataError, JudgeError
 
-from .options import AllowLocalFiles, AsJson, DataRoot, TaskNames, use_data_root
+from .options import AllowLocalFiles, AsJson, DataRoot, TaskNames, echo, use_data_root
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -48,14 +46,14 @@ def leaks(
             "checked": report.checked,
             "left_out": report.left_out,
         }
-        typer.echo(json_text(result))
+        echo(json_text(result))
     else:
         for task, reason in report.left_out.items():
-            typer.echo(f"{task}: not compared: {reason}", err=True)
+            echo(f"{task}: not compared: {reason}", err=True)
         if report.leaks:
-            typer.echo(leak_table(report.leaks))
+            echo(leak_table(report.leaks))
         items = sum(n for splits in report.checked.values() for n in splits.values())
-        typer.echo(f"{items:,} items compared; {n_refused} leaks that training refuses")
+        echo(f"{items:,} items compared; {n_refused} leaks that training refuses")
     sys.exit(n_refused > 0)
 
 

@@ -20,16 +20,7 @@ from .data import app as data
 from .gate import app as baseline
 from .gate import gate
 from .leaderboard import app as leaderboard
-from .options import (
-    AllowLocalFiles,
-    AsJson,
-    DataRoot,
-    Force,
-    OneTask,
-    Seed,
-    comma_separated,
-    use_data_root,
-)
+from .options import AllowLocalFiles, AsJson, DataRoot, Force, OneTask, Seed, comma_separated, echo, use_data_root
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
@@ -61,7 +52,7 @@ def main() -> None:
     try:
         app()
     except JudgeError as error:
-        typer.echo(str(error), err=True)
+        echo(str(error), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
@@ -71,7 +62,7 @@ def main() -> None:
 
 def print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"mtrl-judge {__version__}")
+        echo(f"mtrl-judge {__version__}")
         raise typer.Exit
 
 
@@ -97,9 +88,7 @@ def tasks(
     """List the shipped judge tasks."""
     from . import tasks as listing
 
-    typer.echo(
-        listing.as_json() if as_json else listing.as_cards() if cards else listing.as_table()
-    )
+    echo(listing.as_json() if as_json else listing.as_cards() if cards else listing.as_table())
 
 
 @app.command()
@@ -117,7 +106,7 @@ def new(
 
     path = out or Path(f"{task}.yaml")
     write_new_task(task, kind, path, dataset=dataset, force=force)
-    typer.echo(f"{path}: written; edit it, then run: mtrl-judge validate {path}")
+    echo(f"{path}: written; edit it, then run: mtrl-judge validate {path}")
 
 
 @app.command()
@@ -139,9 +128,9 @@ def validate(
         except JudgeError as error:
             faults = str(error).splitlines()
         invalid += bool(faults)
-        typer.echo("\n".join(faults) if faults else f"{name}: valid", err=bool(faults))
+        echo("\n".join(faults) if faults else f"{name}: valid", err=bool(faults))
     if invalid:
-        typer.echo(f"{invalid} of {len(paths)} invalid", err=True)
+        echo(f"{invalid} of {len(paths)} invalid", err=True)
         raise typer.Exit(1)
 
 
@@ -166,7 +155,7 @@ def preview(
     use_data_root(data_root)
     judge_task = find_task(task)
     folder = out or Path(f"preview-{judge_task.task}")
-    typer.echo(write_preview(judge_task, folder, n=n, split=split, style=style))
+    echo(write_preview(judge_task, folder, n=n, split=split, style=style))
 
 
 @app.command()
@@ -195,7 +184,7 @@ def score(
     from mtrl_judge.judge_tasks.rescore import rescore
 
     rescored = rescore(task, file, out=out, force=force)
-    typer.echo(readings_text(rescored) if explain else json_text(rescored.metrics))
+    echo(readings_text(rescored) if explain else json_text(rescored.metrics))
 
 
 def readings_text(rescored: Rescored) -> str:
@@ -314,8 +303,8 @@ def robustness(
     )
     if result.effects:
         table = robustness_table(result.effects)
-        typer.echo(f"\n{plain_text(table)}\n\n{table.note}")
-    typer.echo(f"\n{result.file}")
+        echo(f"\n{plain_text(table)}")
+    echo(f"\n{result.file}")
 
 
 # The training answers `train grpo --help` itself.
@@ -334,10 +323,10 @@ def train(context: typer.Context) -> None:
     from mtrl_judge.rl.arguments import METHODS
     from mtrl_judge.rl.recipes import shipped_recipes
 
-    typer.echo(f"{context.get_help()}\n")
+    echo(f"{context.get_help()}\n")
     for method in METHODS:
         names = ", ".join(path.stem for path in shipped_recipes(method))
-        typer.echo(f"Shipped recipes for {method}: {names}")
+        echo(f"Shipped recipes for {method}: {names}")
 
 
 @app.command()
@@ -398,11 +387,11 @@ def experiment(
         allow_leaks=allow_leaks,
     )
     if dry_run:
-        typer.echo(list_steps(plan(made)))
+        echo(list_steps(plan(made)))
         return
     comparison = run_experiment(made)
     if comparison is not None:
-        typer.echo(f"\n{comparison}\n\n{out / 'results.md'}, results.json, results.csv")
+        echo(f"\n{comparison}\n\n{out / 'results.md'}, results.json, results.csv")
 
 
 def read_seeds(text: str) -> list[int]:
@@ -442,7 +431,7 @@ def tiny(
     from mtrl_judge.demo.pretrain import pretrain_tiny_model
 
     pretrain_tiny_model(data_root, out, seed=seed, force=force)
-    typer.echo(f"to train it: mtrl-judge train grpo --recipe tiny_cpu --model_name_or_path {out}")
+    echo(f"to train it: mtrl-judge train grpo --recipe tiny_cpu --model_name_or_path {out}")
 
 
 @app.command()
@@ -457,8 +446,8 @@ def demo(
     from mtrl_judge.leaderboard.tables import plain_text
 
     made = run_demo(out, seed=seed)
-    typer.echo(f"\n{plain_text(made.table)}\n\n{made.table.note}")
-    typer.echo(f"\nlearning curve: {made.learning_curve}\njudge: {made.judge}")
+    echo(f"\n{plain_text(made.table)}")
+    echo(f"\nlearning curve: {made.learning_curve}\njudge: {made.judge}")
 
 
 app.add_typer(data, name="data")

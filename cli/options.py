@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from mtrl_judge.common.printable import printable
+from mtrl_judge.common.secrets import redact
+
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -40,6 +43,11 @@ AllowLocalFiles = Annotated[
         help="Let YAMLs name parquet files outside the data root.",
     ),
 ]
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text, some of which comes from data, models or the environment."""
+    typer.echo(printable(redact(text)), err=err, nl=nl)
 
 
 def use_data_root(root: Path | None) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from mtrl_judge.common.errors import JudgeError
 
-from .options import AllowLocalFiles, Force
+from .options import AllowLocalFiles, Force, echo
 
 if TYPE_CHECKING:
     from mtrl_judge.data.prepare import PreparedTask
@@ -61,9 +61,9 @@ def prepare(
                 bars.console.print(_summary(prepared), markup=False, highlight=False)
         except KeyboardInterrupt:
             bars.stop()
-            typer.echo("interrupted; run the same command again to resume", err=True)
+            echo("interrupted; run the same command again to resume", err=True)
             sys.exit(130)
-    typer.echo(f"to use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
+    echo(f"to use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
 
 
 def _column_names(text: str) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ import typer
 
 from mtrl_judge.common.errors import JudgeError
 
-from .options import AllowLocalFiles, DataRoot, Force, use_data_root
+from .options import AllowLocalFiles, DataRoot, Force, echo, use_data_root
 
 
 def push(
@@ -41,11 +41,11 @@ def push(
         )
     files = publish.repository_files(judge_task, repo)
     if not dry_run:
-        typer.echo(publish.push(judge_task, repo, files, private=not public, force=force))
+        echo(publish.push(judge_task, repo, files, private=not public, force=force))
         return
     for path, content in files.items():
         if isinstance(content, bytes):
-            typer.echo(content.decode())
+            echo(content.decode())
         else:
-            typer.echo(f"{content.stat().st_size / 1e6:10,.1f} MB  {path}")
-    typer.echo("nothing was uploaded (--dry-run)")
+            echo(f"{content.stat().st_size / 1e6:10,.1f} MB  {path}")
+    echo("nothing was uploaded (--dry-run)")

@@ -1,17 +1,24 @@
-"""Passwords, tokens and keys among command-line arguments, which are never written to disk."""
+"""Passwords, tokens and keys, which must not appear in anything that is printed or saved."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+REDACTED = "[redacted]"
 _NAME = r"[\w-]*(?:api_?key|access_?key|authorization|token|secret|password|passwd|credentials?)"
+_WHOLE_NAME = re.compile(_NAME, re.IGNORECASE)
 _OPTION = re.compile(rf"--{_NAME}", re.IGNORECASE)
 # A name=value pair, or a key within a value that is JSON.
-_SECRET_PAIR = re.compile(rf"(?:^|[\"'])\s*{_NAME}[\"']?\s*[=:]", re.IGNORECASE)
+_SECRET_PAIR = re.compile(rf"(?:^|[\"'])\s*{_NAME}[\"']?\s*[=:]\s*[\"']?", re.IGNORECASE)
 # Where the name gives nothing away: keys of well-known providers, and passwords in addresses.
-_SECRET_VALUE = re.compile(r"\b(?:hf_|sk-|gsk_|AIza)[\w-]{16,}|://[^/@\s]+@")
+_KEY = r"\b(?:hf_|sk-|gsk_|AIza|gh[opsru]_|github_pat_)[\w-]{16,}"
+_SECRET_VALUE = re.compile(rf"{_KEY}|://[^/@\s]+@")
 _PAIRS = re.compile(r"""(?:[^,"'{\[]|"[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|["'{\[])+""")
+# A shorter value may be a word that occurs anywhere.
+_MIN_LENGTH = 8
 
 
 def without_secrets(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -25,15 +32,48 @@ def without_secrets(words: Sequence[str]) -> tuple[list[str], list[str]]:
     >>> without_secrets(["--hf_token", "abc", "--gen_kwargs", "max_new_tokens=6"])
     (['--gen_kwargs', 'max_new_tokens=6'], ['--hf_token'])
     """
+    kept, removed = _separated(words)
+    return kept, [name for name, _ in removed]
+
+
+class Redactor:
+    """Replaces secrets in texts: those of the environment and of `arguments`, and known forms.
+
+    Args:
+        arguments: of a command line.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+    ) -> None:
+        values = [value for name, value in environment.items() if _WHOLE_NAME.fullmatch(name)]
+        values += [_stored_token(environment), *(value for _, value in _separated(arguments)[1])]
+        # The longest first: one secret may be the beginning of another.
+        escaped = map(re.escape, sorted(_literals(values), key=len, reverse=True))
+        self._pattern = re.compile("|".join((*escaped, _KEY)))
+
+    def __call__(self, text: str) -> str:
+        return self._pattern.sub(REDACTED, text)
+
+
+def redact(text: str) -> str:
+    """The text without the secrets of this process's environment.
+
+    >>> redact("token=hf_abcdefghijklmnopqrstuvwxyz")
+    'token=[redacted]'
+    """
+    return Redactor()(text)
+
+
+def _separated(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Arguments without secrets, and the name and value of each secret."""
     kept: list[str] = []
-    removed: list[str] = []
+    removed: list[tuple[str, str]] = []
     remaining = iter(words)
     for word in remaining:
         option, equals, value = word.partition("=")
         if _OPTION.fullmatch(option):
-            removed.append(option)
-            if not equals:
-                next(remaining, None)
+            removed.append((option, value if equals else next(remaining, "")))
         elif option.startswith("--"):
             kept.append(f"{option}{equals}{_without_secret_pairs(value, removed)}")
         else:
@@ -41,12 +81,36 @@ def without_secrets(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return kept, removed
 
 
-def _without_secret_pairs(text: str, removed: list[str]) -> str:
-    """``name=value,…`` without its secrets, whose names are added to ``removed``."""
+def _without_secret_pairs(text: str, removed: list[tuple[str, str]]) -> str:
+    """``name=value,…`` without its secrets, which are added to ``removed``."""
     pairs = []
     for pair in _PAIRS.findall(text):
         if _SECRET_PAIR.search(pair) or _SECRET_VALUE.search(pair):
-            removed.append(pair.partition("=")[0].strip())
+            name, _, value = pair.partition("=")
+            removed.append((name.strip(), value))
         else:
             pairs.append(pair)
     return ",".join(pairs)
+
+
+def _literals(values: Iterable[str]) -> set[str]:
+    stripped = {value.strip() for value in values}
+    return {s for s in stripped if len(s) >= _MIN_LENGTH and not _is_path(s)}
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
+
+
+def _stored_token(environment: Mapping[str, str]) -> str:
+    """The token of ``hf auth login``, where huggingface_hub keeps it; empty if there is none."""
+    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    home = environment.get("HF_HOME") or f"{cache}/huggingface"
+    file = Path(environment.get("HF_TOKEN_PATH") or f"{home}/token")
+    try:
+        return file.expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home folder
+        return ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.secrets import Redactor
 from mtrl_judge.harness_plugin.answer_store import (
     REUSE_ALL,
     REUSE_VARIABLE,
@@ -39,6 +40,7 @@ from .evaluation_record import (
     write_record,
 )
 from .processes import run_to_end
+from .redaction import redacted
 
 ANSWERS = "answers"
 _RECORDED = (DATA_ROOT_VARIABLE, STYLE_VARIABLE, PERTURBATION_VARIABLE)
@@ -81,12 +83,19 @@ def run_command(
         CommandError: the exit code is not 0.
     """
     with ExitStack() as stack:
-        streams: dict[str, Any] = {}
-        if log is not None:
+        redactor = Redactor(command)
+        streams: dict[str, Any]
+        if log is None:
+            streams = {
+                "stdout": stack.enter_context(redacted(sys.stdout.buffer, redactor)),
+                "stderr": stack.enter_context(redacted(sys.stderr.buffer, redactor)),
+            }
+        else:
             log.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(log.open("wb"))
+            file = stack.enter_context(redacted(stack.enter_context(log.open("wb")), redactor))
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        variables = {**os.environ, **(environment or {})}
+        # Python would keep what it prints to a pipe for long.
+        variables = {"PYTHONUNBUFFERED": "1", **os.environ, **(environment or {})}
         exit_code = run_to_end(command, environment=variables, folder=folder, **streams)
     if exit_code:
         raise CommandError(name, f"failed with exit code {exit_code}", exit_code, log)

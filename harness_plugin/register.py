@@ -2,7 +2,7 @@
 
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
 TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
-wraps eight functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
+wraps nine functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
 involved, so other tasks are not affected.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.printable import printable
+from mtrl_judge.common.secrets import redact
 from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
 from mtrl_judge.judge_tasks.request_failures import request_failure
@@ -40,6 +42,7 @@ def register() -> Any:
     _wrap_filters()
     _wrap_response_cache()
     _wrap_configuration()
+    _wrap_logs()
     return ModelManifest(
         model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
     )
@@ -273,3 +276,16 @@ def _wrap_configuration() -> None:
         return config
 
     ConfigurableTask.dump_config = dump_config
+
+
+def _wrap_logs() -> None:
+    """Log messages have no secrets: lmms-eval logs the token of the hub (`cli_evaluate_single` in
+    lmms_eval/__main__.py). Those of mtrl-judge, which quote data and servers, are printable too."""
+    from loguru import logger
+
+    def patch(record: Any) -> None:
+        message = redact(record["message"])
+        ours = (record["name"] or "").startswith("mtrl_judge.")
+        record["message"] = printable(message) if ours else message
+
+    logger.configure(patcher=patch)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError, did_you_mean
 from mtrl_judge.common.files import json_text, read_json_lines, write_text
+from mtrl_judge.common.printable import printable_line
 from mtrl_judge.metrics.records import Record
 
 from .loading import find_task
@@ -120,7 +121,7 @@ def _excerpt(text: str) -> str:
     """
     if len(text) > 4 * _EDGE:
         text = f"{text[: 2 * _EDGE]} {text[-2 * _EDGE :]}"
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = printable_line(text)
     return line if len(line) <= 2 * _EDGE else f"{line[:_EDGE]} … {line[-_EDGE:]}"
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from itertools import takewhile
 
+from mtrl_judge.common.printable import printable_line
 from mtrl_judge.metrics.bootstrap import Estimate
 
 NONE = "–"
 ROLE_NAMES = {"train": "in distribution", "ood": "out of distribution"}
-# Control characters, unpaired surrogates (which JSON files can hold) and unassigned characters.
-_UNPRINTABLE = ("Cc", "Cs", "Cn")
-_BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _METRIC_NAMES = {"macro_f1": "Macro-F1", "cohen_kappa": "Cohen's κ"}
 
 
@@ -106,10 +103,6 @@ def one_line(text: str, max_length: int = 100) -> str:
     >>> one_line("a judge\\u2028of\\x00 mine"), one_line("0123456789", 5)
     ('a judge of\\ufffd mine', '01…89')
     """
-    spaced = " ".join(text.split())
-    line = "".join(
-        "\ufffd" if unicodedata.category(char) in _UNPRINTABLE or char in _BIDIRECTIONAL else char
-        for char in spaced
-    )
+    line = printable_line(text)
     kept = max_length // 2
     return line if len(line) <= max_length else f"{line[: max_length - kept - 1]}…{line[-kept:]}"

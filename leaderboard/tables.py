@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from tabulate import tabulate
 
+from mtrl_judge.common.printable import printable, printable_line
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.ranks import RankRange
 
@@ -140,7 +141,7 @@ def markdown_text(text: str) -> str:
     >>> markdown_text("a|b <script> `c` [d](e)")
     'a\\\\|b &lt;script> \\\\`c\\\\` [d]\\\\(e)'
     """
-    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split()))
+    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", printable_line(text))
     return re.sub(r"([\\|`]|(?<=\])\()", r"\\\1", line)
 
 
@@ -178,27 +179,36 @@ def latex(tables: Sequence[Table], digits: int = 3, labels: Labels = NO_LABELS) 
     parts = []
     for table in tables:
         if table.rows:
-            head, *lines = _grid(table, digits, labels, str, str)
+            head, *lines = _grid(table, digits, labels, printable_line, printable_line)
             parts.append(
-                f"% {' '.join(table.title.split())}\n"
+                f"% {printable_line(table.title)}\n"
                 + tabulate(lines, head, tablefmt="latex_booktabs", disable_numparse=True)
             )
     return "\n\n".join(parts)
 
 
 def plain_text(table: Table, digits: int = 3) -> str:
-    """One table for a terminal."""
-    head, *lines = _grid(table, digits, NO_LABELS, str, str)
-    return tabulate(lines, headers=head, disable_numparse=True)
+    """One table with its note, for a terminal."""
+    head, *lines = _grid(table, digits, NO_LABELS, printable_line, printable_line)
+    grid = tabulate(lines, headers=head, disable_numparse=True)
+    return f"{grid}\n\n{printable(table.note)}" if table.note else grid
 
 
 def csv_text(fields: Sequence[str], records: Sequence[Mapping[str, object]]) -> str:
-    """Records as CSV with a header."""
+    """Records as CSV with a header, in which no text acts as a formula of a spreadsheet."""
     file = io.StringIO()
     writer = csv.DictWriter(file, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    for record in records:
+        writer.writerow({k: _inert(v) if isinstance(v, str) else v for k, v in record.items()})
     return file.getvalue()
+
+
+def _inert(text: str) -> str:
+    """Text for a CSV cell: a leading apostrophe makes a spreadsheet take it for text (OWASP, "CSV
+    Injection")."""
+    shown = printable(text)
+    return f"'{shown}" if shown.lstrip().startswith(("=", "+", "-", "@")) else shown
 
 
 def _grid(
