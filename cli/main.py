@@ -20,7 +20,17 @@ from .data import app as data
 from .gate import app as baseline
 from .gate import gate
 from .leaderboard import app as leaderboard
-from .options import AllowLocalFiles, AsJson, DataRoot, Force, OneTask, Seed, comma_separated, echo, use_data_root
+from .options import (
+    AllowLocalFiles,
+    AsJson,
+    DataRoot,
+    Force,
+    OneTask,
+    Seed,
+    comma_separated,
+    echo,
+    use_data_root,
+)
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored

@@ -189,10 +189,11 @@ def _wrap_download() -> None:
 
 
 def _wrap_filters() -> None:
-    """Answers to judge tasks lose their lone surrogates before anything reads them.
+    """Answers to judge tasks lose their lone surrogates before anything reads them, and the message
+    of a failed request loses secrets: a server may quote a wrong key.
 
-    A server's reply can have them as JSON escapes. With one of them, lmms-eval cannot write the
-    task's samples, logs that, and exits with 0 (`save_results_samples` in
+    A server's reply can have lone surrogates as JSON escapes. With one of them, lmms-eval cannot
+    write the task's samples, logs that, and exits with 0 (`save_results_samples` in
     lmms_eval/loggers/evaluation_tracker.py).
     """
     from lmms_eval.api.task import ConfigurableTask
@@ -204,12 +205,17 @@ def _wrap_filters() -> None:
         if isinstance(self.config.process_results, Hook):
             for instance in self.instances:
                 instance.resps = [
-                    replace_surrogates(answer) if isinstance(answer, str) else answer
+                    _clean(answer) if isinstance(answer, str) else answer
                     for answer in instance.resps
                 ]
         return stock(self, *args, **kwargs)
 
     ConfigurableTask.apply_filters = apply_filters
+
+
+def _clean(answer: str) -> str:
+    text = replace_surrogates(answer)
+    return text if request_failure(text) is None else redact(text)
 
 
 def _wrap_response_cache() -> None:

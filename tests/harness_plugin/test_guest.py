@@ -339,9 +339,11 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
             assert row["bias"].keys() == row["probabilities"].keys()
             assert sum(row["bias"].values()) == pytest.approx(0)
             assert row["calibrated"] == (row["temperature"] != 1.0) == any(row["bias"].values())
-    calibrated = {n for n in SHIPPED if all(r["calibrated"] for r in results["samples"][n])}
+    reasons = {n: {r["uncalibrated_reason"] for r in results["samples"][n]} for n in SHIPPED}
+    # With enough rows, the answers of a random judge can still have no best temperature.
+    enough = {n for n in SHIPPED if not any("labeled" in (why or "") for why in reasons[n])}
     calibration = {n: results["configs"][n]["metadata"]["judge"]["calibration"] for n in SHIPPED}
-    assert calibrated == {"mtrl_judge_seetrue"}
+    assert enough == {"mtrl_judge_seetrue"}
     assert calibration["mtrl_judge_seetrue"]["labeled_rows"] == MIN_CALIBRATION_ROWS
     assert calibration["mtrl_judge_seetrue"]["mode"] == "bias"
     assert calibration["mtrl_judge_imagereward"]["labeled_rows"] == 0
@@ -435,13 +437,17 @@ def their_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_short_front_judges_a_users_task_beside_faulty_ones(
     tmp_path: Path, random_judge: Path, their_tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By probabilities; its samples are scored again."""
+    """By probabilities; its samples are scored again. A token is found in no output."""
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(their_tasks / "data"))
+    monkeypatch.setenv("HF_TOKEN", "planted-token-of-the-hub")
     done = call(
         *("eval", "--model_args", f"pretrained={random_judge},scoring=logprob"),
         *("--tasks", "their_task", "--include_path", their_tasks, "--output_path", tmp_path),
     )
     assert done.exit_code == 0, done.exception
+    assert "'token': '[redacted]'" in done.output
+    written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any(b"planted-token" in text for text in (done.output.encode(), *written))
     run = Run(tmp_path)
     rows = run.samples("their_task")
     assert [row["label"] for row in rows] == ["Absolutely", ODD_VERDICT, "Absolutely"]
