@@ -9,7 +9,7 @@ from pathlib import Path
 
 REDACTED = "[redacted]"
 _NAME = r"[\w-]*(?:api_?key|access_?key|authorization|token|secret|password|passwd|credentials?)"
-_WHOLE_NAME = re.compile(_NAME, re.IGNORECASE)
+_VARIABLE = re.compile(rf"{_NAME}|\w+_KEY", re.IGNORECASE)
 _OPTION = re.compile(rf"--{_NAME}", re.IGNORECASE)
 # A name=value pair, or a key within a value that is JSON.
 _SECRET_PAIR = re.compile(rf"(?:^|[\"'])\s*{_NAME}[\"']?\s*[=:]\s*[\"']?", re.IGNORECASE)
@@ -46,7 +46,7 @@ class Redactor:
     def __init__(
         self, arguments: Sequence[str] = (), environment: Mapping[str, str] = os.environ
     ) -> None:
-        values = [value for name, value in environment.items() if _WHOLE_NAME.fullmatch(name)]
+        values = [value for name, value in environment.items() if _VARIABLE.fullmatch(name)]
         values += [_stored_token(environment), *(value for _, value in _separated(arguments)[1])]
         # The longest first: one secret may be the beginning of another.
         escaped = map(re.escape, sorted(_literals(values), key=len, reverse=True))
