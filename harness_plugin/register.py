@@ -2,8 +2,8 @@
 
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
 TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
-wraps nine functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
-involved, so other tasks are not affected.
+wraps eight functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
+involved, so other tasks are not affected. Log messages lose secrets in any case.
 """
 
 from __future__ import annotations
