@@ -259,9 +259,13 @@ def evaluate(
         typer.echo(f"{retry}: no failed requests" if written is None else str(written))
         return
     use_data_root(data_root)
-    run_lmms_eval(
-        model, tasks, output_path=output_path, style=style, flags=context.args, resume=resume
-    )
+    try:
+        run_lmms_eval(
+            model, tasks, output_path=output_path, style=style, flags=context.args, resume=resume
+        )
+    except (KeyboardInterrupt, SystemExit):
+        typer.echo("stopped; run the same command with --resume to go on", err=True)
+        raise
 
 
 def refuse_other_options(context: typer.Context, only: str) -> None:

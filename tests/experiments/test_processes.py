@@ -58,4 +58,5 @@ def test_a_stopped_evaluation_leaves_no_process(
         while not all(map(is_gone, started)) and time.monotonic() < deadline:
             time.sleep(0.05)
     assert all(map(is_gone, started))
-    process.communicate()
+    said = process.communicate()[1]
+    assert ("run the same command with --resume" in said) == (number != signal.SIGKILL)
