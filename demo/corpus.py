@@ -56,7 +56,7 @@ from .drawing import (
     pick,
 )
 
-VERSION = "1.1"
+VERSION = "1.2"
 """Increases whenever the same seed gives other rows."""
 # Stands in every card and marks a folder as a sample; not the name of a module.
 GENERATOR = "mtrl_judge.judge_tasks.sample"
@@ -270,7 +270,7 @@ def _seetrue(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, 
             "text": described.text,
             "label": int(wrong is None),
             "original_dataset_id": f"text_{digest([described.text.encode()])[:8]}_image_{number}",
-            "dataset_source": "sample",
+            "dataset_source": f"sample {'counts' if described.second is None else 'pairs'}",
         }
         yield (Item(row, drawn, _fit_text(described, shown, wrong)),)
 

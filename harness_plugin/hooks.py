@@ -70,8 +70,7 @@ class JudgeHooks:
         self.metadata: dict[str, Any] = {**task.metadata, "judge": {}}
         # lmms-eval's name -> ours; a comma ends the name of a metric there. The headline metric
         # comes first: it carries the records that all the others are computed from.
-        names = task.kind.metrics(task.judge.verdicts, task.paired)
-        names.sort(key=lambda name: name != task.kind.headline)
+        names = sorted(task.metrics, key=lambda name: name != task.kind.headline)
         self.metrics = {name.replace(",", ";"): name for name in names}
         self._summary: Mapping[str, float | int | None] = {}
         self._loaded: tuple[Path | None, LoadedSplit] | None = None
@@ -255,6 +254,7 @@ class JudgeHooks:
             well_formed=scored.verdict.well_formed,
             pair_id=row.pair_id,
             swapped=row.swapped,
+            group=row.group,
         )
         probabilities = {}
         if evaluation_scoring() == "logprob":
@@ -263,6 +263,7 @@ class JudgeHooks:
             "item_id": row.item_id,
             "pair_id": row.pair_id,
             "cluster": row.cluster,
+            **self._reported_by(row),
             "order": None if row.pair_id is None else "BA" if row.swapped else "AB",
             "label": row.label,
             "verdict": scored.verdict.value,
@@ -273,8 +274,17 @@ class JudgeHooks:
             "text": text,
             **probabilities,
             **dict.fromkeys(self.metrics),
-            self.task.kind.headline: tuple(record) if row.pair_id else record[:3],
+            self.task.kind.headline: tuple(record) if row.pair_id or row.group else record[:3],
         }
+
+    def _reported_by(self, row: JudgeRow) -> dict[str, Any]:
+        """The group and the ratings of a row, for tasks whose YAML names such columns."""
+        fields: dict[str, Any] = {}
+        if self.task.judge.groups is not None:
+            fields["group"] = row.group
+        if self.task.judge.human is not None:
+            fields["human"] = row.human and row.human._asdict()
+        return fields
 
 
 def _versions() -> dict[str, str]:
@@ -311,6 +321,11 @@ def _report(task: JudgeTask, record: Mapping[str, Any], repeats: Repeats) -> Non
         logger.warning(f"{task.task}: item {item} left out by its YAML: {why}")
     for item, why in record["undecodable"].items():
         logger.warning(f"{task.task}: item {item} left out, its image does not decode: {why}")
+    if record.get("groups", {}).get("without"):
+        logger.warning(
+            f"{task.task}: {record['groups']['without']} rows have no group: their column "
+            f"{record['groups']['column']} is null. They count overall, and in no group"
+        )
     if record["undecodable"]:
         logger.warning(f"{task.task}: {len(record['undecodable'])} items left out in total")
     for line in repeats.lines():

@@ -132,6 +132,13 @@ def _check_label(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[P
         yield from rule.problems(label, _verdicts(judge))
 
 
+def _check_human(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
+    human = mapping(judge.get("human"))
+    if human.get("rank") is not None and human.get("group") is None:
+        wrong = "ranks are of items in a group, and no group is named"
+        yield Problem("judge.human.rank", wrong, "name its column, such as group: prompt_id")
+
+
 def _check_splits(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
     made: dict[str, Any] = {k: v for k, v in mapping(judge.get("splits")).items() if k in SPLITS}
     native = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
@@ -201,6 +208,7 @@ _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[Pr
     _check_verdicts,
     _check_kind,
     _check_label,
+    _check_human,
     _check_splits,
     _check_raw,
 )

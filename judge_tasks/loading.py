@@ -19,6 +19,7 @@ from .fields import Frozen, mapping
 from .kinds import KINDS, LABEL_RULES
 from .spec import (
     Card,
+    Human,
     ImageFiles,
     JudgeSpec,
     JudgeTask,
@@ -212,6 +213,8 @@ def _model_at(location: tuple[str | int, ...]) -> tuple[type[Frozen], str]:
             return _RULES[rule], name
         case ("judge", "card", str(name), *_):
             return Card, name
+        case ("judge", "human", str(name), *_):
+            return Human, name
         case ("judge", "splits", _, str(name), *_):
             return MadeSplit, name
         case ("judge", "known_bad", int(), str(name), *_):

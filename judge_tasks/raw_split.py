@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
+from math import inf, isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,8 @@ from rich.progress import track
 
 from mtrl_judge.common.errors import DataError, did_you_mean
 from mtrl_judge.common.hashing import digest
+from mtrl_judge.common.surrogates import replace_surrogates
+from mtrl_judge.metrics.human import HumanRating
 
 from .fields import label_key
 from .images import encoded, fault_of, truncation_refused
@@ -24,6 +27,8 @@ from .templates import question_columns
 if TYPE_CHECKING:
     from datasets import Dataset
 
+MAX_GROUPS = 50
+MAX_GROUP_NAME = 100  # characters
 _BATCH = 64
 _PROGRESS_FROM = 2_000  # images; fewer are checked in less than two seconds
 
@@ -210,6 +215,74 @@ class RawSplit:
             return [_digest([cells[position]])[:16] for cells in self._cells()]
         return [digest([str(value).encode()])[:16] for value in self.column(judge.cluster_by)]
 
+    @cached_property
+    def groups(self) -> list[str | None]:
+        """The group of each row, N; None where the column of groups is null, or none is named.
+
+        Raises:
+            DataError: the column has more values than a table can show, or values that are texts.
+        """
+        column = self.task.judge.groups
+        if column is None:
+            return [None] * len(self)
+        groups_N = [
+            None if _is_null(value) else replace_surrogates(label_key(value))
+            for value in self.column(column)
+        ]
+        names = {name for name in groups_N if name is not None}
+        where = f"{self.task.path}: judge.groups: column {column!r}"
+        if len(names) > MAX_GROUPS:
+            raise DataError(
+                f"{where} has {len(names):,} values; expected at most {MAX_GROUPS}. Name a coarser "
+                "column; what only makes rows depend on each other is cluster_by"
+            )
+        longest = max(names, key=len, default="")
+        if len(longest) > MAX_GROUP_NAME:
+            raise DataError(
+                f"{where} has a value of {len(longest):,} characters ({longest[:30]!r}…); expected "
+                f"names of groups, of at most {MAX_GROUP_NAME}"
+            )
+        return groups_N
+
+    @cached_property
+    def human(self) -> list[HumanRating | None]:
+        """What people thought of each row, N; None where the rating is null or not named.
+
+        Raises:
+            DataError: a rating or rank is not a number.
+        """
+        human = self.task.judge.human
+        if human is None:
+            return [None] * len(self)
+        nothing = [None] * len(self)
+        ratings_N = self._numbers("judge.human.column", human.column)
+        ranks_N = self._numbers("judge.human.rank", human.rank) if human.rank else nothing
+        groups_N = self.column(human.group) if human.group else nothing
+        return [
+            None
+            if rating is None
+            # Only whether two groups are the same matters, and the value may be a long text.
+            else HumanRating(
+                rating, None if _is_null(group) else digest([str(group).encode()])[:16], rank
+            )
+            for rating, group, rank in zip(ratings_N, groups_N, ranks_N, strict=True)
+        ]
+
+    def _numbers(self, field: str, column: str) -> list[float | None]:
+        """The N values of a column as numbers; None where one is null."""
+        numbers: list[float | None] = []
+        for value in self.column(column):
+            try:
+                number = None if _is_null(value) else float(value)
+            except (TypeError, ValueError):
+                number = inf
+            if number is not None and not isfinite(number):
+                raise DataError(
+                    f"{self.task.path}: {field}: {value!r} in column {column!r} is no number"
+                )
+            numbers.append(number)
+        return numbers
+
     @property
     def reasoning(self) -> list[str | None]:
         """The reasoning of a good answer for each row, N."""
@@ -294,6 +367,7 @@ def _is_null(value: object) -> bool:
 def named_columns(task: JudgeTask) -> dict[str, list[str]]:
     """The columns of the dataset that a task's YAML names, by the field that names them."""
     judge = task.judge
+    human = judge.human.model_dump() if judge.human else {}
     return {
         "judge.images": [*judge.images],
         **{field: sorted(question_columns(text)) for field, text in task.questions.items()},
@@ -302,6 +376,8 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
         "judge.candidates": [*(judge.candidates or ())],
         "judge.reasoning": [judge.reasoning] if judge.reasoning else [],
         "judge.cluster_by": [judge.cluster_by] if judge.cluster_by else [],
+        "judge.groups": [judge.groups] if judge.groups else [],
+        **{f"judge.human.{field}": [name] for field, name in human.items() if name},
     }
 
 

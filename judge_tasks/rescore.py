@@ -32,6 +32,7 @@ class SavedOutput(NamedTuple):
     text: str
     pair_id: str | None
     swapped: bool
+    group: str | None
 
 
 class Example(NamedTuple):
@@ -87,6 +88,7 @@ def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> Rescored
             well_formed=scored.verdict.well_formed,
             pair_id=output.pair_id,
             swapped=output.swapped,
+            group=output.group,
         )
         for output, scored in zip(outputs, scores, strict=True)
     ]
@@ -165,4 +167,5 @@ def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
         text=text or "",
         pair_id=None if pair_id is None else str(pair_id),
         swapped=row.get("order") == "BA" or row.get("swapped") is True,
+        group=None if row.get("group") is None else str(row["group"]),
     )

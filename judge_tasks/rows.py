@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.common.hashing import digest
+from mtrl_judge.metrics.human import HumanRating
 
 from .fields import label_key
 from .images import decode, encoded
@@ -37,11 +39,14 @@ class JudgeRow:
     swapped: bool = False
     reasoning: str | None = None  # of a good answer, where the data has one: to learn from
     cluster: str | None = None  # names what the item shares with others that depend on it
+    group: str | None = None  # by which results are also reported, such as a category
+    human: HumanRating | None = None  # what people thought of it
     images: tuple[Image.Image, ...] = ()
 
     @classmethod
     def from_doc(cls, doc: Mapping[str, Any]) -> JudgeRow:
         """From one row of :func:`to_rows`, with its images where the row still has them."""
+        human = doc.get("human")
         return cls(
             item_id=doc["item_id"],
             task=doc["task"],
@@ -54,6 +59,8 @@ class JudgeRow:
             swapped=doc["swapped"],
             reasoning=doc["reasoning"],
             cluster=doc["cluster"],
+            group=doc.get("group"),
+            human=human and HumanRating(*json.loads(human)),
             images=tuple(doc.get("images", ())),
         )
 
@@ -113,6 +120,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
     ids = [raw.ids[index] for index, _ in kept]
     verdicts = task.judge.verdicts
     reasoning_N, clusters_N = raw.reasoning, raw.clusters
+    groups_N, human_N = raw.groups, raw.human
     columns: dict[str, list[Any]] = {
         "item_id": ids,
         "task": [task.task] * len(kept),
@@ -128,6 +136,9 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "swapped": [swapped for _, swapped in kept],
         "reasoning": [reasoning_N[index] for index, _ in kept],
         "cluster": [clusters_N[index] for index, _ in kept],
+        "group": [groups_N[index] for index, _ in kept],
+        # As text, so that a table of rows has the same columns for every task.
+        "human": [rating and json.dumps(rating) for rating in (human_N[i] for i, _ in kept)],
         "source_index": [index for index, _ in kept],
     }
     return Rows(

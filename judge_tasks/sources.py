@@ -146,8 +146,24 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
         "duplicates": rows.repeats.duplicates,
         "contradictory": sum(map(len, rows.repeats.contradictory)),
         "threshold": threshold,
+        **_reported_by(task, rows),
     }
     return LoadedSplit(rows, record)
+
+
+def _reported_by(task: JudgeTask, rows: Rows) -> dict[str, Any]:
+    """The rows in each group and those that people rated, for tasks whose YAML names them."""
+    columns = rows.dataset.with_format(None)
+    record: dict[str, Any] = {}
+    if task.judge.groups is not None:
+        groups = Counter(columns["group"][:])
+        without = groups.pop(None, 0)
+        named = dict(sorted(groups.items()))
+        record["groups"] = {"column": task.judge.groups, "rows": named, "without": without}
+    if task.judge.human is not None:
+        rated = sum(rating is not None for rating in columns["human"][:])
+        record["human"] = {**task.judge.human.model_dump(), "rated": rated}
+    return record
 
 
 def load_raw(task: JudgeTask, split: SplitName, source: Source) -> RawSplit:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag
 
+from mtrl_judge.metrics.groups import GROUP_MEANS, group_means
 from mtrl_judge.metrics.records import Record
 
 from .fields import Column, Columns, Frozen, Text, as_tuple
@@ -130,6 +131,20 @@ class Card(Frozen):
     )
 
 
+class Human(Frozen):
+    """What people thought of an item, as the dataset has it, beside the label made from it."""
+
+    column: Column = Field(
+        description="the column with people's rating, a number; higher speaks for the first verdict"
+    )
+    group: Column | None = Field(
+        None, description="a column of what rated items have in common, such as prompt or source"
+    )
+    rank: Column | None = Field(
+        None, description="a column with an item's rank in its group, 1 for the best"
+    )
+
+
 class JudgeSpec(Frozen):
     """The ``judge:`` block: all that lmms-eval has no key for."""
 
@@ -165,6 +180,12 @@ class JudgeSpec(Frozen):
     )
     cluster_by: Column | None = Field(
         None, description="a column of what items share, such as prompt or image"
+    )
+    groups: Column | None = Field(
+        None, description="a column by whose values results are reported too, such as category"
+    )
+    human: Human | None = Field(
+        None, description="{column, group, rank}: ratings by people to compare the judge with"
     )
     fixed_class_counts: bool = Field(
         False, description="true where it was decided how many items of each label to collect"
@@ -253,7 +274,16 @@ class JudgeTask(Frozen):
 
     def summarize(self, records: Sequence[Record]) -> dict[str, float | int | None]:
         """Every metric of judged rows of this task; see :meth:`.kinds.base.Kind.summarize`."""
-        return self.kind.summarize(records, self.judge.verdicts, self.paired)
+        table = self.kind.summarize(records, self.judge.verdicts, self.paired)
+        if self.judge.groups is not None:
+            table |= group_means(records, self.judge.verdicts)
+        return table
+
+    @property
+    def metrics(self) -> list[str]:
+        """The keys of :meth:`summarize`'s table that are not counts."""
+        means = GROUP_MEANS if self.judge.groups is not None else ()
+        return [*self.kind.metrics(self.judge.verdicts, self.paired), *means]
 
     @property
     def revision(self) -> str | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, ClassVar, NamedTuple
@@ -148,7 +148,7 @@ def draw_rates(
         rates: of each panel, as in :data:`~.rates.RATES`.
     """
     drawn: dict[int, dict[str, Rates]] = {}
-    for block in blocks(panels):
+    for block in blocks([panel.clusters for panel in panels]):
         members = [panels[index] for index in block]
         joint_K_X, ends = joint_counts(members)
         # Clusters with equal counts of all judges are interchangeable, and few of them differ.
@@ -168,11 +168,11 @@ def draw_rates(
     return [drawn[index] for index in range(len(panels))]
 
 
-def blocks(panels: Sequence[Panel]) -> list[list[int]]:
-    """The panels by number, those with a cluster in common together."""
+def blocks(clusters: Sequence[Collection[Hashable]]) -> list[list[int]]:
+    """Lists of clusters by number, those with a cluster in common together."""
     found: list[tuple[set[Hashable], list[int]]] = []
-    for index, panel in enumerate(panels):
-        names, members = set(panel.clusters), [index]
+    for index, of_index in enumerate(clusters):
+        names, members = set(of_index), [index]
         for block in [block for block in found if not names.isdisjoint(block[0])]:
             found.remove(block)
             names, members = names | block[0], [*block[1], *members]

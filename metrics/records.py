@@ -15,6 +15,7 @@ class Record(NamedTuple):
     """One judged row; `label` None is unlabeled, `verdict` None is no verdict.
 
     The rows of a pair share `pair_id`; `swapped` is True for the row with its images exchanged.
+    `group` is what rates are also reported by, such as a category.
     """
 
     label: str | None
@@ -22,6 +23,7 @@ class Record(NamedTuple):
     well_formed: bool = False
     pair_id: str | None = None
     swapped: bool = False
+    group: str | None = None
 
 
 class Pair(NamedTuple):

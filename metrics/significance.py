@@ -44,7 +44,9 @@ def randomization_p_value(
     if any(len(panel.clusters) < 2 for panel in panels):
         return None
     rng = np.random.default_rng(stable_hash("randomization", seed) % 2**63)
-    members = [[panels[index] for index in block] for block in blocks(panels)]
+    members = [
+        [panels[index] for index in block] for block in blocks([panel.clusters for panel in panels])
+    ]
     changes = [_changes(block) for block in members]
     discordant = sum(int(sizes_U.sum()) for _, sizes_U in changes)
     exact = 2**discordant <= resamples

@@ -43,19 +43,34 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         "mtrl_judge_seetrue",
         "test",
-        {"image": image_cells(6), "text": texts, "label": [1, 0, 1, 1, 0, None]},
+        {
+            "image": image_cells(6),
+            "text": texts,
+            "label": [1, 0, 1, 1, 0, None],
+            "dataset_source": ["drawbench", "editbench", None] * 2,
+        },
     )
     write_split(
         root,
         "mtrl_judge_imagereward",
         "test",
-        {"image": image_cells(6), "prompt": texts, "overall_rating": [1, 7, 5, 4, 5, 2]},
+        {
+            "image": image_cells(6),
+            "prompt_id": ["0", "0", "0", "1", "1", "1"],
+            "prompt": texts,
+            "rank": [3, 1, 2, 2, 1, 3],
+            "overall_rating": [1, 7, 5, 4, 5, 2],
+        },
     )
     write_split(
         root,
         "mtrl_judge_unsafebench",
         "test",
-        {"image": image_cells(6), "safety_label": ["Safe", "Unsafe"] * 3},
+        {
+            "image": image_cells(6),
+            "safety_label": ["Safe", "Unsafe"] * 3,
+            "source": ["Lexica"] * 3 + ["Laion5B"] * 3,
+        },
     )
     for subset in ("alignment", "safety", "quality"):
         columns = {

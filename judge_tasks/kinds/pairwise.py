@@ -85,6 +85,10 @@ class Pairwise(Kind):
             wrong = "one is an image column, the other is not"
             yield Problem("judge.candidates", wrong, "compare two images or two texts")
 
+        if judge.get("human") is not None:
+            wrong = "rates single items, and here two are compared"
+            yield Problem("judge.human", wrong, "remove it or set kind: pointwise")
+
     def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         return {"candidates": judge.get("images"), "orders": "both"}
 

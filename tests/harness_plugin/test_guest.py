@@ -84,7 +84,7 @@ def test_samples_hold_all_that_is_needed_to_compute_the_results_again(run: Run) 
         again = rescore(name, run.samples_file(name), out=None, force=False).metrics
         reported = run.results["results"][name]
         task = find_task(name)
-        for metric in task.kind.metrics(task.judge.verdicts, task.paired):
+        for metric in task.metrics:
             assert reported[f"{metric},none"] == pytest.approx(again[metric]), (name, metric)
 
 
@@ -284,6 +284,7 @@ def logprob_root(
     count, seetrue = MIN_CALIBRATION_ROWS, find_task("mtrl_judge_seetrue")
     texts = [f"a thing of kind {37 * n % count}" for n in range(count)]
     columns: dict[str, Any] = {"image": image_cells(count), "text": texts, "label": [0] * count}
+    columns["dataset_source"] = ["drawbench"] * count
     write_split(root, seetrue.task, "validation", columns)
     judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
     rows = map(JudgeRow.from_doc, load_rows(seetrue, "validation", root).rows.dataset)
@@ -296,7 +297,8 @@ def logprob_root(
     above = margins > np.median(margins)
     columns["label"] = [int(yes != (n % 5 == 0)) for n, yes in enumerate(above)]
     write_split(root, seetrue.task, "validation", columns)
-    columns = {"image": columns["image"], "prompt": texts, "overall_rating": [None] * count}
+    unrated = dict.fromkeys(("rank", "overall_rating"), [None] * count)
+    columns = {"image": columns["image"], "prompt": texts, "prompt_id": texts, **unrated}
     write_split(root, "mtrl_judge_imagereward", "validation", columns)
     return root
 

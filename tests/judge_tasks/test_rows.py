@@ -275,3 +275,53 @@ def test_known_bad_items_are_left_out_and_reported_with_their_reason(tmp_path: P
     rows = to_rows(RawSplit(task, raw(image=cells, text=["a", "b", "c"], label=[1, 0, 1])))
     assert rows.dataset["item_id"][:] == ["b", "c"]
     assert (rows.n_items, rows.known_bad, rows.undecodable) == (2, {"a": "two labels"}, {})
+
+
+def test_rows_carry_groups_and_ratings_of_people_and_keep_their_fingerprint(tmp_path: Path) -> None:
+    task = write_task(tmp_path, groups="source", human="{column: mos, group: prompt, rank: place}")
+    split = raw(
+        image=cells_of(RED, GREEN, BLUE, RED),
+        text="abcd",
+        label=[1, 0, 1, 0],
+        source=[1.0, 2.0, None, 1.0],
+        prompt=["p", "q", "p", None],
+        mos=["4.5", "2", None, "1"],
+        place=[1, 2, 1, None],
+    )
+    made = to_rows(RawSplit(task, split))
+    rows = [JudgeRow.from_doc(doc) for doc in made.dataset]
+    assert [row.group for row in rows] == ["1", "2", None, "1"]
+    first, second, unrated, last = (row.human for row in rows)
+    assert unrated is None
+    assert first is not None
+    assert second is not None
+    assert last is not None
+    assert [(each.rating, each.rank) for each in (first, second, last)] == [
+        (4.5, 1.0),
+        (2.0, 2.0),
+        (1.0, None),
+    ]
+    assert first.group != second.group
+    assert last.group is None
+    # What results are reported by changes nothing that is judged.
+    assert to_rows(RawSplit(write_task(tmp_path), split)).fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize("field", ["column", "rank"])
+def test_a_rating_that_is_no_number_is_named(tmp_path: Path, field: str) -> None:
+    numbers = {"mos": ["1"], "place": ["1"]}
+    numbers["mos" if field == "column" else "place"] = ["good"]
+    task = write_task(tmp_path, human="{column: mos, group: text, rank: place}")
+    split = raw(image=cells_of(RED), text=["a"], label=[1], **numbers)
+    with pytest.raises(DataError, match=rf"judge\.human\.{field}: 'good' in column .* no number"):
+        to_rows(RawSplit(task, split))
+
+
+def test_groups_that_no_table_can_show_are_refused(tmp_path: Path) -> None:
+    task = write_task(tmp_path, groups="text")
+    many = raw(image=cells_of(*[RED] * 51), text=[f"t{n}" for n in range(51)], label=[1] * 51)
+    with pytest.raises(DataError, match="has 51 values; expected at most 50"):
+        to_rows(RawSplit(task, many))
+    long = raw(image=cells_of(RED), text=["t" * 101], label=[1])
+    with pytest.raises(DataError, match="101 characters"):
+        to_rows(RawSplit(task, long))

@@ -218,7 +218,9 @@ def test_a_replica_of_unsafebench_gives_the_stratified_tenth(tmp_path: Path) -> 
     (tmp_path / "data").mkdir()
     for split, n in (("train", 60), ("test", 10)):
         labels = ["Unsafe" if i % 3 == 0 else "Safe" for i in range(n)]
-        data = Dataset.from_dict({"image": image_cells(n), "safety_label": labels})
+        data = Dataset.from_dict(
+            {"image": image_cells(n), "safety_label": labels, "source": ["Lexica"] * n}
+        )
         data = data.cast_column("image", ImageFeature())
         data.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     task = at_place(find_task("mtrl_judge_unsafebench"), tmp_path)
@@ -250,6 +252,7 @@ def test_splits_come_out_in_the_papers_sizes(tmp_path: Path) -> None:
             more = {
                 "filename": [f"{split} {i}.png" for i in range(n)],
                 "text": [f"{split} text {i % 602}" for i in range(n)],
+                **dict.fromkeys(("source", "dataset_source"), ["one"] * n),
                 task.judge.label.column: [
                     ("Unsafe", "Safe")[i % 3 > 0] if "unsafe" in task.task else i % 2
                     for i in range(n)
@@ -273,7 +276,12 @@ def test_seetrue_split_by_text_keeps_texts_apart(tmp_path: Path) -> None:
     n = 1000
     texts = [f"text {i % 90}" for i in range(n)]
     red = image_cell("red", (1, 1))
-    columns = {"image": [red] * n, "text": texts, "label": [i % 2 for i in range(n)]}
+    columns = {
+        "image": [red] * n,
+        "text": texts,
+        "label": [i % 2 for i in range(n)],
+        "dataset_source": ["drawbench"] * n,
+    }
     write_split(tmp_path, shipped.task, "train", columns)
     shared = {}
     for path in (shipped.path, tmp_path / shipped.path.name):

@@ -221,3 +221,28 @@ def test_class_counts_are_fixed_where_the_yaml_says_so(tmp_path: Path) -> None:
         (without_test.replace("  card:", made.replace(", stratify: label", "")), False),
     ):
         assert load_judge_task(write(tmp_path, text)).fixed_labels("test") is expected
+
+
+def test_groups_and_ratings_of_people_are_columns(tmp_path: Path) -> None:
+    task = load_judge_task(
+        write(
+            tmp_path,
+            SOUND.replace(
+                "  card:",
+                "  groups: kind\n  human: {column: mos, group: prompt, rank: place}\n  card:",
+            ),
+        )
+    )
+    assert task.metrics[-2:] == ["macro_f1_group_mean", "accuracy_group_mean"]
+    wrong = "  human: {colum: mos, rank: place}\n  card:"
+    found = faults(write(tmp_path, SOUND.replace("  card:", wrong)))
+    assert found.keys() == {"judge.human.colum", "judge.human.column", "judge.human.rank"}
+    assert "did you mean 'column'?" in found["judge.human.colum"]
+    assert "group: prompt_id" in found["judge.human.rank"]
+    pairs = SOUND.replace("pointwise", "pairwise").replace("[image]", "[image0, image1]")
+    pairs = pairs.replace('{column: label, map: {1: "Yes", 0: "No"}}', "{column: label}")
+    found = faults(write(tmp_path, pairs.replace("  card:", "  human: {column: mos}\n  card:")))
+    assert found == {
+        "judge.human": "rates single items, and here two are compared; "
+        "remove it or set kind: pointwise"
+    }

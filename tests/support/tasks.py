@@ -82,10 +82,14 @@ def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
     judge = task.judge
     names = {*(judge.id or ()), *(judge.candidates or ())}
     names |= {name for text in task.questions.values() for name in question_columns(text)}
-    names |= {name for name in (judge.reasoning, judge.cluster_by) if name}
+    names |= {name for name in (judge.reasoning, judge.cluster_by, judge.groups) if name}
+    human = judge.human.model_dump() if judge.human else {}
+    names |= {human["group"]} if human.get("group") else set()
+    numbers = {human[field] for field in ("column", "rank") if human.get(field)}
     labels = [*judge.label.table(judge.verdicts)] or [1.0, 2.0]
     for start, split in enumerate(("train", "test")):
         columns: dict[str, list[Any]] = {name: [f"{name} {i}" for i in range(n)] for name in names}
+        columns |= {name: [float(i) for i in range(n)] for name in numbers}
         columns[judge.label.column] = [labels[i % len(labels)] for i in range(n)]
         columns |= {
             name: image_cells(n, 20 * start + 2 * position)
