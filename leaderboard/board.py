@@ -14,25 +14,24 @@ from typing import NamedTuple
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.spec import Role
 from mtrl_judge.metrics.bootstrap import MIN_CLUSTERS, MIN_ROWS_OF_CLASS, RESAMPLES, Estimate
+from mtrl_judge.metrics.groups import GROUP_MEANS
+from mtrl_judge.metrics.human import HUMAN_RATES, HUMAN_RESAMPLES
 from mtrl_judge.metrics.ranks import RankRange, rank_ranges
-from mtrl_judge.metrics.rates import RATES, RATES_OF_ALL_CLASSES, higher_is_better
+from mtrl_judge.metrics.rates import RATES_OF_ALL_CLASSES, higher_is_better
 from mtrl_judge.metrics.significance import detectable_difference
 from mtrl_judge.metrics.summary import majority_macro_f1
 
 from .compare import (
     ALPHA,
-    UNKNOWN,
+    METRICS,
     Comparison,
-    Score,
-    TaskScores,
     compare,
-    mean,
-    minus,
     score_results,
 )
 from .compatibility import ROLES, headline_metric, require_comparable, select_tasks, tasks_of
 from .order_averaging import score_order_averaged
 from .runs import Run, TaskResult
+from .scores import UNKNOWN, GroupScores, Score, TaskScores, mean, minus
 
 OVERALL = "overall_accuracy"
 
@@ -57,6 +56,8 @@ class Column(NamedTuple):
     one judge, that to another one whose errors are independent of its own."""
     majority: float | None = None
     """Macro-F1 of the majority-class baseline; None for means and other metrics."""
+    groups: Mapping[str, Mapping[str, GroupScores]] = {}
+    """By judge and group of rows, where rows have groups."""
 
     def score(self, judge: str, rate: str) -> Score:
         return self.scores.get(judge, {}).get(rate, UNKNOWN)
@@ -106,8 +107,8 @@ def build_leaderboard(
     """Compare runs.
 
     Args:
-        metric: the rate in :data:`~mtrl_judge.metrics.rates.RATES` that judges are compared and
-            ranked by; by default the headline metric of the tasks' kind.
+        metric: the rate in :data:`~.compare.METRICS` that judges are compared and ranked by; by
+            default the headline metric of the tasks' kind.
         tasks: names or patterns; all tasks if empty.
         across: fields of :data:`~.identity.IDENTITY` in which the runs may differ.
         sort: a task, a role, `gap` or `name`, best first; by default the first role there is.
@@ -115,8 +116,8 @@ def build_leaderboard(
     Raises:
         JudgeError: a name is unknown, or the runs differ in what they judged or how.
     """
-    if metric is not None and metric not in RATES:
-        raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, list(RATES))}")
+    if metric is not None and metric not in METRICS:
+        raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, METRICS)}")
     runs = select_tasks(runs, tasks)
     notes = require_comparable(runs, across)
     metric = metric or headline_metric(runs)
@@ -144,15 +145,29 @@ def build_leaderboard(
         if columns
     ]
     most_pairs = max(len(column.comparisons) for column in (*columns, *means))
-    # The smallest p-value is 1 / (B + 1), and Holm multiplies it by the number of tests.
-    if most_pairs / (resamples + 1) >= ALPHA:
-        notes.append(
-            f"{resamples:,} resamples are too few for any of {most_pairs} pairs of judges to "
-            f"differ significantly; give --resamples {round(most_pairs / ALPHA):,d} or more."
-        )
+    notes += _too_few_draws(metric, most_pairs, resamples)
     gaps = _gaps(means, metric)
     board = Leaderboard(metric, runs, columns, means, gaps, notes, resamples, seed)
     return board._replace(runs=_sorted(board, sort))
+
+
+def _too_few_draws(metric: str, pairs: int, resamples: int) -> list[str]:
+    """Why no pair of judges can differ significantly, if so."""
+    # The smallest p-value is one of the draws, and Holm multiplies it by the number of tests.
+    draws, smallest = resamples, 1 / (resamples + 1)
+    if metric in HUMAN_RATES:
+        draws = min(resamples, HUMAN_RESAMPLES)
+        smallest = 2 / (draws + 1)
+    if pairs * smallest < ALPHA:
+        return []
+    needed = round(pairs / ALPHA) * (2 if metric in HUMAN_RATES else 1)
+    fix = f"give --resamples {needed:,d} or more"
+    if metric in HUMAN_RATES and needed > HUMAN_RESAMPLES:
+        fix = f"{HUMAN_RESAMPLES:,} are drawn at most for {metric}, so compare fewer judges"
+    return [
+        f"{draws:,} resamples are too few for any of {pairs} pairs of judges to differ "
+        f"significantly; {fix}."
+    ]
 
 
 def _task_column(
@@ -173,6 +188,7 @@ def _task_column(
         n={name: result.n for name, result in results.items()},
         majority=majority_macro_f1(labels, first.verdicts) if metric == "macro_f1" else None,
         clusters=clusters.pop() if len(clusters) == 1 else None,
+        groups=scored.groups,
     )
     return _compared(column, metric, [scored], results, resamples, seed)
 
@@ -217,6 +233,16 @@ def _why_no_interval(
     known = [result for result in results[column.name].values() if result.samples]
     if not known:
         return None
+    if metric in GROUP_MEANS:
+        return (
+            f"{column.name} has no interval of {metric}: one of its groups has too few independent "
+            "clusters or labeled rows of a verdict."
+        )
+    if metric in HUMAN_RATES:
+        return (
+            f"{column.name} has no interval of {metric}: its rated rows form too few independent "
+            "clusters, or too many to draw from, or have too few rows of a label."
+        )
     labels = [label for label in known[0].labels if label is not None]
     rare = {name: labels.count(name) for name in known[0].verdicts}
     rare = {name: count for name, count in rare.items() if count < MIN_ROWS_OF_CLASS}
@@ -264,7 +290,9 @@ def _mean_column(
 def _mean_scores(judge: str, columns: Sequence[Column], metric: str) -> dict[str, Score]:
     """Each rate of a judge, averaged over tasks, and its accuracy over all rows."""
     scores = {}
-    for rate in (rate for rate in RATES if any(rate in column.scores[judge] for column in columns)):
+    for rate in (
+        rate for rate in METRICS if any(rate in column.scores[judge] for column in columns)
+    ):
         known = [score for score in _scores(judge, rate, columns) if score.value is not None]
         # Tasks without the metric would make judges' means incomparable.
         if known and (rate != metric or len(known) == len(columns)):

@@ -1,4 +1,4 @@
-"""Judges compared on the same rows: intervals of differences and randomization tests.
+"""Judges compared on the same rows: intervals of differences and their tests.
 
 The leaderboard, the gate and the robustness runs all compare through :func:`score_results` and
 :func:`compare`. Axis suffixes as in :mod:`mtrl_judge.metrics.bootstrap`.
@@ -21,55 +21,24 @@ from mtrl_judge.metrics.bootstrap import (
     Estimate,
     Panel,
     draw_rates,
-    estimate,
     information,
     panel_of,
-    spread_factor,
 )
-from mtrl_judge.metrics.rates import RATES, Rate, Rates, class_rates
+from mtrl_judge.metrics.groups import GROUP_MEANS
+from mtrl_judge.metrics.human import HUMAN_RATES, interval_p_value
+from mtrl_judge.metrics.rates import RATES, Rate, class_rates
 from mtrl_judge.metrics.records import Record, tally
 from mtrl_judge.metrics.significance import detectable_difference, holm, randomization_p_value
 
+from .group_scores import with_groups
+from .human_scores import with_human
 from .runs import TaskResult
+from .scores import Score, TaskScores, minus
 
+METRICS = (*RATES, *GROUP_MEANS, *HUMAN_RATES)
+"""Every rate that judges can be compared by."""
 ALPHA = 0.05
 PERTURBATION_SEED = 0  # of the draws; lmms-eval has a --seed of its own
-
-
-class Score(NamedTuple):
-    """A rate, and its value in each of B draws where the rows are known and many enough."""
-
-    estimate: Estimate
-    draws_B: Rates | None = None
-    clusters: float = 0
-    """How many independent clusters the draws rest on."""
-
-    @classmethod
-    def of(cls, value: float | None, draws_B: Rates, clusters: float) -> Score:
-        known = estimate(value, draws_B, clusters)
-        return cls(known) if known.low is None else cls(known, draws_B, clusters)
-
-    @property
-    def value(self) -> float | None:
-        return self.estimate.value
-
-    @property
-    def standard_error(self) -> float | None:
-        if self.draws_B is None:
-            return None
-        return float(np.nanstd(self.draws_B)) * spread_factor(self.clusters)
-
-
-UNKNOWN = Score(Estimate(None))
-
-
-class TaskScores(NamedTuple):
-    """The judges of one task."""
-
-    scores: Mapping[str, Mapping[str, Score]]
-    """By judge and rate."""
-    panels: Mapping[str, tuple[Panel, int]]
-    """For each judge whose rows are known, the panel of all judges of these rows and its index."""
 
 
 class Comparison(NamedTuple):
@@ -82,7 +51,7 @@ class Comparison(NamedTuple):
     difference: Estimate
     """First minus second, from the same draws of both."""
     p_value: float
-    """By the randomization test."""
+    """By the randomization test; for agreement with people's ratings, by the bootstrap."""
     adjusted: float
     """The same after Holm's correction over all pairs of judges of the column."""
     standard_error: float | None = None
@@ -116,7 +85,7 @@ def score_results(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, TaskScores]:
-    """Rates of the judges of each task.
+    """Rates of the judges of each task, as they are named in :data:`METRICS`.
 
     Judges of the same rows share their draws, so that their differences are paired, and so do tasks
     with clusters in common, such as several tasks about the same images. A judge without rows keeps
@@ -124,7 +93,8 @@ def score_results(
 
     Args:
         results: by task and judge.
-        rates: by default those of the task's kind, and precision, recall and F1 of each verdict.
+        rates: by default all that a task has: those of its kind, precision, recall and F1 of each
+            verdict, those by group, and the agreement with people's ratings.
     """
     scores = {
         task: {
@@ -159,7 +129,12 @@ def score_results(
                     supported.of_rate(rate, result.verdicts),
                 )
             places[task][name] = panel, index
-    return {task: TaskScores(scores[task], places[task]) for task in results}
+    scored = {task: TaskScores(scores[task], places[task]) for task in results}
+    if rates is None or not GROUP_MEANS.keys().isdisjoint(rates):
+        scored = with_groups(scored, results, resamples=resamples, seed=seed)
+    if rates is None or not set(HUMAN_RATES).isdisjoint(rates):
+        scored = with_human(scored, results, resamples=resamples, seed=seed)
+    return scored
 
 
 def _panel(task: str, judges: Sequence[TaskResult]) -> Panel:
@@ -176,28 +151,9 @@ def _panel(task: str, judges: Sequence[TaskResult]) -> Panel:
 
 def _rates(result: TaskResult, names: Collection[str] | None) -> dict[str, Rate]:
     if names is not None:
-        return {name: RATES[name] for name in names}
+        return {name: RATES[name] for name in names if name in RATES}
     of_kind = {name: RATES[name] for name in result.kind.rates(result.paired)}
     return {**of_kind, **class_rates(result.verdicts)}
-
-
-def minus(first: Score, second: Score) -> Score:
-    """The paired difference of two scores that have values."""
-    value = (first.value or 0.0) - (second.value or 0.0)
-    if first.draws_B is None or second.draws_B is None:
-        return Score(Estimate(value))
-    return Score.of(value, first.draws_B - second.draws_B, min(first.clusters, second.clusters))
-
-
-def mean(scores: Sequence[Score], weights: Sequence[float]) -> Score:
-    """The weighted mean of scores that have values."""
-    value = float(np.average([score.value or 0.0 for score in scores], weights=weights))
-    draws = [score.draws_B for score in scores if score.draws_B is not None]
-    if len(draws) < len(scores):
-        return Score(Estimate(value))
-    draws_B = np.average(np.stack(draws), axis=0, weights=weights)
-    # The variance of the task with the fewest clusters is known least.
-    return Score.of(value, draws_B, min(score.clusters for score in scores))
 
 
 def compare(
@@ -223,20 +179,25 @@ def compare(
     """
     comparisons = []
     for (first, score), (second, baseline) in combinations(scores.items(), 2):
-        pairs = [_pair(task, first, second) for task in tasks]
-        panels = [pair for pair in pairs if pair is not None]
-        if None in (score.value, baseline.value) or len(panels) < len(pairs):
-            continue
-        p_value = randomization_p_value(
-            panels,
-            RATES[metric],
-            one_sided=one_sided,
-            resamples=resamples,
-            seed=stable_hash(column, seed),
-        )
-        if p_value is None:
+        if None in (score.value, baseline.value):
             continue
         difference = minus(score, baseline)
+        p_value = None
+        if metric in HUMAN_RATES:
+            if difference.draws_B is not None:
+                p_value = interval_p_value(
+                    difference.draws_B, difference.clusters, one_sided=one_sided
+                )
+        elif panels := _panels(metric, tasks, first, second):
+            p_value = randomization_p_value(
+                panels,
+                RATES[GROUP_MEANS.get(metric, metric)],
+                one_sided=one_sided,
+                resamples=resamples,
+                seed=stable_hash(column, seed),
+            )
+        if p_value is None:
+            continue
         comparisons.append(
             Comparison(
                 column,
@@ -246,8 +207,10 @@ def compare(
                 p_value,
                 p_value,
                 difference.standard_error,
-                difference.clusters * len(panels),
-                _discordant(results[first], results[second]) if results else None,
+                difference.clusters * len(tasks),
+                _discordant(results[first], results[second])
+                if results and metric not in HUMAN_RATES
+                else None,
             )
         )
     adjusted = holm([comparison.p_value for comparison in comparisons])
@@ -257,12 +220,31 @@ def compare(
     ]
 
 
-def _pair(task: TaskScores, first: str, second: str) -> Panel | None:
-    """The panel of two judges; None unless they judged the same rows, which are known."""
-    if not {first, second} <= task.panels.keys():
-        return None
-    (panel, index), (other, other_index) = task.panels[first], task.panels[second]
-    return panel.of_judges([index, other_index]) if panel is other else None
+def _panels(
+    metric: str, tasks: Sequence[TaskScores], first: str, second: str
+) -> list[Panel] | None:
+    """The panels of two judges whose mean rate is the metric; None unless they judged the same
+    rows, which are known, in the same groups.
+
+    A mean over tasks of means over groups has other weights than a mean over panels.
+    """
+    if metric in GROUP_MEANS:
+        if len(tasks) > 1 or not {first, second} <= tasks[0].group_panels.keys():
+            return None
+        known = tasks[0].group_panels
+        (panels, index), (others, other_index) = known[first], known[second]
+        if panels is not others:
+            return None
+        return [panel.of_judges([index, other_index]) for panel in panels.values()]
+    pairs = []
+    for task in tasks:
+        if not {first, second} <= task.panels.keys():
+            return None
+        (panel, index), (other, other_index) = task.panels[first], task.panels[second]
+        if panel is not other:
+            return None
+        pairs.append(panel.of_judges([index, other_index]))
+    return pairs
 
 
 def _discordant(first: TaskResult, second: TaskResult) -> tuple[int, int]:

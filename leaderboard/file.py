@@ -20,11 +20,12 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.judge_tasks.fields import Frozen
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.metrics.bootstrap import Estimate
+from mtrl_judge.metrics.human import HumanRating
 from mtrl_judge.metrics.records import Record
 
 from .board import Leaderboard
-from .compare import Score
 from .runs import Run, Sample, TaskResult
+from .scores import Score
 from .tables import Table
 from .view import View
 
@@ -44,41 +45,81 @@ class Rows(Frozen):
     swapped: tuple[bool, ...]
     clusters: tuple[str | None, ...]
     """None where it is the pair, or the item if there is no pair."""
+    groups: tuple[str | None, ...] = ()
+    """By which rates are also reported; empty if no row has one."""
+    scores: tuple[float | None, ...] = ()
+    """How far the judge leans towards the first verdict; empty if no row has people's rating."""
+    human: tuple[HumanRating | None, ...] = ()
+    """People's rating, its group and the rank in it; empty if no row has one."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        lengths = {
+            name: length
+            for name, length in lengths.items()
+            if length or name not in ("groups", "scores", "human")
+        }
         if len(set(lengths.values())) > 1:
             raise ValueError(f"lists of different lengths: {lengths}")
         return self
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Self:
-        columns = zip(
-            *(
-                (
-                    sample.item_id,
-                    *sample.record,
-                    None if sample.cluster == _own_cluster(sample) else sample.cluster,
-                )
+        records = [sample.record for sample in samples]
+        groups = tuple(record.group for record in records)
+        human = tuple(sample.human for sample in samples)
+        rated = any(rating is not None for rating in human)
+        return cls(
+            item_ids=tuple(sample.item_id for sample in samples),
+            labels=tuple(record.label for record in records),
+            verdicts=tuple(record.verdict for record in records),
+            well_formed=tuple(record.well_formed for record in records),
+            pair_ids=tuple(record.pair_id for record in records),
+            swapped=tuple(record.swapped for record in records),
+            clusters=tuple(
+                None if sample.cluster == _own_cluster(sample) else sample.cluster
                 for sample in samples
             ),
-            strict=True,
+            groups=groups if any(group is not None for group in groups) else (),
+            # Six digits: as many as keep the order of scores near 0.
+            scores=tuple(
+                None if sample.score is None else float(f"{sample.score:.6g}") for sample in samples
+            )
+            if rated
+            else (),
+            human=human if rated else (),
         )
-        return cls(**dict(zip(_ROW_COLUMNS, columns, strict=True)))
 
     @property
     def samples(self) -> list[Sample]:
+        nothing = (None,) * len(self.item_ids)
+        columns = zip(
+            self.labels,
+            self.verdicts,
+            self.well_formed,
+            self.pair_ids,
+            self.swapped,
+            self.groups or nothing,
+            strict=True,
+        )
         samples = []
-        for item_id, *record, cluster in zip(
-            *(getattr(self, column) for column in _ROW_COLUMNS), strict=True
+        for item_id, record, cluster, score, human in zip(
+            self.item_ids,
+            (Record(*values) for values in columns),
+            self.clusters,
+            self.scores or nothing,
+            self.human or nothing,
+            strict=True,
         ):
-            sample = Sample(item_id, Record(*record), "")
+            sample = Sample(item_id, record, "", score=score, human=human)
             samples.append(sample._replace(cluster=cluster or _own_cluster(sample)))
         return samples
 
     def packed(self) -> str:
-        return base64.b64encode(zlib.compress(self.model_dump_json().encode(), 9)).decode("ascii")
+        return base64.b64encode(
+            zlib.compress(self.model_dump_json(exclude_defaults=True).encode(), 9)
+        ).decode("ascii")
 
     @classmethod
     def unpack(cls, text: str) -> Self:
@@ -146,7 +187,8 @@ class TaskEntry(Frozen):
         None,
         description="what was judged and how, row by row, for comparisons with later runs: base64 "
         "of zlib-compressed JSON with a list for each column "
-        "(item_ids, labels, verdicts, well_formed, pair_ids, swapped, clusters)",
+        "(item_ids, labels, verdicts, well_formed, pair_ids, swapped, clusters; and, where rows "
+        "have them, groups, scores, human)",
     )
 
     @field_validator("kind")
@@ -226,9 +268,6 @@ def _task_entry(result: TaskResult, scores: Mapping[str, Score], *, rows: bool) 
         rates={rate: score.estimate for rate, score in scores.items()},
         rows=Rows.of(result.samples).packed() if rows and result.samples else None,
     )
-
-
-_ROW_COLUMNS = ("item_ids", "labels", "verdicts", "well_formed", "pair_ids", "swapped", "clusters")
 
 
 def read_file(file: Path) -> LeaderboardFile:

@@ -18,13 +18,14 @@ from mtrl_judge.metrics.bootstrap import (
     RESAMPLES,
     Estimate,
 )
-from mtrl_judge.metrics.rates import RATES, higher_is_better
+from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.significance import holm
 
-from .compare import ALPHA, UNKNOWN, Comparison, Score, TaskScores, compare, score_results
+from .compare import ALPHA, METRICS, Comparison, compare, score_results
 from .compatibility import check_across, differences, headline_metric, remarks, tasks_of
 from .formats import format_p_value
 from .runs import Run, TaskResult
+from .scores import UNKNOWN, Score, TaskScores
 
 Outcome: TypeAlias = Literal["passed", "failed", "not comparable"]
 OUTCOMES: Sequence[Outcome] = ("failed", "not comparable", "passed")
@@ -205,9 +206,9 @@ def _check_settings(
     minimum: Mapping[str, float],
     tasks: Sequence[str],
 ) -> None:
-    ranked = [name for name in RATES if higher_is_better(name) is not None]
+    ranked = [name for name in METRICS if higher_is_better(name) is not None]
     if metric not in ranked:
-        if metric in RATES:
+        if metric in METRICS:
             raise JudgeError(
                 f"--metric: {metric} has no better direction; expected one of {', '.join(ranked)}"
             )

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from mtrl_judge.metrics.human import HUMAN_RATES
 from mtrl_judge.metrics.rates import higher_is_better
 
 from .formats import format_number, one_line
@@ -62,6 +63,11 @@ def _rule(gate: Gate) -> str:
         return (
             "A task fails unless the 95 % interval of its difference excludes a drop of more than "
             f"{gate.margin:g} (`--margin`; {gate.resamples:,} draws, seed {gate.seed})."
+        )
+    if gate.metric in HUMAN_RATES:
+        return (
+            "A task fails if it is significantly worse: one-sided test by the bootstrap over "
+            f"clusters, p below {gate.alpha:g} after Holm over the tested tasks."
         )
     return (
         "A task fails if it is significantly worse: one-sided paired randomization test, exact for "

@@ -9,8 +9,9 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.metrics.order_averaging import average_orders, most_probable
 from mtrl_judge.metrics.records import Record
 
-from .compare import Score, score_results
+from .compare import score_results
 from .runs import Sample, TaskResult
+from .scores import Score
 
 RATES = {"macro_f1": "macro_f1_order_averaged", "accuracy": "accuracy_order_averaged"}
 """The rates that are computed of order-averaged verdicts, and what they are called then."""

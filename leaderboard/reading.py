@@ -19,6 +19,7 @@ from mtrl_judge.common.files import read_json, read_json_lines
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.metrics.bootstrap import Estimate
+from mtrl_judge.metrics.human import HumanRating, judge_score
 from mtrl_judge.metrics.records import Record
 
 from .file import read_entries
@@ -241,8 +242,9 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         well_formed=bool(row["well_formed"]),
         pair_id=row["pair_id"],
         swapped=row["order"] == "BA",
+        group=None if row.get("group") is None else str(row["group"]),
     )
-    return Sample(
+    sample = Sample(
         str(row["item_id"]),
         record,
         str(row.get("cluster") or row["pair_id"] or row["item_id"]),
@@ -253,6 +255,20 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         if result.parser == PARSER_VERSION  # the recorded verdict is one of the votes
         else (),
     )
+    if row.get("human") is None:
+        return sample
+    try:
+        human = HumanRating(**row["human"])
+        score = judge_score(record.verdict, result.verdicts, sample.probabilities, sample.votes)
+        numbers = [float(number) for number in (human.rating, human.rank, score) if number]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("a number is not finite")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{where}: human is {row['human']!r} and probabilities are {sample.probabilities!r}; "
+            f"expected {{rating, group, rank}} and a number for each verdict ({error})"
+        ) from None
+    return sample._replace(human=human, score=score)
 
 
 def _repeats(row: Mapping[str, Any]) -> Sequence[str]:

@@ -12,6 +12,7 @@ from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.kinds.base import Kind
 from mtrl_judge.judge_tasks.spec import Role
 from mtrl_judge.metrics.bootstrap import Estimate
+from mtrl_judge.metrics.human import HumanRating
 from mtrl_judge.metrics.rates import Counts
 from mtrl_judge.metrics.records import Record, complete_pairs, tally
 
@@ -32,6 +33,11 @@ class Sample(NamedTuple):
     votes: Sequence[str | None] = ()
     """The verdicts of all repeats, if the row was judged more than once and this version of the
     parser read the recorded verdict."""
+    human: HumanRating | None = None
+    """What people thought of the item."""
+    score: float | None = None
+    """How far the judge leans towards the first verdict, to compare with that; see
+    :func:`~mtrl_judge.metrics.human.judge_score`."""
 
 
 @dataclass(frozen=True)

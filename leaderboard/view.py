@@ -11,12 +11,14 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS
+from mtrl_judge.metrics.groups import GROUP_MEANS
+from mtrl_judge.metrics.human import HUMAN_RATES, HUMAN_RESAMPLES
 
 from .analyses import Confidence, analyses, confidences
 from .board import OVERALL, Column, Leaderboard
 from .compare import PerturbationEffect
 from .compatibility import tasks_of
-from .formats import ROLE_NAMES, format_date, metric_name, task_labels
+from .formats import ROLE_NAMES, format_date, metric_name, one_line, task_labels
 from .gate import Gate
 from .runs import Run, TaskResult
 from .tables import Cell, CellKind, Labels, Row, RowStyle, Table
@@ -25,7 +27,7 @@ MAJORITY = "majority-class baseline"
 # With more judges a table has one row per judge, as leaderboards do; with fewer, one per task.
 SIDE_BY_SIDE = 3
 TIDY_FIELDS = (
-    "judge", "task", "role", "rate", "value", "low", "high",
+    "judge", "task", "group", "role", "rate", "value", "low", "high",
     "best_rank", "worst_rank", "n", "clusters",
 )  # fmt: skip
 _PLANNED = (0.1, 0.05, 0.02)  # differences for which the power table says how many rows they need
@@ -71,7 +73,7 @@ def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
         means,
         pair_table(board),
         disagreement_table(board),
-        (class_table(board), planned, *analyses(board, known)),
+        (class_table(board), *groups_and_people(board), planned, *analyses(board, known)),
         known,
     )
 
@@ -106,10 +108,11 @@ def score_table(board: Leaderboard) -> Table:
         values = {name: Cell(value_of(column), kind) for name, column in columns.items()}
         if any(cell.value is not None for cell in values.values()):
             rows.append(Row(title, values, "baseline"))
+    draws = min(board.resamples, HUMAN_RESAMPLES) if _of_people(board) else board.resamples
     note = (
-        f"In brackets: 95 % intervals ({board.resamples:,} draws of the Bayesian bootstrap over "
+        f"In brackets: 95 % intervals ({draws:,} draws of the Bayesian bootstrap over "
         f"independent clusters, seed {board.seed}). #: the ranks that a judge may have; judges "
-        "rank one above the other if their difference is significant (paired randomization test, "
+        f"rank one above the other if their difference is significant ({_test(board)}, "
         "p < 0.05 after Holm over the pairs of a column) and so are those of all judges beyond "
         "them; bold: no judge ranks above. detectable: the difference that two judges would show "
         "significantly with a probability of 80 %. gap: generalization gap, mean in distribution "
@@ -117,6 +120,16 @@ def score_table(board: Leaderboard) -> Table:
     )
     table = Table(metric_name(board.metric), "judge", rows, " ".join([note, *board.notes]))
     return table.transposed("task", styles) if len(board.runs) <= SIDE_BY_SIDE else table
+
+
+def _of_people(board: Leaderboard) -> bool:
+    return board.metric in HUMAN_RATES
+
+
+def _test(board: Leaderboard) -> str:
+    if _of_people(board):
+        return "bootstrap"
+    return "paired randomization test, exact for few discordant clusters"
 
 
 def _score(column: Column, judge: str, board: Leaderboard) -> Cell:
@@ -188,9 +201,8 @@ def pair_table(board: Leaderboard) -> Table:
             group = ROLE_NAMES.get(column.name, column.name)
             rows.append(Row(pair.first, cells, style, group))
     note = (
-        "First minus second, with the interval from the same draws of both; p by the paired "
-        "randomization test over clusters, exact for few discordant ones. Correct: of rows, or of "
-        "pairs in both orders."
+        "First minus second, with the interval from the same draws of both; p by the "
+        f"{_test(board)} over clusters. Correct: of rows, or of pairs in both orders."
     )
     return Table("Pairs of judges", "first", rows, note, group="task")
 
@@ -242,6 +254,84 @@ def class_table(board: Leaderboard) -> Table:
                 rows.append(Row(run.name, cells, group=task.name))
     note = f"A verdict with fewer than {MIN_ROWS_OF_CLASS} labeled rows has no interval."
     return Table("Verdicts", "judge", rows, note, group="task")
+
+
+def groups_and_people(board: Leaderboard) -> list[Table]:
+    """Rates by group, and agreement with people's ratings; those that have rows."""
+    return [table for table in (group_table(board), human_table(board)) if table.rows]
+
+
+def group_table(board: Leaderboard) -> Table:
+    """For each judge of each task with groups: overall, each group, and the macro mean."""
+    rows = []
+    without = []
+    for task in board.tasks:
+        for run in board.runs:
+            groups = task.groups.get(run.name)
+            if not groups:
+                continue
+            rates = list(GROUP_MEANS.values())
+            n = task.n[run.name]
+            parts = [("overall (all rows)", n, {r: task.estimate(run.name, r) for r in rates})]
+            parts += [
+                (one_line(name), group.n, {r: group.scores[r].estimate for r in rates})
+                for name, group in groups.items()
+            ]
+            means = {rate: task.estimate(run.name, mean) for mean, rate in GROUP_MEANS.items()}
+            parts.append((f"macro mean of {len(groups)} groups", None, means))
+            for index, (name, rows_in_it, estimates) in enumerate(parts):
+                summary = index in (0, len(parts) - 1)
+                cells = {
+                    "group": Cell(name, "text" if summary else "name", bold=summary),
+                    "n": Cell(rows_in_it, "count"),
+                    **{metric_name(r): Cell(value, "rate") for r, value in estimates.items()},
+                }
+                rows.append(Row(run.name, cells, "mean" if summary else "", task.name))
+            left = (n or 0) - sum(group.n for group in groups.values())
+            if left:
+                without.append(f"{run.name}: {left} labeled rows of {task.name} have no group.")
+    note = (
+        "Overall weights every row equally, the macro mean every group; rows without a group count "
+        "only overall. Macro-F1 needs a labeled row of every verdict in a group."
+    )
+    return Table("Groups", "judge", rows, " ".join([note, *without]), group="task")
+
+
+def human_table(board: Leaderboard) -> Table:
+    """How a judge's scores agree with people's ratings, for each task that has them."""
+    rows = []
+    for task in board.tasks:
+        for run in board.runs:
+            result = run.tasks.get(task.name)
+            rates = {rate: task.estimate(run.name, rate) for rate in HUMAN_RATES}
+            if result is None or all(rate.value is None for rate in rates.values()):
+                continue
+            rated = [sample for sample in result.samples if sample.human is not None]
+            scored = [sample for sample in rated if sample.score is not None]
+            cells = {
+                **{_HUMAN_TITLES[name]: Cell(rate, "rate") for name, rate in rates.items()},
+                "rows": Cell(len(scored), "count", of=len(rated) or None),
+            }
+            if not result.samples:
+                del cells["rows"]
+            rows.append(Row(run.name, cells, group=task.name))
+    note = (
+        "Of the probability of the first verdict, the share of its votes, or else the verdict "
+        "itself, with people's ratings, over rated rows with a verdict. pairs: of the pairs of one "
+        "group with different ratings, the share that is ordered alike; equal scores count half. "
+        "AUC, mean of groups: over groups that have both labels."
+    )
+    return Table("Agreement with people's ratings", "judge", rows, note, group="task")
+
+
+_HUMAN_TITLES: Mapping[str, str] = {
+    "spearman_human": "Spearman",
+    "pearson_human": "Pearson",
+    "kendall_human": "Kendall τ-b",
+    "pairwise_human": "pairs",
+    "auc_human": "AUC, all rows",
+    "auc_human_group_mean": "AUC, mean of groups",
+}
 
 
 def disagreement_table(board: Leaderboard) -> Table:
@@ -296,22 +386,25 @@ def confusion_tables(board: Leaderboard, task: str) -> list[Table]:
 
 
 def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
-    """One record for each judge, task and rate, for programs; see :data:`TIDY_FIELDS`."""
-    return [
-        {
-            "judge": run.name,
-            "task": column.name if column in board.tasks else "mean",
-            "role": column.role,
-            "rate": rate,
-            **asdict(score.estimate),
-            **_ranks(column, run.name if rate == board.metric else None),
-            "n": column.n.get(run.name),
-            "clusters": column.clusters,
-        }
-        for run in board.runs
-        for column in board.columns
-        for rate, score in column.scores.get(run.name, {}).items()
-    ]
+    """One record for each judge, task (and group of it) and rate; see :data:`TIDY_FIELDS`."""
+    records = []
+    for run in board.runs:
+        for column in board.columns:
+            about = {
+                "judge": run.name,
+                "task": column.name if column in board.tasks else "mean",
+                "role": column.role,
+            }
+            for rate, score in column.scores.get(run.name, {}).items():
+                ranks = _ranks(column, run.name if rate == board.metric else None)
+                sizes = {"n": column.n.get(run.name), "clusters": column.clusters}
+                records.append({**about, "rate": rate, **asdict(score.estimate), **ranks, **sizes})
+            for name, group in column.groups.get(run.name, {}).items():
+                records += [
+                    {**about, "group": name, "rate": rate, **asdict(score.estimate), "n": group.n}
+                    for rate, score in group.scores.items()
+                ]
+    return records
 
 
 def _ranks(column: Column, judge: str | None) -> dict[str, int | None]:

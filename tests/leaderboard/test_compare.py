@@ -11,14 +11,12 @@ import pytest
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.leaderboard.compare import (
     PerturbationEffect,
-    Score,
     adjust_p_values,
     compare_perturbation,
-    mean,
-    minus,
     score_results,
 )
 from mtrl_judge.leaderboard.runs import Sample, TaskResult
+from mtrl_judge.leaderboard.scores import Score, mean, minus
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.records import Record
 

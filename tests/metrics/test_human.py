@@ -83,7 +83,7 @@ def brute_pairwise(scores: np.ndarray, ratings: np.ndarray, groups: list[str]) -
 
 
 def test_pairs_follow_the_ranks_of_a_group_as_in_imagereward() -> None:
-    """`acc` in train/src/inference.py of github.com/THUDM/ImageReward: of the pairs of a prompt
+    """`acc` in test.py of github.com/THUDM/ImageReward: of the pairs of a prompt
     with unequal ranks, the share whose better image has the higher score. (There, equal scores are
     wrong; here they count half, so that always saying the same gains nothing and loses nothing.)"""
     ranks = {"p": [1, 2, 2, 3], "q": [2, 1, 3]}

@@ -1,0 +1,108 @@
+"""Rates of judges by group of rows, and their macro means over the groups."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mtrl_judge.metrics.bootstrap import RESAMPLES, Panel, draw_rates, information
+from mtrl_judge.metrics.groups import GROUP_MEANS, group_panels, group_rate
+from mtrl_judge.metrics.rates import Rate, Rates, Tally
+
+from .runs import TaskResult
+from .scores import UNKNOWN, GroupScores, Score, TaskScores, mean
+
+_RATES: Mapping[str, Rate] = {
+    name: functools.partial(group_rate, name) for name in GROUP_MEANS.values()
+}
+
+
+class _SameGroups(NamedTuple):
+    """Judges of the same rows of a task in the same groups."""
+
+    task: str
+    judges: list[str]
+    panels: Mapping[str, Panel]
+    """By group."""
+
+
+def with_groups(
+    scored: Mapping[str, TaskScores],
+    results: Mapping[str, Mapping[str, TaskResult]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, TaskScores]:
+    """The scores of each task with those of its groups and the macro means over them."""
+    parts = [part for task, judges in results.items() for part in _same_groups(task, judges)]
+    panels = [panel for part in parts for panel in part.panels.values()]
+    drawn = iter(draw_rates(panels, [_RATES] * len(panels), resamples=resamples, seed=seed))
+    found = dict(scored)
+    for task, judges, by_group in parts:
+        old = found[task]
+        scores, groups = dict(old.scores), dict(old.groups)
+        draws = {group: next(drawn) for group in by_group}
+        verdicts = results[task][judges[0]].verdicts
+        for index, judge in enumerate(judges):
+            groups[judge] = {
+                group: _group_scores(panel, index, draws[group], verdicts)
+                for group, panel in by_group.items()
+            }
+            scores[judge] = {**scores[judge], **_means(groups[judge])}
+        places = {judge: (by_group, index) for index, judge in enumerate(judges)}
+        found[task] = old._replace(
+            scores=scores, groups=groups, group_panels={**old.group_panels, **places}
+        )
+    return found
+
+
+def _same_groups(task: str, judges: Mapping[str, TaskResult]) -> list[_SameGroups]:
+    alike: defaultdict[object, list[str]] = defaultdict(list)
+    for name, result in judges.items():
+        groups = tuple(record.group for record in result.records)
+        if any(group is not None for group in groups):
+            alike[result.rows, tuple(result.verdicts), groups].append(name)
+    parts = []
+    for names in alike.values():
+        first = judges[names[0]]
+        panels = group_panels(
+            task,
+            [judges[name].records for name in names],
+            [sample.cluster for sample in first.samples],
+            first.verdicts,
+            # A label is stratified over the task, not within each group.
+            fixed_labels=first.paired and len(first.verdicts) == 2,
+        )
+        if panels:
+            parts.append(_SameGroups(task, names, panels))
+    return parts
+
+
+def _group_scores(
+    panel: Panel, judge: int, draws: Mapping[str, Rates], verdicts: Sequence[str]
+) -> GroupScores:
+    counts = Tally(*(part[:, judge].sum(axis=0) for part in panel.tallies))
+    supported = information(panel.tallies)
+    scores = {}
+    for rate, function in _RATES.items():
+        value = float(function(counts))
+        scores[rate] = Score.of(
+            None if np.isnan(value) else value,
+            draws[rate][:, judge],
+            supported.of_rate(rate, verdicts),
+        )
+    return GroupScores(int(counts.confusion_X_C_C1.sum()), scores)
+
+
+def _means(groups: Mapping[str, GroupScores]) -> dict[str, Score]:
+    """The macro means; unknown where a group does not have the rate."""
+    means = {}
+    for name, rate in GROUP_MEANS.items():
+        scores = [group.scores[rate] for group in groups.values()]
+        known = all(score.value is not None for score in scores)
+        means[name] = mean(scores, [1.0] * len(scores)) if known else UNKNOWN
+    return means
