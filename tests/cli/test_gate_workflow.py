@@ -20,7 +20,8 @@ from mtrl_judge.leaderboard.gate_report import MARK
 
 FILE = Path(__file__).parents[2] / "docs" / "mtrl-judge-gate.yml"
 WORKFLOW = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-STEPS = WORKFLOW["jobs"]["gate"]["steps"]
+JOBS = WORKFLOW["jobs"]
+STEPS = [step for job in ("gate", "comment") for step in JOBS[job]["steps"]]
 TASKS = "mtrl_judge_unsafebench,mtrl_judge_mjbench_safety"
 # What GitHub puts in the place of each expression of a step's own variables.
 VALUES = {
@@ -87,6 +88,7 @@ class Repository:
             if "run" not in step or name in without:
                 continue
             always = "!cancelled() && steps.gate.outcome != 'skipped'" in step.get("if", "")
+            always = always or step in JOBS["comment"]["steps"]
             if ("gate" in codes) if always else not any(codes.values()):
                 codes[name] = self.run_step(step["run"], step.get("env", {}))
         return codes
@@ -120,13 +122,24 @@ def perfect(entries: Any) -> Any:
 
 
 def test_the_workflow_asks_for_little_and_pins_what_it_uses() -> None:
-    assert WORKFLOW["permissions"] == {"contents": "read", "pull-requests": "write"}
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+    assert "permissions" not in JOBS["gate"]
+    # The job whose token can write runs nothing of the package, the model or the repository.
+    assert JOBS["comment"]["permissions"] == {"pull-requests": "write"}
+    assert [step.get("uses", "").split("@")[0] for step in JOBS["comment"]["steps"]] == [
+        "actions/download-artifact",
+        "",
+    ]
+    assert [step["name"] for step in STEPS if "HF_TOKEN" in step.get("env", {})] == ["evaluate"]
     # YAML 1.1 reads the key `on` as true.
     assert set(WORKFLOW[True]) == {"pull_request", "push"}, "never pull_request_target"
     used = [step["uses"] for step in STEPS if "uses" in step]
-    assert len(used) == 5
+    assert len(used) == 7
     assert all(re.fullmatch(r"actions/[a-z/-]+@[0-9a-f]{40}", action) for action in used)
-    assert STEPS[0]["with"] == {"persist-credentials": False}
+    for step in STEPS:
+        if step.get("uses", "").startswith("actions/checkout"):
+            assert step["with"]["persist-credentials"] is False
+    assert "base.sha" in STEPS[1]["with"]["ref"]
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if "run" in step], ids=lambda s: s["name"])
@@ -147,12 +160,13 @@ def test_the_steps_pass_then_fail_with_the_gate(
 
     first = repository.run()
     assert first == {**dict.fromkeys(steps, 0), "gate": 2}
-    assert "--baseline: no judge-baseline.json; save one" in repository.read("page.md")
+    assert "--baseline: no target/judge-baseline.json; save one" in repository.read("page.md")
     calls = repository.read("calls").splitlines()
     assert calls[0] == "pip install mtrl-judge"
     assert calls[-1].startswith("pr comment 7 --repo owner/name --body-file judge-gate/summary.md")
 
-    baseline = repository.folder / "judge-baseline.json"
+    baseline = repository.folder / "target" / "judge-baseline.json"
+    baseline.parent.mkdir()
     shutil.copy(repository.folder / "judge-gate" / "baseline.json", baseline)
     own = commented("somebody", "github-actions[bot]", "somebody")
     # The gate writes over nothing; a second evaluation would give the same results.
