@@ -75,7 +75,7 @@ def to_rows_per_s(root: Path) -> float:
     """Items a second, each with its own text."""
     task = find_task("mtrl_judge_seetrue")
     raw = load_raw(task, "train", find_source(task, root))
-    cells, texts = raw.encoded["image"][:], raw.column("text")
+    cells, texts = raw.encoded[:]["image"].to_pylist(), raw.column("text")
     split = Dataset.from_dict(
         {
             "image": [cells[i % len(raw)] for i in range(ITEMS)],

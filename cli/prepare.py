@@ -81,7 +81,7 @@ def _column_names(text: str) -> Mapping[str, str]:
 def _summary(prepared: PreparedTask) -> str:
     rows = ", ".join(f"{split} {n:,}" for split, n in prepared.card["splits"].items())
     lines = [f"{prepared.folder}: {'already up to date: ' if prepared.existed else ''}{rows}"]
-    for kind, what in (("undecodable", "do not decode"), ("changed", "were changed")):
+    for kind, what in (("undecodable", "cannot be shown to a judge"), ("changed", "were changed")):
         notes = [
             f"{split}, row {row}: {text}"
             for split, texts in prepared.card[kind].items()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from mtrl_judge.common.errors import DataError
-from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode, fault_of
+from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode, fault_of, open_image
 
 from .raw_files import RawFiles
 
@@ -27,7 +27,7 @@ class CheckedImage(NamedTuple):
     data: bytes | None
     """None if there is no file to keep."""
     fault: str | None = None
-    """Why it does not decode."""
+    """Why it cannot be shown to a judge."""
     change: str | None = None
     """How it differs from the file."""
 
@@ -79,7 +79,7 @@ def check_image(data: bytes) -> CheckedImage:
     fault = fault_of(data) if data else "the file is empty"
     if fault is not None:
         return CheckedImage(data, fault)
-    with Image.open(io.BytesIO(data)) as file:
+    with open_image(data) as file:
         (width, height), lossy = file.size, file.format in ("JPEG", "WEBP")
     if width * height <= MAX_PIXELS:
         return CheckedImage(data)

@@ -10,21 +10,17 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import DataError, JudgeError, first_line
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
-from mtrl_judge.judge_tasks.images import encoded
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.sources import Source, find_source, load_raw
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 from mtrl_judge.judge_tasks.templates import question_columns
 
 from .near_duplicates import find_near_duplicates
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 LeakKind: TypeAlias = Literal["identical image", "near-duplicate", "identical text"]
 # Two people may both write "a dog" without knowing of each other.
@@ -65,15 +61,15 @@ class _Item(NamedTuple):
 class _Images(Sequence[bytes]):
     """Images in their datasets; each is read when it is accessed."""
 
-    def __init__(self, cells: Sequence[tuple[Dataset, int, str]]) -> None:
+    def __init__(self, cells: Sequence[tuple[RawSplit, int, str]]) -> None:
         self.cells = cells
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        dataset, row, column = self.cells[index]
-        return _image_bytes(dataset[row][column])
+        raw, row, column = self.cells[index]
+        return raw.image_bytes(row, column)
 
 
 class _Side:
@@ -82,7 +78,7 @@ class _Side:
     def __init__(self) -> None:
         self.by_digest: dict[str, list[_Item]] = {}
         self.by_text: dict[str, list[_Item]] = {}
-        self.cells: dict[str, tuple[Dataset, int, str]] = {}
+        self.cells: dict[str, tuple[RawSplit, int, str]] = {}
         """Where the first image of each digest is."""
 
     def add(self, raw: RawSplit, split: SplitName) -> int:
@@ -97,7 +93,7 @@ class _Side:
         for row, item in items.items():
             for column, image_digest in _image_digests(raw, row).items():
                 self.by_digest.setdefault(image_digest, []).append(item)
-                self.cells.setdefault(image_digest, (raw.encoded, row, column))
+                self.cells.setdefault(image_digest, (raw, row, column))
         for column in sorted(question_columns(judge.question) - set(judge.images)):
             values = raw.column(column)
             for row, item in items.items():
@@ -112,16 +108,8 @@ def _image_digests(raw: RawSplit, row: int) -> dict[str, str]:
     if len(columns) == 1:  # the digest of a row is that of its images together
         digests = {columns[0]: raw.digests[row]}
     else:
-        cells = raw.encoded[row]
-        digests = {column: digest([_image_bytes(cells[column])]) for column in columns}
+        digests = {column: digest([raw.image_bytes(row, column)]) for column in columns}
     return {column: value for column, value in digests.items() if value != _UNREADABLE}
-
-
-def _image_bytes(cell: object) -> bytes:
-    try:
-        return encoded(cell)
-    except (OSError, ValueError):
-        return b""
 
 
 _UNREADABLE = digest([b""])

@@ -334,8 +334,8 @@ class _Preparation:
             if n_undecodable > MAX_UNDECODABLE_SHARE * split.table.rows:
                 last = "\n".join(f"  row {k}: {why}" for k, why in notes["undecodable"].items())
                 raise DataError(
-                    f"{label}: over {MAX_UNDECODABLE_SHARE:.0%} of the images do not decode, "
-                    f"among them\n{last}\ndownload them again"
+                    f"{label}: over {MAX_UNDECODABLE_SHARE:.0%} of the images cannot be shown to a "
+                    f"judge, among them\n{last}\ndownload them again"
                 )
             arrays = [columns[field.name].cast(field.type) for field in split.schema]
             yield pa.RecordBatch.from_arrays(arrays, schema=split.schema), notes

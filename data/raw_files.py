@@ -18,12 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from mtrl_judge.common.errors import DataError, JudgeError
+from mtrl_judge.judge_tasks.images import MAX_IMAGE_BYTES
 from mtrl_judge.judge_tasks.sources import explain_hub_error
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
-# A 100-megapixel image with three channels of 16 bits is 600 MB before compression; the images of
-# judge datasets are a hundredth of that.
-MAX_IMAGE_BYTES = 256 * 2**20
 # zipfile and tarfile raise these for members with a wrong checksum, truncated or invalid data, an
 # unsupported compression or a password.
 _DAMAGED = (

@@ -19,7 +19,7 @@ _GROUP_ROWS, _GROUP_BYTES = 128, 16 * 2**20
 
 NOTE_KINDS = ("undecodable", "changed")
 Notes: TypeAlias = dict[str, dict[str, str]]
-"""Why images do not decode and how they were changed: by kind, by row and column."""
+"""Why images cannot be shown to a judge and how they were changed: by kind, by row and column."""
 
 
 def no_notes() -> Notes:

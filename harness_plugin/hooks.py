@@ -320,7 +320,7 @@ def _report(task: JudgeTask, record: Mapping[str, Any], repeats: Repeats) -> Non
     for item, why in record["known_bad"].items():
         logger.warning(f"{task.task}: item {item} left out by its YAML: {why}")
     for item, why in record["undecodable"].items():
-        logger.warning(f"{task.task}: item {item} left out, its image does not decode: {why}")
+        logger.warning(f"{task.task}: item {item} left out, its image cannot be shown: {why}")
     if record.get("groups", {}).get("without"):
         logger.warning(
             f"{task.task}: {record['groups']['without']} rows have no group: their column "

@@ -104,7 +104,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         engine: transformers or vllm.
         dtype: by default ("auto") bfloat16 on a GPU and float32 on a CPU.
         min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: upper bound, likewise.
+        max_pixels: upper bound, likewise; by default the checkpoint's own, at most 12.8 megapixels.
         max_new_tokens: overrides the tasks' own.
         scoring: generation or logprob.
         calibration: temperature (the default) or bias; of scoring=logprob.
@@ -271,6 +271,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 progress.update(len(part.requests))
         for scorer in self._scorers.values():
             scorer.report_ties()
+        self._report_scaled_down()
         log_metrics(
             total_gen_tokens=tokens,
             total_elapsed_time=seconds,
@@ -278,6 +279,16 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             additional_metrics={"rank": self.rank, "total_requests": len(requests)},
         )
         return [results[index] for index in range(len(requests))]
+
+    def _report_scaled_down(self) -> None:
+        from loguru import logger
+
+        judge = self.judge
+        if judge.images_scaled_down:
+            logger.info(
+                f"{judge.images_scaled_down} of {judge.images_seen} images shown to the judge had "
+                f"more than max_pixels ({judge.min_and_max_pixels[1]:,}) and were scaled down"
+            )
 
     @_exit_on_error()
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:

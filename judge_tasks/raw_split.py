@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
 from math import inf, isfinite
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,13 +59,15 @@ class RawSplit:
 
     Args:
         dataset: in the dataset's own columns, images as encoded cells or as ``datasets`` images.
+        folder: as for :func:`~.images.encoded`.
 
     Raises:
         DataError: a column that the YAML names is missing; names every such column.
     """
 
-    def __init__(self, task: JudgeTask, dataset: Dataset) -> None:
-        self.task, self.dataset = task, dataset
+    def __init__(self, task: JudgeTask, dataset: Dataset, folder: Path | None = None) -> None:
+        # Of Arrow's values `datasets` decodes none: it would open any path or address in a cell.
+        self.task, self.dataset, self.folder = task, dataset.with_format("arrow"), folder
         _check_columns(task, dataset.column_names)
         self._columns: dict[str, list[Any]] = {}
         self._digests_N: list[str] | None = None
@@ -75,7 +78,7 @@ class RawSplit:
     def select(self, indices: Iterable[int]) -> RawSplit:
         """Some of the rows, in the given order; their images are not hashed again."""
         chosen = list(indices)
-        part = RawSplit(self.task, self.dataset.select(chosen))
+        part = RawSplit(self.task, self.dataset.select(chosen), self.folder)
         if self._digests_N is not None:
             part._digests_N = [self._digests_N[index] for index in chosen]
         return part
@@ -88,7 +91,7 @@ class RawSplit:
                     f"{self.task.path}: no column {name!r} in the data; "
                     f"{did_you_mean(name, self.dataset.column_names)}"
                 )
-            self._columns[name] = self.dataset.select_columns([name]).with_format(None)[:][name]
+            self._columns[name] = self.dataset.select_columns([name])[:][name].to_pylist()
         return self._columns[name]
 
     def texts(self, template: str | None = None) -> dict[str, list[Any]]:
@@ -102,28 +105,26 @@ class RawSplit:
 
     @cached_property
     def encoded(self) -> Dataset:
-        """The image columns alone, as encoded cells."""
-        from datasets import Image as ImageFeature
+        """The image columns alone, as encoded cells in Arrow tables."""
+        return self.dataset.select_columns(list(self.task.judge.images))
 
-        only = self.dataset.select_columns(list(self.task.judge.images)).with_format(None)
-        for name in self.task.judge.images:
-            if isinstance(only.features[name], ImageFeature):
-                only = only.cast_column(name, ImageFeature(decode=False))
-        return only
+    def image_bytes(self, index: int, column: str) -> bytes:
+        """An encoded image; empty if it cannot be read."""
+        return _bytes_of(self.encoded[index][column][0].as_py(), self.folder)
 
     @property
     def digests(self) -> list[str]:
         """A digest of each row's image bytes, N; an unreadable image counts as empty."""
         if self._digests_N is None:
-            self._digests_N = [_digest(cells) for cells in self._cells()]
+            self._digests_N = [self._digest(cells) for cells in self._cells()]
         return self._digests_N
 
     @cached_property
     def faults(self) -> dict[int, str]:
-        """Why images do not decode, by the index of the row."""
+        """Why images cannot be shown to a judge, by the index of the row."""
         few = len(self) * len(self.task.judge.images) < _PROGRESS_FROM
         hashed = self._digests_N is not None
-        check = _fault if hashed else _digest_and_fault
+        check = self._fault if hashed else self._digest_and_fault
         with truncation_refused(), ThreadPoolExecutor() as pool:
             checked = track(
                 _map_in_batches(pool, check, self._cells()),
@@ -142,7 +143,21 @@ class RawSplit:
         """The encoded image cells of each row, in the order of ``judge.images``."""
         for start in range(0, len(self), _BATCH):
             batch = self.encoded[start : start + _BATCH]
-            yield from zip(*(batch[name] for name in self.task.judge.images), strict=True)
+            columns = (batch[name].to_pylist() for name in self.task.judge.images)
+            yield from zip(*columns, strict=True)
+
+    def _digest(self, cells: Iterable[Any]) -> str:
+        return digest(_bytes_of(cell, self.folder) for cell in cells)
+
+    def _fault(self, cells: Iterable[Any]) -> tuple[str, str | None]:
+        try:
+            faults = [fault_of(encoded(cell, self.folder)) for cell in cells]
+        except (OSError, ValueError) as error:
+            faults = [str(error)]
+        return "", next(filter(None, faults), None)
+
+    def _digest_and_fault(self, cells: Sequence[Any]) -> tuple[str, str | None]:
+        return self._digest(cells), self._fault(cells)[1]
 
     # Identity
 
@@ -177,7 +192,7 @@ class RawSplit:
         """All of a row that decides how it is judged and scored; equal rows are interchangeable."""
         if self._digests_N is None:  # hashing all images takes long
             cells = self.encoded[index]
-            images = _digest(cells[name] for name in self.task.judge.images)
+            images = self._digest(cells[name][0].as_py() for name in self.task.judge.images)
         else:
             images = self._digests_N[index]
         texts = (str(values[index]) for values in self.texts().values())
@@ -212,7 +227,7 @@ class RawSplit:
             return self._names
         if judge.cluster_by in judge.images:
             position = judge.images.index(judge.cluster_by)
-            return [_digest([cells[position]])[:16] for cells in self._cells()]
+            return [self._digest([cells[position]])[:16] for cells in self._cells()]
         return [digest([str(value).encode()])[:16] for value in self.column(judge.cluster_by)]
 
     @cached_property
@@ -400,26 +415,11 @@ def _groups(values_N: Iterable[Hashable]) -> dict[Any, list[int]]:
     return groups
 
 
-def _digest(cells: Iterable[Any]) -> str:
-    def bytes_of(cell: Any) -> bytes:
-        try:
-            return encoded(cell)
-        except (OSError, ValueError):
-            return b""
-
-    return digest(map(bytes_of, cells))
-
-
-def _fault(cells: Sequence[Any]) -> tuple[str, str | None]:
+def _bytes_of(cell: Any, folder: Path | None) -> bytes:
     try:
-        faults = [fault_of(encoded(cell)) for cell in cells]
-    except (OSError, ValueError) as error:
-        faults = [str(error)]
-    return "", next(filter(None, faults), None)
-
-
-def _digest_and_fault(cells: Sequence[Any]) -> tuple[str, str | None]:
-    return _digest(cells), _fault(cells)[1]
+        return encoded(cell, folder)
+    except (OSError, ValueError):
+        return b""
 
 
 def _map_in_batches(

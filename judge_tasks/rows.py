@@ -1,4 +1,4 @@
-"""Raw rows to judge rows: questions, labels, both orders of a pair, no undecodable image."""
+"""Raw rows to judge rows: questions, labels, both orders of a pair, images that can be shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.metrics.human import HumanRating
 
 from .fields import label_key
-from .images import decode, encoded
+from .images import encoded, shown
 from .prompts import render_question
 from .raw_split import RawSplit, Repeats
 from .spec import JudgeTask
@@ -99,7 +99,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
 
     Raises:
         DataError: a label is not covered by the rule, the question does not render, the split is
-            empty, or more than 1 % of the items do not decode.
+            empty, or more than 1 % of the items have an image that cannot be shown to a judge.
     """
     task = raw.task
     if len(raw) == 0:
@@ -191,8 +191,9 @@ def _refuse_many(task: JudgeTask, undecodable: Mapping[str, str], n_items: int) 
     listed = "\n".join(f"  {item}: {why}" for item, why in list(undecodable.items())[:10])
     more = f"\n  and {len(undecodable) - 10} more" if len(undecodable) > 10 else ""
     raise DataError(
-        f"{task.task}: {len(undecodable)} of {n_items} items have an image that does not decode, "
-        f"more than {MAX_UNDECODABLE_SHARE:.0%}:\n{listed}{more}\nget the data again"
+        f"{task.task}: {len(undecodable)} of {n_items} items have an image that cannot be shown to "
+        f"a judge, more than {MAX_UNDECODABLE_SHARE:.0%}:\n{listed}{more}\n"
+        "get the data again, or leave the items out with judge.known_bad"
     )
 
 
@@ -200,7 +201,7 @@ class _ImagesOnAccess:
     """Adds the decoded images to the rows that are read, so that no image is ever copied."""
 
     def __init__(self, raw: RawSplit) -> None:
-        self.cells = raw.encoded
+        self.cells, self.folder = raw.encoded, raw.folder
         names, candidates = raw.task.judge.images, raw.task.candidates or ()
         exchange = dict(zip(candidates, reversed(candidates), strict=True))
         self.names = {False: names, True: tuple(exchange.get(name, name) for name in names)}
@@ -211,7 +212,12 @@ class _ImagesOnAccess:
         images = []
         for index, swapped in zip(batch["source_index"], batch["swapped"], strict=True):
             cells = self.cells[index]
-            images.append([decode(encoded(cells[name])) for name in self.names[swapped]])
+            images.append(
+                [
+                    shown(encoded(cells[name][0].as_py(), self.folder))
+                    for name in self.names[swapped]
+                ]
+            )
         return {**batch, "images": images}
 
 

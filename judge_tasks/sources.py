@@ -181,7 +181,7 @@ def load_raw(task: JudgeTask, split: SplitName, source: Source) -> RawSplit:
                 f"available: {', '.join(source.splits)}"
             )
         origin, wanted = rule.source, split
-    raw = RawSplit(task, _read_split(task, origin, source))
+    raw = RawSplit(task, _read_split(task, origin, source), _folder_of_cells(source))
     # A split that the source has itself is not cut from another one.
     rules = {
         name: rule
@@ -222,6 +222,17 @@ def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
         raise DataError(f"{task.task}: {error}") from None
     except Exception as error:
         raise explain_hub_error(task, error) from error
+
+
+def _folder_of_cells(source: Source) -> Path:
+    """The folder below which paths in cells are read: the source's own, also in the hub's cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = source.folder or Path(source.location)
+    if folder.is_dir():
+        return folder
+    return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=source.location, repo_type="dataset")
 
 
 def _read_parquet(task: JudgeTask, split: SplitName, folder: Path, listed: int | None) -> Dataset:

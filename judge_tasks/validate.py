@@ -106,7 +106,15 @@ def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) ->
     if task.judge.label.uses_train_median:
         threshold = load_raw(task, "train", source).train_median()
     raw = load_raw(task, split, source)
-    taken = to_rows(raw.select(range(min(rows, len(raw)))), threshold)
+    raw = raw.select(range(min(rows, len(raw))))
+    known_bad = {bad.item for bad in task.judge.known_bad}
+    for index, why in raw.faults.items():
+        if raw.ids[index] not in known_bad:
+            yield f"{split}: item {raw.ids[index]}: its image cannot be shown to a judge: {why}"
+    seen = [index for index in range(len(raw)) if index not in raw.faults]
+    if not seen:
+        return
+    taken = to_rows(raw.select(seen), threshold)
     for field in task.questions:
         render_variant(taken, field)
     for doc in taken.dataset:

@@ -19,7 +19,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.markup import JUDGE_TAGS, neutralize, special_token_pattern
 from mtrl_judge.judge_tasks.prompts import render_messages
 
-from .pixels import fit_pixels, supports_pixel_limits, with_pixel_limits
+from .pixels import DEFAULT_MAX_PIXELS, fit_pixels, supports_pixel_limits, with_pixel_limits
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -76,7 +76,8 @@ class BaseJudge(ABC):
         processor: the model's processor, with a chat template; it is not modified.
         eos_token_id: end tokens that the checkpoint names besides its tokenizer's.
         min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: upper bound; it wins over `min_pixels`.
+        max_pixels: upper bound; it wins over `min_pixels`. By default the processor's own, but at
+            most DEFAULT_MAX_PIXELS.
         system_prompt: prepended to every conversation.
 
     Raises:
@@ -92,11 +93,17 @@ class BaseJudge(ABC):
         max_pixels: int | None,
         system_prompt: str | None,
     ) -> None:
-        self._min_pixels, self._max_pixels = min_pixels, max_pixels
         self._processor_limits_pixels = supports_pixel_limits(processor.image_processor)
-        if self._processor_limits_pixels and (min_pixels or max_pixels):
+        if max_pixels is None:
+            default = DEFAULT_MAX_PIXELS
+            if self._processor_limits_pixels:
+                default = min(default, processor.image_processor.size["longest_edge"])
+            max_pixels = max(default, min_pixels or 0)
+        self._min_pixels, self._max_pixels = min_pixels, max_pixels
+        if self._processor_limits_pixels:
             processor = with_pixel_limits(processor, min_pixels, max_pixels)
         self.processor = processor
+        self.images_seen = self.images_scaled_down = 0
         self.tokenizer = processor.tokenizer
         # A checkpoint may have several end tokens, of which its tokenizer names only one.
         configured = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ()
@@ -113,7 +120,7 @@ class BaseJudge(ABC):
             self._system_messages.append({"role": "system", "content": content})
 
     @property
-    def min_and_max_pixels(self) -> tuple[int | None, int | None]:
+    def min_and_max_pixels(self) -> tuple[int | None, int]:
         """The bounds on width × height of each image as the model sees it; None for no bound."""
         if not self._processor_limits_pixels:
             return self._min_pixels, self._max_pixels
@@ -176,12 +183,18 @@ class BaseJudge(ABC):
         if parts != len(images):
             raise ValueError(f"{parts} image parts in the messages, but {len(images)} images")
         text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        rgb = [image.convert("RGB") for image in images]
-        if not self._processor_limits_pixels:
-            rgb = [fit_pixels(image, self._min_pixels, self._max_pixels) for image in rgb]
+        rgb = [self._fit(image.convert("RGB")) for image in images]
         pixels = sum(image.width * image.height for image in rgb)
         length = len(text) / CHARACTERS_PER_TOKEN + pixels / PIXELS_PER_TOKEN
         return Prompt(text, rgb, length)
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        """Resize an image, unless the processor does so; a huge one always, to save memory."""
+        self.images_seen += 1
+        self.images_scaled_down += image.width * image.height > self._max_pixels
+        if self._processor_limits_pixels:
+            return fit_pixels(image, None, max(self._max_pixels, DEFAULT_MAX_PIXELS))
+        return fit_pixels(image, self._min_pixels, self._max_pixels)
 
     def batches(
         self, prompts: Iterable[Prompt], batch_size: int, *, keep_pairs: bool = True

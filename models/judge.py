@@ -28,7 +28,7 @@ class Judge(BaseJudge):
         model: an image-text-to-text model of transformers, or a PeftModel around one.
         processor: its processor, with a chat template; it is not modified.
         min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: upper bound; it wins over `min_pixels`.
+        max_pixels: as for :class:`.base_judge.BaseJudge`.
         system_prompt: prepended to every conversation.
 
     Raises:

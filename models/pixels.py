@@ -8,6 +8,12 @@ from typing import Any
 
 from PIL import Image
 
+from mtrl_judge.judge_tasks.images import MAX_ASPECT_RATIO
+
+# The largest image that Qwen2-VL and Qwen2.5-VL see by default: 16,384 tokens of 28 × 28 pixels
+# (`max_pixels` in their preprocessor_config.json). A photo of 12 megapixels keeps its size.
+DEFAULT_MAX_PIXELS = 16_384 * 28 * 28
+
 
 def fit_pixels(image: Image.Image, min_pixels: int | None, max_pixels: int | None) -> Image.Image:
     """Resize an image, keeping its aspect ratio, to between `min_pixels` and `max_pixels`.
@@ -17,6 +23,7 @@ def fit_pixels(image: Image.Image, min_pixels: int | None, max_pixels: int | Non
         max_pixels: upper bound; it wins where whole numbers of pixels cannot meet both.
     """
     width, height = image.size
+    longest = max(MAX_ASPECT_RATIO, width / height, height / width)
     if min_pixels is not None and width * height < min_pixels:
         scale = math.sqrt(min_pixels / (width * height))
         width, height = math.ceil(width * scale), math.ceil(height * scale)
@@ -25,6 +32,8 @@ def fit_pixels(image: Image.Image, min_pixels: int | None, max_pixels: int | Non
         # max and min are for strips one pixel wide, which can shrink in one direction only.
         width = max(1, min(math.floor(width * scale), max_pixels))
         height = max(1, min(math.floor(height * scale), max_pixels // width))
+    # Rounding must not make a strip of which a processor refuses the aspect ratio.
+    width, height = min(width, int(longest * height)), min(height, int(longest * width))
     if (width, height) == image.size:
         return image
     return image.resize((width, height), Image.Resampling.BICUBIC)

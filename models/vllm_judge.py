@@ -43,7 +43,7 @@ class VLLMJudge(BaseJudge):
         eos_token_id: end tokens that the checkpoint names besides its tokenizer's.
         seed: of sampling; each prompt's own seed is derived from it.
         min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: upper bound; it wins over `min_pixels`.
+        max_pixels: as for :class:`.base_judge.BaseJudge`.
         system_prompt: prepended to every conversation.
         options: further arguments of vLLM's `LLM`.
 

@@ -194,7 +194,7 @@ def test_the_hub_is_asked_for_the_needed_files_of_one_revision(tmp_path: Path) -
             *(f"images/{s}/{s}_{i}.zip" for s, n in parts.items() for i in range(1, n + 1)),
         ]
     )
-    assert "images that do not decode: 1" in done.stderr
+    assert "images that cannot be shown to a judge: 1" in done.stderr
     record, other = (load_rows(find_task(name), "test", tmp_path / "root").record for name in free)
     assert (record["revision"], record["items"]) == (COMMIT, N)
     assert (other["revision"], other["items"]) == (find_task(free[1]).revision, N // 10)

@@ -221,8 +221,10 @@ def test_another_backend_says_which_style_it_uses_and_that_pixels_are_unknown(
         (found,) = {tuple(judge[name] for name in FACTS) for judge in metadata}
         return found
 
-    ours = facts("mtrl_judge", f"pretrained={taught},max_pixels=4096")
-    assert ours == ("direct", "checkpoint", "transformers", 1024, 4096)
+    ours = facts("mtrl_judge", f"pretrained={taught},max_pixels=2048")
+    assert ours == ("direct", "checkpoint", "transformers", 1024, 2048)
+    (said,) = [line for line in logged if "max_pixels" in line]
+    assert said.startswith("INFO: 3 of 3 images shown to the judge had more than max_pixels")
     (said,) = [line for line in logged if "style:" in line]
     assert said.startswith("INFO: style: direct, which the checkpoint was trained in")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from support.images import encode
 
-from mtrl_judge.judge_tasks.images import decode, fault_of
+from mtrl_judge.judge_tasks.images import decode, fault_of, shown
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8)
 
@@ -77,3 +78,60 @@ def test_a_turned_image_is_turned_back(orientation: int) -> None:
     shown = decode(encode(stored, "PNG", exif=exif))
     assert shown.size == (6, 4)
     assert shown.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [((1, 1), (28, 28)), ((3, 600), (28, 5600)), ((40, 30), (40, 30)), ((2000, 10), (5600, 28))],
+)
+def test_a_short_side_is_enlarged(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    data = encode(Image.new("RGB", size, "red"))
+    assert fault_of(data) is None
+    assert shown(data).size == seen
+    assert shown(data).getpixel((9, 9)) == (255, 0, 0)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    size, checksum = len(content), zlib.crc32(kind + content)
+    return size.to_bytes(4, "big") + kind + content + checksum.to_bytes(4, "big")
+
+
+def png(width: int, height: int, bits: int, pixels: bytes, *chunks: bytes) -> bytes:
+    """A grayscale PNG with right checksums, whatever it contains."""
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    parts = (chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(pixels)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def jpeg_of_many_scans() -> bytes:
+    data = encode(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + 100 * last + data[-2:]
+
+
+def ghostscript_runs(*_: object) -> None:
+    raise AssertionError("EPS reached Ghostscript")
+
+
+def test_hostile_images_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", ghostscript_runs)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    bomb = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(100_000_000)))
+    faults = {
+        "13000 × 13000 pixels, more than 128": png(13_000, 13_000, 1, bytes(13_000 * 1626)),
+        "a JPEG of more than 32 scans": jpeg_of_many_scans(),
+        "not a complete image of a known format": eps,
+        "too large for": png(8, 8, 8, bytes(72), bomb),
+        "truncated": png(64, 64, 8, bytes(100)),
+        "2000 × 3 pixels, an aspect ratio above 200": encode(Image.new("L", (2000, 3))),
+        "3 × 601 pixels": encode(Image.new("L", (3, 601)), "GIF"),
+    }
+    found = {expected: fault_of(data) or "" for expected, data in faults.items()}
+    assert all(expected in fault for expected, fault in found.items()), found
+
+
+def test_scans_are_those_of_the_image() -> None:
+    """A phone appends a film to a photo, which may contain anything; a thumbnail has scans too."""
+    data = encode(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    segment = b"\xff\xe1" + (202).to_bytes(2, "big") + 100 * b"\xff\xda"
+    assert fault_of(data[:2] + segment + data[2:] + 100 * b"\xff\xda") is None

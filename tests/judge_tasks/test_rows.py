@@ -116,15 +116,16 @@ def test_a_missing_column_names_what_is_there(tmp_path: Path) -> None:
     assert "columns in the data: image, txt, lable" in message
 
 
-def test_an_item_that_does_not_decode_is_named_counted_and_left_out(tmp_path: Path) -> None:
-    n = 200
+def test_an_item_that_cannot_be_shown_is_named_counted_and_left_out(tmp_path: Path) -> None:
+    n = 300
     cells = cells_of(*[RED] * n)
     cells[7] = {"bytes": cells[7]["bytes"][:-40], "path": None}
+    cells[8] = image_cell(RED, (2000, 3))
     cells[9] = {"bytes": encode(Image.effect_noise((64, 64), 50), "JPEG")[:-200], "path": None}
     split = raw(image=cells, text=range(n), label=[1] * n)
     rows = to_rows(RawSplit(write_task(tmp_path), split))
-    assert (rows.n_items, len(rows.undecodable), len(rows.dataset)) == (n - 2, 2, n - 2)
-    with pytest.raises(DataError, match="2 of 100 items have an image that does not decode"):
+    assert (rows.n_items, len(rows.undecodable), len(rows.dataset)) == (n - 3, 3, n - 3)
+    with pytest.raises(DataError, match="3 of 100 items have an image that cannot be shown"):
         to_rows(RawSplit(write_task(tmp_path), split.select(range(100))))
     cells[11] = {"bytes": b"", "path": None}
     features = Features(
@@ -236,12 +237,12 @@ def test_the_fingerprint_of_the_data_ignores_question_and_label_rule(tmp_path: P
 def test_images_are_turned_and_laid_on_white(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = encode(Image.new("RGB", (4, 8)), "JPEG", exif=exif)
+    turned = encode(Image.new("RGB", (40, 80)), "JPEG", exif=exif)
     clear = encode(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))
     cells = [{"bytes": data, "path": None} for data in (turned, clear)]
     split = RawSplit(write_task(tmp_path), raw(image=cells, text="ab", label=[1, 1]))
     rows = to_rows(split).dataset
-    assert rows[0]["images"][0].size == (8, 4)
+    assert rows[0]["images"][0].size == (80, 40)
     assert color_of(rows[1]["images"][0]) == (255, 255, 255)
 
 

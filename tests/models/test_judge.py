@@ -17,6 +17,7 @@ from support.images import random_image
 from support.judges import row
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.images import MAX_ASPECT_RATIO
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.checkpoint import (
@@ -26,7 +27,7 @@ from mtrl_judge.models.checkpoint import (
     read_checkpoint_card,
 )
 from mtrl_judge.models.judge import Batch, Judge
-from mtrl_judge.models.pixels import fit_pixels
+from mtrl_judge.models.pixels import DEFAULT_MAX_PIXELS, fit_pixels, with_pixel_limits
 
 NEW_TOKENS = 12
 
@@ -251,6 +252,18 @@ def test_pixel_limits_leave_the_given_processor_unchanged(model: Any, processor:
     assert dict(processor.image_processor.size) == before
 
 
+def test_only_very_large_images_are_scaled_down_by_default(model: Any, processor: Any) -> None:
+    """Qwen3-VL's own limit is above the default, that of the tiny model below it."""
+    assert Judge(model, processor).min_and_max_pixels == (1024, 256 * 256)
+    judge = Judge(model, with_pixel_limits(processor, 1024, 2**24))
+    assert judge.min_and_max_pixels == (1024, DEFAULT_MAX_PIXELS)
+    photo, huge = Image.new("RGB", (4000, 3000)), Image.new("RGB", (8000, 6000))
+    prompt = judge.prompt(render_messages(ROWS[1], "direct"), [photo, huge])
+    assert prompt.images[0].size == photo.size
+    assert prompt.images[1].size == (4138, 3103)
+    assert (judge.images_scaled_down, judge.images_seen) == (1, 2)
+
+
 def test_reasoning_tags_survive_decoding(model: Any, random_judge: Path) -> None:
     """Even where a tokenizer calls them special; the chat markup is dropped."""
     processor = load_processor(str(random_judge))
@@ -305,6 +318,8 @@ def test_fit_pixels(
         and max_pixels != 1
     ):
         assert max_pixels is not None or pixels >= min_pixels
+    ratios = [max(size) / min(size) for size in ((width, height), fitted.size)]
+    assert ratios[1] <= max(MAX_ASPECT_RATIO, ratios[0])
 
 
 def test_a_folder_without_config_and_a_card_with_unknown_style(tmp_path: Path) -> None:
