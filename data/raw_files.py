@@ -102,8 +102,22 @@ class Folder(RawFiles):
     """A local folder."""
 
     def __init__(self, root: Path) -> None:
+        """List the files.
+
+        Raises:
+            DataError: a file is a link that leads out of the folder.
+        """
         self.root = root
-        files = (path for path in root.rglob("*") if path.is_file())
+        files = [path for path in root.rglob("*") if path.is_file()]
+        # The files of a snapshot in the hub's cache are links to its blobs.
+        top = root.resolve()
+        top = top.parent.parent if top.parent.name == "snapshots" else top
+        for file in files:
+            if not file.resolve().is_relative_to(top):
+                raise DataError(
+                    f"{file}: a link to a file outside the folder; nothing was read. To use the "
+                    "file, copy it into the folder"
+                )
         super().__init__(
             str(root), ((file.relative_to(root).as_posix(), file.stat().st_size) for file in files)
         )
@@ -125,7 +139,8 @@ class Archive(RawFiles):
             spool: a folder for copies of members that need random access.
 
         Raises:
-            DataError: the archive is damaged, or has a link or a path that leads out of it.
+            DataError: the archive is damaged, has a link or a path that leads out of it, or
+                members whose compression does not bound how much is decompressed at once.
         """
         self.spool = spool
         self._archive: zipfile.ZipFile | tarfile.TarFile
@@ -134,6 +149,7 @@ class Archive(RawFiles):
             if path.suffix == ".zip":
                 self._archive = zipped = zipfile.ZipFile(path)
                 self._open = zipped.open
+                _check_compression(path, zipped)
                 members = [
                     # The upper four bits of a Unix mode, which are 0o12 for a symbolic link.
                     (info.filename, info.file_size, info.is_dir(), info.external_attr >> 28 == 0o12)
@@ -151,9 +167,7 @@ class Archive(RawFiles):
                 f"{path}: not a complete {path.suffix} file ({error}); download it again"
             ) from None
         for name, _, _, is_link in members:
-            member = PurePosixPath(name.replace("\\", "/"))
-            outside = member.is_absolute() or ".." in member.parts or re.match("[A-Za-z]:", name)
-            if outside or is_link:
+            if _leaves_folder(name) or is_link:
                 what = "is a link" if is_link else "leads out of the archive"
                 raise DataError(f"{path}: member {name!r} {what}; nothing was read from it")
         files = ((name, size) for name, size, is_folder, _ in members if not is_folder)
@@ -246,6 +260,16 @@ def _full_commit(hub: Any, repo: str, revision: str | None) -> str | None:
         return revision
     commits = (commit.commit_id for commit in hub.list_repo_commits(repo, repo_type="dataset"))
     return next((commit for commit in commits if commit.startswith(revision)), revision)
+
+
+def _check_compression(path: Path, archive: zipfile.ZipFile) -> None:
+    """Zipfile decompresses what it has read of LZMA and bzip2 at once: 16 MB can become 100 GB."""
+    for info in archive.infolist():
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(
+                f"{path}: member {info.filename!r} is compressed by method {info.compress_type}; "
+                "expected stored or deflated members. Make the archive again with `zip`"
+            )
 
 
 def _leaves_folder(name: str) -> bool:

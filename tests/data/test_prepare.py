@@ -404,6 +404,13 @@ def test_unusable_sources_are_reported(tmp_path: Path) -> None:
         tar.addfile(info)
     with pytest.raises(JudgeError, match="is a link; nothing was read"):
         prepare_from(archive, tmp_path / "root", "mtrl_judge_seetrue")
+    (tmp_path / "raw" / "passwd.csv").symlink_to("/etc/passwd")
+    with pytest.raises(JudgeError, match=r"passwd\.csv: a link to a file outside the folder"):
+        prepare_from(tmp_path / "raw", tmp_path / "root", "mtrl_judge_seetrue")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_LZMA) as bomb:
+        bomb.writestr(SEETRUE_CSV, bytes(2**20))
+    with pytest.raises(JudgeError, match=r"SeeTRUE\.csv' is compressed by method 14; expected"):
+        prepare_from(tmp_path / "bomb.zip", tmp_path / "root", "mtrl_judge_seetrue")
     assert is_empty(tmp_path / "root")
 
 
@@ -480,6 +487,17 @@ def test_a_large_file_needs_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(JudgeError, match=r"0\.1 GB in one piece, which need up to 0\.2 GB"):
         prepare_from(tmp_path / "data", tmp_path / "other", "mtrl_judge_mjbench_quality")
+
+
+def test_a_table_that_does_not_fit_in_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as 100 GB of zeros, which are 100 MB in an archive."""
+    seetrue(tmp_path / "raw", N)
+    memory = psutil.virtual_memory()._replace(available=1_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(JudgeError, match=r"SeeTRUE\.csv: has .* GB of memory to read"):
+        prepare_from(tmp_path / "raw", tmp_path / "root", "mtrl_judge_seetrue")
 
 
 def test_the_card_names_files_and_no_local_paths(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_blank_images_are_gray_and_of_the_same_size(tmp_path: Path) -> None:
     rows = rows_of(write_task(tmp_path, **PAIR), pairs())
     row = judge_rows(rows)[0]
     changed = perturbations.BlankImage("blank_image", write_task(tmp_path, **PAIR), rows).apply(row)
-    assert [p.size for p in changed.images] == [(20, 10), (8, 12)]
+    assert [p.size for p in changed.images] == [p.size for p in row.images] == [(56, 28), (28, 42)]
     assert all(p.mode == "RGB" and set(p.getdata()) == {MID_GRAY} for p in changed.images)
     assert replace(changed, images=()) == replace(row, images=())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from support.tasks import write_task
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
+from mtrl_judge.judge_tasks.validate import validate
 
 SECRET = encode(random_image(0))
 
@@ -78,6 +80,18 @@ def test_no_other_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {raw.image_bytes(index, "image") for index in raw.faults} == {b""}
     with pytest.raises(DataError, match=r"15 of 16 items .* cannot be shown"):
         load_rows(raw.task, "test", tmp_path)
+
+
+def test_validate_reports_every_image_that_cannot_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = split_of(tmp_path, ["/dev/zero", "gone.png"])
+    task = write_task(tmp_path, known_bad=f"[{{item: {raw.ids[1]}, reason: lost}}]")
+    monkeypatch.setenv("MTRL_JUDGE_DATA", str(tmp_path))
+    shutil.copy(tmp_path / "my_task" / "test.parquet", tmp_path / "my_task" / "train.parquet")
+    faults = validate(task.path, rows=3)
+    for split, fault in zip(("train", "test"), faults, strict=True):
+        assert f"{split}: item {raw.ids[0]}: its image cannot be shown to a judge: the" in fault
 
 
 def test_columns_of_images_are_not_decoded(tmp_path: Path) -> None:
