@@ -4,7 +4,7 @@ A store is a folder of JSONL files, one for each process that wrote to it. Files
 to. A line is an answer, a failed request, or what the answers of a task depend on::
 
     {"key": "…", "task": "…", "item_id": "…", "order": "AB", "repeat": 0, "text": "…", "tokens": {}}
-    {"key": "…", "task": "…", "item_id": "…", "order": "AB", "repeat": 0, "failure": "…"}
+    {"key": "…", "task": "…", "item_id": "…", "order": "AB", "repeat": 0, "failed": true}
     {"task": "…", "depends_on": {"weights": "…", …}}
 
 The key is a hash of everything that the answer depends on (see :mod:`.answer_keys`), so a store can
@@ -147,8 +147,8 @@ def answer_line(question: Question, answer: StoredAnswer) -> dict[str, Any]:
     return {**question._asdict(), **answer._asdict()}
 
 
-def failure_line(question: Question, message: str) -> dict[str, Any]:
-    return {**question._asdict(), "failure": message}
+def failure_line(question: Question) -> dict[str, Any]:
+    return {**question._asdict(), "failed": True}
 
 
 def _whole_lines(file: Path) -> Iterable[dict[str, Any]]:

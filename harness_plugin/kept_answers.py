@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.judge_tasks.request_failures import request_failure
 
 from .answer_keys import ModelIdentity, Questions
 from .answer_store import (
@@ -26,6 +25,7 @@ from .answer_store import (
     failure_line,
     keeping_from_environment,
 )
+from .clean_answers import clean, is_failed_request
 
 # A backend of lmms-eval's own returns its answers only when it has all of them, so it is asked in
 # parts. Between two parts its slowest request is waited for; what a kill can lose is one part.
@@ -202,12 +202,11 @@ def _lines(received: Any) -> Iterator[dict[str, Any]]:
         text, tokens = unwrap_generation_output(answer)
         if not isinstance(text, str):
             continue
-        failure = request_failure(text)
-        if failure is not None and failure.kind == "failed":
-            yield failure_line(question, failure.message)
+        if is_failed_request(text):
+            yield failure_line(question)
         else:
             counts = tokens.to_dict() if tokens else {}
-            yield answer_line(question, StoredAnswer(text, counts))
+            yield answer_line(question, StoredAnswer(clean(text), counts))
 
 
 def _generation_result(answer: StoredAnswer) -> Any:

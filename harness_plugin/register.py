@@ -16,10 +16,9 @@ from typing import Any
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.printable import printable
 from mtrl_judge.common.secrets import redact
-from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
-from mtrl_judge.judge_tasks.request_failures import request_failure
 
+from .clean_answers import clean, is_failed_request
 from .hooks import Hook, JudgeHooks, hooks_of_request
 from .kept_answers import with_kept_answers
 from .prompt_style import effective_generation, evaluation_style, set_backend
@@ -205,17 +204,12 @@ def _wrap_filters() -> None:
         if isinstance(self.config.process_results, Hook):
             for instance in self.instances:
                 instance.resps = [
-                    _clean(answer) if isinstance(answer, str) else answer
+                    clean(answer) if isinstance(answer, str) else answer
                     for answer in instance.resps
                 ]
         return stock(self, *args, **kwargs)
 
     ConfigurableTask.apply_filters = apply_filters
-
-
-def _clean(answer: str) -> str:
-    text = replace_surrogates(answer)
-    return text if request_failure(text) is None else redact(text)
 
 
 def _wrap_response_cache() -> None:
@@ -241,12 +235,11 @@ def _keep_answers_only(cache: Any) -> None:
     kind = type(cache)
 
     def failed(response: Any) -> bool:
-        failure = request_failure(kind._extract_cacheable(response))
-        return failure is not None and failure.kind == "failed"
+        return is_failed_request(kind._extract_cacheable(response))
 
     def extract(response: Any) -> Any:
         text = kind._extract_cacheable(response)
-        return replace_surrogates(text) if isinstance(text, str) else text
+        return clean(text) if isinstance(text, str) else text
 
     def is_valid(response: Any, request_type: str) -> bool:
         return kind._is_valid_response(response, request_type) and not failed(response)

@@ -28,9 +28,9 @@ def answer(key: str, text: str) -> dict[str, object]:
 
 def test_the_newest_answer_counts_and_a_failure_is_none(tmp_path: Path) -> None:
     first, second = AnswerStore(tmp_path, "1-1"), AnswerStore(tmp_path, "2-1")
-    first.append([answer("a", "é\ud800"), failure_line(question("b"), "HTTP 500")])
+    first.append([answer("a", "é\ud800"), failure_line(question("b"))])
     first.append([answer("c", "old"), answer("d", "old")])
-    second.append([answer("b", "now"), failure_line(question("c"), "HTTP 500"), answer("d", "new")])
+    second.append([answer("b", "now"), failure_line(question("c")), answer("d", "new")])
     stored = first.read({"a", "b", "c", "d", "e"})
     assert {key: found.text for key, found in stored.answers.items()} == {
         "a": "é�",

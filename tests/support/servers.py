@@ -81,7 +81,8 @@ class ChatServer:
                     server.closing.wait()
                     return
                 if isinstance(answer, int):
-                    self.send(b'{"error": {"message": "verdict: No"}}', status=answer)
+                    error = {"message": f"verdict: No; {self.headers['Authorization']}"}
+                    self.send(json.dumps({"error": error}).encode(), status=answer)
                     return
                 message = {"role": "assistant", "content": answer}
                 choice = {"index": 0, "finish_reason": "stop", "message": message}
