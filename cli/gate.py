@@ -12,7 +12,16 @@ import typer
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, write_text
 
-from .leaderboard import Across, Metric, Results, Seed, Tasks, split_names
+from .leaderboard import (
+    MAX_FAILURES,
+    Across,
+    MaxFailures,
+    Metric,
+    Results,
+    Seed,
+    Tasks,
+    split_names,
+)
 from .options import Force, echo
 
 SAVE = "mtrl-judge baseline save"
@@ -46,6 +55,7 @@ def gate(
     ] = None,
     tasks: Tasks = "",
     across: Across = "",
+    max_failures: MaxFailures = MAX_FAILURES,
     summary: Annotated[Path | None, typer.Option(help="Write the summary as Markdown.")] = None,
     junit: Annotated[
         Path | None, typer.Option(help="Write JUnit XML, one test case per task.")
@@ -83,6 +93,7 @@ def gate(
             alpha=alpha,
             minimum=_minimum(minimum or []),
             across=split_names(across),
+            max_failures=max_failures,
             seed=seed,
         )
     except JudgeError as error:
@@ -101,6 +112,7 @@ def gate(
 def save(
     results: Results,
     out: Annotated[Path, typer.Option(help="Output file.")] = Path("baseline.json"),
+    max_failures: MaxFailures = MAX_FAILURES,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -119,7 +131,9 @@ def save(
             "significance. Save it from lmms-eval's results with samples (--log_samples)"
         )
     # A baseline keeps all rates; the metric would only decide on ranks.
-    board = build_leaderboard([run], metric="accuracy", across=[*IDENTITY], seed=seed)
+    board = build_leaderboard(
+        [run], metric="accuracy", across=[*IDENTITY], max_failures=max_failures, seed=seed
+    )
     with _writing(out):
         write_entries(entries_of(board), out, force=force)
     rows = sum(len(result.samples) for result in run.tasks.values())

@@ -53,9 +53,17 @@ Across = Annotated[
         "instruction, style, scoring, calibration, parser, version, perturbation.",
     ),
 ]
+MaxFailures = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Refuse runs in which the requests of more of a task's rows failed.",
+    ),
+]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of draws.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 RESAMPLES = 10_000
+MAX_FAILURES = 0.005
 
 
 @app.command()
@@ -68,6 +76,7 @@ def show(
         str | None, typer.Option(help="A task, train, ood, gap or name; best first.")
     ] = None,
     across: Across = "",
+    max_failures: MaxFailures = MAX_FAILURES,
     full: Annotated[
         bool,
         typer.Option(
@@ -117,6 +126,7 @@ def show(
         metric=metric,
         tasks=split_names(tasks),
         across=split_names(across),
+        max_failures=max_failures,
         sort=sort,
         resamples=resamples,
         seed=seed,
@@ -163,6 +173,7 @@ def add(
             "--rows/--no-rows", help="Keep the rows, compressed, to compare with later runs."
         ),
     ] = True,
+    max_failures: MaxFailures = MAX_FAILURES,
     resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
 ) -> None:
@@ -174,7 +185,12 @@ def add(
 
     # Entries keep all rates; the metric would only decide on ranks.
     board = build_leaderboard(
-        load_runs(results), metric="accuracy", across=[*IDENTITY], resamples=resamples, seed=seed
+        load_runs(results),
+        metric="accuracy",
+        across=[*IDENTITY],
+        max_failures=max_failures,
+        resamples=resamples,
+        seed=seed,
     )
     entries = entries_of(board, rows=rows)
     add_entries(file, entries)

@@ -251,21 +251,23 @@ def evaluate(
 
     For example: mtrl-judge eval --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct --batch_size 8
     """
-    from mtrl_judge.experiments.launch import retry_failed, run_lmms_eval
+    from mtrl_judge.experiments.launch import require_answers, retry_failed, run_lmms_eval
 
     if retry is not None:
         refuse_other_options(context, "retry")
-        written = retry_failed(retry, context.args)
-        typer.echo(f"{retry}: no failed requests" if written is None else str(written))
+        repeated = retry_failed(retry, context.args)
+        typer.echo(f"{retry}: no failed requests" if repeated is None else str(repeated.file))
+        require_answers([] if repeated is None else [repeated])
         return
     use_data_root(data_root)
     try:
-        run_lmms_eval(
+        runs = run_lmms_eval(
             model, tasks, output_path=output_path, style=style, flags=context.args, resume=resume
         )
     except (KeyboardInterrupt, SystemExit):
         typer.echo("stopped; run the same command with --resume to go on", err=True)
         raise
+    require_answers(runs)
 
 
 def refuse_other_options(context: typer.Context, only: str) -> None:

@@ -22,6 +22,7 @@ from mtrl_judge.harness_plugin.answer_store import (
 )
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
+from mtrl_judge.judge_tasks.request_failures import by_message, message_lines
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import STYLES
 from mtrl_judge.leaderboard.reading import (
@@ -30,6 +31,7 @@ from mtrl_judge.leaderboard.reading import (
     replaced_files,
     results_files,
 )
+from mtrl_judge.leaderboard.runs import Run
 
 from .evaluation_record import (
     EvaluationRecord,
@@ -112,7 +114,7 @@ def run_lmms_eval(
     log: Path | None = None,
     name: str = "lmms-eval",
     resume: bool = False,
-) -> None:
+) -> list[Run]:
     """Run lmms-eval with its samples logged and its answers kept in ``output_path``.
 
     Args:
@@ -121,6 +123,9 @@ def run_lmms_eval(
         environment, log: as for :func:`run_command`.
         name: what error messages call this run.
         resume: use the answers that earlier runs have kept there.
+
+    Returns:
+        What it wrote, with samples.
 
     Raises:
         JudgeError: the style does not exist.
@@ -142,10 +147,10 @@ def run_lmms_eval(
         replaces=None,
     )
     variables |= {REUSE_VARIABLE: REUSE_ALL if resume else ""}
-    _evaluate(record, output_path, variables, log=log, name=name)
+    return _evaluate(record, output_path, variables, log=log, name=name)
 
 
-def retry_failed(run: Path, flags: Sequence[str] = ()) -> Path | None:
+def retry_failed(run: Path, flags: Sequence[str] = ()) -> Run | None:
     """Repeat the failed requests of an evaluation, and write complete results that replace its own.
 
     Args:
@@ -177,7 +182,7 @@ def retry_failed(run: Path, flags: Sequence[str] = ()) -> Path | None:
         return None
     variables = {**dict.fromkeys(_RECORDED, ""), **record.variables, REUSE_VARIABLE: record.session}
     again = record._replace(flags=flags, session=new_session())
-    return _evaluate(again, answers.parent, variables, replaces=results)
+    return _evaluate(again, answers.parent, variables, replaces=results)[-1]
 
 
 def remove_results(folder: Path) -> None:
@@ -208,7 +213,7 @@ def _evaluate(
     replaces: Path | None = None,
     log: Path | None = None,
     name: str = "lmms-eval",
-) -> Path:
+) -> list[Run]:
     command = [sys.executable, "-m", "lmms_eval", "--model", record.model, "--tasks", record.tasks]
     command += ["--output_path", str(output_path), "--log_samples", *record.flags]
     answers = output_path.resolve() / ANSWERS
@@ -225,9 +230,36 @@ def _evaluate(
         write_record(file, record._replace(answers=relative(answers, file), replaces=replaced))
     # It does so, too, after an error while it writes the samples (`save_results_samples` in
     # lmms_eval/loggers/evaluation_tracker.py).
-    for file in written:
-        try:
-            load_run(file, samples=False)
-        except JudgeError as error:
-            raise CommandError(name, f"incomplete results: {error}", 1, log) from None
-    return written[-1]
+    try:
+        return [load_run(file) for file in written]
+    except JudgeError as error:
+        raise CommandError(name, f"incomplete results: {error}", 1, log) from None
+
+
+class FailedRequestsError(JudgeError):
+    """An evaluation ended, but some requests failed."""
+
+    exit_code = 1
+
+
+def require_answers(runs: Sequence[Run]) -> None:
+    """Print how many requests were refused, by message, and stop if any failed.
+
+    Raises:
+        FailedRequestsError: with the messages, the most frequent first.
+    """
+    failures = [
+        failure
+        for run in runs
+        for result in run.tasks.values()
+        for sample in result.samples
+        for failure in sample.failures
+    ]
+    if refused := by_message(failures, "refused"):
+        title = f"{sum(refused.values()):,} requests were refused by a content filter:"
+        print("\n".join([title, *message_lines(refused)]), flush=True)
+    if failed := by_message(failures, "failed"):
+        title = f"{sum(failed.values()):,} requests failed:"
+        advice = "No rate counts their rows; repeat them with"
+        after = [f"{advice} mtrl-judge eval --retry-failed {run.file}" for run in runs]
+        raise FailedRequestsError("\n".join([title, *message_lines(failed), *after]))

@@ -27,6 +27,7 @@ from mtrl_judge.leaderboard.compare import (
     compare_perturbation,
 )
 from mtrl_judge.leaderboard.compatibility import differences, other_differences
+from mtrl_judge.leaderboard.failures import require_few_failures, with_too_many_failures
 from mtrl_judge.leaderboard.reading import complete_run, load_run, results_files
 from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
@@ -93,7 +94,7 @@ def run_robustness(
         DATA_ROOT_VARIABLE: None if root is None else str(root.resolve()),
     }
     _claim(out, settings)
-    unchanged = complete_run(out / UNCHANGED, samples=True)
+    unchanged = _known_run(out / UNCHANGED)
     print(f"{UNCHANGED}: {'done' if unchanged else tasks}", flush=True)
     unchanged = unchanged or _evaluate(UNCHANGED, tasks, out, settings)
     if not unchanged.tasks:
@@ -138,7 +139,7 @@ def _perturbed_run(
     name: str, tasks: Sequence[str], unchanged: Run, out: Path, settings: Mapping[str, Any]
 ) -> Run:
     """The run under a perturbation on the rows of the unchanged run: the complete one, or a new."""
-    run = complete_run(out / name, tasks, samples=True)
+    run = _known_run(out / name, tasks)
     if run and _first_difference(run, unchanged, tasks):
         run = None
     print("done" if run else ", ".join(tasks), flush=True)
@@ -149,6 +150,12 @@ def _perturbed_run(
             f"version change? To judge everything again, remove {out}"
         )
     return run
+
+
+def _known_run(folder: Path, tasks: Sequence[str] = ()) -> Run | None:
+    """The complete run in a folder, unless it has to be repeated as too many requests failed."""
+    run = complete_run(folder, tasks, samples=True)
+    return None if run is None or with_too_many_failures(run) else run
 
 
 def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> Run:
@@ -165,7 +172,9 @@ def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> 
         name=name,
         resume=True,
     )
-    return load_run(results_files(out / name)[-1])
+    run = load_run(results_files(out / name)[-1])
+    require_few_failures([run])
+    return run
 
 
 def _plan(names: Sequence[str], unchanged: Run) -> dict[str, list[str]]:

@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING, Any
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.raw_split import Repeats
+from mtrl_judge.judge_tasks.request_failures import (
+    RequestFailure,
+    by_message,
+    message_lines,
+    request_failure,
+)
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.metrics.rates import higher_is_better
-from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.records import FailureKind, Record
 
 from .logprob import calibration_rows, load_calibration, parse_answer
 from .perturbations import Perturbation, active_perturbation
@@ -124,31 +130,50 @@ class JudgeHooks:
 
         def aggregate(items: Sequence[Sequence[Any] | None]) -> Any:
             if metric == headline:
-                records = [Record(*item) for item in items if item is not None]
+                known = [_from_item(item) for item in items if item is not None]
+                records = [record for record, _ in known]
+                self._warn_of_failures([failure for _, failure in known])
                 self._warn_of_form(records)
                 self._summary = self.task.summarize(records)
             value = self._summary[metric]
-            # The mean of a group, which is of the headline metric, must survive a task without one.
-            return float("nan") if value is None and metric == headline else value
+            # A group's mean must survive a task without a value. lmms-eval takes it of all metrics
+            # whose name contains that of the headline metric (lmms_eval/evaluator_utils.py).
+            return float("nan") if value is None and headline in metric else value
 
         return Hook(metric, self, aggregate)
+
+    def _warn_of_failures(self, failures: Sequence[RequestFailure | None]) -> None:
+        """Say how many requests failed or were refused, and why."""
+        from loguru import logger
+
+        titles: Mapping[FailureKind, str] = {
+            "failed": "failed; no rate counts their rows",
+            "refused": "were refused by a content filter; they count as missing verdicts",
+        }
+        for kind, title in titles.items():
+            if messages := by_message(failures, kind):
+                count = f"{sum(messages.values()):,} of {len(failures):,} requests"
+                lines = [f"{self.task.task}: {count} {title}:", *message_lines(messages)]
+                logger.warning("\n".join(lines))
 
     def _warn_of_form(self, records: Sequence[Record]) -> None:
         """Warn if reasoning and verdict were asked for and no answer has that form."""
         from loguru import logger
 
+        answers = [record for record in records if record.failure is None]
         reasoned = evaluation_style(self.task) == "reasoned"
-        if not (reasoned and records) or any(record.well_formed for record in records):
+        if not (reasoned and answers) or any(record.well_formed for record in answers):
             return
         causes = "The model may not follow the instruction, or max_new_tokens may cut answers off"
         if evaluation_engine() is None:
             causes += (
                 ", or the engine may remove the tags: a vLLM server does with --reasoning-parser, "
                 "and vLLM removes tags that a tokenizer marks as special unless "
-                "skip_special_tokens is false"
+                "skip_special_tokens is false, or requests may have failed: some backends return "
+                "empty text then"
             )
         logger.warning(
-            f"{self.task.task}: none of the {len(records)} answers has the form "
+            f"{self.task.task}: none of the {len(answers)} answers has the form "
             f"<think>…</think><answer>…</answer>. {causes}."
         )
 
@@ -247,6 +272,7 @@ class JudgeHooks:
         is stored once.
         """
         row, text = JudgeRow.from_doc(doc), results[0]
+        failure = request_failure(text)
         scored = self.perturbation.score(row, text)
         record = Record(
             label=row.label,
@@ -255,9 +281,10 @@ class JudgeHooks:
             pair_id=row.pair_id,
             swapped=row.swapped,
             group=row.group,
+            failure=failure and failure.kind,
         )
         probabilities = {}
-        if evaluation_scoring() == "logprob":
+        if evaluation_scoring() == "logprob" and failure is None:
             probabilities = parse_answer(text, self.perturbation.original_verdicts)
         return {
             "item_id": row.item_id,
@@ -266,15 +293,17 @@ class JudgeHooks:
             **self._reported_by(row),
             "order": None if row.pair_id is None else "BA" if row.swapped else "AB",
             "label": row.label,
-            "verdict": scored.verdict.value,
-            "null": scored.verdict.value is None,
-            "null_reason": scored.verdict.reason if scored.verdict.value is None else None,
-            "well_formed": scored.verdict.well_formed,
-            "correct": scored.correct,
+            "verdict": record.verdict,
+            "state": record.state,
+            "failure": failure and failure.message,
+            "null": record.state in ("null", "refused"),
+            "null_reason": scored.verdict.reason if record.state in ("null", "refused") else None,
+            "well_formed": record.well_formed,
+            "correct": None if record.failed else scored.correct,
             "text": text,
             **probabilities,
             **dict.fromkeys(self.metrics),
-            self.task.kind.headline: tuple(record) if row.pair_id or row.group else record[:3],
+            self.task.kind.headline: _to_item(record, failure),
         }
 
     def _reported_by(self, row: JudgeRow) -> dict[str, Any]:
@@ -285,6 +314,18 @@ class JudgeHooks:
         if self.task.judge.human is not None:
             fields["human"] = row.human and row.human._asdict()
         return fields
+
+
+def _to_item(record: Record, failure: RequestFailure | None) -> tuple[Any, ...]:
+    """A record as the samples file holds it, without what most rows do not have."""
+    if failure is not None:
+        return (*record, failure.message)
+    return tuple(record) if record.pair_id or record.group else record[:3]
+
+
+def _from_item(item: Sequence[Any]) -> tuple[Record, RequestFailure | None]:
+    record = Record(*item[: len(Record._fields)])
+    return record, record.failure and RequestFailure(record.failure, item[-1])
 
 
 def _versions() -> dict[str, str]:

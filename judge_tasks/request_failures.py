@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-FailureKind: TypeAlias = Literal["failed", "refused"]
+from mtrl_judge.metrics.records import FailureKind
 
 _FAILED = re.compile(r"\[LMMS_EVAL_REQUEST_FAILED after \d+ retries\](.*)", re.DOTALL)
 _BUDGET = "[LMMS_EVAL_BUDGET_EXCEEDED]"
@@ -99,7 +99,16 @@ def _normal(message: str) -> str:
     return " ".join(_VARIABLE.sub("…", message).split())[:_LENGTH].rstrip()
 
 
-def by_message(failures: Iterable[RequestFailure], kind: FailureKind) -> dict[str, int]:
+def by_message(failures: Iterable[RequestFailure | None], kind: FailureKind) -> dict[str, int]:
     """How many failures of a kind have each message, the most frequent first."""
-    counts = Counter(failure.message for failure in failures if failure.kind == kind)
+    counts = Counter(failure.message for failure in failures if failure and failure.kind == kind)
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def message_lines(messages: Mapping[str, int]) -> list[str]:
+    """A line for each message with its number, to print below a title.
+
+    >>> message_lines({"Error code: 401 - No key": 12})
+    ['      12  Error code: 401 - No key']
+    """
+    return [f"{n:8,d}  {message}" for message, n in messages.items()]

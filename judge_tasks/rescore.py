@@ -13,6 +13,7 @@ from mtrl_judge.common.printable import printable_line
 from mtrl_judge.metrics.records import Record
 
 from .loading import find_task
+from .request_failures import request_failure
 from .scoring import Score, score
 from .spec import JudgeTask
 from .verdicts import PARSER_VERSION
@@ -79,25 +80,28 @@ def rescore(name: str, file: Path, *, out: Path | None, force: bool) -> Rescored
     task = find_task(name)
     outputs = list(read_outputs(file, task))
     scores = [score(output, output.text) for output in outputs]
+    records = [_record(*scored) for scored in zip(outputs, scores, strict=True)]
     if out is not None:
-        write_text(out, "".join(map(_line, outputs, scores)), force)
-    records = [
-        Record(
-            label=output.label,
-            verdict=scored.verdict.value,
-            well_formed=scored.verdict.well_formed,
-            pair_id=output.pair_id,
-            swapped=output.swapped,
-            group=output.group,
-        )
-        for output, scored in zip(outputs, scores, strict=True)
-    ]
+        write_text(out, "".join(map(_line, outputs, scores, records)), force)
     try:
         summary = task.summarize(records)
     except ValueError as error:
         raise DataError(f"{file}: {error}") from None
     metrics = {"task": task.task, "parser": PARSER_VERSION, **summary}
     return Rescored(metrics, _readings(outputs, scores))
+
+
+def _record(output: SavedOutput, scored: Score) -> Record:
+    failure = request_failure(output.text)
+    return Record(
+        label=output.label,
+        verdict=scored.verdict.value,
+        well_formed=scored.verdict.well_formed,
+        pair_id=output.pair_id,
+        swapped=output.swapped,
+        group=output.group,
+        failure=failure and failure.kind,
+    )
 
 
 def _readings(outputs: Sequence[SavedOutput], scores: Sequence[Score]) -> list[Reading]:
@@ -127,13 +131,14 @@ def _excerpt(text: str) -> str:
     return line if len(line) <= 2 * _EDGE else f"{line[:_EDGE]} … {line[-_EDGE:]}"
 
 
-def _line(output: SavedOutput, scored: Score) -> str:
+def _line(output: SavedOutput, scored: Score, record: Record) -> str:
     row = {
         "item_id": output.item_id,
         "label": output.label,
-        "verdict": scored.verdict.value,
-        "score": scored.correct,
-        "well_formed": scored.verdict.well_formed,
+        "verdict": record.verdict,
+        "state": record.state,
+        "score": None if record.failed else scored.correct,
+        "well_formed": record.well_formed,
     }
     return json_text(row, indent=None) + "\n"
 

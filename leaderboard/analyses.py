@@ -130,7 +130,7 @@ def _with_people(board: Leaderboard) -> Iterator[Row]:
 def _between_judges(board: Leaderboard) -> Iterator[Row]:
     """Krippendorff's α of the judges of the same rows, and how often two of them agree."""
     for panel in _panels(board):
-        verdicts_J_N = _verdicts(panel)
+        verdicts_J_N = _verdicts_of_all(panel)
         numbers = ratings(panel[0].verdicts)
         matrix = agreement_matrix(verdicts_J_N, panel[0].verdicts)
         pairs = np.triu_indices(len(panel), 1)
@@ -153,10 +153,12 @@ def _matrix_of_judges(board: Leaderboard) -> Table:
     names = [run.name for run in board.runs]
     rows: list[Row] = []
     if panels:
+        verdicts = [_verdicts_of_all(panel) for panel in panels]
         shares = [
-            agreement_matrix(_verdicts(panel), panel[0].verdicts).agreement_J_J for panel in panels
+            agreement_matrix(verdicts_J_N, panel[0].verdicts).agreement_J_J
+            for panel, verdicts_J_N in zip(panels, verdicts, strict=True)
         ]
-        n_rows = [len(panel[0].samples) for panel in panels]
+        n_rows = [len(verdicts_J_N[0]) for verdicts_J_N in verdicts]
         share_J_J = np.average(np.stack(shares), axis=0, weights=n_rows)
         rows = [
             Row(
@@ -202,7 +204,7 @@ def _by_votes(board: Leaderboard) -> Iterator[Row]:
             result.task,
             {
                 "judge": Cell(votes.judge, "name"),
-                "votes": Cell(len(votes.votes_N[0]), "count"),
+                "votes": Cell(max(map(len, votes.votes_N)), "count"),
                 **{f"Macro-F1 of {k}": Cell(curve[k - 1], "rate") for k in sizes},
                 "two votes agree": Cell(agreement.pairwise, "rate"),
                 "all agree": Cell(agreement.unanimous, "rate"),
@@ -259,13 +261,15 @@ def votes_of(runs: Sequence[Run]) -> list[Votes]:
     alike: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
     for run, result in _all_results(runs):
         votes_N = [sample.votes for sample in result.samples]
-        if votes_N and len(votes_N[0]) > 1 and len(set(map(len, votes_N))) == 1:
+        known = all(sample.votes or sample.record.failed for sample in result.samples)
+        if known and max(map(len, votes_N), default=0) > 1:
             votes.append(Votes(run.name, result, votes_N))
         if result.samples:
             alike[run.model, result.task, settings(result), result.rows].append(result)
     for (model, *_), results in alike.items():
         if len(results) > 1:
-            votes_N = list(zip(*_verdicts(results), strict=True))
+            records_N = zip(*(result.records for result in results), strict=True)
+            votes_N = [[r.verdict for r in row if not r.failed] for row in records_N]
             votes.append(Votes(f"{model} ({len(results)} runs)", results[0], votes_N))
     return votes
 
@@ -279,7 +283,9 @@ def confidences(runs: Sequence[Run]) -> list[Confidence]:
     known = []
     for run, result in _all_results(runs):
         probabilities = [sample.probabilities for sample in result.samples]
-        if probabilities and all(probabilities):
+        if any(probabilities) and all(
+            sample.probabilities or sample.record.failed for sample in result.samples
+        ):
             try:
                 predicted = _predictions(result, probabilities)
             except ValueError as error:
@@ -305,13 +311,16 @@ def _all_results(runs: Sequence[Run]) -> Iterator[tuple[Run, TaskResult]]:
 
 
 def _panels(board: Leaderboard) -> list[list[TaskResult]]:
-    """By task, the judges of the same rows, if there are several."""
+    """By task, the judges of the same rows, if there are several that have answers in common."""
     panels: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
     for _, result in _all_results(board.runs):
         if result.samples:
             panels[result.task, result.rows].append(result)
-    return [panel for panel in panels.values() if len(panel) > 1]
+    return [panel for panel in panels.values() if len(panel) > 1 and _verdicts_of_all(panel)[0]]
 
 
-def _verdicts(panel: Sequence[TaskResult]) -> list[list[str | None]]:
-    return [[record.verdict for record in result.records] for result in panel]
+def _verdicts_of_all(panel: Sequence[TaskResult]) -> list[list[str | None]]:
+    """The verdicts of each judge, on the rows on which no request failed."""
+    records_N = zip(*(result.records for result in panel), strict=True)
+    judged_N = [row for row in records_N if not any(record.failed for record in row)]
+    return [[row[judge].verdict for row in judged_N] for judge in range(len(panel))]

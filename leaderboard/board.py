@@ -29,6 +29,7 @@ from .compare import (
     score_results,
 )
 from .compatibility import ROLES, headline_metric, require_comparable, select_tasks, tasks_of
+from .failures import MAX_FAILURES, require_few_failures
 from .order_averaging import score_order_averaged
 from .runs import Run, TaskResult
 from .scores import UNKNOWN, GroupScores, Score, TaskScores, mean, minus
@@ -100,6 +101,7 @@ def build_leaderboard(
     metric: str | None = None,
     tasks: Sequence[str] = (),
     across: Sequence[str] = (),
+    max_failures: float = MAX_FAILURES,
     sort: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -111,14 +113,17 @@ def build_leaderboard(
             default the headline metric of the tasks' kind.
         tasks: names or patterns; all tasks if empty.
         across: fields of :data:`~.identity.IDENTITY` in which the runs may differ.
+        max_failures: the share of a task's rows whose request may have failed.
         sort: a task, a role, `gap` or `name`, best first; by default the first role there is.
 
     Raises:
-        JudgeError: a name is unknown, or the runs differ in what they judged or how.
+        JudgeError: a name is unknown, the runs differ in what they judged or how, or too many
+            requests failed.
     """
     if metric is not None and metric not in METRICS:
         raise JudgeError(f"--metric: no metric {metric!r}; {did_you_mean(metric, METRICS)}")
     runs = select_tasks(runs, tasks)
+    require_few_failures(runs, max_failures)
     notes = require_comparable(runs, across)
     metric = metric or headline_metric(runs)
     by_task = {
@@ -243,8 +248,8 @@ def _why_no_interval(
             f"{column.name} has no interval of {metric}: its rated rows form too few independent "
             "clusters, or too many to draw from, or have too few rows of a label."
         )
-    labels = [label for label in known[0].labels if label is not None]
-    rare = {name: labels.count(name) for name in known[0].verdicts}
+    rows_C = known[0].confusion.sum(axis=1).tolist()
+    rare = dict(zip(known[0].verdicts, rows_C, strict=True))
     rare = {name: count for name, count in rare.items() if count < MIN_ROWS_OF_CLASS}
     if rare and metric in RATES_OF_ALL_CLASSES:
         listed = ", ".join(f"{count} of {name!r}" for name, count in rare.items())

@@ -116,9 +116,8 @@ def score_results(
     drawn = draw_rates(panels, [known for *_, known in members], resamples=resamples, seed=seed)
     places: dict[str, dict[str, tuple[Panel, int]]] = {task: {} for task in results}
     for panel, (task, names, known), draws in zip(panels, members, drawn, strict=True):
-        supported = information(panel.tallies)
         for index, name in enumerate(names):
-            result = results[task][name]
+            result, supported = results[task][name], information(panel.tallies, index)
             counts = tally(result.records, result.verdicts, result.paired)
             scores[task][name] = {}
             for rate, function in known.items():
@@ -248,7 +247,11 @@ def _panels(
 
 
 def _discordant(first: TaskResult, second: TaskResult) -> tuple[int, int]:
-    pairs = list(zip(first.correct, second.correct, strict=True))
+    pairs = [
+        (is_correct, second.correct[row])
+        for row, is_correct in first.correct.items()
+        if row in second.correct
+    ]
     return pairs.count((True, False)), pairs.count((False, True))
 
 
@@ -293,13 +296,9 @@ def compare_perturbation(
         raise JudgeError(f"{perturbation}: {unchanged.task}: other rows than in the unchanged run")
     metric = unchanged.kind.headline
     # The share of changed verdicts is 1 - accuracy, if a row that keeps its verdict is correct.
-    same = [
-        before.verdict == after.verdict
-        for before, after in zip(unchanged.records, perturbed.records, strict=True)
-    ]
     kept = [
-        sample._replace(record=Record("kept", "kept" if unmoved else None))
-        for sample, unmoved in zip(unchanged.samples, same, strict=True)
+        before._replace(record=_kept(before.record, after.record))
+        for before, after in zip(unchanged.samples, perturbed.samples, strict=True)
     ]
     # Only rates of single rows are compared; the rows of a pair share their cluster all the same.
     metadata = {**unchanged.metadata, "paired": False}
@@ -322,8 +321,8 @@ def compare_perturbation(
         task=unchanged.task,
         perturbation=perturbation,
         metric=metric,
-        rows=len(same),
-        n=sum(record.label is not None for record in unchanged.records),
+        rows=len(kept),
+        n=int(unchanged.confusion.sum()),
         unchanged=of_metric["unchanged"].value,
         perturbed=of_metric["perturbed"].value,
         difference=difference,
@@ -333,6 +332,13 @@ def compare_perturbation(
         null_rate=scores["unchanged"]["null_rate"].value,
         null_rate_perturbed=scores["perturbed"]["null_rate"].value,
     )
+
+
+def _kept(before: Record, after: Record) -> Record:
+    """A row that is correct if its verdict is the same as before."""
+    failed = before.failed or after.failed
+    verdict = "kept" if before.verdict == after.verdict else None
+    return Record("kept", verdict, failure="failed" if failed else None)
 
 
 def _complement(share: Estimate) -> Estimate:

@@ -21,7 +21,7 @@ from mtrl_judge.judge_tasks.fields import Frozen
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.human import HumanRating
-from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.records import FailureKind, Record
 
 from .board import Leaderboard
 from .runs import Run, Sample, TaskResult
@@ -51,10 +51,13 @@ class Rows(Frozen):
     """How far the judge leans towards the first verdict; empty if no row has people's rating."""
     human: tuple[HumanRating | None, ...] = ()
     """People's rating, its group and the rank in it; empty if no row has one."""
+    failures: dict[int, FailureKind] = Field({})
+    """By index, the rows that failed or were refused."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        columns = type(self).model_fields.keys() - {"failures"}
+        lengths = {name: len(getattr(self, name)) for name in columns}
         lengths = {
             name: length
             for name, length in lengths.items()
@@ -62,6 +65,8 @@ class Rows(Frozen):
         }
         if len(set(lengths.values())) > 1:
             raise ValueError(f"lists of different lengths: {lengths}")
+        if outside := self.failures.keys() - range(len(self.item_ids)):
+            raise ValueError(f"failures: no row {min(outside)}")
         return self
 
     @classmethod
@@ -89,6 +94,11 @@ class Rows(Frozen):
             if rated
             else (),
             human=human if rated else (),
+            failures={
+                row: record.failure
+                for row, record in enumerate(records)
+                if record.failure is not None
+            },
         )
 
     @property
@@ -101,6 +111,7 @@ class Rows(Frozen):
             self.pair_ids,
             self.swapped,
             self.groups or nothing,
+            map(self.failures.get, range(len(self.item_ids))),
             strict=True,
         )
         samples = []
@@ -146,7 +157,12 @@ class TaskEntry(Frozen):
 
     kind: str = Field(description="of judge task: pointwise, pairwise, …")
     role: Literal["train", "ood"]
-    n: int | None = Field(None, description="labeled rows")
+    n: int | None = Field(None, description="labeled rows whose request did not fail")
+    n_rows: int | None = Field(None, description="all rows")
+    n_failed: int = Field(0, description="rows whose request failed, which no rate counts")
+    n_refused: int = Field(
+        0, description="rows that a content filter refused, which count as missing verdicts"
+    )
     clusters: int | None = Field(None, description="of rows that are independent of each other")
     verdicts: tuple[str, ...] = Field(("Yes", "No"), min_length=1)
     paired: bool = False
@@ -188,7 +204,7 @@ class TaskEntry(Frozen):
         description="what was judged and how, row by row, for comparisons with later runs: base64 "
         "of zlib-compressed JSON with a list for each column "
         "(item_ids, labels, verdicts, well_formed, pair_ids, swapped, clusters; and, where rows "
-        "have them, groups, scores, human)",
+        "have them, groups, scores, human, and failures by index)",
     )
 
     @field_validator("kind")
@@ -230,7 +246,8 @@ class LeaderboardFile(Frozen):
     tables: tuple[Table, ...] = ()
 
 
-_METADATA = TaskEntry.model_fields.keys() - {"n", "clusters", "rates", "rows"}
+_COUNTS = ("n", "n_rows", "n_failed", "n_refused")
+_METADATA = TaskEntry.model_fields.keys() - {*_COUNTS, "clusters", "rates", "rows"}
 """The fields of an entry that are fields of the results' metadata."""
 
 
@@ -263,7 +280,7 @@ def entries_of(board: Leaderboard, *, rows: bool = True) -> list[Entry]:
 def _task_entry(result: TaskResult, scores: Mapping[str, Score], *, rows: bool) -> TaskEntry:
     return TaskEntry(
         **{key: value for key, value in result.metadata.items() if key in _METADATA},
-        n=result.n,
+        **{count: getattr(result, count) for count in _COUNTS},
         clusters=result.clusters,
         rates={rate: score.estimate for rate, score in scores.items()},
         rows=Rows.of(result.samples).packed() if rows and result.samples else None,
@@ -327,8 +344,7 @@ def _result(file: Path, name: str, task: TaskEntry, entry: Entry) -> TaskResult:
         {**task.model_dump(include=set(_METADATA)), "versions": entry.versions},
         samples,
         task.rates,
-        n_rows=len(samples) if task.rows else None,
-        n=task.n,
+        **{count: getattr(task, count) for count in _COUNTS},
         reported_clusters=task.clusters,
     )
 

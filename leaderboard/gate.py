@@ -23,6 +23,7 @@ from mtrl_judge.metrics.significance import holm
 
 from .compare import ALPHA, METRICS, Comparison, compare, score_results
 from .compatibility import check_across, differences, headline_metric, remarks, tasks_of
+from .failures import MAX_FAILURES, check_most, failure_text
 from .formats import format_p_value
 from .runs import Run, TaskResult
 from .scores import UNKNOWN, Score, TaskScores
@@ -42,6 +43,9 @@ class TaskGate(NamedTuple):
     current: Estimate
     n: int | None
     """Labeled rows judged now."""
+    n_failed: int
+    """Rows whose request failed, now."""
+    n_refused: int
     clusters: int | None
     difference: Estimate
     """Now minus baseline; without a value unless both judged the same rows, which are known."""
@@ -108,6 +112,7 @@ def run_gate(
     alpha: float = ALPHA,
     minimum: Mapping[str, float] | None = None,
     across: Sequence[str] = (),
+    max_failures: float = MAX_FAILURES,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Gate:
@@ -129,6 +134,8 @@ def run_gate(
         minimum: for a task, the worst value that passes: the lowest, or the highest if lower is
             better.
         across: fields of :data:`~.identity.IDENTITY` in which the runs may differ.
+        max_failures: the share of a task's rows whose request may have failed; a task with more is
+            not comparable.
 
     Raises:
         JudgeError: the metric, a task of `minimum` or a field is unknown, or a number is out
@@ -140,6 +147,7 @@ def run_gate(
     names = tasks_of(runs.values())
     _check_settings(metric, margin, alpha, minimum, names)
     check_across(across)
+    check_most(max_failures)
     results = {
         task: {name: run.tasks[task] for name, run in runs.items() if task in run.tasks}
         for task in names
@@ -149,6 +157,11 @@ def run_gate(
     for task in names:
         restricted = [run.with_tasks([task]) for run in runs.values()]
         obstacles, notes = _obstacles(restricted, results[task], across)
+        obstacles += [
+            f"{name}: {failure_text(result)}; more than --max-failures {max_failures:g}"
+            for name, result in results[task].items()
+            if result.failure_rate > max_failures
+        ]
         values = {name: scored[task].scores[name].get(metric, UNKNOWN) for name in results[task]}
         obstacles += [
             f"no value of {metric} ({name}; {results[task][name].n} labeled rows)"
@@ -279,6 +292,8 @@ def _task_gate(
         baseline=scores.get(BASELINE, UNKNOWN).estimate,
         current=scores.get(NOW, UNKNOWN).estimate,
         n=results[NOW].n if NOW in results else None,
+        n_failed=results[NOW].n_failed if NOW in results else 0,
+        n_refused=results[NOW].n_refused if NOW in results else 0,
         clusters=results[NOW].clusters if NOW in results else None,
         difference=difference,
         comparison=None if obstacles else comparison,
@@ -310,8 +325,8 @@ def _obstacles(
         return [f"different verdicts or pairs: {_verdicts(before)}, now {_verdicts(now)}"], []
     changes: dict[str, str] = {}
     # Without rows, --limit shows only in their number.
-    if None not in (before.n, now.n) and before.n != now.n:
-        changes["rows"] = f"different rows: {before.n} labeled, now {now.n}"
+    if None not in (before.n_labeled, now.n_labeled) and before.n_labeled != now.n_labeled:
+        changes["rows"] = f"different rows: {before.n_labeled} labeled, now {now.n_labeled}"
     for difference in differences(runs):
         value = {name: value for value, names in difference.groups for name in names}
         changes[difference.name] = (

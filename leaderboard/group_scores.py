@@ -86,7 +86,7 @@ def _group_scores(
     panel: Panel, judge: int, draws: Mapping[str, Rates], verdicts: Sequence[str]
 ) -> GroupScores:
     counts = Tally(*(part[:, judge].sum(axis=0) for part in panel.tallies))
-    supported = information(panel.tallies)
+    supported = information(panel.tallies, judge)
     scores = {}
     for rate, function in _RATES.items():
         value = float(function(counts))

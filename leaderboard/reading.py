@@ -17,6 +17,7 @@ from typing import Any
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json, read_json_lines
 from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.request_failures import request_failure
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.human import HumanRating, judge_score
@@ -223,8 +224,14 @@ def _with_samples(results: Path, result: TaskResult, *, read: bool) -> TaskResul
     for before, after in pairwise(samples):
         if before.item_id == after.item_id and before.record.swapped == after.record.swapped:
             raise DataError(f"{file}: item {after.item_id!r} is listed twice; evaluate again")
-    n = sum(sample.record.label is not None for sample in samples)
-    return replace(result, samples=samples, n=n)
+    records = [sample.record for sample in samples]
+    return replace(
+        result,
+        samples=samples,
+        n=sum(record.label is not None and not record.failed for record in records),
+        n_failed=sum(record.failed for record in records),
+        n_refused=sum(record.state == "refused" for record in records),
+    )
 
 
 def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
@@ -236,24 +243,35 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
             raise DataError(
                 f"{where}: {field} is {row[field]!r}; expected one of {result.verdicts}"
             )
+    text, verdict, well_formed = row["text"], row["verdict"], bool(row["well_formed"])
+    requests = _repeats(row) or [text]
+    failures = [failure for failure in map(request_failure, requests) if failure is not None]
+    failure, votes = request_failure(text), []
+    if len(requests) > 1 and result.parser == PARSER_VERSION:  # which read the recorded verdict
+        answers = [answer for answer in requests if not _failed(answer)]
+        votes = [result.kind.read(answer, result.verdicts) for answer in answers]
+        if votes and _failed(text):  # lmms-eval has scored the first request
+            text, failure = answers[0], request_failure(answers[0])
+            verdict, well_formed, _ = votes[0]
     record = Record(
         label=row["label"],
-        verdict=row["verdict"],
-        well_formed=bool(row["well_formed"]),
+        # Results of others, and of older versions, may have read one in an error message.
+        verdict=None if failure else verdict,
+        well_formed=well_formed and failure is None,
         pair_id=row["pair_id"],
         swapped=row["order"] == "BA",
         group=None if row.get("group") is None else str(row["group"]),
+        failure=failure and failure.kind,
     )
     sample = Sample(
         str(row["item_id"]),
         record,
         str(row.get("cluster") or row["pair_id"] or row["item_id"]),
-        text=str(row["text"]),
+        text=str(text or ""),
         input=str(row.get("input") or ""),
         probabilities=row.get("probabilities") or None,
-        votes=[result.kind.read(text, result.verdicts).value for text in _repeats(row)]
-        if result.parser == PARSER_VERSION  # the recorded verdict is one of the votes
-        else (),
+        votes=[vote.value for vote in votes],
+        failures=failures,
     )
     if row.get("human") is None:
         return sample
@@ -269,6 +287,11 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
             f"expected {{rating, group, rank}} and a number for each verdict ({error})"
         ) from None
     return sample._replace(human=human, score=score)
+
+
+def _failed(text: str) -> bool:
+    failure = request_failure(text)
+    return failure is not None and failure.kind == "failed"
 
 
 def _repeats(row: Mapping[str, Any]) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.kinds.base import Kind
+from mtrl_judge.judge_tasks.request_failures import RequestFailure
 from mtrl_judge.judge_tasks.spec import Role
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.human import HumanRating
@@ -31,13 +32,15 @@ class Sample(NamedTuple):
     probabilities: Mapping[str, float] | None = None
     """Of each verdict, if the run was scored by log-probabilities."""
     votes: Sequence[str | None] = ()
-    """The verdicts of all repeats, if the row was judged more than once and this version of the
-    parser read the recorded verdict."""
+    """The verdicts of all repeats that did not fail, if the row was judged more than once and this
+    version of the parser read the recorded verdict."""
     human: HumanRating | None = None
     """What people thought of the item."""
     score: float | None = None
     """How far the judge leans towards the first verdict, to compare with that; see
     :func:`~mtrl_judge.metrics.human.judge_score`."""
+    failures: Sequence[RequestFailure] = ()
+    """Of its requests; a row is lost only if all of them failed."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,13 @@ class TaskResult:
     rates: Mapping[str, Estimate] = field(default_factory=dict)
     """As the file reports them."""
     n_rows: int | None = None
+    """All rows, also those whose request failed."""
     n: int | None = None
-    """Labeled rows."""
+    """Labeled rows whose request did not fail."""
+    n_failed: int = 0
+    """Rows whose request failed; no rate counts them."""
+    n_refused: int = 0
+    """Rows that a content filter refused; they count as missing verdicts."""
     reported_clusters: int | None = None
     """As the file reports them, where it has no samples."""
 
@@ -93,6 +101,18 @@ class TaskResult:
         return len({sample.cluster for sample in self.samples})
 
     @property
+    def n_labeled(self) -> int | None:
+        """Labeled rows, also those whose request failed."""
+        if self.samples:
+            return sum(label is not None for label in self.labels)
+        return None if self.n is None else self.n + self.n_failed
+
+    @property
+    def failure_rate(self) -> float:
+        """The share of rows whose request failed; 0 without rows."""
+        return self.n_failed / self.n_rows if self.n_rows else 0.0
+
+    @property
     def parser(self) -> int:
         """The version of the parser that read the verdicts; version 1 was not recorded."""
         version: int = self.metadata.get("parser", 1)
@@ -127,15 +147,19 @@ class TaskResult:
         )
 
     @cached_property
-    def correct(self) -> list[bool]:
+    def correct(self) -> dict[Hashable, bool]:
         """For each labeled row, or labeled pair where both orders were judged, whether the judge
-        is right (of a pair, in both orders)."""
-        groups = complete_pairs(self.records) if self.paired else zip(self.records)
-        return [
-            all(self.is_correct(record) for record in group)
-            for group in groups
+        is right (of a pair, in both orders); without those whose request failed."""
+        groups: dict[Hashable, Sequence[Record]]
+        if self.paired:
+            groups = {pair.straight.pair_id: pair for pair in complete_pairs(self.records)}
+        else:
+            groups = {row: [record] for row, record in enumerate(self.records) if not record.failed}
+        return {
+            key: all(self.is_correct(record) for record in group)
+            for key, group in groups.items()
             if all(record.label is not None for record in group)
-        ]
+        }
 
 
 class Run(NamedTuple):

@@ -40,7 +40,8 @@ class Answer(NamedTuple):
 
     sample: Sample
     wrong: bool
-    """As in all rates, a missing verdict is wrong, and nothing is wrong without a label."""
+    """As in all rates, a missing verdict is wrong, and nothing is wrong without a label or whose
+    request failed."""
 
     @property
     def parts(self) -> tuple[str, str]:
@@ -78,15 +79,15 @@ class Item(NamedTuple):
     item_id: str
     orders: tuple[Order, ...]
     flags: Mapping[str, Sequence[str]]
-    """For each judge, which of wrong, null and flipped apply to it."""
+    """For each judge, which of wrong, null, failed and flipped apply to it."""
 
     @property
     def disagreed(self) -> bool:
         """Whether two judges differ in an order; a missing verdict differs from every verdict."""
-        return any(
-            len({answer.sample.record.verdict for answer in order.answers.values()}) > 1
-            for order in self.orders
-        )
+        records = [
+            [answer.sample.record for answer in order.answers.values()] for order in self.orders
+        ]
+        return any(len({r.verdict for r in order if not r.failed}) > 1 for order in records)
 
 
 class TaskItems(NamedTuple):
@@ -164,7 +165,8 @@ def _items(results: Mapping[str, TaskResult]) -> list[Item]:
     answers: dict[str, dict[bool, dict[str, Answer]]] = {}
     for name, result in results.items():
         for sample in result.samples:
-            wrong = sample.record.label is not None and not result.is_correct(sample.record)
+            judged = sample.record.label is not None and not sample.record.failed
+            wrong = judged and not result.is_correct(sample.record)
             of_item = answers.setdefault(sample.item_id, {})
             of_item.setdefault(sample.record.swapped, {})[name] = Answer(sample, wrong)
     items = []
@@ -183,10 +185,13 @@ def _items(results: Mapping[str, TaskResult]) -> list[Item]:
 def _flags(judge: str, orders: Sequence[Order], result: TaskResult) -> list[str]:
     answers = [order.answers[judge] for order in orders if judge in order.answers]
     records = [answer.sample.record for answer in answers]
-    pair = Pair(*records) if result.paired and len(records) == 2 else None
+    states = {record.state for record in records}
+    complete = result.paired and len(records) == 2 and "failed" not in states
+    pair = Pair(*records) if complete else None
     flags = {
         "wrong": any(answer.wrong for answer in answers),
-        "null": any(record.verdict is None for record in records),
+        "null": not states.isdisjoint({"null", "refused"}),
+        "failed": "failed" in states,
         "flipped": pair and pair_counts(pair, result.verdicts)[PairCount.FLIPPED],
     }
     return [flag for flag, applies in flags.items() if applies]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS
 from mtrl_judge.metrics.groups import GROUP_MEANS
 from mtrl_judge.metrics.human import HUMAN_RATES, HUMAN_RESAMPLES
+from mtrl_judge.metrics.rates import ANSWERED_RATES
 
 from .analyses import Confidence, analyses, confidences
 from .board import OVERALL, Column, Leaderboard
@@ -28,7 +29,7 @@ MAJORITY = "majority-class baseline"
 SIDE_BY_SIDE = 3
 TIDY_FIELDS = (
     "judge", "task", "group", "role", "rate", "value", "low", "high",
-    "best_rank", "worst_rank", "n", "clusters",
+    "best_rank", "worst_rank", "n", "clusters", "n_failed", "n_refused",
 )  # fmt: skip
 _PLANNED = (0.1, 0.05, 0.02)  # differences for which the power table says how many rows they need
 
@@ -39,6 +40,7 @@ class View(NamedTuple):
     labels: Labels
     """Of the tasks, for tables whose readers know what they have in common."""
     scores: Table
+    unanswered: Table
     means: Table
     pairs: Table
     disagreements: Table
@@ -47,7 +49,14 @@ class View(NamedTuple):
 
     @property
     def tables(self) -> Sequence[Table]:
-        return (self.scores, self.means, self.pairs, self.disagreements, *self.analyses)
+        return (
+            self.scores,
+            self.unanswered,
+            self.means,
+            self.pairs,
+            self.disagreements,
+            *self.analyses,
+        )
 
 
 def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
@@ -61,15 +70,17 @@ def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
         JudgeError: the probabilities in a sample file are invalid.
     """
     labels = task_labels([task.name for task in board.tasks])
-    scores, means = score_table(board), mean_table(board)
+    scores, unanswered, means = score_table(board), unanswered_table(board), mean_table(board)
     planned = power_table(board)
     if not full:
         nothing = Table("", "", ())
-        return View(labels, scores, means, nothing, nothing, (planned,) if power else (), ())
+        analysed = (planned,) if power else ()
+        return View(labels, scores, unanswered, means, nothing, nothing, analysed, ())
     known = confidences(board.runs)
     return View(
         labels,
         scores,
+        unanswered,
         means,
         pair_table(board),
         disagreement_table(board),
@@ -104,6 +115,11 @@ def score_table(board: Leaderboard) -> Table:
         for title, column in columns.items()
     }
     rows.append(Row("n", counts, "baseline"))
+    for title in ("failed", "refused"):
+        by_column = {name: _unanswered(board, column, title) for name, column in columns.items()}
+        if any(map(any, by_column.values())):
+            cells = {name: Cell(found, "count") for name, found in by_column.items()}
+            rows.append(Row(title, cells, "baseline"))
     for title, value_of, kind in _FOOTER:
         values = {name: Cell(value_of(column), kind) for name, column in columns.items()}
         if any(cell.value is not None for cell in values.values()):
@@ -138,10 +154,41 @@ def _score(column: Column, judge: str, board: Leaderboard) -> Cell:
     return Cell(column.estimate(judge, board.metric), "rate", rank, bold)
 
 
+def _unanswered(board: Leaderboard, column: Column, state: str) -> list[int]:
+    """How many rows of a task failed or were refused, from the fewest of a judge to the most."""
+    results = [run.tasks[column.name] for run in board.runs if column.name in run.tasks]
+    return sorted({getattr(result, f"n_{state}") for result in results})
+
+
 _FOOTER: Sequence[tuple[str, Callable[[Column], float | int | None], CellKind]] = (
     ("clusters", lambda column: column.clusters, "count"),
     ("detectable", lambda column: column.detectable, "rate"),
 )
+
+
+def unanswered_table(board: Leaderboard) -> Table:
+    """The judges whose requests failed or were refused, with their scores without those rows."""
+    answered, name = f"{board.metric}_answered", metric_name(board.metric)
+    rows = []
+    for task in board.tasks:
+        for run in board.runs:
+            result = run.tasks.get(task.name)
+            if result is None or not (result.n_failed or result.n_refused):
+                continue
+            cells = {
+                "failed": Cell(result.n_failed, "count", of=result.n_rows),
+                "refused": Cell(result.n_refused, "count", of=result.n_rows),
+                name: Cell(task.estimate(run.name, board.metric), "rate"),
+            }
+            if answered in ANSWERED_RATES:
+                among = task.estimate(run.name, answered)
+                cells[f"{name} of rows with a verdict"] = Cell(among, "rate")
+            rows.append(Row(run.name, cells, group=task.name))
+    note = (
+        "failed: rows without an answer because the request failed; no rate counts them. refused: "
+        "by a content filter; they count as missing verdicts."
+    )
+    return Table("Requests without an answer", "judge", rows, note, group="task")
 
 
 def mean_table(board: Leaderboard) -> Table:
@@ -242,14 +289,15 @@ def class_table(board: Leaderboard) -> Table:
             result = run.tasks.get(task.name)
             if result is None or not result.samples:
                 continue
-            for verdict in result.verdicts:
+            rows_C = result.confusion.sum(axis=1).tolist()
+            for verdict, rows_of_verdict in zip(result.verdicts, rows_C, strict=True):
                 cells = {
                     "verdict": Cell(verdict, "name"),
                     **{
                         metric: Cell(task.estimate(run.name, f"{metric}_{verdict}"), "rate")
                         for metric in ("precision", "recall", "f1")
                     },
-                    "n": Cell(result.labels.count(verdict), "count"),
+                    "n": Cell(rows_of_verdict, "count"),
                 }
                 rows.append(Row(run.name, cells, group=task.name))
     note = f"A verdict with fewer than {MIN_ROWS_OF_CLASS} labeled rows has no interval."
@@ -342,7 +390,11 @@ def disagreement_table(board: Leaderboard) -> Table:
         results = [result for result in results if result.samples]
         if len({result.rows for result in results}) != 1 or len(results) < 2:
             continue
-        records_N = list(zip(*(result.records for result in results), strict=True))
+        records_N = [
+            row
+            for row in zip(*(result.records for result in results), strict=True)
+            if not any(record.failed for record in row)
+        ]
         same = sum(len({record.verdict for record in row}) == 1 for row in records_N)
         labeled = [row for row in records_N if row[0].label is not None]
         correct_N = [sum(map(results[0].is_correct, row)) for row in labeled]
@@ -398,6 +450,7 @@ def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
             for rate, score in column.scores.get(run.name, {}).items():
                 ranks = _ranks(column, run.name if rate == board.metric else None)
                 sizes = {"n": column.n.get(run.name), "clusters": column.clusters}
+                sizes |= _counts(run, column)
                 records.append({**about, "rate": rate, **asdict(score.estimate), **ranks, **sizes})
             for name, group in column.groups.get(run.name, {}).items():
                 records += [
@@ -405,6 +458,12 @@ def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
                     for rate, score in group.scores.items()
                 ]
     return records
+
+
+def _counts(run: Run, column: Column) -> dict[str, int | None]:
+    result = run.tasks.get(column.name)
+    names = ("n_failed", "n_refused")
+    return {name: None if result is None else getattr(result, name) for name in names}
 
 
 def _ranks(column: Column, judge: str | None) -> dict[str, int | None]:
@@ -483,6 +542,11 @@ def gate_table(gate: Gate) -> Table:
         cells = {
             "n": Cell(task.n, "count"),
             "clusters": Cell(task.clusters, "count"),
+            **{
+                state: Cell(getattr(task, f"n_{state}"), "count")
+                for state in ("failed", "refused")
+                if any(getattr(other, f"n_{state}") for other in gate.tasks)
+            },
             "baseline": Cell(task.baseline.value, "rate"),
             "now": Cell(task.current.value, "rate"),
             "difference [95 %]": Cell(task.difference, "difference"),

@@ -69,7 +69,7 @@ def correlations(records: Sequence[Record], verdicts: Sequence[str]) -> Correlat
     numbers = ratings(verdicts)
     if numbers is None:
         return None
-    labeled = [record for record in records if record.label is not None]
+    labeled = [record for record in records if record.label is not None and not record.failed]
     columns = ([record.label for record in labeled], [record.verdict for record in labeled])
     labels_N, verdicts_N = _codes(columns, verdicts)
     ranked_N = verdicts_N < len(numbers)

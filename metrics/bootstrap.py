@@ -28,7 +28,17 @@ from numpy.typing import NDArray
 
 from mtrl_judge.common.hashing import stable_hash
 
-from .rates import RATES_OF_ALL_CLASSES, Counts, PairCount, Rate, Rates, Tally, class_rates
+from .rates import (
+    ANSWERED_RATES,
+    RATES_OF_ALL_CLASSES,
+    Counts,
+    PairCount,
+    Rate,
+    Rates,
+    Tally,
+    answered,
+    class_rates,
+)
 from .records import Record, tally
 
 RESAMPLES = 10_000
@@ -112,10 +122,7 @@ def panel_of(
         pairs = _pair_numbers([judges[0][row] for row in rows]) if paired else repeat(None)
         numbered = list(zip(rows, pairs, strict=False))
         for judge, records in enumerate(judges):
-            cluster_records = tuple(
-                Record(*records[row][:3], pair_id=pair, swapped=records[row].swapped)
-                for row, pair in numbered
-            )
+            cluster_records = tuple(records[row]._replace(pair_id=pair) for row, pair in numbered)
             if cluster_records not in known:
                 known[cluster_records] = tally(cluster_records, classes, paired).flat()
             flat_K_M_F[index, judge] = known[cluster_records]
@@ -230,8 +237,8 @@ def _posterior(panel: Panel, counts_B_X: Rates, rng: np.random.Generator) -> Tal
     kinds_C_C1 = np.column_stack([others_C_C, np.full(classes, classes)])
     confusion_B_M_C_C1 = drawn.confusion_X_C_C1 + prior_B_M_C1[..., kinds_C_C1]
     if panel.fixed_labels:
-        labeled_C = panel.tallies.confusion_X_C_C1[:, 0].sum(axis=(0, 2))
-        confusion_B_M_C_C1 *= (labeled_C / confusion_B_M_C_C1.sum(axis=-1))[..., None]
+        labeled_M_C = panel.tallies.confusion_X_C_C1.sum(axis=(0, -1))
+        confusion_B_M_C_C1 *= (labeled_M_C / confusion_B_M_C_C1.sum(axis=-1))[..., None]
     halves_B_M_2 = rng.standard_gamma(0.5, (draws, judges, 2))
     rows_drawn_B_M = drawn.confusion_X_C_C1.sum(axis=(-2, -1))
     share_B_M = (drawn.well_formed_X + rows_B_M * halves_B_M_2[..., 0]) / (
@@ -273,36 +280,62 @@ def _design_effects(tallies: Tally, draws: int, rng: np.random.Generator) -> Rat
     return effects_B_M
 
 
-class Information(NamedTuple):
-    """How many independent clusters the rates of a panel rest on."""
+class Support(NamedTuple):
+    """How many independent clusters some rows of a judge are worth."""
 
     clusters: float
     by_class_C: Rates
-    """0 for a class with fewer than MIN_ROWS_OF_CLASS labeled rows."""
+    """0 for a class with fewer than MIN_ROWS_OF_CLASS rows."""
+
+
+class Information(NamedTuple):
+    """What the rates of a judge rest on."""
+
+    labeled: Support
+    answered: Support
+    """Of the labeled rows with a verdict."""
+
+    @property
+    def clusters(self) -> float:
+        return self.labeled.clusters
 
     def of_rate(self, name: str, classes: Sequence[str]) -> float:
+        support = self.answered if name in ANSWERED_RATES else self.labeled
         if name in RATES_OF_ALL_CLASSES:
-            return float(self.by_class_C.min())
+            return float(support.by_class_C.min())
         for index, verdict in enumerate(classes):
             if name in class_rates([verdict]):
-                return float(self.by_class_C[index])
-        return self.clusters
+                return float(support.by_class_C[index])
+        return support.clusters
 
 
-def information(tallies: Tally) -> Information:
-    """Clusters of unequal sizes count as fewer equal ones (Kish 1965)."""
-    labeled_K_C = tallies.confusion_X_C_C1[:, 0].sum(axis=-1)
-    rows_K = labeled_K_C.sum(axis=1)
-    if not rows_K.any():
-        rows_K = tallies.pairs_X_P[:, 0, PairCount.JUDGED]
-    clusters = float(rows_K.sum() ** 2 / max(1, (rows_K**2).sum()))
-    labeled_C, squares_C = labeled_K_C.sum(axis=0), (labeled_K_C**2).sum(axis=0).clip(1)
+def information(tallies: Tally, judge: int = 0) -> Information:
+    """Clusters of unequal sizes count as fewer equal ones (Kish 1965).
+
+    Args:
+        tallies: K × M.
+    """
+    confusion_K_C_C1 = tallies.confusion_X_C_C1[:, judge]
+    labeled = _support(confusion_K_C_C1.sum(axis=-1))
+    if not labeled.clusters:
+        pairs_K = tallies.pairs_X_P[:, judge, PairCount.JUDGED]
+        labeled = labeled._replace(clusters=_effective(pairs_K))
+    return Information(labeled, _support(answered(confusion_K_C_C1).sum(axis=-1)))
+
+
+def _support(rows_K_C: Counts) -> Support:
+    clusters = _effective(rows_K_C.sum(axis=1))
+    rows_C, squares_C = rows_K_C.sum(axis=0), (rows_K_C**2).sum(axis=0).clip(1)
     # The variance of rows in clusters of one is known from their rate; only what clusters of more
     # rows can add to it has to be estimated (Satterthwaite 1946).
-    share_C = np.maximum(1 - labeled_C / squares_C, 1e-9)
-    by_class_C = 1 + (labeled_C**2 / squares_C - 1) / share_C**2
-    by_class_C[labeled_C < MIN_ROWS_OF_CLASS] = 0
-    return Information(clusters, np.minimum(clusters, by_class_C))
+    share_C = np.maximum(1 - rows_C / squares_C, 1e-9)
+    by_class_C = 1 + (rows_C**2 / squares_C - 1) / share_C**2
+    by_class_C[rows_C < MIN_ROWS_OF_CLASS] = 0
+    return Support(clusters, np.minimum(clusters, by_class_C))
+
+
+def _effective(rows_K: Counts) -> float:
+    return float(rows_K.sum() ** 2 / max(1, (rows_K**2).sum()))
 
 
 def spread_factor(clusters: float, level: float = LEVEL) -> float:

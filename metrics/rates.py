@@ -103,6 +103,13 @@ def accuracy(counts_X_C_C1: Counts) -> Rates:
     return _ratio(hits_X, _total(counts_X_C_C1))
 
 
+def answered(counts_X_C_C1: Counts) -> Counts:
+    """The counts of the records that have a verdict."""
+    counts_X_C_C1 = counts_X_C_C1.copy()
+    counts_X_C_C1[..., -1] = 0
+    return counts_X_C_C1
+
+
 def null_rate(counts_X_C_C1: Counts) -> Rates:
     """Share of records without a verdict."""
     return _ratio(counts_X_C_C1[..., -1].sum(axis=-1), _total(counts_X_C_C1))
@@ -167,14 +174,18 @@ RATES: Mapping[str, Rate] = {
     "cohen_kappa": lambda tally: cohen_kappa(tally.confusion_X_C_C1),
     "matthews": lambda tally: matthews(tally.confusion_X_C_C1),
     "null_rate": lambda tally: null_rate(tally.confusion_X_C_C1),
+    "macro_f1_answered": lambda tally: macro_f1(answered(tally.confusion_X_C_C1)),
+    "accuracy_answered": lambda tally: accuracy(answered(tally.confusion_X_C_C1)),
     "well_formed_rate": well_formed_rate,
     "both_orders_correct": lambda tally: both_orders_correct(tally.pairs_X_P),
     "flip_rate": lambda tally: flip_rate(tally.pairs_X_P),
     "first_slot_rate": lambda tally: first_slot_rate(tally.pairs_X_P),
 }
 """Every rate that is one number for a judge and a task; those of pairs are nan without pairs."""
-RATES_OF_ALL_CLASSES = ("macro_f1", "cohen_kappa", "matthews")
+RATES_OF_ALL_CLASSES = ("macro_f1", "macro_f1_answered", "cohen_kappa", "matthews")
 """Rates to which every class contributes, however rare it is."""
+ANSWERED_RATES = ("macro_f1_answered", "accuracy_answered")
+"""Rates of the records that have a verdict; high for a judge that answers only what is easy."""
 PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
 # A first-slot rate of 0.5 is best; the majority-class baseline is a property of the data.
 _DIRECTIONS: Mapping[str, bool | None] = {

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .rates import Counts, PairCount, Tally
 
+FailureKind: TypeAlias = Literal["failed", "refused"]
+State: TypeAlias = Literal["judged", "null", "failed", "refused"]
+
 
 class Record(NamedTuple):
-    """One judged row; `label` None is unlabeled, `verdict` None is no verdict.
+    """One row; `label` None is unlabeled, `verdict` None is no verdict.
 
     The rows of a pair share `pair_id`; `swapped` is True for the row with its images exchanged.
     `group` is what rates are also reported by, such as a category.
@@ -24,6 +27,17 @@ class Record(NamedTuple):
     pair_id: str | None = None
     swapped: bool = False
     group: str | None = None
+    failure: FailureKind | None = None
+    """Why there is no answer: the request failed, so that nothing was judged and no rate counts the
+    row, or a content filter refused it, which is no verdict."""
+
+    @property
+    def failed(self) -> bool:
+        return self.failure == "failed"
+
+    @property
+    def state(self) -> State:
+        return self.failure or ("null" if self.verdict is None else "judged")
 
 
 class Pair(NamedTuple):
@@ -56,14 +70,16 @@ def confusion(
 
 
 def complete_pairs(records: Iterable[Record]) -> list[Pair]:
-    """Pairs judged in both orders; a pair of which `--limit` cut one row off is left out.
+    """Pairs judged in both orders.
+
+    A pair is left out if `--limit` cut one of its rows off or the request of one failed.
 
     Raises:
         ValueError: A pair has the same order twice.
     """
     orders: defaultdict[str, dict[bool, Record]] = defaultdict(dict)
     for record in records:
-        if record.pair_id is None:
+        if record.pair_id is None or record.failed:
             continue
         if record.swapped in orders[record.pair_id]:
             order = "swapped" if record.swapped else "unswapped"
@@ -96,7 +112,11 @@ def pair_counts(pair: Pair, classes: Sequence[str]) -> list[int]:
 
 
 def tally(records: Sequence[Record], classes: Sequence[str], paired: bool) -> Tally:
-    """The counts of one judge, without leading axes; pairs are counted where `paired`."""
+    """The counts of one judge, without leading axes; pairs are counted where `paired`.
+
+    Rows whose request failed count nowhere.
+    """
+    records = [record for record in records if not record.failed]
     labels = [record.label for record in records if record.label is not None]
     verdicts = [record.verdict for record in records if record.label is not None]
     well_formed = sum(record.well_formed for record in records if record.label is not None)

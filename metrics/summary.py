@@ -32,20 +32,28 @@ def summarize(
     """Every metric of one task as a flat table that JSON can hold.
 
     Args:
-        records: judged rows; the unlabeled among them count only in `n_unlabeled` and, in pairs,
-            for the metrics that need no label.
+        records: the unlabeled among them count only in `n_unlabeled` and, in pairs, for the metrics
+            that need no label; those whose request failed count only in `n_failed`.
         classes: the task's verdicts; for pairs the first two are the slots.
         rates: names in :data:`~.rates.RATES`; those of pairs need pairs judged in both orders.
 
     Returns:
-        `n` labeled records, `n_unlabeled`, then rates in [0, 1] (κ and Matthews in [-1, 1]);
+        `n` labeled records, `n_unlabeled`, `n_failed`, `n_refused` (labeled or not, and counted as
+        missing verdicts), then rates in [0, 1] (κ and Matthews in [-1, 1]);
         `precision_V`, `recall_V`, `f1_V` and `n_V` for each verdict V. None where undefined.
     """
     pairs = [name for name in rates if name in PAIR_RATES]
+    failures = Counter(record.failure for record in records)
+    records = [record for record in records if not record.failed]
     counts = tally(records, classes, paired=bool(pairs))
     known = {name: _known(RATES[name](counts)) for name in rates}
     n = int(counts.confusion_X_C_C1.sum())
-    table: dict[str, float | int | None] = {"n": n, "n_unlabeled": len(records) - n}
+    table: dict[str, float | int | None] = {
+        "n": n,
+        "n_unlabeled": len(records) - n,
+        "n_failed": failures["failed"],
+        "n_refused": failures["refused"],
+    }
     for name in rates:
         if name not in pairs:
             table[name] = known[name]

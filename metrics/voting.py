@@ -1,7 +1,8 @@
 """Several votes of a judge on the same row: their majority, and how consistent they are.
 
-A vote is a verdict or None, no verdict. Axis suffixes: `N` rows, `V` votes of a row, `C` the task's
-verdicts in their order, `C1` the same and then "no verdict".
+A vote is a verdict or None, no verdict. A request that failed is no vote, so rows can have
+different numbers of votes. Axis suffixes: `N` rows, `V` votes of a row, `C` the task's verdicts in
+their order, `C1` the same and then "no verdict".
 """
 
 from __future__ import annotations
@@ -67,35 +68,39 @@ def vote_curve(
 
     The v-th votes of all rows are one run of the judge. Each value is the mean over the sets of
     that many runs: over all sets if there are at most `draws`, else over random ones. The majority
-    is the most frequent verdict; missing votes do not count, and a tie is no verdict.
+    is the most frequent verdict; missing votes do not count, and a tie is no verdict. A row without
+    any vote in a set of runs is left out of it.
 
     Args:
-        votes_N: V votes for each row.
+        votes_N: at most V votes for each row.
         labels: one for each row; rows without one (None) are left out.
 
     Returns:
         None without labeled rows.
 
     Raises:
-        ValueError: the rows do not have equally many votes, or a label or vote is not one of
-            `classes`.
+        ValueError: a label or vote is not one of `classes`.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; expected at least 1")
     n_votes = max(map(len, votes_N), default=0)
-    for row, votes in enumerate(votes_N):
-        if len(votes) < n_votes:
-            raise ValueError(f"row {row} has {len(votes)} votes; expected {n_votes}, as elsewhere")
     if len(labels) != len(votes_N):
         raise ValueError(f"{len(labels)} labels for the votes of {len(votes_N)} rows")
     labeled = [row for row, label in enumerate(labels) if label is not None]
     if not labeled:
         return None
-    votes_N_V_C = _onehot([votes_N[row] for row in labeled], classes)
+    padded = [[*votes_N[row], *[None] * (n_votes - len(votes_N[row]))] for row in labeled]
+    votes_N_V_C = _onehot(padded, classes)
+    counts_N = np.array([len(votes_N[row]) for row in labeled])
+    voted_N_V = np.arange(n_votes) < counts_N[:, None]
     labels_N = _onehot([[labels[row]] for row in labeled], classes)[:, 0].argmax(axis=-1)
     curve = []
     for sets in _sets_of_runs(n_votes, draws, seed):
-        counts = [_confusion(votes_N_V_C[:, runs].sum(axis=1), labels_N) for runs in sets]
+        counts = [
+            _confusion(votes_N_V_C[voted_N][:, runs].sum(axis=1), labels_N[voted_N])
+            for runs in sets
+            for voted_N in [voted_N_V[:, runs].any(axis=1)]
+        ]
         curve.append(float(macro_f1(np.stack(counts)).mean()))
     return tuple(curve)
 

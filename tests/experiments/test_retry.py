@@ -19,7 +19,7 @@ from mtrl_judge.experiments.evaluation_record import (
     with_given_secrets,
     write_record,
 )
-from mtrl_judge.experiments.launch import remove_results, retry_failed
+from mtrl_judge.experiments.launch import FailedRequestsError, remove_results, retry_failed
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.leaderboard.reading import load_runs, results_files
 
@@ -95,10 +95,13 @@ def test_only_failed_requests_are_repeated(tmp_path: Path, monkeypatch: pytest.M
     verdicts = {f"Is it {text}?": f"<think>{text}</think><answer>Yes</answer>" for text in TEXTS}
     with chat_server(verdicts) as (server, model_args):
         server.answers |= {"Is it b?": 403, "Is it e?": 401}
-        call(
+        failed = call(
             *("eval", "--model", "openai", "--model_args", model_args, "--tasks", POINTWISE_TASK),
             *("--include_path", ".", "--output-path", "out"),
-        )
+        ).exception
+        assert isinstance(failed, FailedRequestsError)
+        assert failed.exit_code == 1
+        assert str(failed).startswith("2 requests failed:\n       1  Error code: 401")
         assert Counter(server.asked) == dict.fromkeys(verdicts, 1)
         (first,) = results_files(out)
         server.answers |= verdicts

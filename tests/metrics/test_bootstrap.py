@@ -63,6 +63,24 @@ def test_fixed_class_counts_do_not_vary() -> None:
     assert fixed.std() < random.std() / 5
 
 
+def test_a_judge_whose_requests_failed_leaves_the_others_as_they_are() -> None:
+    draw = Random(0)
+    labels = labels_of(60, draw)
+    one = judge(labels, 0.8, draw)
+    failed = [Record(label, None, failure="failed") for label in labels]
+    some = [*failed[:20], *one[20:]]
+    for fixed in (False, True):
+        panel = panel_of("t", [failed, one, some], range(60), CLASSES, fixed_labels=fixed)
+        clusters = [information(panel.tallies, index).clusters for index in range(3)]
+        assert clusters == [0, 60, 40]
+        scores_B_M = drawn(panel, "accuracy")
+        for index, rows in ((1, one), (2, one[20:])):
+            accuracy = sum(row.label == row.verdict for row in rows) / len(rows)
+            assert scores_B_M[:, index].mean() == pytest.approx(accuracy, abs=0.02)
+            spread = np.sqrt(accuracy * (1 - accuracy) / len(rows))
+            assert scores_B_M[:, index].std() == pytest.approx(spread, rel=0.15)
+
+
 def test_the_seed_determines_the_draws_and_judges_share_them() -> None:
     draw = Random(0)
     labels = labels_of(50, draw)

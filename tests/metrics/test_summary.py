@@ -69,6 +69,17 @@ def test_equal_to_scikit_learn(
         sk.f1_score(labels, said, labels=classes, average="macro", zero_division=0)
     )
     assert matthews(counts_C_C1) == pytest.approx(_quietly(sk.matthews_corrcoef, labels, said))
+    table = summarize([Record(*row) for row in zip(labels, verdicts, strict=True)], classes)
+    given = [row for row in zip(labels, verdicts, strict=True) if row[1] is not None]
+    if not given:
+        assert table["accuracy_answered"] is table["macro_f1_answered"] is None
+    else:
+        f1 = sk.f1_score(
+            *zip(*given, strict=True), labels=classes, average="macro", zero_division=0
+        )
+        assert table["macro_f1_answered"] == pytest.approx(f1)
+        right = sk.accuracy_score(*zip(*given, strict=True))
+        assert table["accuracy_answered"] == pytest.approx(right)
     if len({*labels, *said}) == 1:
         assert np.isnan(cohen_kappa(counts_C_C1))
     else:
@@ -94,6 +105,7 @@ RECORDS = st.lists(
         well_formed=st.booleans(),
         pair_id=st.sampled_from([*"abcdef", None]),
         swapped=st.booleans(),
+        failure=st.sampled_from([None, None, "failed", "refused"]),
     ),
     max_size=20,
     unique_by=lambda record: (record.pair_id, record.swapped),
@@ -116,6 +128,7 @@ def test_pairs_by_brute_force(records: list[Record]) -> None:
         for other in records
         if one.pair_id is not None and one.pair_id == other.pair_id
         if not one.swapped and other.swapped
+        if "failed" not in (one.failure, other.failure)
     ]
     pairs = complete_pairs(records)
     assert sorted(map(repr, rows)) == sorted(repr(tuple(pair)) for pair in pairs)
@@ -139,16 +152,22 @@ def test_summary_is_json_without_nan_and_skips_the_unlabeled(
     single = [name for name in RATES if name not in PAIR_RATES]
     table = summarize(records, SLOTS, RATES if paired else single)
     assert json.loads(json.dumps(table, allow_nan=False)) == table
-    labeled = [record for record in records if record.label is not None]
-    assert (table["n"], table["n_unlabeled"]) == (len(labeled), len(records) - len(labeled))
+    failures = Counter(record.failure for record in records)
+    assert (table["n_failed"], table["n_refused"]) == (failures["failed"], failures["refused"])
+    judged = [record for record in records if record.failure != "failed"]
+    # A failed request changes no rate: it is as if the row were not there.
+    rates = RATES if paired else single
+    assert summarize(judged, SLOTS, rates) == {**table, "n_failed": 0}
+    labeled = [record for record in judged if record.label is not None]
+    assert (table["n"], table["n_unlabeled"]) == (len(labeled), len(judged) - len(labeled))
     alone = summarize(labeled, SLOTS, single)
-    assert alone.items() - {("n_unlabeled", 0)} <= table.items()
-    rates = [name for name in table if name != "n" and not name.startswith("n_")]
-    assert {*single, "majority_macro_f1"} <= {*rates}
+    counts = {"n_unlabeled", "n_failed", "n_refused"}
+    assert {key: alone[key] for key in alone if key not in counts}.items() <= table.items()
+    names = [name for name in table if name != "n" and not name.startswith("n_")]
+    assert {*single, "majority_macro_f1"} <= {*names}
     assert ("flip_rate" in table) == paired
     if not labeled:
-        rates = {name: value for name, value in alone.items() if not name.startswith("n")}
-        assert set(rates.values()) == {None}
+        assert {alone[name] for name in alone if not name.startswith("n")} == {None}
         assert alone["null_rate"] is None
 
 
@@ -161,6 +180,21 @@ def test_a_judge_that_always_says_the_first_slot() -> None:
     assert (table["flip_rate"], table["first_slot_rate"]) == (1.0, 1.0)
     assert (table["accuracy"], table["both_orders_correct"]) == (0.5, 0.0)
     assert (table["n_pairs"], table["well_formed_rate"]) == (1, 1.0)
+
+
+def test_a_refusal_is_no_verdict_and_a_failed_request_is_no_row() -> None:
+    rows = [
+        Record("Yes", "Yes"),
+        Record("Yes", None, failure="refused"),
+        Record("No", "No"),
+        Record("No", None, failure="failed"),
+    ]
+    table = summarize(rows, ("Yes", "No"))
+    assert (table["n"], table["n_failed"], table["n_refused"]) == (3, 1, 1)
+    assert (table["accuracy"], table["recall_Yes"]) == (pytest.approx(2 / 3), 0.5)
+    assert (table["null_rate"], table["accuracy_answered"]) == (pytest.approx(1 / 3), 1.0)
+    nothing = summarize([Record("No", None, failure="failed")] * 3, ("Yes", "No"))
+    assert (nothing["n"], nothing["n_failed"], nothing["macro_f1"]) == (0, 3, None)
 
 
 @pytest.mark.parametrize(
