@@ -98,6 +98,7 @@ def _label_counts(record: Mapping[str, Any]) -> str:
         "excluded": excluded,
         "duplicates": record["duplicates"],
         "contradictory": record["contradictory"],
+        "identical pairs": len(record["identical_pairs"]),
     }
     notes = [f"{count:,} {what}" for what, count in further.items() if count]
     return "; ".join([", ".join(counts), *notes])

@@ -128,6 +128,7 @@ def validate(
 ) -> None:
     """Check YAMLs of judge tasks: all faults, and that the gold answer of each verdict scores 1."""
     from mtrl_judge.judge_tasks.loading import find_task
+    from mtrl_judge.judge_tasks.validate import repeated_rows
     from mtrl_judge.judge_tasks.validate import validate as faults_of
 
     use_data_root(data_root)
@@ -139,6 +140,9 @@ def validate(
             faults = str(error).splitlines()
         invalid += bool(faults)
         echo("\n".join(faults) if faults else f"{name}: valid", err=bool(faults))
+        if rows and not faults:
+            for line in repeated_rows(find_task(name).path):
+                echo(line)
     if invalid:
         echo(f"{invalid} of {len(paths)} invalid", err=True)
         raise typer.Exit(1)

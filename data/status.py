@@ -20,6 +20,7 @@ _REPORTED = (
     "data_fingerprint",
     "duplicates",
     "contradictory",
+    "identical_pairs",
 )
 
 

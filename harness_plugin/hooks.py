@@ -369,5 +369,10 @@ def _report(task: JudgeTask, record: Mapping[str, Any], repeats: Repeats) -> Non
         )
     if record["undecodable"]:
         logger.warning(f"{task.task}: {len(record['undecodable'])} items left out in total")
+    if pairs := record["identical_pairs"]:
+        logger.warning(
+            f"{task.task}: {len(pairs)} pairs look the same in both orders but have opposite "
+            f"labels: {', '.join(pairs[:10])}"
+        )
     for line in repeats.lines():
         logger.warning(f"{task.task}: {line}")

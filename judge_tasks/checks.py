@@ -16,6 +16,7 @@ from .fields import mapping, strings
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import label_rule
 from .prompts import IMAGE_MARK
+from .question_checks import shown_problems
 from .spec import (
     GENERATION_KEYS,
     GROUPS,
@@ -72,6 +73,7 @@ def _check_question(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterato
     question, images = judge.get("question"), strings(judge.get("images"))
     if isinstance(question, str) and question:
         yield from _template_problems("judge.question", question, images)
+        yield from shown_problems("judge.question", question, judge)
 
 
 def _check_paraphrases(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
@@ -83,6 +85,7 @@ def _check_paraphrases(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iter
             continue
         field = f"judge.paraphrases.{number}"
         yield from _template_problems(field, text, strings(judge.get("images")))
+        yield from shown_problems(field, text, judge)
         if text in seen:
             yield Problem(field, "repeats an earlier text", "rephrase the question, or remove it")
         seen.append(text)

@@ -16,6 +16,7 @@ from mtrl_judge.common.files import read_json
 from .dataset_keys import read_dataset
 from .folder_checks import check_rows, check_shards, listed_rows
 from .raw_split import RawSplit
+from .row_checks import checked_pairs
 from .rows import Rows, to_rows
 from .spec import DATA_CARD, SPLITS, JudgeTask, SplitName
 from .splits import cut_folds
@@ -129,6 +130,7 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
         train = raw if split == "train" else load_raw(task, "train", source)
         threshold = train.train_median()
     rows = to_rows(raw, threshold)
+    identical = checked_pairs(rows, raw.labels(threshold))
     counts = Counter(rows.dataset.with_format(None)["label"][:])
     record = {
         "split": split,
@@ -145,6 +147,7 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
         "known_bad": rows.known_bad,
         "duplicates": rows.repeats.duplicates,
         "contradictory": sum(map(len, rows.repeats.contradictory)),
+        "identical_pairs": identical,
         "threshold": threshold,
         **_reported_by(task, rows),
     }

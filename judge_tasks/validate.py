@@ -15,6 +15,7 @@ from mtrl_judge.common.errors import DataError
 
 from .loading import load_judge_task
 from .prompts import gold_answer, render_messages, render_question, render_text
+from .row_checks import identical_fault, identical_pairs, revealed_labels
 from .rows import JudgeRow, render_variant, to_rows
 from .scoring import score
 from .sources import Source, find_source, load_raw
@@ -44,6 +45,24 @@ def validate(path: Path | str, rows: int = 0) -> list[str]:
         for split in task.splits:
             faults += _row_faults(task, split, source, rows)
     return [f"{task.path}: {fault}" for fault in faults]
+
+
+def repeated_rows(path: Path | str) -> list[str]:
+    """Rows of each split that show a judge the same, and those that are labeled otherwise.
+
+    They are no faults: the data of many tasks has some.
+    """
+    task = load_judge_task(path)
+    source = find_source(task)
+    threshold = None
+    if task.judge.label.uses_train_median:
+        threshold = load_raw(task, "train", source).train_median()
+    splits = {split: load_raw(task, split, source) for split in task.splits}
+    return [
+        f"{task.path}: {split}: {line}"
+        for split, raw in splits.items()
+        for line in raw.repeats(raw.labels(threshold)).lines()
+    ]
 
 
 def _stand_in_row(task: JudgeTask) -> tuple[JudgeRow | None, list[str]]:
@@ -106,6 +125,8 @@ def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) ->
     if task.judge.label.uses_train_median:
         threshold = load_raw(task, "train", source).train_median()
     raw = load_raw(task, split, source)
+    for fault in revealed_labels(raw, raw.labels(threshold)):
+        yield f"{split}: {fault}"
     raw = raw.select(range(min(rows, len(raw))))
     known_bad = {bad.item for bad in task.judge.known_bad}
     for index, why in raw.faults.items():
@@ -117,6 +138,8 @@ def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) ->
     taken = to_rows(raw.select(seen), threshold)
     for field in task.questions:
         render_variant(taken, field)
+    if identical := identical_pairs(taken):
+        yield f"{split}: {identical_fault(identical, taken.n_items)}"
     for doc in taken.dataset:
         row = JudgeRow.from_doc(doc)
         if len(row.images) != row.n_images:

@@ -1,0 +1,92 @@
+"""What a question must not show, and what it must, as far as its YAML tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from mtrl_judge.common.errors import Problem
+
+from .fields import mapping, strings
+from .kinds import KINDS
+from .templates import QuestionError, question_columns
+
+# How names tell the first of two things from the second.
+_ORDINALS = frozenset(
+    {("0", "1"), ("1", "2"), ("a", "b"), ("first", "second"), ("one", "two"), ("left", "right")}
+)
+
+
+def shown_problems(field: str, template: str, judge: Mapping[str, Any]) -> Iterator[Problem]:
+    """Faults between a template and the other fields of a ``judge:`` block as it was written."""
+    try:
+        columns = question_columns(template)
+    except QuestionError:
+        return  # reported as a fault of the template
+    for name, what in _answers(judge):
+        if name in columns:
+            wrong = f"reads the column {name!r}, {what}"
+            yield Problem(field, wrong, "show only what a judge may know")
+    candidates, images = strings(judge.get("candidates")), strings(judge.get("images"))
+    unseen = [name for name in candidates if name not in (*columns, *images)]
+    if unseen:
+        wrong = f"never shows {' and '.join(map(repr, unseen))}, which judge.candidates compares"
+        yield Problem(field, wrong, f"write {{{{ {unseen[0]} }}}} where the candidate stands")
+    kind = KINDS.get(str(judge.get("kind")))
+    compared = candidates or (images if kind is not None and kind.compares else [])
+    if len(compared) == 2:
+        # The images beside two texts need not belong to them.
+        others = {*columns, *images} if compared[0] in images else {*columns} - {*images}
+        yield from _left_behind(field, sorted(others - {*compared}), compared)
+
+
+def _answers(judge: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The columns that say what a judge is to find out."""
+    columns = {
+        "the label": mapping(judge.get("label")).get("column"),
+        "people's ratings": mapping(judge.get("human")).get("column"),
+        "the reasoning of a good answer": judge.get("reasoning"),
+    }
+    for what, name in columns.items():
+        if isinstance(name, str):
+            yield name, what
+
+
+def _left_behind(field: str, columns: list[str], candidates: list[str]) -> Iterator[Problem]:
+    """Two columns that belong to the candidates, by their names, and do not change places.
+
+    In the other order of a pair, only the candidates do. ``caption0`` would then stand beside the
+    image of ``caption1``.
+    """
+    ends = _slots(*candidates)
+    for first, second in combinations(columns, 2):
+        for pair in ((first, second), (second, first)):
+            slots = _slots(*pair)
+            if slots == ends or (slots in _ORDINALS and ends in _ORDINALS):
+                wrong = (
+                    f"shows {pair[0]!r} and {pair[1]!r}, which by their names belong to the "
+                    f"candidates {' and '.join(map(repr, candidates))} but do not change places "
+                    "with them in the other order"
+                )
+                right = "leave them out; if they belong to neither candidate, rename them"
+                yield Problem(field, wrong, right)
+
+
+def _slots(first: str, second: str) -> tuple[str, str]:
+    """The words in which two names differ, without case: ("0", "1") for image0 and image1.
+
+    >>> _slots("left_image", "right_image"), _slots("answerA", "answerB")
+    (('left', 'right'), ('a', 'b'))
+    """
+    words = [_words(name) for name in (first, second)]
+    different = [pair for pair in zip(*words, strict=False) if pair[0] != pair[1]]
+    if len(words[0]) != len(words[1]) or len(different) != 1:
+        return "", first + second  # like no other pair
+    return different[0]
+
+
+def _words(name: str) -> list[str]:
+    """Parts of a name: words, numbers, and a single capital at its end."""
+    return re.findall(r"[0-9]+|[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z]$)", "_", name).lower())

@@ -1,0 +1,122 @@
+"""What the rows of a task show that they must not: the label, and pairs that look the same swapped.
+
+The YAML alone does not tell: another column can have the label's values, and the two candidates of
+a pair can be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mtrl_judge.common.errors import DataError
+
+from .fields import label_key
+from .images import encoded
+from .raw_split import RawSplit
+from .rows import Rows, render_variant
+from .templates import question_columns
+
+MAX_IDENTICAL_SHARE = 0.01
+# Fewer rows can agree by chance.
+_MIN_EQUAL, _MIN_ALIKE = 5, 20
+
+
+def revealed_labels(raw: RawSplit, labels_N: Sequence[str | None]) -> Iterator[str]:
+    """Faults of questions that read a column from which the label can be told.
+
+    Such a column has the label's values or the verdicts, or exactly one value for each label.
+    """
+    values_N = [label_key(value) for value in raw.column(raw.task.judge.label.column)]
+    rows = [index for index, label in enumerate(labels_N) if label is not None]
+    labels = [labels_N[index] for index in rows]
+    if len(set(labels)) < 2:
+        return
+    known = [values_N[index] for index in rows]
+    for field, template in raw.task.questions.items():
+        for name, column in _read(raw, template).items():
+            shown = [label_key(column[index]) for index in rows]
+            both = set(zip(shown, labels, strict=True))
+            one_to_one = len(set(shown)) == len(set(labels)) == len(both)
+            equal = shown in (known, labels)
+            if (equal and len(rows) >= _MIN_EQUAL) or (one_to_one and len(rows) >= _MIN_ALIKE):
+                how = "equals the label" if equal else "has one value for each label"
+                yield (
+                    f"{field}: reads {name!r}, which {how} in all {len(rows)} labeled rows; show "
+                    "only what a judge may know"
+                )
+
+
+def _read(raw: RawSplit, template: str) -> dict[str, Sequence[Any]]:
+    """The columns that a template reads, and the entries that it names of columns of mappings."""
+    columns: dict[str, Sequence[Any]] = {}
+    for name in sorted(question_columns(template) - set(raw.task.judge.images)):
+        values = raw.column(name)
+        columns[name] = values
+        mappings = [value for value in values if isinstance(value, Mapping)]
+        for key in mappings[0] if len(mappings) == len(values) > 0 else ():
+            if str(key) in template:
+                columns[f"{name}.{key}"] = [value.get(key) for value in values]
+    return columns
+
+
+def identical_pairs(rows: Rows) -> list[str]:
+    """The ids of the items that look the same with their candidates swapped, but for the label.
+
+    Whatever a judge answers, it is wrong about one of the two orders.
+    """
+    task, raw = rows.raw.task, rows.raw
+    if task.candidates is None:
+        return []
+    about = rows.dataset.with_format(None)
+    items, labels, indices, asked = (
+        about[name][:] for name in ("item_id", "label", "source_index", "question")
+    )
+    swapped_texts = render_variant(rows, "judge.question", exchanged=True)
+    images = [name for name in task.candidates if name in task.judge.images]
+    same: dict[str, None] = {}
+    for item, label, index, text, swapped in zip(
+        items, labels, indices, asked, swapped_texts, strict=True
+    ):
+        if item in same or text != swapped:
+            continue
+        if task.kind.swapped_label(label, task.judge.verdicts) == label:
+            continue  # a tie, or no label
+        if not images or _same_image(raw, index, images):
+            same[item] = None
+    return list(same)
+
+
+def _same_image(raw: RawSplit, index: int, names: Sequence[str]) -> bool:
+    cells = raw.encoded[index]
+    first, second = (encoded(cells[name]) for name in names)
+    return first == second
+
+
+def checked_pairs(rows: Rows, labels_N: Sequence[str | None]) -> list[str]:
+    """The ids of identical pairs, if they are few; refuses rows that measure no judge.
+
+    Args:
+        labels_N: of the raw rows.
+
+    Raises:
+        DataError: a question shows the label, or more than 1 % of the pairs are identical.
+    """
+    task = rows.raw.task
+    faults = list(revealed_labels(rows.raw, labels_N))
+    identical = identical_pairs(rows)
+    if len(identical) > MAX_IDENTICAL_SHARE * rows.n_items:
+        faults.append(identical_fault(identical, rows.n_items))
+    if faults:
+        raise DataError("\n".join(f"{task.path}: {fault}" for fault in faults))
+    return identical
+
+
+def identical_fault(items: Sequence[str], n_items: int) -> str:
+    """What is wrong with identical pairs, of which there is at least one."""
+    more = ", …" if len(items) > 3 else ""
+    return (
+        f"judge.candidates: {len(items)} of {n_items} pairs look the same in both orders but have "
+        f"opposite labels ({', '.join(items[:3])}{more}); show what differs between the "
+        "candidates, or exclude the items as judge.known_bad"
+    )
