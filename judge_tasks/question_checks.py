@@ -44,12 +44,14 @@ def shown_problems(field: str, template: str, judge: Mapping[str, Any]) -> Itera
 
 def _answers(judge: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The columns that say what a judge is to find out."""
-    columns = {
-        "the label": mapping(judge.get("label")).get("column"),
-        "people's ratings": mapping(judge.get("human")).get("column"),
-        "the reasoning of a good answer": judge.get("reasoning"),
-    }
-    for what, name in columns.items():
+    human = mapping(judge.get("human"))
+    columns = (
+        (mapping(judge.get("label")).get("column"), "the label"),
+        (human.get("column"), "people's ratings"),
+        (human.get("rank"), "people's ranking"),
+        (judge.get("reasoning"), "the reasoning of a good answer"),
+    )
+    for name, what in columns:
         if isinstance(name, str):
             yield name, what
 

@@ -36,6 +36,10 @@ TEXTS = {"images": "[image]", "candidates": "[answer_a, answer_b]"}
             "judge.question: reads the column 'why', the reasoning of a good answer",
         ),
         (
+            {"question": "'{{ text }}, {{ stars }} stars?'", "human": "{column: stars}"},
+            "judge.question: reads the column 'stars', people's ratings",
+        ),
+        (
             {**PAIR, **TEXTS, "question": "'{{ text }}: 1 or 2?'"},
             "judge.question: never shows 'answer_a' and 'answer_b', which judge.candidates comp",
         ),
