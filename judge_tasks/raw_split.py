@@ -191,8 +191,7 @@ class RawSplit:
     def _content(self, index: int) -> tuple[str, ...]:
         """All of a row that decides how it is judged and scored; equal rows are interchangeable."""
         if self._digests_N is None:  # hashing all images takes long
-            cells = self.encoded[index]
-            images = self._digest(cells[name][0].as_py() for name in self.task.judge.images)
+            images = digest(self.image_bytes(index, name) for name in self.task.judge.images)
         else:
             images = self._digests_N[index]
         texts = (str(values[index]) for values in self.texts().values())

@@ -12,7 +12,6 @@ from typing import Any
 from mtrl_judge.common.errors import DataError
 
 from .fields import label_key
-from .images import encoded
 from .raw_split import RawSplit
 from .rows import Rows, render_variant
 from .templates import question_columns
@@ -88,8 +87,7 @@ def identical_pairs(rows: Rows) -> list[str]:
 
 
 def _same_image(raw: RawSplit, index: int, names: Sequence[str]) -> bool:
-    cells = raw.encoded[index]
-    first, second = (encoded(cells[name]) for name in names)
+    first, second = (raw.image_bytes(index, name) for name in names)
     return first == second
 
 
