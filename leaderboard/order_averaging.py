@@ -29,15 +29,16 @@ def order_averaged(result: TaskResult) -> TaskResult | None:
     Raises:
         JudgeError: the probabilities are invalid.
     """
-    if not result.paired or not all(sample.probabilities for sample in result.samples):
+    judged = [sample for sample in result.samples if not sample.record.failed]
+    if not result.paired or not all(sample.probabilities for sample in judged):
         return None
     orders: dict[str, dict[bool, Sample]] = {}
-    for sample in result.samples:
+    for sample in judged:
         if sample.record.pair_id is not None:
             orders.setdefault(sample.record.pair_id, {})[sample.record.swapped] = sample
     samples = []
     for pair_id, rows in orders.items():
-        if len(rows) < 2:  # --limit cut one off
+        if len(rows) < 2:  # --limit cut one off, or its request failed
             continue
         straight = rows[False]
         try:
