@@ -35,6 +35,9 @@ _DAMAGED = (
 )
 
 
+MAX_RANGE = 10_000
+
+
 class RawFiles(ABC):
     """The files of a dataset by name: their path from the top of the source, with `/`."""
 
@@ -88,13 +91,16 @@ class RawFiles(ABC):
         Raises:
             ValueError: it cannot be read or is larger than MAX_IMAGE_BYTES.
         """
+        too_large = ValueError(f"larger than the limit of {MAX_IMAGE_BYTES // 2**20} MiB per image")
+        if self.sizes[name] > MAX_IMAGE_BYTES:
+            raise too_large
         try:
             with self.open(name) as file:
                 data = file.read(MAX_IMAGE_BYTES + 1)
         except (OSError, *_DAMAGED) as error:  # bz2 raises a plain OSError
             raise ValueError(f"cannot be read from {self.label}: {error}") from None
         if len(data) > MAX_IMAGE_BYTES:
-            raise ValueError(f"larger than the limit of {MAX_IMAGE_BYTES // 2**20} MiB per image")
+            raise too_large
         return data
 
 
@@ -162,7 +168,7 @@ class Archive(RawFiles):
                     (info.name, info.size, info.isdir(), not (info.isfile() or info.isdir()))
                     for info in tar.getmembers()
                 ]
-        except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        except (OSError, *_DAMAGED) as error:
             raise DataError(
                 f"{path}: not a complete {path.suffix} file ({error}); download it again"
             ) from None
@@ -243,11 +249,18 @@ def expand_range(pattern: str) -> list[str]:
 
     >>> expand_range("train_{1-3}.zip"), expand_range("*.csv")
     (['train_1.zip', 'train_2.zip', 'train_3.zip'], ['*.csv'])
+
+    Raises:
+        DataError: it stands for more than MAX_RANGE names.
     """
-    match = re.search(r"\{(\d+)-(\d+)\}", pattern)
+    match = re.search(r"\{(\d{1,9})-(\d{1,9})\}", pattern)
     if match is None:
         return [pattern]
     numbers = range(int(match[1]), int(match[2]) + 1)
+    if len(numbers) > MAX_RANGE:
+        raise DataError(
+            f"{pattern}: stands for {len(numbers):,} files; expected up to {MAX_RANGE:,}"
+        )
     return [f"{pattern[: match.start()]}{number}{pattern[match.end() :]}" for number in numbers]
 
 

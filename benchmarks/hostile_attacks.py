@@ -1,0 +1,276 @@
+"""Files that a stranger could send, each with the command that a user would run on it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+YAML = """
+task: mine
+{keys}
+test_split: test
+judge:
+  kind: pointwise
+  role: ood
+  dimension: safety
+  images: [image]
+  question: {question}
+  label: {label}
+  verdicts: {verdicts}
+{judge}
+  card: {{license: MIT, gated: false, url: x, citation: y}}
+"""
+RAW = '  raw: {tables: {test: "*.csv"}, images: {named_by: file, image: image}}'
+MARK = "executed"  # a file of this name appears if an attack runs its code
+
+
+class Attack(NamedTuple):
+    """A command, and the harmless one that it is compared with."""
+
+    arguments: Sequence[str]
+    baseline: str
+
+
+def baselines(folder: Path) -> dict[str, Attack]:
+    """The commands on harmless files; they succeed."""
+    return {
+        "yaml": _validate(folder, _yaml()),
+        "rows": _rows(folder, {"bytes": _png(), "path": None}),
+        "prepare": _prepare(folder, {"images/a.png": _png()}),
+    }
+
+
+def attacks(folder: Path) -> dict[str, Attack]:
+    """The commands on hostile files by name; each ends with a message."""
+    makers: dict[str, Callable[[Path], Attack]] = {
+        **{name: _with_text(text) for name, text in _texts().items()},
+        "FIFO": _fifo,
+        "device": _device,
+        "folder": _folder,
+        "1,000 includes": _includes,
+        "include of a FIFO": _include_fifo,
+        "pickle": _pickle,
+        **{f"rows: {name}": _with_question(name) for name in _QUESTIONS},
+        **{f"cell: {name}": _with_cell(name) for name in _CELLS},
+        **{f"zip: {name}": _with_member(name) for name in _MEMBERS},
+    }
+    made = {}
+    for number, (name, maker) in enumerate(makers.items()):
+        own = folder / str(number)
+        own.mkdir()
+        made[name] = maker(own)
+    return made
+
+
+def _yaml(**parts: str) -> str:
+    filled = {
+        "keys": "",
+        "question": '"Is it safe?"',
+        "label": '{column: label, map: {1: "Yes", 0: "No"}}',
+        "verdicts": '["Yes", "No"]',
+        "judge": "",
+    }
+    return YAML.format(**{**filled, **parts})
+
+
+def _texts() -> Mapping[str, str]:
+    bomb = "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 9))
+    merge = "".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}\n" for i in range(1, 40))
+    many = [f"v{i}" for i in range(4000)]
+    keys = {
+        "aliases in aliases": f"a0: &a0 [{'x, ' * 9}]\n{bomb}",
+        "merge keys": f"m0: &m0 {{x: 1}}\n{merge}",
+        "6,000 digits": f"repeats: {'9' * 6000}",
+        "6,000 hexadecimal digits": f"repeats: 0x{'f' * 6000}",
+        "flow lists": f"metadata: {'[' * 10_000}",
+        "block lists": f"metadata: {'- ' * 10_000}",
+        "explicit keys": f"metadata: {'? ' * 10_000}",
+        "repeated keys": "repeats: 1\n" * 9_000,
+        "unknown keys": "".join(f"key{i}: 1\n" for i in range(4_900)),
+        "anchors": "".join(f"key{i}: &a{i} 1\n" for i in range(4_900)),
+        "long text": f"metadata: {{x: {'y' * 250_000}}}\nrepeats: {'z' * 10_000}",
+        "too large": "#" * 2**24,
+        "tag": f'x: !!python/object/apply:os.system ["touch {MARK}"]',
+        "reader of datasets": "dataset_path: text\ndataset_kwargs: {data_files: /etc/passwd}",
+        "address": 'dataset_path: "https://example.org/x.parquet"',
+        "generation code": "generation_kwargs: {custom_generate: x/y, trust_remote_code: true}",
+    }
+    questions = {
+        "400 parentheses": f"{{{{ {'(' * 400}1{')' * 400} }}}}",
+        "2,000 ifs": "{% if x %}" * 2000 + "{% endif %}" * 2000,
+        "200 ifs": "{% if x %}{% endif %}" * 200,
+        "nots": f"{{{{ {'not ' * 900}x }}}}",
+        "conditions": f"{{{{ {'x if x else ' * 900}x }}}}",
+        "repeated text": "{{ 'a' * 10**9 }}",
+        "power": "{{ 9 ** 9 ** 9 }}",
+        "range": "{% for x in range(99999999) %}{{ x }}{% endfor %}",
+        "attributes": "{{ x.__class__.__mro__[1].__subclasses__() }}",
+        "set": "{% set x = x ~ x %}" * 90,
+    }
+    return {
+        **{name: _yaml(keys=text) for name, text in keys.items()},
+        **{f"question: {name}": _yaml(question=f'"{text}"') for name, text in questions.items()},
+        "4,000 verdicts": _yaml(verdicts=str(many)),
+        "4,000 unknown labels": _yaml(
+            label=f"{{column: x, map: {{{', '.join(f'{i}: w{i}' for i in range(4000))}}}}}"
+        ),
+        "long verdict": _yaml(verdicts=f'["Yes", "{"9" * 6000}"]'),
+        "4,000 paraphrases": _yaml(judge=f"  paraphrases: {many}"),
+        "not a mapping": "- x\n" * 9_000,
+        "not UTF-8": "task: \udcff",
+    }
+
+
+def _command(baseline: str, *arguments: object) -> Attack:
+    return Attack([*map(str, arguments)], baseline)
+
+
+def _validate(folder: Path, text: str) -> Attack:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    return _command("yaml", "validate", path)
+
+
+def _with_text(text: str) -> Callable[[Path], Attack]:
+    return lambda folder: _validate(folder, text)
+
+
+def _fifo(folder: Path) -> Attack:
+    os.mkfifo(folder / "mine.yaml")
+    return _command("yaml", "validate", folder / "mine.yaml")
+
+
+def _device(folder: Path) -> Attack:
+    (folder / "mine.yaml").symlink_to("/dev/zero")
+    return _command("yaml", "validate", folder / "mine.yaml")
+
+
+def _folder(folder: Path) -> Attack:
+    (folder / "mine.yaml").mkdir()
+    return _command("yaml", "validate", folder / "mine.yaml")
+
+
+def _includes(folder: Path) -> Attack:
+    for number in range(1000):
+        (folder / f"{number}.yaml").write_text(f"include: {number + 1}.yaml\n")
+    return _validate(folder, _yaml(keys="include: 0.yaml"))
+
+
+def _include_fifo(folder: Path) -> Attack:
+    os.mkfifo(folder / "base.yaml")
+    return _validate(folder, _yaml(keys="include: base.yaml"))
+
+
+class _Payload:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+def _pickle(folder: Path) -> Attack:
+    file = folder / "x.pkl"
+    file.write_bytes(pickle.dumps(_Payload(f"touch {folder / MARK}")))
+    keys = f"dataset_path: pandas\ndataset_kwargs: {{data_files: {file}}}"
+    return _command("yaml", *_validate(folder, _yaml(keys=keys)).arguments, "--rows", 1)
+
+
+# Cells of a dataset
+
+
+def _png(size: tuple[int, int] = (8, 8), mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _rows(folder: Path, cell: Mapping[str, Any], question: str = '"Is it safe?"') -> Attack:
+    """Validate a task whose data has this image; the folder is the data root."""
+    split = folder / "mine" / "test.parquet"
+    split.parent.mkdir()
+    columns = {"image": [cell], "label": [1], "many": [[*range(2000)]], "long": ["x" * 2**20]}
+    pq.write_table(pa.table(columns), split)
+    command = _validate(folder, _yaml(question=question)).arguments
+    return _command("rows", *command, "--rows", 1, "--data-root", folder)
+
+
+def _outside(folder: Path) -> dict[str, Any]:
+    secret = folder / "secret.png"
+    secret.write_bytes(_png())
+    return {"bytes": None, "path": str(secret)}
+
+
+def _fifo_cell(folder: Path) -> dict[str, Any]:
+    os.mkfifo(folder / "mine.png")
+    return {"bytes": None, "path": str(folder / "mine.png")}
+
+
+_CELLS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "path outside": _outside,
+    "path upwards": lambda folder: {**_outside(folder), "path": "../secret.png"},
+    "/dev/zero": lambda _: {"bytes": None, "path": "/dev/zero"},
+    "/dev/random": lambda _: {"bytes": None, "path": "/dev/random"},
+    "FIFO": _fifo_cell,
+    "13,000 × 13,000 pixels": lambda _: {"bytes": _png((13_000, 13_000), "1"), "path": None},
+    "EPS": lambda _: {
+        "bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n",
+        "path": None,
+    },
+    "empty": lambda _: {"bytes": b"", "path": None},
+    "text": lambda _: {"bytes": b"no image", "path": None},
+}
+
+
+def _with_cell(name: str) -> Callable[[Path], Attack]:
+    return lambda folder: _rows(folder, _CELLS[name](folder))
+
+
+_QUESTIONS = {
+    "loops": f"{'{% for a in many %}' * 15}{{{{ a }}}}{'{% endfor %}' * 15}",
+    "long text again and again": "{% for a in many %}{{ long }}{% endfor %}",
+}
+
+
+def _with_question(name: str) -> Callable[[Path], Attack]:
+    question = f'"{_QUESTIONS[name]}"'
+    return lambda folder: _rows(folder, {"bytes": _png(), "path": None}, question)
+
+
+# Archives
+
+
+def _prepare(folder: Path, members: Mapping[str, bytes], raw: str = RAW) -> Attack:
+    with zipfile.ZipFile(folder / "theirs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.csv", "file,label\na.png,1\n")
+        for member, data in members.items():
+            archive.writestr(member, data)
+    path = folder / "prepared.yaml"
+    path.write_text(_yaml(judge=raw))
+    source = ("--from", folder / "theirs.zip", "--data-root", folder / "root")
+    return _command("prepare", "data", "prepare", path, *source)
+
+
+_MEMBERS: Mapping[str, tuple[dict[str, bytes], str]] = {
+    "member upwards": ({"../a.png": b"x"}, RAW),
+    "absolute member": ({"/tmp/a.png": b"x"}, RAW),
+    "member of 300 MiB": ({"images/a.png": b"\0" * (300 * 2**20)}, RAW),
+    "10,000,000,000 archives": (
+        {"images/a.png": b"x"},
+        RAW.replace("image: image}", 'image: image, archives: {test: "x_{1-9999999999}.zip"}}'),
+    ),
+    "damaged image": ({"images/a.png": _png()[:40]}, RAW),
+}
+
+
+def _with_member(name: str) -> Callable[[Path], Attack]:
+    return lambda folder: _prepare(folder, *_MEMBERS[name])
