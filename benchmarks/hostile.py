@@ -148,9 +148,9 @@ def fuzz(folder: Path, seed: int, seconds: float) -> tuple[Counter[str], Fuzzed]
         for name, attempt in fuzzer.tries.items():
             started = time.process_time()
             try:
-                with _alarm(_raise_timeout):
+                with _alarm(_raise_endless):
                     attempt()
-            except Exception as error:  # noqa: BLE001  each one is a finding
+            except (Exception, _Endless) as error:  # noqa: BLE001  each one is a finding
                 found = f"{type(error).__name__}: {error}"[:300]
                 faults.append(f"{name}, try {tries[name]} of seed {seed}: {found}")
             tries[name] += 1
@@ -160,8 +160,12 @@ def fuzz(folder: Path, seed: int, seconds: float) -> tuple[Counter[str], Fuzzed]
     return tries, Fuzzed(slowest, _peak_mib() - grown_from, faults)
 
 
-def _raise_timeout() -> None:
-    raise TimeoutError(f"no end within {TIMEOUT} seconds")
+class _Endless(BaseException):  # what is tried may catch every Exception
+    pass
+
+
+def _raise_endless() -> None:
+    raise _Endless(f"no end within {TIMEOUT} seconds")
 
 
 @contextmanager

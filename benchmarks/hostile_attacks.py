@@ -188,7 +188,7 @@ def _pickle(folder: Path) -> Attack:
 # Cells of a dataset
 
 
-def _png(size: tuple[int, int] = (8, 8), mode: str = "RGB") -> bytes:
+def _png(size: tuple[int, int] = (64, 64), mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size).save(buffer, "PNG")
     return buffer.getvalue()

@@ -126,7 +126,7 @@ class Fuzzer:
 
 def _image(file_format: str) -> bytes:
     buffer = io.BytesIO()
-    Image.effect_noise((24, 16), 64).convert("RGB").save(buffer, file_format)
+    Image.effect_noise((48, 32), 64).convert("RGB").save(buffer, file_format)
     return buffer.getvalue()
 
 

@@ -158,7 +158,12 @@ class Archive(RawFiles):
                 _check_compression(path, zipped)
                 members = [
                     # The upper four bits of a Unix mode, which are 0o12 for a symbolic link.
-                    (info.filename, info.file_size, info.is_dir(), info.external_attr >> 28 == 0o12)
+                    (
+                        info.filename,
+                        info.file_size,
+                        _is_folder(info),
+                        info.external_attr >> 28 == 0o12,
+                    )
                     for info in zipped.infolist()
                 ]
             else:
@@ -273,6 +278,10 @@ def _full_commit(hub: Any, repo: str, revision: str | None) -> str | None:
         return revision
     commits = (commit.commit_id for commit in hub.list_repo_commits(repo, repo_type="dataset"))
     return next((commit for commit in commits if commit.startswith(revision)), revision)
+
+
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    return member.filename.endswith("/")  # `is_dir` raises for an empty name in Python 3.11
 
 
 def _check_compression(path: Path, archive: zipfile.ZipFile) -> None:

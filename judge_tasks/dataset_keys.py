@@ -89,7 +89,7 @@ def read_dataset(
     from datasets import load_dataset_builder
 
     # Otherwise a folder of this name in the current folder would be read in place of the hub's.
-    on_hub = bool(_HUB_NAME.fullmatch(path)) and not _is_local(path)
+    on_hub = not is_local(path)
     place = f"hf://datasets/{path}" if on_hub else str(Path(path).expanduser())
     builder = load_dataset_builder(place, name, **kwargs)
     reader = type(builder).__module__.split(".")[-1]
@@ -100,12 +100,13 @@ def read_dataset(
     return builder.as_dataset(split=split)
 
 
-def _is_local(path: str) -> bool:
+def is_local(path: str) -> bool:
+    """Whether a ``dataset_path`` names the user's own files, which are allowed."""
     return local_files_allowed() and (path == "parquet" or Path(path).expanduser().is_dir())
 
 
 def _path_problems(path: str, local: bool) -> Iterator[Problem]:
-    if _HUB_NAME.fullmatch(path) or (local and _is_local(path)):
+    if _HUB_NAME.fullmatch(path) or (local and is_local(path)):
         return
     if local:
         right = "a dataset on the hub, owner/name, or a folder with parquet files"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json
 
-from .dataset_keys import read_dataset
+from .dataset_keys import is_local, read_dataset
 from .folder_checks import check_rows, check_shards, listed_rows
 from .raw_split import RawSplit
 from .row_checks import checked_pairs
@@ -232,9 +232,8 @@ def _folder_of_cells(source: Source) -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
-    folder = source.folder or Path(source.location)
-    if folder.is_dir():
-        return folder
+    if source.folder is not None or is_local(source.location):
+        return source.folder or Path(source.location).expanduser()
     return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=source.location, repo_type="dataset")
 
 
