@@ -33,8 +33,6 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-
 MAX_RANGE = 10_000
 
 
@@ -157,13 +155,7 @@ class Archive(RawFiles):
                 self._open = zipped.open
                 _check_compression(path, zipped)
                 members = [
-                    # The upper four bits of a Unix mode, which are 0o12 for a symbolic link.
-                    (
-                        info.filename,
-                        info.file_size,
-                        _is_folder(info),
-                        info.external_attr >> 28 == 0o12,
-                    )
+                    (info.filename, info.file_size, _is_folder(info), _is_link(info))
                     for info in zipped.infolist()
                 ]
             else:
@@ -282,6 +274,11 @@ def _full_commit(hub: Any, repo: str, revision: str | None) -> str | None:
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:
     return member.filename.endswith("/")  # `is_dir` raises for an empty name in Python 3.11
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    # The upper four bits of a Unix mode, which are 0o12 for a symbolic link.
+    return member.external_attr >> 28 == 0o12
 
 
 def _check_compression(path: Path, archive: zipfile.ZipFile) -> None:
