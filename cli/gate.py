@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -134,8 +133,7 @@ def save(
     board = build_leaderboard(
         [run], metric="accuracy", across=[*IDENTITY], max_failures=max_failures, seed=seed
     )
-    with _writing(out):
-        write_entries(entries_of(board), out, force=force)
+    write_entries(entries_of(board), out, force=force)
     rows = sum(len(result.samples) for result in run.tasks.values())
     echo(
         f"{out}: {run.model} of {run.date}, {len(run.tasks)} tasks, {rows:,} rows; use it with "
@@ -158,14 +156,4 @@ def _minimum(options: Sequence[str]) -> Mapping[str, float]:
 
 def _write(path: Path | None, text: str) -> None:
     if path is not None:
-        with _writing(path):
-            write_text(path, text)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Report a folder that cannot be written to as the user's mistake."""
-    try:
-        yield
-    except OSError as error:
-        raise JudgeError(f"{path}: cannot be written: {error.strerror or error}") from None
+        write_text(path, text)

@@ -7,14 +7,16 @@ and checks of local files start quickly.
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mtrl_judge import __version__
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.exits import CLOSED_OUTPUT, exits_with_message
+from mtrl_judge.common.locks import locked_folder
 
 from .data import app as data
 from .gate import app as baseline
@@ -35,8 +37,20 @@ from .options import (
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
 
+
+class Commands(TyperGroup):
+    """All commands; where nobody reads the output any more, typer would exit with 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise typer.Exit(CLOSED_OUTPUT) from None
+
+
 app = typer.Typer(
     name="mtrl-judge",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,20 +68,9 @@ Style = Annotated[
 
 
 def main() -> None:
-    """Run the command line.
-
-    A user error ends in one message and exit code 2, as typer's own do. Exit code 1 means that the
-    command ran and the result is negative: an invalid YAML, a worse judge, a failed run.
-    """
-    try:
+    """Run the command line; see :mod:`mtrl_judge.common.exits` for what exit codes mean."""
+    with exits_with_message():
         app()
-    except JudgeError as error:
-        echo(str(error), err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def print_version(requested: bool) -> None:
@@ -265,9 +268,15 @@ def evaluate(
         return
     use_data_root(data_root)
     try:
-        runs = run_lmms_eval(
-            model, tasks, output_path=output_path, style=style, flags=context.args, resume=resume
-        )
+        with locked_folder(output_path):
+            runs = run_lmms_eval(
+                model,
+                tasks,
+                output_path=output_path,
+                style=style,
+                flags=context.args,
+                resume=resume,
+            )
     except (KeyboardInterrupt, SystemExit):
         typer.echo("stopped; run the same command with --resume to go on", err=True)
         raise

@@ -1,7 +1,8 @@
 """Writing files atomically, reading files of others, and reading and writing JSON.
 
 A file or folder is written under a temporary name beside its destination and renamed once it is
-complete: a process that is killed leaves the previous content, never half of the new one.
+complete and on the disk: a process that is killed, or a full disk, leaves the previous content,
+never half of the new one. One process at a time writes to a destination.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
+import secrets
 import shutil
 import stat
 import zlib
@@ -18,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, JudgeError
+from .locks import FOLDER_LOCK, locked_file
 from .surrogates import replace_surrogates
 
 
 def is_free(path: Path) -> bool:
-    """Whether nothing exists at a path, or only an empty folder."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    """Whether nothing exists at a path, or only a folder with nothing in it but a lock."""
+    if not path.is_dir():
+        return not path.exists()
+    return all(entry.name == FOLDER_LOCK for entry in path.iterdir())
 
 
 def refuse_existing(
@@ -60,17 +66,26 @@ def whole_file(path: Path, force: bool = True) -> Iterator[Path]:
         force: replace an existing file. Pass the user's ``--force`` where the user chose the path.
 
     Raises:
-        JudgeError: the file exists and ``force`` is false.
+        JudgeError: the file exists and ``force`` is false; there is something else than a file; or
+            it cannot be written.
     """
-    if path.exists() and not force:
-        raise JudgeError(f"{path}: already exists; choose another path or pass --force")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    target = path.resolve()  # a link stays one
+    with _errors_of_writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked_file(target):
+            if target.exists() and not target.is_file():  # a folder, or a device like /dev/null
+                raise JudgeError(f"{path}: exists and is not a file; choose another path")
+            if target.exists() and not force:
+                raise JudgeError(f"{path}: already exists; choose another path or pass --force")
+            remove_leftovers(target)
+            part = _temporary(target, "part")
+            try:
+                yield part
+                sync_to_disk(part)
+                part.replace(target)
+                sync_to_disk(target.parent)
+            finally:
+                part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -79,16 +94,32 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     An existing folder is removed, so callers first check that it may be: see
     :func:`refuse_existing`.
+
+    Raises:
+        JudgeError: there is something else than a folder, or it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    target = path.resolve()
+    with _errors_of_writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked_file(target):
+            if target.exists() and not target.is_dir():
+                raise JudgeError(f"{path}: exists and is not a folder; choose another path")
+            with temporary_folder(target) as part:
+                yield part
+                put_in_place(part, target)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; what is left of it when the block ends is removed.
+
+    For whoever holds the lock of ``path``, or of the folder around it.
+    """
+    remove_leftovers(path)
+    part = _temporary(path, "part")
     part.mkdir()
     try:
         yield part
-        if path.exists():
-            shutil.rmtree(path)
-        part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -111,6 +142,76 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise OSError(f"larger than the limit of {max_bytes:,} bytes")
     return data
+
+
+def put_in_place(part: Path, target: Path) -> None:
+    """Rename a complete folder, replacing the one that has the name.
+
+    For whoever holds the lock of ``target``, or of the folder around it.
+    """
+    for content in (*part.rglob("*"), part):
+        sync_to_disk(content)
+    aside = None
+    if target.exists():
+        # A folder with content cannot be replaced in one step. Until the second rename the old one
+        # is aside, from where remove_leftovers() brings it back.
+        aside = _temporary(target, "old")
+        target.rename(aside)
+    part.rename(target)
+    sync_to_disk(target.parent)
+    if aside is not None:
+        shutil.rmtree(aside)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed process has left beside a file or folder that it was writing.
+
+    For whoever holds the lock of ``path``, or of the folder around it: another process that writes
+    it is no longer there. A folder that was killed between its two renames is brought back.
+    """
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}\.(part|old)")
+    for left in sorted(path.parent.iterdir()):
+        if not (found := ours.fullmatch(left.name)):
+            continue
+        if found[1] == "old" and not path.exists():
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk.
+
+    Before a file is renamed: otherwise a crash of the machine may keep the new name and lose the
+    content.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path, kind: str) -> Path:
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{kind}")
+
+
+@contextmanager
+def _errors_of_writing(path: Path) -> Iterator[None]:
+    """Report that a path cannot be written as an error with one message."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads what the command prints has gone
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise JudgeError(
+            f"{path}: cannot be written: {error.strerror or error}{where}; what was there before "
+            "is unchanged"
+        ) from error
 
 
 def write_text(path: Path, text: str, force: bool = True) -> None:

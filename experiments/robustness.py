@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import is_free, write_json
+from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.harness_plugin.perturbations import (
     PERTURBATION_VARIABLE,
     applies,
@@ -82,7 +83,8 @@ def run_robustness(
 
     Raises:
         CommandError: lmms-eval fails.
-        JudgeError: an argument is invalid, or a run judged other rows than the unchanged one.
+        JudgeError: an argument is invalid, another process writes into the folder, or a run judged
+            other rows than the unchanged one.
     """
     names = check_perturbations(perturbations)
     root = data_root()
@@ -93,6 +95,11 @@ def run_robustness(
         "flags": list(flags),
         DATA_ROOT_VARIABLE: None if root is None else str(root.resolve()),
     }
+    with locked_folder(out):
+        return _run(names, tasks, out, settings)
+
+
+def _run(names: Sequence[str], tasks: str, out: Path, settings: Mapping[str, Any]) -> Robustness:
     _claim(out, settings)
     unchanged = _known_run(out / UNCHANGED)
     print(f"{UNCHANGED}: {'done' if unchanged else tasks}", flush=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.exits import exit_of_host
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.raw_split import Repeats
 from mtrl_judge.judge_tasks.request_failures import (
@@ -228,7 +229,7 @@ class JudgeHooks:
         try:
             loaded = load_calibration(self.task, data_root())
         except JudgeError as error:  # lmms-eval would print a traceback and exit 0
-            raise SystemExit(str(error)) from None
+            raise exit_of_host(str(error)) from None
         if loaded is None:
             self.calibration_rows = None
             return {"calibration": None}

@@ -34,6 +34,7 @@ from transformers import GenerationConfig
 
 from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.exits import exit_of_host
 from mtrl_judge.judge_tasks.spec import GENERATION_KEYS
 from mtrl_judge.models.base_judge import WINDOW, Answer, BaseJudge, Batch, Prompt
 from mtrl_judge.models.checkpoint import (
@@ -84,7 +85,7 @@ def _exit_on_error() -> Iterator[None]:
     try:
         yield
     except JudgeError as error:
-        raise SystemExit(str(error)) from None
+        raise exit_of_host(str(error)) from None
 
 
 class Work(NamedTuple):

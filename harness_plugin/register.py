@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.exits import exit_of_host
 from mtrl_judge.common.printable import printable
 from mtrl_judge.common.secrets import redact
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
@@ -151,7 +152,7 @@ def _prepare(manager: Any, names: Iterable[str]) -> None:
             faults.append(str(error))
     if faults:
         unique = dict.fromkeys(faults)  # a wrong environment variable affects every task
-        raise SystemExit("\n".join(["mtrl-judge: cannot run the selected tasks", *unique]))
+        raise exit_of_host("\n".join(["mtrl-judge: cannot run the selected tasks", *unique]))
 
 
 def _judge_paths(manager: Any, names: Iterable[str]) -> list[Path]:

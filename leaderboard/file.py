@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import json_text, read_json, write_text
 from mtrl_judge.common.hashing import digest
+from mtrl_judge.common.locks import locked_file
 from mtrl_judge.judge_tasks.fields import Frozen
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.metrics.bootstrap import Estimate
@@ -368,14 +369,15 @@ def add_entries(file: Path, new: Sequence[Entry]) -> None:
     Raises:
         JudgeError: an entry is in the file already, or the file is not a leaderboard file.
     """
-    old = read_file(file).entries if file.exists() else ()
-    known = {entry.key for entry in old}
-    for entry in new:
-        if entry.key in known:
-            raise JudgeError(
-                f"{file}: already has {entry.model} of {entry.date}; nothing was added"
-            )
-    write_entries([*old, *new], file, force=True)
+    with locked_file(file):
+        old = read_file(file).entries if file.exists() else ()
+        known = {entry.key for entry in old}
+        for entry in new:
+            if entry.key in known:
+                raise JudgeError(
+                    f"{file}: already has {entry.model} of {entry.date}; nothing was added"
+                )
+        write_entries([*old, *new], file, force=True)
 
 
 def merge_files(files: Sequence[Path], out: Path, *, base: Path | None, force: bool) -> int:

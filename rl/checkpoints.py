@@ -10,7 +10,6 @@ All of it is in one folder that every process sees; several machines need a shar
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import torch
 from peft import PeftModel
 from transformers.trainer_utils import rotate_checkpoints
 
-from mtrl_judge.common.files import whole_file, write_json
+from mtrl_judge.common.files import sync_to_disk, write_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .weights import BaseWeights, load_weights
@@ -90,22 +89,10 @@ def _write_manifest(folder: Path) -> None:
     """Write it after everything else is on the disk, or it might outlive the data in a crash."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        _fsync(path)
+        sync_to_disk(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    with whole_file(folder / MANIFEST) as part:
-        manifest = {"step": step_of(folder), "files": sizes}
-        part.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        _fsync(part)
-    _fsync(folder)
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_json(folder / MANIFEST, {"step": step_of(folder), "files": sizes})
+    sync_to_disk(folder.parent)
 
 
 class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no types

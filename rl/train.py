@@ -10,12 +10,15 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.exits import exits_with_message
+from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
@@ -36,11 +39,11 @@ WARM_UP = "warm_up"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; an error that the user can fix ends in one message and exit code 1."""
+    """Run the command; an error that the user can fix ends in one message and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mtrl_judge").setLevel(logging.INFO)
-    try:
+    with exits_with_message(quiet=os.environ.get("RANK", "0") != "0"):
         method = next((m for m in METHODS if words[:1] == [m]), None)
         if method is None:
             word = words[0] if words else ""
@@ -55,8 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(dry_run(settings))
             return
         train(settings)
-    except JudgeError as error:
-        sys.exit(str(error) if os.environ.get("RANK", "0") == "0" else 1)
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
@@ -71,8 +72,18 @@ def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
         checks_leaks: compare the training data with evaluation data first.
 
     Raises:
-        JudgeError: a mistake in settings, data or model, or the run's folder is not free.
+        JudgeError: a mistake in settings, data or model, or the run's folder is not free, or
+            another process trains in it.
     """
+    from accelerate import PartialState
+
+    folder = Path(str(settings.trainer.output_dir))
+    _check(settings)
+    with locked_folder(folder) if PartialState().is_main_process else nullcontext():
+        return _train(settings, folder, checks_leaks=checks_leaks)
+
+
+def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     from accelerate import PartialState
     from transformers.utils import logging
 
@@ -82,9 +93,7 @@ def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
 
     logging.disable_progress_bar()  # of weights being loaded and saved; the training's bar stays
     tasks, root = settings.tasks, settings.data_root
-    folder = Path(str(settings.trainer.output_dir))
     process = PartialState()
-    _check(settings)
     with process.main_process_first():
         loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}

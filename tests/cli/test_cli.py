@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
-from support.commands import call
+from support.commands import call, held_elsewhere
 from support.images import image_cell
+from support.results import judged_rows, write_results
+from support.shared import sample_corpus
 from support.tasks import write_split, write_yaml
 
 import mtrl_judge
 from mtrl_judge.cli.main import main
+from mtrl_judge.demo import pretrain
 from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 
@@ -259,9 +263,7 @@ def test_train_lists_recipes_and_passes_its_arguments_on(
 def test_a_mistake_in_train_is_one_message(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["mtrl-judge", "train", "grppo"])
-    with pytest.raises(SystemExit, match="did you mean 'grpo'"):
-        main()
+    assert "did you mean 'grpo'" in fails(capsys, monkeypatch, "train", "grppo")
 
 
 def test_experiment_lists_its_steps(tmp_path: Path) -> None:
@@ -298,3 +300,82 @@ def test_a_missing_column_stops_a_preview(
     write_split(tmp_path, "mine", "test", columns)
     error = fails(capsys, monkeypatch, "preview", yaml, "--data-root", tmp_path)
     assert "no column 'text' in the data; did you mean 'txt'?" in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "sample", "--data-root"],
+        ["eval", "--output-path"],
+        ["robustness", "--perturbations", "swap", "--output-path"],
+        ["demo", "--out"],
+        ["experiment", "--recipe", "tiny_cpu", "--out"],
+    ],
+    ids=lambda words: " ".join(words[:-1]),
+)
+def test_a_folder_that_another_process_writes_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    folder = tmp_path / "seed-0" if words[0] == "demo" else tmp_path
+    with held_elsewhere(folder) as other:
+        message = fails(capsys, monkeypatch, *words, tmp_path)
+    assert f"{folder}: in use by process {other.pid} on " in message
+
+
+UNWRITABLE = [
+    ["new", "mine", "--out", "{there}.yaml"],
+    ["preview", "mtrl_judge_agin_nat", "--data-root", "{data}", "--out", "{there}"],
+    ["score", "{rows}", "--task", "mtrl_judge_seetrue", "--out", "{there}"],
+    ["data", "sample", "--data-root", "{there}"],
+    ["data", "prepare", "mtrl_judge_agin_nat", "--from", "{data}", "--data-root", "{there}"],
+    ["leaderboard", "{results}", "--out", "{there}"],
+    ["leaderboard", "{results}", "--plots", "{there}"],
+    ["leaderboard", "add", "{there}", "{results}"],
+    ["leaderboard", "merge", "{board}", "--out", "{there}"],
+    ["baseline", "save", "{results}", "--out", "{there}"],
+    ["gate", "{results}", "--baseline", "{results}", "--summary", "{there}"],
+    ["eval", "--output-path", "{there}"],
+    ["robustness", "--perturbations", "swap", "--output-path", "{there}"],
+    ["experiment", "--recipe", "tiny_cpu", "--out", "{there}"],
+    ["demo", "--out", "{there}"],
+    ["tiny", "--data-root", "{data}", "--out", "{there}"],
+]
+
+
+@pytest.mark.parametrize("words", UNWRITABLE, ids=lambda words: " ".join(words[:2]))
+def test_a_place_that_cannot_be_written_is_one_message(
+    tmp_path: Path,
+    base: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    """A path in a file: not even root can write there, as it can into a read-only folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrain, "build_tokenizer", lambda _: pytest.fail("checked too late"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"item_id": "a", "label": "Yes", "text": "Yes"}\n', encoding="utf-8")
+    results = write_results(tmp_path / "results", {"mtrl_judge_a": judged_rows(20, 0.8, 0)})
+    board = tmp_path / "board.json"
+    assert call("leaderboard", "add", board, results, "--resamples", 100).exit_code == 0
+    places = {"there": rows / "x", "data": sample_corpus(base), "rows": rows, "results": results}
+    before = set(tmp_path.rglob("*"))
+    message = fails(capsys, monkeypatch, *(word.format(**places, board=board) for word in words))
+    assert str(rows) in message
+    assert "\n" not in message.strip()  # there may be the end of progress bars before it
+    assert before == set(tmp_path.rglob("*"))
+
+
+def test_a_closed_output_ends_quietly_and_a_full_one_with_a_message() -> None:
+    command = [sys.executable, "-m", "mtrl_judge", "tasks", "--json"]
+    with Path("/dev/full").open("w") as output:
+        full = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False)
+    assert (full.returncode, full.stderr) == (2, b"No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (closed.returncode, closed.stderr) == (141, b"")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import resource
+import signal
+from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -49,6 +54,65 @@ def test_an_error_leaves_the_previous_content(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.json", "folder", "old"]
     with pytest.raises(JudgeError, match="already exists; choose another path or pass --force"):
         write_json(file, {}, force=False)
+
+
+def killed_at_rename(number: int, folder: Path) -> int:
+    """Replace a folder's content in a process that is killed at its nth rename; its exit status."""
+    child = os.fork()
+    if child == 0:
+        renames, rename = count(), Path.rename
+
+        def killing(source: Path, target: Path) -> Path:
+            if next(renames) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(source, target)
+
+        with patch.object(Path, "rename", killing), whole_folder(folder) as part:
+            (part / "new").touch()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_folder_is_old_or_new_wherever_its_replacement_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    with whole_folder(folder) as part:
+        (part / "old").touch()
+    for number in (0, 1):
+        assert killed_at_rename(number, folder) == -signal.SIGKILL
+        # The second is between the two renames, when only the next process brings it back.
+        assert folder.exists() == (number == 0)
+        with pytest.raises(RuntimeError), whole_folder(folder):
+            raise RuntimeError
+        assert [path.name for path in tmp_path.rglob("*")] == ["a", "old"]
+    assert killed_at_rename(2, folder) == 0
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "new"]
+
+
+def test_a_full_disk_leaves_the_previous_content(tmp_path: Path) -> None:
+    """As far as a limit on the size of files is one; both are an OSError of write()."""
+    file, limits = tmp_path / "a.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_json(file, {"a": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(JudgeError, match=r"a.json: cannot be written: .*is unchanged"):
+            write_json(file, {"a": "x" * 100_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_json(file) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_links_stay_and_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    file, link = tmp_path / "a.json", tmp_path / "link.json"
+    write_json(file, {"a": 1})
+    link.symlink_to(file.name)
+    write_json(link, {"a": 2})
+    assert (link.is_symlink(), read_json(file)) == (True, {"a": 2})
+    for path in (tmp_path, Path(os.devnull)):
+        with pytest.raises(JudgeError, match="exists and is not a file"):
+            write_json(path, {})
+    with pytest.raises(JudgeError, match="exists and is not a folder"), whole_folder(file):
+        pass
 
 
 def test_existing_output_is_refused_unless_it_may_be_replaced(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from support.replicas import (
     unsafebench,
 )
 
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.data import raw_files, shards
 from mtrl_judge.data.prepare import PreparedTask, PrepareOptions, prepare
 from mtrl_judge.judge_tasks.loading import find_task, find_tasks
@@ -250,6 +250,41 @@ def test_a_killed_run_is_resumed_with_the_same_result(
         file: path.read_bytes() for file, path in files_of(tmp_path / "other" / name)
     }
     assert [path.name for path in root.iterdir()] == [name]
+
+
+def test_two_processes_do_not_write_one_data_root(tmp_path: Path) -> None:
+    source, root, name = tmp_path / "raw", tmp_path / "root", "mtrl_judge_unsafebench"
+    unsafebench(source, N)
+    refused: list[str] = []
+
+    def prepare_meanwhile(_: str, done: int, __: int) -> None:
+        if done and not refused:
+            other = command(name, "--any-count", "--from", source, "--root", root)
+            assert other.returncode == 2
+            refused.append(other.stderr)
+
+    options = PrepareOptions(source=source, any_count=True)
+    (outcome,) = prepare(find_tasks([name]), root, options, prepare_meanwhile)
+    assert f"{root}: in use by process {os.getpid()} on " in refused[0]
+    assert sum(outcome.card["splits"].values()) == 2 * N
+    assert [path.name for path in root.iterdir()] == [name]
+
+
+def test_a_shard_that_is_lost_before_the_end_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, root, name = tmp_path / "raw", tmp_path / "root", "mtrl_judge_unsafebench"
+    unsafebench(source, N)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 32)
+
+    def lose(_: str, done: int, total: int) -> None:
+        if done == total:
+            (root / f".{name}.work" / "train-00001.parquet").unlink(missing_ok=True)
+
+    options = PrepareOptions(source=source, any_count=True)
+    with pytest.raises(DataError, match=r"unsafebench: train: \d+ of 120 rows were written"):
+        list(prepare(find_tasks([name]), root, options, lose))
+    assert is_empty(root)
 
 
 def test_a_killed_run_of_other_files_starts_over(

@@ -11,8 +11,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from support import replicas
 
 from mtrl_judge.common.errors import DataError, JudgeError
+from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.demo import corpus as sample
 from mtrl_judge.demo import drawing
 from mtrl_judge.demo.corpus import SMALL, Sizes, sample_tasks, write_sample
@@ -20,7 +22,7 @@ from mtrl_judge.demo.curriculum import load_curriculum
 from mtrl_judge.demo.drawing import THINGS, Scene, near_misses, pair_scenes, split_of
 from mtrl_judge.experiments import demo, pipeline
 from mtrl_judge.judge_tasks import loading
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.sources import find_source, load_rows
 from mtrl_judge.judge_tasks.spec import SPLITS, SplitName
 
@@ -172,11 +174,32 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match="--force"):
         write_sample(tmp_path / "data", sizes=TINY)
     assert write_sample(tmp_path / "data", seed=1, sizes=TINY, force=True)["seed"] == 1
-    (tmp_path / "data" / "notes.txt").write_text("mine")
-    with pytest.raises(JudgeError, match="did not write"):
-        write_sample(tmp_path / "data", sizes=TINY, force=True)
-    assert (tmp_path / "data" / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_sample_replaces_only_what_a_sample_wrote(tmp_path: Path) -> None:
+    """Both `data sample` and `data prepare` write into mtrl-data by default."""
+    root, real = tmp_path / "data", "mtrl_judge_seetrue"
+    mine = root / "mtrl_judge_mine" / "test.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    write_sample(root, sizes=TINY)
+    # A real dataset takes the place of the sample; one that the user put there has no card.
+    replicas.seetrue(tmp_path / "raw", 24)
+    options = PrepareOptions(tmp_path / "raw", any_count=True, force=True)
+    list(prepare([find_task(real)], root, options, lambda *_: None))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    for force in (False, True):
+        with pytest.raises(JudgeError, match=rf"{real}: contains files that this command did not"):
+            write_sample(root, seed=1, sizes=TINY, force=force)
+    assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    shutil.move(root / real, tmp_path / "real")
+    (root / "mtrl_judge_unsafebench" / "notes.txt").write_text("mine")
+    with pytest.raises(JudgeError, match="mtrl_judge_unsafebench: contains files"):
+        write_sample(root, seed=1, sizes=TINY, force=True)
+    (root / "mtrl_judge_unsafebench" / "notes.txt").unlink()
+    assert write_sample(root, seed=1, sizes=TINY, force=True)["seed"] == 1
+    assert mine.read_text() == "mine"
 
 
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

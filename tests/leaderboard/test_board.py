@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from typer.testing import Result
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
-from mtrl_judge.leaderboard.file import json_schema, read_file
+from mtrl_judge.leaderboard.file import Entry, add_entries, entries_of, json_schema, read_file
 from mtrl_judge.leaderboard.reading import load_runs
 from mtrl_judge.leaderboard.tables import plain_text
 from mtrl_judge.leaderboard.view import mean_table, pair_table, score_table
@@ -490,6 +491,33 @@ def test_the_file_grows_refuses_duplicates_and_gives_the_same_table(
     from_runs = build_leaderboard(load_runs([results / "good", results / "poor"]), resamples=FEW)
     for table in (score_table, mean_table, pair_table):
         assert table(from_file) == table(from_runs)
+
+
+def add_at_once(file: Path, entry: Entry, number: int, start: Any) -> None:
+    start.wait()
+    add_entries(file, [entry.model_copy(update={"model": f"judge {number}"})])
+
+
+def test_nothing_is_lost_if_several_processes_add_at_once(tmp_path: Path, results: Path) -> None:
+    board = build_leaderboard(load_runs([results / "good"]), resamples=100)
+    (entry,) = entries_of(board)
+    processes = get_context("fork")
+    for round_number in range(3):
+        file, start = tmp_path / f"{round_number}.json", processes.Barrier(8)
+
+        adding = [
+            processes.Process(target=add_at_once, args=(file, entry, number, start))
+            for number in range(8)
+        ]
+        for process in adding:
+            process.start()
+        for process in adding:
+            process.join()
+        assert [process.exitcode for process in adding] == [0] * 8
+        models = [entry.model for entry in read_file(file).entries]
+        assert models == [f"judge {number}" for number in range(8)]
+    assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["0.json", "1.json", "2.json"]
+    assert not [*tmp_path.glob(".*")]
 
 
 def test_without_rows_estimates_stay_and_nothing_is_tested(tmp_path: Path, results: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from support.commands import python_module
+from support.commands import held_elsewhere, python_module
 from support.images import image_cell
 from support.tasks import write_split, write_yaml
 from support.tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
@@ -383,10 +385,11 @@ def test_a_run_that_crashed_resumes_exactly(
 
 def message_of(words: list[str]) -> str:
     """The one message that a mistake ends in."""
-    with pytest.raises(SystemExit) as stopped:
+    printed = io.StringIO()
+    with redirect_stderr(printed), pytest.raises(SystemExit) as stopped:
         train.main(words)
-    assert isinstance(stopped.value.code, str)
-    return stopped.value.code
+    assert stopped.value.code == 2
+    return printed.getvalue()
 
 
 def test_a_finished_or_different_run_is_not_resumed(
@@ -406,6 +409,14 @@ def test_a_finished_or_different_run_is_not_resumed(
     train.main(words)
     assert "finished at step 1" in message_of([*words, "--resume"])
     assert "finished at step 1" in message_of(words)
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(base: Path, tmp_path: Path) -> None:
+    words = command("grpo", grpo(base, tmp_path, guessing_judge(base), "red", **ONE_STEP))
+    with held_elsewhere(tmp_path) as other:
+        assert f"{tmp_path}: in use by process {other.pid} on " in message_of(words)
+    train.main(words)
+    assert not [*tmp_path.rglob("*.lock")]
 
 
 LORA = {"use_peft": True}

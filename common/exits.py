@@ -1,0 +1,78 @@
+"""How every command ends: with one message for what the user can fix, and an exit code.
+
+0: done. 1: the command ran and the result is negative (an invalid YAML, a worse judge, a failed
+run). 2: a mistake of the user, or of the machine, such as a full disk. 128 + n: ended by signal n,
+as shells report it (POSIX.1-2017, Shell Command Language, 2.8.2).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from .errors import JudgeError, first_line
+from .printable import printable
+from .secrets import redact
+
+CLOSED_OUTPUT = 128 + signal.SIGPIPE
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+@contextmanager
+def exits_with_message(*, quiet: bool = False) -> Iterator[None]:
+    """End the process with one message on standard error where the block raises what users can fix.
+
+    Args:
+        quiet: without the message, for all but one of several processes.
+    """
+    try:
+        try:
+            yield
+        finally:
+            # Here and not when Python ends, which would print a traceback that nobody can catch.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except JudgeError as error:
+        _exit(error.exit_code, "" if quiet else str(error))
+    except BrokenPipeError:
+        _exit(CLOSED_OUTPUT)
+    except KeyboardInterrupt:
+        _exit(_INTERRUPTED)
+    except (OSError, MemoryError, RecursionError) as error:
+        _exit(JudgeError.exit_code, "" if quiet else _message(error))
+
+
+def _message(error: OSError | MemoryError | RecursionError) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory: {first_line(error)}"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or first_line(error)}"
+
+
+def _exit(code: int, message: str = "") -> None:
+    if message:
+        with suppress(OSError):  # nobody reads it
+            print(printable(redact(message)), file=sys.stderr, flush=True)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # Python would try again as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def exit_of_host(message: str) -> SystemExit:
+    """For code that another program runs: prints the message; raise what it returns.
+
+    The host may catch every ``Exception``, and go on.
+    """
+    message = printable(redact(message))
+    print(message, file=sys.stderr, flush=True)
+    error = SystemExit(message)
+    error.code = JudgeError.exit_code
+    return error
