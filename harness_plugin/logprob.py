@@ -8,26 +8,30 @@ of answers read it: a line of JSON with the probabilities, in the order of the t
 followed by the reasoning, if any, and the verdict::
 
     {"probabilities": [0.83, 0.17], "verdict_mass": 0.99, "temperature": 1.4, "bias": [0.0, 0.0],
-     "calibrated": true, "uncalibrated_reason": null}
+     "calibrated": true, "uncalibrated_reason": null, "upper_bounds": [false, false]}
     <answer>Yes</answer>
 
-It is one line; it is broken here only for display.
+It is one line; it is broken here only for display. If all probabilities are upper bounds, nothing
+is known of the verdict, and the answer has none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.common.markup import ANSWER_TAGS, JUDGE_TAGS, neutralize
 from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.request_failures import request_failure
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
@@ -64,6 +68,9 @@ class Judgment(NamedTuple):
     """Whether the calibration was fitted; otherwise the temperature is 1 and every bias 0."""
     uncalibrated_reason: str | None
     """Why it was not; None if it was."""
+    upper_bounds: tuple[bool, ...]
+    """Whether a verdict's probability before calibration is only known to be at most what was used:
+    a server names few tokens."""
 
     @property
     def tied(self) -> bool:
@@ -79,10 +86,11 @@ class Fitted(NamedTuple):
     """Why it changes nothing instead of being fitted; None if it was fitted."""
 
 
-def format_answer(verdict: str, judgment: Judgment, reasoning: str | None = None) -> str:
-    """The backend's answer: the probabilities, the reasoning and the most probable verdict."""
+def format_answer(verdict: str | None, judgment: Judgment, reasoning: str | None = None) -> str:
+    """The backend's answer: the probabilities, the reasoning and the most probable verdict, if any
+    is known to be that."""
     # Unless neutralized, the parser would read a tag within a verdict or the reasoning.
-    safe = neutralize(verdict, ANSWER_TAGS)
+    safe = neutralize(verdict or "", ANSWER_TAGS)
     thought = "" if reasoning is None else f"<think>{neutralize(reasoning, ANSWER_TAGS)}</think>"
     return f"{json.dumps(judgment._asdict())}\n{thought}<answer>{safe}</answer>"
 
@@ -97,7 +105,7 @@ def parse_answer(text: str, verdicts: Sequence[str]) -> dict[str, Any]:
         judgment = Judgment(**json.loads(text.partition("\n")[0]))
         by_verdict = {
             field: dict(zip(verdicts, getattr(judgment, field), strict=True))
-            for field in ("probabilities", "bias")
+            for field in ("probabilities", "bias", "upper_bounds")
         }
         return {**judgment._asdict(), **by_verdict, "tied": judgment.tied}
     except (AttributeError, TypeError, ValueError, RecursionError):
@@ -144,9 +152,12 @@ class Scored(NamedTuple):
     """The verdicts' log-probabilities after B prompts."""
 
     logps_B_V: Floats
+    upper_bounds_B_V: NDArray[np.bool_]
     input_tokens_B: Sequence[int]
     reasoning_B: Sequence[Answer] | None
     """What was generated first, in the reasoned style."""
+    failures_B: Sequence[str | None]
+    """The text in place of an answer whose request failed; None for all others."""
 
 
 class LogprobScorer:
@@ -181,7 +192,10 @@ class LogprobScorer:
         self._generation = {**generation, "until": (OPEN_ANSWER,)}
         self._answers = self._ties = 0
         uncalibrated = Calibration.identity(len(verdicts))
-        uniform = Judgment((1 / len(verdicts),) * len(verdicts), 1.0, *uncalibrated, False, "")
+        unbounded = (False,) * len(verdicts)
+        uniform = Judgment(
+            (1 / len(verdicts),) * len(verdicts), 1.0, *uncalibrated, False, "", unbounded
+        )
         for verdict in verdicts:
             if task.kind.read(format_answer(verdict, uniform), verdicts).value != verdict:
                 raise JudgeError(
@@ -200,16 +214,26 @@ class LogprobScorer:
         mass_B = np.exp(scored.logps_B_V).sum(axis=1).tolist()
         answers = []
         for row, best in enumerate(calibration.verdicts(scored.logps_B_V)):
+            failure = scored.failures_B[row]
+            if failure is not None:
+                answers.append(Answer(failure, 0, 0))
+                continue
             reasoning, generated = None, 0
             if scored.reasoning_B is not None:
                 thought = scored.reasoning_B[row]
                 reasoning, generated = _without_tags(thought.text), thought.output_tokens
             judgment = Judgment(
-                tuple(probabilities_B_V[row]), mass_B[row], *calibration, reason is None, reason
+                tuple(probabilities_B_V[row]),
+                mass_B[row],
+                *calibration,
+                reason is None,
+                reason,
+                tuple(scored.upper_bounds_B_V[row].tolist()),
             )
+            known = not all(judgment.upper_bounds)
             self._answers += 1
-            self._ties += judgment.tied
-            text = format_answer(self._verdicts[best], judgment, reasoning)
+            self._ties += judgment.tied and known
+            text = format_answer(self._verdicts[best] if known else None, judgment, reasoning)
             answers.append(Answer(text, scored.input_tokens_B[row], generated))
         return answers
 
@@ -242,29 +266,38 @@ class LogprobScorer:
 
         rows, verdicts = self._rows, self._task.judge.verdicts
         uncalibrated = Calibration.identity(len(verdicts))
-        if rows is None or len(rows) < MIN_CALIBRATION_ROWS:
-            found = "no" if not rows else str(len(rows))
-            expected = f"at least {MIN_CALIBRATION_ROWS} are needed"
-            return Fitted(uncalibrated, f"{found} labeled validation rows; {expected}")
-        labels_N = [verdicts.index(label) for label in rows.with_format(None)["label"]]
-        rarest = min(range(len(verdicts)), key=labels_N.count)
-        if self._method == "bias" and labels_N.count(rarest) < MIN_ROWS_OF_CLASS:
-            found = f"{labels_N.count(rarest)} validation rows are labeled {verdicts[rarest]!r}"
-            expected = f"a bias needs at least {MIN_ROWS_OF_CLASS} of each verdict"
-            return Fitted(uncalibrated, f"{found}; {expected}")
+        labels_N = [] if rows is None else rows.with_format(None)["label"]
+        reason = self._too_few(labels_N)
+        if rows is None or reason is not None:
+            return Fitted(uncalibrated, reason)
         prompts = (
             self._judge.prompt(render_messages(row, self._style), row.images)
             for row in map(JudgeRow.from_doc, rows)
         )
         logps_N_V = np.empty((len(labels_N), len(verdicts)))
+        failed: dict[int, str] = {}
         for batch in self._judge.batches(prompts, self._batch_size):
-            logps_N_V[list(batch.indices)] = self._score(batch, verdicts).logps_B_V
-        fitted = fit_calibration(logps_N_V, labels_N, self._method)
-        bound = bound_reached(logps_N_V, labels_N, fitted, self._method)
+            scored = self._score(batch, verdicts)
+            logps_N_V[list(batch.indices)] = scored.logps_B_V
+            answered = zip(batch.indices, scored.failures_B, strict=True)
+            failed |= {index: failure for index, failure in answered if failure is not None}
+        if failed:
+            logger.warning(
+                f"{self._task.task}: calibrated without {len(failed)} of {len(labels_N)} rows, "
+                f"whose requests failed: {next(iter(failed.values()))}"
+            )
+            kept = [row for row in range(len(labels_N)) if row not in failed]
+            logps_N_V, labels_N = logps_N_V[kept], [labels_N[row] for row in kept]
+            reason = self._too_few(labels_N)
+            if reason is not None:
+                return Fitted(uncalibrated, reason)
+        indices_N = [verdicts.index(label) for label in labels_N]
+        fitted = fit_calibration(logps_N_V, indices_N, self._method)
+        bound = bound_reached(logps_N_V, indices_N, fitted, self._method)
         if bound is not None:
             return Fitted(
                 uncalibrated,
-                f"{len(rows)} validation rows fit best at the temperature's bound, {bound:g}",
+                f"{len(labels_N)} validation rows fit best at the temperature's bound, {bound:g}",
             )
         bias = ""
         if self._method == "bias":
@@ -272,20 +305,54 @@ class LogprobScorer:
             bias = f", bias {', '.join(f'{verdict} {value:+.3f}' for verdict, value in named)}"
         logger.info(
             f"{self._task.task}: temperature {fitted.temperature:.3f}{bias}, fitted to "
-            f"{len(rows)} validation rows"
+            f"{len(labels_N)} validation rows"
         )
         return Fitted(fitted, None)
 
+    def _too_few(self, labels_N: Sequence[str]) -> str | None:
+        """Why rows with these labels do not determine the calibration; None if they may."""
+        if len(labels_N) < MIN_CALIBRATION_ROWS:
+            expected = f"at least {MIN_CALIBRATION_ROWS} are needed"
+            return f"{len(labels_N) or 'no'} labeled validation rows; {expected}"
+        rarest = min(self._task.judge.verdicts, key=list(labels_N).count)
+        found = list(labels_N).count(rarest)
+        if self._method == "bias" and found < MIN_ROWS_OF_CLASS:
+            expected = f"a bias needs at least {MIN_ROWS_OF_CLASS} of each verdict"
+            return f"{found} validation rows are labeled {rarest!r}; {expected}"
+        return None
+
     def _score(self, batch: Batch, verdicts: Sequence[str]) -> Scored:
-        reasoning_B: list[Answer] | None = None
-        if self._style == "reasoned":
-            reasoning_B = self._judge.generate(batch, **self._generation)
-            batch = self._judge.continued(batch, [_opened(answer.text) for answer in reasoning_B])
-        end = None if reasoning_B is None else CLOSED_ANSWER
-        logps_B_V, tokens_B = self._judge.verdict_logps(batch, verdicts, end)
-        if reasoning_B is not None:
-            tokens_B = [answer.input_tokens for answer in reasoning_B]
-        return Scored(logps_B_V.double().numpy(), tokens_B, reasoning_B)
+        if self._style != "reasoned":
+            return self._scored(batch, verdicts, None)
+        reasoning_B = self._judge.generate(batch, **self._generation)
+        failures_B = [
+            answer.text if request_failure(answer.text) else None for answer in reasoning_B
+        ]
+        kept = [row for row, failure in enumerate(failures_B) if failure is None]
+        logps_B_V = np.zeros((len(reasoning_B), len(verdicts)))
+        upper_bounds_B_V = np.zeros(logps_B_V.shape, dtype=bool)
+        if kept:
+            begun = replace(
+                batch,
+                indices=[batch.indices[row] for row in kept],
+                prompts=[batch.prompts[row] for row in kept],
+            )
+            begun = self._judge.continued(begun, [_opened(reasoning_B[row].text) for row in kept])
+            scored = self._scored(begun, verdicts, CLOSED_ANSWER)
+            logps_B_V[kept], upper_bounds_B_V[kept] = scored.logps_B_V, scored.upper_bounds_B_V
+            for row, failure in zip(kept, scored.failures_B, strict=True):
+                failures_B[row] = failure
+        tokens_B = [answer.input_tokens for answer in reasoning_B]
+        return Scored(logps_B_V, upper_bounds_B_V, tokens_B, reasoning_B, failures_B)
+
+    def _scored(self, batch: Batch, verdicts: Sequence[str], end: str | None) -> Scored:
+        found = self._judge.verdict_logps(batch, verdicts, end)
+        logps_B_V = found.logps_B_V.double().numpy()
+        bounds_B_V = np.zeros(logps_B_V.shape, dtype=bool)
+        if found.upper_bounds_B_V is not None:
+            bounds_B_V = found.upper_bounds_B_V.numpy()
+        failures_B = found.failures_B or [None] * len(logps_B_V)
+        return Scored(logps_B_V, bounds_B_V, found.input_tokens_B, None, failures_B)
 
 
 def _opened(reasoning: str) -> str:

@@ -3,6 +3,7 @@
 `lmms-eval --model mtrl_judge --model_args pretrained=PATH --tasks mtrl_judge_*`
 
 The model runs on transformers or, with `engine=vllm`, on vLLM; prompts and answers are the same.
+With `engine=openai`, a server with an OpenAI-compatible API runs it.
 Requests of all tasks are batched together by length and answered greedily unless a task asks for
 sampling. Answers are returned whole, reasoning included, because the task's scorer reads it. With
 `scoring=logprob` the verdict is not generated: the answer is the most probable one, right after a
@@ -46,6 +47,7 @@ from mtrl_judge.models.checkpoint import (
     read_checkpoint_card,
 )
 from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.openai_judge import OpenAIJudge
 from mtrl_judge.models.vllm_judge import VLLMJudge, require_vllm
 
 from .hooks import hooks_behind
@@ -60,7 +62,7 @@ from .prompt_style import (
 )
 
 DEFAULT_MAX_NEW_TOKENS = 1024
-ENGINES = ("transformers", "vllm")
+ENGINES = ("transformers", "vllm", "openai")
 # Arguments that only one engine takes; they are passed on under their own names.
 OPTIONS = {
     "transformers": ("attn_implementation", "device", "device_map"),
@@ -71,7 +73,9 @@ OPTIONS = {
         "max_num_seqs",
         "enforce_eager",
     ),
+    "openai": ("base_url",),
 }
+_BATCHES_AT_ONCE = 8  # of a server, which is idle while the last requests of so many are answered
 
 T = TypeVar("T")
 
@@ -102,7 +106,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     Every argument is a `--model_args` key; a wrong one is a SystemExit with a message.
 
     Args:
-        engine: transformers or vllm.
+        engine: transformers, vllm or openai.
         dtype: by default ("auto") bfloat16 on a GPU and float32 on a CPU.
         min_pixels: lower bound of width × height of each image as the model sees it.
         max_pixels: upper bound, likewise; by default the checkpoint's own, at most 12.8 megapixels.
@@ -137,6 +141,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         max_model_len: int | None = None,
         max_num_seqs: int | None = None,
         enforce_eager: bool | int | str | None = None,
+        base_url: str | None = None,
         max_batch_size: int | None = None,
         **unknown: object,
     ) -> None:
@@ -164,6 +169,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             enforce_eager=None
             if enforce_eager is None
             else boolean("enforce_eager", enforce_eager),
+            base_url=base_url,
         )
         device = options.pop("device", None)
         if engine == "vllm":
@@ -186,6 +192,11 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                     "engine=vllm: not supported with several processes; start one, and give "
                     "tensor_parallel_size the number of GPUs"
                 )
+            if engine == "openai":
+                raise JudgeError(
+                    "engine=openai: not supported with several processes; start one, and set "
+                    "batch_size to the number of requests at a time"
+                )
             if "device_map" in options:
                 raise JudgeError("device_map: not supported with several processes; leave it out")
             # Even where `device` is given: lmms-eval gathers results on accelerate's device.
@@ -193,14 +204,32 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         else:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
+        limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        self.judge: BaseJudge
+        if engine == "openai":
+            local = {"revision": revision, "trust_remote_code": trust_remote_code or None}
+            local["dtype"] = None if dtype == "auto" else dtype
+            for name, value in local.items():
+                if value is not None:
+                    raise JudgeError(f"{name}: not with engine=openai, whose server decides it")
+            self.device = torch.device("cpu")
+            self._prompts_at_once = min(WINDOW, _BATCHES_AT_ONCE * self.batch_size)
+            self.judge = OpenAIJudge(
+                pretrained,
+                base_url=base_url,
+                concurrency=self.batch_size,
+                seed=torch.initial_seed() % 2**32,  # lmms-eval's --seed
+                **limits,
+                system_prompt=system_prompt,
+            )
+            self._announce(engine, style=None, system_prompt=system_prompt, weights=None)
+            return
         card = read_checkpoint_card(pretrained)
         source: dict[str, Any] = {"revision": revision}
         source["trust_remote_code"] = boolean("trust_remote_code", trust_remote_code)
         check_config(pretrained, **source)
         processor = load_processor(pretrained, **source)
-        limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         torch_dtype = _torch_dtype(dtype, self.device)
-        self.judge: BaseJudge
         if engine == "vllm":
             self._prompts_at_once = WINDOW
             self.judge = VLLMJudge(
@@ -222,14 +251,23 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             self.judge = Judge(self.model, processor, **limits, system_prompt=system_prompt)
             # A checkpoint's own sampling settings would make greedy decoding warn, or sample.
             self.model.generation_config = GenerationConfig()
+        weights = model_revision(pretrained, revision)
+        self._announce(
+            engine, style=card.get("style"), system_prompt=system_prompt, weights=weights
+        )
+
+    def _announce(
+        self, engine: str, *, style: str | None, system_prompt: str | None, weights: str | None
+    ) -> None:
+        """Pass on what is known of the model to where the prompts are built."""
         set_backend(
             Backend(
                 engine,
                 self._scoring,
-                card.get("style"),
+                style,
                 self.judge.min_and_max_pixels,
                 system_prompt or "",
-                model_revision(pretrained, revision),
+                weights,
                 self._generation_settings,
                 self._calibration,
             )

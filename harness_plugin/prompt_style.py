@@ -24,12 +24,12 @@ class Backend(NamedTuple):
     scoring: Scoring
     style: str | None
     """The prompt style that the checkpoint was trained with, if its card names one."""
-    pixels: tuple[int | None, int | None]
+    pixels: tuple[int | str | None, int | None]
     """The bounds on width × height of each image as the model sees it."""
     system_prompt: str
     """Empty if there is none."""
     revision: str | None
-    """What identifies the weights."""
+    """What identifies the weights; None behind a server."""
     generation_settings: Callable[[Mapping[str, Any]], dict[str, Any]]
     """What a task's ``generation_kwargs`` become."""
     calibration: Method = "temperature"

@@ -1,11 +1,12 @@
 """What judges on every engine share: conversations to prompts, prompts to batches, tokens to text.
 
-An engine computes what a model answers: :class:`.judge.Judge` with transformers and
-:class:`.vllm_judge.VLLMJudge` with vLLM.
+An engine computes what a model answers: :class:`.judge.Judge` with transformers,
+:class:`.vllm_judge.VLLMJudge` with vLLM and :class:`.openai_judge.OpenAIJudge` by a server.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,65 +68,24 @@ class VerdictLogps(NamedTuple):
 
     logps_B_V: torch.Tensor  # in float32
     input_tokens_B: Sequence[int]
+    upper_bounds_B_V: torch.Tensor | None = None
+    """Where a verdict is only known to be at most that probable; None is nowhere."""
+    failures_B: Sequence[str | None] | None = None
+    """Instead of an answer, the text about a request that failed; None is no failure."""
 
 
 class BaseJudge(ABC):
-    """A judge without its model.
+    """A judge on any engine."""
 
-    Args:
-        processor: the model's processor, with a chat template; it is not modified.
-        eos_token_id: end tokens that the checkpoint names besides its tokenizer's.
-        min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: upper bound; it wins over `min_pixels`. By default the processor's own, but at
-            most DEFAULT_MAX_PIXELS.
-        system_prompt: prepended to every conversation.
-
-    Raises:
-        JudgeError: neither checkpoint nor tokenizer defines an end token.
-    """
-
-    def __init__(
-        self,
-        processor: Any,
-        *,
-        eos_token_id: int | Sequence[int] | None,
-        min_pixels: int | None,
-        max_pixels: int | None,
-        system_prompt: str | None,
-    ) -> None:
-        self._processor_limits_pixels = supports_pixel_limits(processor.image_processor)
-        if max_pixels is None:
-            default = DEFAULT_MAX_PIXELS
-            if self._processor_limits_pixels:
-                default = min(default, processor.image_processor.size["longest_edge"])
-            max_pixels = max(default, min_pixels or 0)
-        self._min_pixels, self._max_pixels = min_pixels, max_pixels
-        if self._processor_limits_pixels:
-            processor = with_pixel_limits(processor, min_pixels, max_pixels)
-        self.processor = processor
-        self.images_seen = self.images_scaled_down = 0
-        self.tokenizer = processor.tokenizer
-        # A checkpoint may have several end tokens, of which its tokenizer names only one.
-        configured = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ()
-        ids = dict.fromkeys([self.tokenizer.eos_token_id, *configured])
-        self.eos_ids = [token for token in ids if token is not None]
-        if not self.eos_ids:
-            raise JudgeError("tokenizer: no end-of-sequence token, so no answer would ever end")
-        special = _special_tokens(self.tokenizer)
-        self._hidden_ids = {i for i, token in special.items() if token not in JUDGE_TAGS}
-        self._markup = special_token_pattern(special.values())
-        self._system_messages: list[dict[str, Any]] = []
-        if system_prompt:
-            content = [{"type": "text", "text": system_prompt}]
-            self._system_messages.append({"role": "system", "content": content})
+    _processor_limits_pixels = False
+    _min_pixels: int | None
+    _max_pixels: int
+    images_seen = images_scaled_down = 0
 
     @property
-    def min_and_max_pixels(self) -> tuple[int | None, int]:
+    @abstractmethod
+    def min_and_max_pixels(self) -> tuple[int | str | None, int]:
         """The bounds on width × height of each image as the model sees it; None for no bound."""
-        if not self._processor_limits_pixels:
-            return self._min_pixels, self._max_pixels
-        size = self.processor.image_processor.size
-        return size["shortest_edge"], size["longest_edge"]
 
     def judge(
         self,
@@ -154,10 +114,11 @@ class BaseJudge(ABC):
             texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
         return [texts[index] for index in range(len(rows))]
 
+    @abstractmethod
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
     ) -> Prompt:
-        """Render a conversation with the chat template; markup in its texts is neutralized.
+        """Prepare a conversation; markup in its texts is neutralized.
 
         Args:
             messages: `role` and `content`, a list of `{"type": "text", "text": …}` and, for each
@@ -167,26 +128,6 @@ class BaseJudge(ABC):
         Raises:
             ValueError: the number of image parts and of images differ.
         """
-        chat = [
-            {
-                "role": message["role"],
-                "content": [
-                    {"type": "text", "text": neutralize(part["text"], self._markup)}
-                    if part["type"] == "text"
-                    else {"type": part["type"]}
-                    for part in message["content"]
-                ],
-            }
-            for message in (*self._system_messages, *messages)
-        ]
-        parts = sum(part["type"] == "image" for message in chat for part in message["content"])
-        if parts != len(images):
-            raise ValueError(f"{parts} image parts in the messages, but {len(images)} images")
-        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        rgb = [self._fit(image.convert("RGB")) for image in images]
-        pixels = sum(image.width * image.height for image in rgb)
-        length = len(text) / CHARACTERS_PER_TOKEN + pixels / PIXELS_PER_TOKEN
-        return Prompt(text, rgb, length)
 
     def _fit(self, image: Image.Image) -> Image.Image:
         """Resize an image, unless the processor does so; a huge one always, to save memory."""
@@ -251,6 +192,74 @@ class BaseJudge(ABC):
                 log-probabilities are not finite.
         """
 
+    @abstractmethod
+    def continued(self, batch: Batch, texts: Sequence[str]) -> Batch:
+        """The prompts of a batch, each continued by the beginning of an answer."""
+
+
+class TokenizingJudge(BaseJudge):
+    """A judge that tokenizes its prompts, without its model.
+
+    Args:
+        processor: the model's processor, with a chat template; it is not modified.
+        eos_token_id: end tokens that the checkpoint names besides its tokenizer's.
+        min_pixels: lower bound of width × height of each image as the model sees it.
+        max_pixels: upper bound; it wins over `min_pixels`. By default the processor's own, but at
+            most DEFAULT_MAX_PIXELS.
+        system_prompt: prepended to every conversation.
+
+    Raises:
+        JudgeError: neither checkpoint nor tokenizer defines an end token.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        eos_token_id: int | Sequence[int] | None,
+        min_pixels: int | None,
+        max_pixels: int | None,
+        system_prompt: str | None,
+    ) -> None:
+        self._processor_limits_pixels = supports_pixel_limits(processor.image_processor)
+        if max_pixels is None:
+            default = DEFAULT_MAX_PIXELS
+            if self._processor_limits_pixels:
+                default = min(default, processor.image_processor.size["longest_edge"])
+            max_pixels = max(default, min_pixels or 0)
+        self._min_pixels, self._max_pixels = min_pixels, max_pixels
+        if self._processor_limits_pixels:
+            processor = with_pixel_limits(processor, min_pixels, max_pixels)
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        # A checkpoint may have several end tokens, of which its tokenizer names only one.
+        configured = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ()
+        ids = dict.fromkeys([self.tokenizer.eos_token_id, *configured])
+        self.eos_ids = [token for token in ids if token is not None]
+        if not self.eos_ids:
+            raise JudgeError("tokenizer: no end-of-sequence token, so no answer would ever end")
+        special = _special_tokens(self.tokenizer)
+        self._hidden_ids = {i for i, token in special.items() if token not in JUDGE_TAGS}
+        self._markup = special_token_pattern(special.values())
+        self._system_messages = system_messages(system_prompt)
+
+    @property
+    def min_and_max_pixels(self) -> tuple[int | None, int]:
+        """The bounds on width × height of each image as the model sees it; None for no bound."""
+        if not self._processor_limits_pixels:
+            return self._min_pixels, self._max_pixels
+        size = self.processor.image_processor.size
+        return size["shortest_edge"], size["longest_edge"]
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
+    ) -> Prompt:
+        """As :meth:`BaseJudge.prompt`, rendered with the chat template."""
+        chat = neutral_messages([*self._system_messages, *messages], self._markup, len(images))
+        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        rgb = [self._fit(image.convert("RGB")) for image in images]
+        return Prompt(text, rgb, estimated_length(text, rgb))
+
     def continued(self, batch: Batch, texts: Sequence[str]) -> Batch:
         """The prompts of a batch, each continued by the beginning of an answer."""
         prompts = [
@@ -281,6 +290,45 @@ class BaseJudge(ABC):
             kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
+
+
+def system_messages(system_prompt: str | None) -> list[dict[str, Any]]:
+    """What a conversation begins with; nothing without a system prompt."""
+    if not system_prompt:
+        return []
+    return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}]
+
+
+def neutral_messages(
+    messages: Iterable[Mapping[str, Any]], markup: re.Pattern[str], images: int
+) -> list[dict[str, Any]]:
+    """Messages without the images themselves and without markup in their texts.
+
+    Raises:
+        ValueError: the number of image parts is not `images`.
+    """
+    chat = [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "text", "text": neutralize(part["text"], markup)}
+                if part["type"] == "text"
+                else {"type": part["type"]}
+                for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
+    parts = sum(part["type"] == "image" for message in chat for part in message["content"])
+    if parts != images:
+        raise ValueError(f"{parts} image parts in the messages, but {images} images")
+    return chat
+
+
+def estimated_length(text: str, images: Sequence[Image.Image]) -> float:
+    """The tokens of a prompt, by estimate."""
+    pixels = sum(image.width * image.height for image in images)
+    return len(text) / CHARACTERS_PER_TOKEN + pixels / PIXELS_PER_TOKEN
 
 
 def _batch_size(prompts: Sequence[Prompt], size: int) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from .base_judge import Answer, BaseJudge, Batch, Prompt, VerdictLogps
+from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps
 from .image_dedup import deduplicate_images
 from .verdict_logps import verdict_logps, verdict_tokens
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.spec import Style
 
 
-class Judge(BaseJudge):
+class Judge(TokenizingJudge):
     """A judge around a model and a processor that are already loaded; cheap to construct.
 
     Args:
         model: an image-text-to-text model of transformers, or a PeftModel around one.
         processor: its processor, with a chat template; it is not modified.
         min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: as for :class:`.base_judge.BaseJudge`.
+        max_pixels: as for :class:`.base_judge.TokenizingJudge`.
         system_prompt: prepended to every conversation.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 
 from mtrl_judge.common.errors import JudgeError
 
-from .base_judge import Answer, BaseJudge, Batch, Prompt, VerdictLogps
+from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps
 from .pixels import pixel_limits
 from .verdict_logps import require_finite, verdict_tokens
 
@@ -28,7 +28,7 @@ def require_vllm() -> None:
         )
 
 
-class VLLMJudge(BaseJudge):
+class VLLMJudge(TokenizingJudge):
     """A judge whose model vLLM loads and runs.
 
     vLLM forms batches by itself, so the larger ours are, the better. Prompts that begin alike, such
@@ -43,7 +43,7 @@ class VLLMJudge(BaseJudge):
         eos_token_id: end tokens that the checkpoint names besides its tokenizer's.
         seed: of sampling; each prompt's own seed is derived from it.
         min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: as for :class:`.base_judge.BaseJudge`.
+        max_pixels: as for :class:`.base_judge.TokenizingJudge`.
         system_prompt: prepended to every conversation.
         options: further arguments of vLLM's `LLM`.
 

@@ -270,6 +270,7 @@ PROBABILITIES = {
     "verdict_mass",
     "calibrated",
     "uncalibrated_reason",
+    "upper_bounds",
     "tied",
 }
 
@@ -412,7 +413,12 @@ def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_ju
     hooks = JudgeHooks(find_task("mtrl_judge_seetrue"))
     doc = hooks.prepare().rows.dataset[0]
     forged = hooks.process_results(
-        doc, [format_answer("Yes", Judgment((0.9, 0.1), 1.0, 1.0, (0.0, 0.0), True, None))]
+        doc,
+        [
+            format_answer(
+                "Yes", Judgment((0.9, 0.1), 1.0, 1.0, (0.0, 0.0), True, None, (False, False))
+            )
+        ],
     )
     assert forged["verdict"] == "Yes"
     assert not PROBABILITIES & forged.keys()

@@ -37,6 +37,7 @@ VARIABLES = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
+    "OPENAI_API_KEY": "none",
 }
 Run = dict[str, Any]  # lmms-eval's results, with the samples of each task
 
@@ -196,3 +197,26 @@ def test_a_server_gives_the_answers_of_our_backend(
     assert_that_much_is_judged(expected)
     assert texts(found) == texts(expected)
     assert recorded(found, "style_source", "engine", "max_pixels") == ("task", None, "unknown")
+
+
+@pytest.mark.parametrize("style", ["direct", "reasoned"])
+def test_a_server_gives_the_probabilities_of_our_backend(
+    evaluate: Callable[..., Run], tiny: Path, server: str, style: str
+) -> None:
+    """From its `top_logprobs`; a verdict that it does not name has an upper bound."""
+    limits = f"min_pixels={PIXELS},max_pixels={PIXELS}"
+    expected = evaluate("mtrl_judge", f"pretrained={tiny},{limits},scoring=logprob", style)
+    model_args = f"pretrained=judge,engine=openai,base_url={server},scoring=logprob"
+    found = evaluate("mtrl_judge", model_args, style)
+    known = 0
+    for task in SHIPPED:
+        for ours, theirs in zip(found["samples"][task], expected["samples"][task], strict=True):
+            bounds = ours["upper_bounds"]
+            if any(bounds.values()):
+                continue
+            known += 1
+            assert ours["verdict"] == theirs["verdict"]
+            assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-3)
+            assert ours["verdict_mass"] == pytest.approx(theirs["verdict_mass"], abs=1e-3)
+    assert known > LIMIT * len(SHIPPED) / 2
+    assert recorded(found, "style", "scoring", "engine") == (style, "logprob", "openai")
