@@ -76,9 +76,9 @@ def _read(path: str, folder: Path | None) -> bytes:
         raise ValueError(f"the image cell has no bytes, only the path {path!r}")
     folder, file = (Path(os.path.realpath(name)) for name in (folder, folder / path))
     if not file.is_relative_to(folder):
-        raise ValueError(f"the image cell's path {path!r} leads out of the data's folder {folder}")
+        raise ValueError(f"the image cell's path {path!r} leads out of the data's folder")
     if not file.is_file():  # also of a FIFO or a device, which may never end
-        raise ValueError(f"no file {path!r} in the data's folder {folder}")
+        raise ValueError(f"no file {path!r} in the data's folder")
     with file.open("rb") as opened:
         data = opened.read(MAX_IMAGE_BYTES + 1)
     if len(data) > MAX_IMAGE_BYTES:
