@@ -29,7 +29,7 @@ from .clean_answers import clean, is_failed_request
 
 # A backend of lmms-eval's own returns its answers only when it has all of them, so it is asked in
 # parts. Between two parts its slowest request is waited for; what a kill can lose is one part.
-PART_SECONDS = 60.0
+PART_SECONDS = 120.0
 FIRST_PART = 4  # times the requests that a backend works on at once
 
 Received = Callable[[Sequence[int], Sequence[Any]], None]
