@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+from support.tasks import write_yaml
 
 from mtrl_judge.judge_tasks.request_failures import RequestFailure, by_message, request_failure
+from mtrl_judge.judge_tasks.rescore import rescore
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 
 
@@ -117,3 +122,18 @@ def test_the_parser_reads_no_verdict_from_a_failure() -> None:
     assert parse_verdict(text, ("unsafe", "safe")) == (None, False, "failed request")
     refused = parse_verdict("[SAFETY_BLOCKED:unknown]", ("blocked", "unknown"))
     assert refused == (None, False, "refused request")
+
+
+def test_scoring_again_leaves_failed_rows_out(tmp_path: Path) -> None:
+    write_yaml(tmp_path, "single")
+    texts = ["Yes", failed("{'result': 'Yes'}"), failed("{'code': 'content_filter'}"), "Hm."]
+    rows = [{"item_id": n, "label": "Yes", "text": text} for n, text in enumerate(texts)]
+    file, out = tmp_path / "answers.jsonl", tmp_path / "scored.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = rescore(str(tmp_path / "single.yaml"), file, out=out, force=False).metrics
+    assert (found["n"], found["n_failed"], found["n_refused"]) == (3, 1, 1)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["accuracy_answered"] == 1.0
+    scored = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["state"] for row in scored] == ["judged", "failed", "refused", "null"]
+    assert [row["score"] for row in scored] == [1.0, None, 0.0, 0.0]

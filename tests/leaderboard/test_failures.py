@@ -135,7 +135,8 @@ def test_few_failures_are_shown_next_to_n(tmp_path: Path) -> None:
     assert (entry["n"], entry["n_rows"], entry["n_failed"], entry["n_refused"]) == (399, 400, 1, 3)
     report = tmp_path / "report.html"
     call("leaderboard", file, "--format", "html", "--out", report)
-    assert "Requests without an answer" in report.read_text(encoding="utf-8")
+    html = report.read_text(encoding="utf-8")
+    assert all(f in html for f in ("Requests without an answer", "∅ request failed", "∅ refused"))
     clean = write_results(tmp_path / "clean", {"t": judged_rows(400, 0.8, 0)})
     without = call("leaderboard", clean).output
     assert "failed" not in without
