@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tabulate import tabulate
+from tqdm import tqdm
 
 from .hostile_attacks import MARK, Attack, attacks, baselines
 from .hostile_fuzz import Fuzzer
@@ -82,7 +83,7 @@ def run_attacks(folder: Path) -> dict[str, Run]:
             sys.exit(f"the harmless command {name} failed: {runs[0].fault}")
         harmless[name] = min(runs)
     results = {}
-    for name, attack in attacks(folder).items():
+    for name, attack in tqdm(attacks(folder).items(), desc="Attacks"):
         base, made = harmless[attack.baseline], run(attack, folder)
         seconds, mib = made.seconds - base.seconds, made.mib - base.mib
         results[name] = Run(max(0.0, seconds), max(0.0, mib), made.fault)

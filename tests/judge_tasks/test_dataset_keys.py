@@ -11,7 +11,9 @@ import pytest
 from support.hub import COMMIT, hub
 from support.images import image_cells
 from support.tasks import raw_dataset, write_yaml
+from typer.testing import CliRunner
 
+from mtrl_judge.cli.main import app
 from mtrl_judge.common.errors import DataError, JudgeError, JudgeTaskError
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
 from mtrl_judge.judge_tasks.loading import load_judge_task
@@ -101,6 +103,15 @@ def test_users_may_allow_their_own_parquet_files(
     monkeypatch.setenv(LOCAL_FILES_VARIABLE, "perhaps")
     with pytest.raises(JudgeError, match="expected true or false"):
         load_judge_task(path)
+
+
+def test_the_flag_allows_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCAL_FILES_VARIABLE, "0")  # restored afterwards: the flag sets it
+    command = ["validate", str(yaml_with(tmp_path, f"dataset_path: {tmp_path}"))]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "--allow-local-files" in refused.output
+    assert CliRunner().invoke(app, [*command, "--allow-local-files"]).exit_code == 0
 
 
 def test_only_parquet_is_read_from_the_users_files(
