@@ -187,7 +187,8 @@ def _order_averaged(board: Leaderboard) -> Iterator[Row]:
             cells[metric_name(rate)] = Cell(column.estimate(run.name, rate), "rate")
         averaged = order_averaged(result)
         if averaged is not None:
-            ties = sum(record.verdict is None for record in averaged.records)
+            known = [sample for sample in averaged.samples if sample.probabilities]
+            ties = sum(sample.record.verdict is None for sample in known)
             cells["ties"] = Cell(ties, "count", of=len(averaged.records))
             cells["labeled pairs"] = Cell(averaged.n, "count")
         yield Row(result.task, cells)
@@ -283,9 +284,7 @@ def confidences(runs: Sequence[Run]) -> list[Confidence]:
     known = []
     for run, result in _all_results(runs):
         probabilities = [sample.probabilities for sample in result.samples]
-        if any(probabilities) and all(
-            sample.probabilities or sample.record.failed for sample in result.samples
-        ):
+        if any(probabilities):  # rows that failed or were refused have none
             try:
                 predicted = _predictions(result, probabilities)
             except ValueError as error:

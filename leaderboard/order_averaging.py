@@ -21,16 +21,17 @@ def order_averaged(result: TaskResult) -> TaskResult | None:
     """The same result with one row for each pair that was judged in both orders.
 
     Its label is that of the unswapped row, its verdict the most probable one of both orders; an
-    exact tie is no verdict.
+    exact tie is no verdict, nor has a pair of which a row was refused, so that it has no
+    probabilities.
 
     Returns:
-        None unless all rows of a paired task have probabilities and a pair has both orders.
+        None unless rows of a paired task have probabilities and a pair has both orders.
 
     Raises:
         JudgeError: the probabilities are invalid.
     """
     judged = [sample for sample in result.samples if not sample.record.failed]
-    if not result.paired or not all(sample.probabilities for sample in judged):
+    if not result.paired or not any(sample.probabilities for sample in judged):
         return None
     orders: dict[str, dict[bool, Sample]] = {}
     for sample in judged:
@@ -40,14 +41,14 @@ def order_averaged(result: TaskResult) -> TaskResult | None:
     for pair_id, rows in orders.items():
         if len(rows) < 2:  # --limit cut one off, or its request failed
             continue
-        straight = rows[False]
-        try:
-            averaged = average_orders(
-                straight.probabilities or {}, rows[True].probabilities or {}, result.verdicts
-            )
-        except ValueError as error:
-            raise JudgeError(f"samples of {result.task}: pair {pair_id!r}: {error}") from None
-        record = Record(straight.record.label, most_probable(averaged))
+        straight, averaged = rows[False], None
+        odds, swapped_odds = straight.probabilities, rows[True].probabilities
+        if odds and swapped_odds:
+            try:
+                averaged = average_orders(odds, swapped_odds, result.verdicts)
+            except ValueError as error:
+                raise JudgeError(f"samples of {result.task}: pair {pair_id!r}: {error}") from None
+        record = Record(straight.record.label, most_probable(averaged) if averaged else None)
         samples.append(Sample(straight.item_id, record, straight.cluster, probabilities=averaged))
     if not samples:
         return None

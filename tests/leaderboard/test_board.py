@@ -662,6 +662,9 @@ def test_order_averaged_verdicts_of_judges_with_probabilities(tmp_path: Path) ->
     for row in rows[-4:]:  # two pairs whose order decides alone
         row["probabilities"] = {"1": 0.75, "2": 0.25}
     meant[-2:] = ["none", "none"]
+    refused = {"verdict": None, "text": "[LMMS_EVAL_REQUEST_FAILED after 5 retries] content_filter"}
+    rows[0] |= {**refused, "probabilities": None}
+    meant[0] = "none"
     write_results(tmp_path / "first", {"pairs": rows}, model="owner/first")
     write_results(tmp_path / "plain", {"pairs": judged_pairs(60, 0.8, 1)}, model="owner/plain")
     board = build_leaderboard(load_runs([tmp_path / "first"]), resamples=FEW)
