@@ -486,6 +486,7 @@ def model_table(runs: Sequence[Run]) -> Table:
         }
         facts = {
             "model": run.model,
+            "weights": _stated(results, "model_revision"),
             "backend": run.backend,
             "evaluated": format_date(run.date),
             "style": _stated(results, "style"),
@@ -510,6 +511,7 @@ def data_table(runs: Sequence[Run]) -> Table:
         facts = {
             "role": ROLE_NAMES[results[0].role],
             "dimension": _stated(results, "dimension"),
+            "version": _stated(results, "version"),
             "verdicts": ", ".join(map(str, results[0].verdicts)),
             "source": " ".join(
                 filter(None, (_stated(results, "source"), _stated(on_hub, "location")))
