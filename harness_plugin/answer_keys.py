@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.hashing import digest
+from mtrl_judge.models.checkpoint import hub_commit
 
 from .answer_store import Question
 from .hooks import hooks_of_request
@@ -71,7 +72,7 @@ def weights_identity(value: object, arguments: Mapping[str, Any]) -> object:
             return [list(entry) for entry in _file_entries(path)]
     except OSError:  # too long for a path
         return None
-    return _hub_commit(value, arguments.get("revision"))
+    return hub_commit(value, arguments.get("revision"))
 
 
 def _file_entries(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -80,18 +81,6 @@ def _file_entries(path: Path) -> Iterator[tuple[str, int, int]]:
         if file.is_file() and not file.name.endswith(_NOT_THE_MODEL):
             found = file.stat()
             yield file.relative_to(path).as_posix(), found.st_size, found.st_mtime_ns
-
-
-def _hub_commit(name: str, revision: object) -> str | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    if name.count("/") != 1:
-        return None
-    try:
-        file = try_to_load_from_cache(name, "config.json", revision=str(revision or "main"))
-    except ValueError:  # not a name on the hub
-        return None
-    return Path(file).parent.name if isinstance(file, str) else None
 
 
 class Questions:

@@ -95,11 +95,6 @@ RENDERED = ("label", "question")
 """The fields of the identity that the fingerprint of the rows covers too."""
 
 
-def identity(result: TaskResult) -> dict[str, str | None]:
-    """Every field of the identity of a result; None where it is unknown."""
-    return {name: value_of(result) for name, value_of in IDENTITY.items()}
-
-
 def other_fields(results: Iterable[TaskResult]) -> Iterator[tuple[str, Value]]:
     """What is shown where results differ in it, by name."""
     yield "engine", stated("engine")

@@ -89,28 +89,33 @@ def check_config(pretrained: str, **source: Any) -> None:
         )
 
 
-def model_revision(
-    pretrained: str, revision: str | None = None, *, cache_dir: Path | None = None
-) -> str | None:
+def hub_commit(name: str, revision: object = None) -> str | None:
+    """The commit of a model on the hub, as far as the cache has it; None for any other name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name.count("/") != 1:
+        return None
+    try:
+        file = try_to_load_from_cache(name, "config.json", revision=str(revision or "main"))
+    except ValueError:  # not a name on the hub
+        return None
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
+def model_revision(pretrained: str, revision: str | None = None) -> str | None:
     """What identifies a model's weights, tokenizer and processor: equal for equal copies.
 
     Args:
         pretrained: a checkpoint folder, or a hub id whose config has been loaded.
         revision: of the hub id.
-        cache_dir: of the hub's files; by default huggingface_hub's.
 
     Returns:
         The commit on the hub, or for a folder a hash of its files, which takes a few seconds per
         GB; None if the commit is not in the cache.
     """
-    from huggingface_hub import try_to_load_from_cache
-
     folder = Path(pretrained)
     if not folder.is_dir():
-        file = try_to_load_from_cache(
-            pretrained, "config.json", cache_dir=cache_dir, revision=revision
-        )
-        return Path(file).parent.name if isinstance(file, str) else None
+        return hub_commit(pretrained, revision)
     files = sorted({file for pattern in _OF_THE_MODEL for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(_file_hash, files)

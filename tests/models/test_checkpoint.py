@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+from huggingface_hub import constants
+
 from mtrl_judge.models.checkpoint import model_revision
 
 
@@ -23,13 +26,15 @@ def test_copies_have_one_revision_and_other_weights_another(
     assert model_revision(str(copy)) != revision
 
 
-def test_a_model_of_the_hub_has_its_commit(random_judge: Path, tmp_path: Path) -> None:
+def test_a_model_of_the_hub_has_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the local cache, as laid out by huggingface_hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     commit = "c493721" + "0" * 33
     model = tmp_path / "models--owner--judge"
-    shutil.copytree(random_judge, model / "snapshots" / commit)
+    (model / "snapshots" / commit).mkdir(parents=True)
+    (model / "snapshots" / commit / "config.json").touch()
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(commit)
     for revision in (None, "main", commit):
-        assert model_revision("owner/judge", revision, cache_dir=tmp_path) == commit
-    assert model_revision("owner/other", cache_dir=tmp_path) is None
+        assert model_revision("owner/judge", revision) == commit
+    assert model_revision("owner/other") is None
