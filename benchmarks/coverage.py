@@ -14,8 +14,8 @@ rates also give the coverage of the difference. The last line is one JSON object
   one task among the nine, with the drop that the gate itself calls detectable
 
 Options: ``--samples`` per cell (default 2000, about 25 minutes on one core), ``--draws`` per
-interval (500; the gate has 2,000, as its p-values need a finer scale), ``--cells`` and ``--gate`` to
-run only one of the two parts.
+interval (500; the gate has 2,000, as its p-values need a finer scale), ``--cells`` and ``--gate``
+to run only one of the two parts.
 """
 
 from __future__ import annotations
