@@ -214,7 +214,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                     raise JudgeError(f"{name}: not with engine=openai, whose server decides it")
             self.device = torch.device("cpu")
             self._prompts_at_once = min(WINDOW, _BATCHES_AT_ONCE * self.batch_size)
-            self.judge = OpenAIJudge(
+            server = OpenAIJudge(
                 pretrained,
                 base_url=base_url,
                 concurrency=self.batch_size,
@@ -222,6 +222,9 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 **limits,
                 system_prompt=system_prompt,
             )
+            self.judge = server
+            # As in lmms-eval's own clients: answers are kept by the server that gave them.
+            self.client = server.client
             self._announce(engine, style=None, system_prompt=system_prompt, weights=None)
             return
         card = read_checkpoint_card(pretrained)

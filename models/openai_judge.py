@@ -113,7 +113,7 @@ class OpenAIJudge(BaseJudge):
                 f"base_url: has user name or password, which results would record; {KEY_VARIABLE} "
                 "is for keys"
             )
-        self._client = OpenAI(api_key=self._key, base_url=base_url, max_retries=MAX_RETRIES)
+        self.client = OpenAI(api_key=self._key, base_url=base_url, max_retries=MAX_RETRIES)
         self._model, self._concurrency, self._seed = model, concurrency, seed
         self._min_pixels = min_pixels
         self._max_pixels = max_pixels or max(DEFAULT_MAX_PIXELS, min_pixels or 0)
@@ -124,7 +124,7 @@ class OpenAIJudge(BaseJudge):
         try:
             self._request([_user("Is water wet? Reply with Yes or No.")], max_tokens=1)
         except _RequestError as error:
-            raise JudgeError(f"engine=openai: {self._client.base_url}: {error}") from None
+            raise JudgeError(f"engine=openai: {self.client.base_url}: {error}") from None
 
     @property
     def min_and_max_pixels(self) -> tuple[int | str, int]:
@@ -231,7 +231,7 @@ class OpenAIJudge(BaseJudge):
                 if mass > TOLERATED and any(found[verdict] < mass for verdict in possible):
                     listed = " and ".join(repr(verdict.decode()) for verdict in possible)
                     raise JudgeError(
-                        f"verdicts: {listed} takes several tokens, and {self._client.base_url} "
+                        f"verdicts: {listed} takes several tokens, and {self.client.base_url} "
                         "does not continue an answer (continue_final_message), as vLLM and SGLang "
                         "do; use scoring=generation, or other verdicts"
                     )
@@ -278,7 +278,7 @@ class OpenAIJudge(BaseJudge):
         logprobs = completion.choices[0].logprobs
         if logprobs is None or logprobs.content is None:
             raise JudgeError(
-                f"scoring=logprob: {self._client.base_url} returns no logprobs; use "
+                f"scoring=logprob: {self.client.base_url} returns no logprobs; use "
                 "scoring=generation"
             )
         if not logprobs.content or not logprobs.content[0].top_logprobs:
@@ -337,7 +337,7 @@ class OpenAIJudge(BaseJudge):
         if begun:
             if not self._server_continues():
                 raise JudgeError(
-                    f"engine=openai: {self._client.base_url} does not continue an answer "
+                    f"engine=openai: {self.client.base_url} does not continue an answer "
                     "(continue_final_message), as vLLM and SGLang do; so verdicts cannot be scored "
                     "after reasoning: leave --style reasoned out, or use scoring=generation"
                 )
@@ -356,7 +356,7 @@ class OpenAIJudge(BaseJudge):
     def _create(
         self, messages: Sequence[Mapping[str, Any]], extra: Mapping[str, Any], **settings: Any
     ) -> Any:
-        return self._client.chat.completions.create(
+        return self.client.chat.completions.create(
             model=self._model,
             messages=list(messages),  # type: ignore[arg-type]
             extra_body=dict(extra) or None,

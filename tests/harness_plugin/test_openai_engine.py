@@ -12,6 +12,7 @@ import torch
 from support.chat_server import Server, chat_server
 
 from mtrl_judge.harness_plugin import model as backend
+from mtrl_judge.harness_plugin.answer_keys import ModelIdentity
 from mtrl_judge.harness_plugin.model import MtrlJudge
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE, set_backend
 from mtrl_judge.judge_tasks.request_failures import request_failure
@@ -117,6 +118,23 @@ def test_failures_and_unknown_verdicts_are_no_verdicts(evaluate: Any, random_jud
             assert failure is not None
             assert "no such image" in failure.message
             assert row["verdict"] is None
+
+
+def test_answers_are_kept_by_the_server_that_gave_them(
+    random_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the client reads its address from the environment."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    arguments = {"pretrained": "judge", "engine": "openai"}
+    identities = []
+    with chat_server(Server(judge)) as url, chat_server(Server(judge)) as other:
+        for address in (url, url, other):
+            monkeypatch.setenv("OPENAI_BASE_URL", address)
+            model = MtrlJudge.create_from_arg_string("pretrained=judge,engine=openai")
+            identities.append(ModelIdentity(model, "mtrl_judge", arguments).parts)
+    set_backend(None)
+    assert identities[0] == identities[1] != identities[2]
 
 
 def test_wrong_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
