@@ -209,8 +209,8 @@ def start_save(inputs: Path, out: Path, rerun: bool) -> int:
 
 def write_runs(inputs: Path) -> None:
     for name, skill in (("old", 0.7), ("new", 0.8)):
-        tasks = {f"mtrl_judge_{task}": judged_rows(200, skill, 0) for task in "abc"}
-        write_results(inputs / name, tasks, model=f"owner/{name}")
+        rows = {"mtrl_judge_a": judged_rows(60, skill, 0)}
+        write_results(inputs / name, rows, model=f"owner/{name}")
     os.waitpid(call("leaderboard", "add", inputs / "board.json", inputs / "old"), 0)
 
 

@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from mtrl_judge.common.errors import DataError, JudgeError
+from mtrl_judge.judge_tasks.hub import hub_fault
 from mtrl_judge.judge_tasks.images import MAX_IMAGE_BYTES
-from mtrl_judge.judge_tasks.sources import explain_hub_error
+from mtrl_judge.judge_tasks.sources import explain_hub_error, hub_unreachable
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
 # zipfile and tarfile raise these for members with a wrong checksum, truncated or invalid data, an
@@ -202,6 +203,8 @@ class HubRepository(RawFiles):
         from huggingface_hub import HfApi
 
         self.task, repo = task, str(task.dataset_path)
+        if fault := hub_fault():
+            raise hub_unreachable(task, fault)
         try:
             hub = HfApi()
             revision = _full_commit(hub, repo, task.revision)

@@ -15,6 +15,7 @@ from mtrl_judge.common.files import read_json
 
 from .dataset_keys import is_local, read_dataset
 from .folder_checks import check_rows, check_shards, listed_rows
+from .hub import hub_fault
 from .raw_split import RawSplit
 from .row_checks import checked_pairs
 from .rows import Rows, to_rows
@@ -219,12 +220,14 @@ def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
     if source.folder is not None:
         return _read_parquet(task, split, source.folder, source.listed.get(split))
     keys = source.location, task.dataset_name, task.dataset_kwargs
+    fault = None if is_local(source.location) else hub_fault()
     try:
         return read_dataset(*keys, task.source_split(split))
     except JudgeError as error:
         raise DataError(f"{task.task}: {error}") from None
     except Exception as error:
-        raise explain_hub_error(task, error) from error
+        explained = hub_unreachable(task, fault) if fault else explain_hub_error(task, error)
+        raise explained from error
 
 
 def _folder_of_cells(source: Source) -> Path:
@@ -287,14 +290,9 @@ _UNREACHABLE = ("Connect", "Timeout")  # in the names of httpx errors, which are
 
 def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
     """An error of the hub, with what the user can do about it."""
+    files = _own_files(task)
     text = f"{error} {error.__cause__ or ''}".casefold()
     name = type(error).__name__
-    folder = f"{DATA_ROOT_VARIABLE}=<data root> with <data root>/{task.task}/test.parquet"
-    files = (
-        f"use your own copy: mtrl-judge data prepare {task.task} --from FOLDER"
-        if task.judge.raw
-        else f"use a local folder: {folder}"
-    )
     head = f"{task.task}: {task.dataset_path}"
     if "gated" in text or (task.judge.card.gated and ("401" in text or "authenticat" in text)):
         return DataError(
@@ -311,8 +309,20 @@ def explain_hub_error(task: JudgeTask, error: Exception) -> JudgeError:
         return DataError(f"{head}: not found on the hub{at} ({name}); check the name, or {files}")
     unreachable = isinstance(error, OSError) or any(part in name for part in _UNREACHABLE)
     if unreachable or "offline" in text:
-        return DataError(
-            f"{head}: the hub cannot be reached ({_first_line(error)}); {files} "
-            "(`mtrl-judge data sample` writes a small corpus to try)"
-        )
+        return hub_unreachable(task, _first_line(error))
     return DataError(f"{head}: {_first_line(error)}; or {files}")
+
+
+def hub_unreachable(task: JudgeTask, fault: str) -> JudgeError:
+    return DataError(
+        f"{task.task}: {task.dataset_path}: the hub cannot be reached ({fault}), and the data is "
+        f"not in its cache; {_own_files(task)} (`mtrl-judge data sample` writes a small corpus to "
+        "try)"
+    )
+
+
+def _own_files(task: JudgeTask) -> str:
+    if task.judge.raw:
+        return f"use your own copy: mtrl-judge data prepare {task.task} --from FOLDER"
+    folder = f"{DATA_ROOT_VARIABLE}=<data root> with <data root>/{task.task}/test.parquet"
+    return f"use a local folder: {folder}"

@@ -10,6 +10,7 @@ from typing import Any
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json
 from mtrl_judge.common.hashing import digest
+from mtrl_judge.judge_tasks.hub import hub_fault
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES
 
 # What answers depend on; a folder can also have the state of a training, and results.
@@ -73,9 +74,15 @@ def check_config(pretrained: str, **source: Any) -> None:
         raise JudgeError(
             f"pretrained: {folder} is not a folder; expected a checkpoint folder or a hub id"
         )
+    fault = None if folder.is_dir() else hub_fault()
     try:
         config = AutoConfig.from_pretrained(pretrained, **source)
     except (OSError, ValueError, KeyError) as error:
+        if fault:
+            raise JudgeError(
+                f"pretrained: the hub cannot be reached ({fault}), and {pretrained} is not in its "
+                "cache; expected a checkpoint folder, or a model that was downloaded before"
+            ) from None
         raise JudgeError(
             f"pretrained: transformers cannot read the config of {pretrained}: {error}"
         ) from None
