@@ -1,7 +1,8 @@
 """Is anything lost when a command is killed? Kills at random moments, and reruns.
 
 Each command is run undisturbed once. Then it is killed with SIGKILL at a random moment after it has
-begun to write, and run again as its user would: by the same command, a training with ``--resume``.
+begun to write, and run again as its user would: by the same command, a training or an evaluation
+with ``--resume``.
 What the rerun leaves must be what the undisturbed run left, byte by byte; of trainings and
 evaluations, weights, logs without clocks, answers and scores. Runs that end before they are killed
 do not count.
@@ -38,6 +39,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from mtrl_judge.cli.main import main as command_line
+from mtrl_judge.common.locks import FOLDER_LOCK
 from mtrl_judge.demo.corpus import Sizes, write_sample
 from mtrl_judge.leaderboard.reading import load_runs, results_files
 from mtrl_judge.rl.callbacks import LOG_FILE
@@ -136,7 +138,7 @@ def first_write(folder: Path, process: int) -> bool:
 
 
 def names_in(folder: Path) -> set[str]:
-    return {entry.name for entry in os.scandir(folder)}
+    return {entry.name for entry in os.scandir(folder)} - {FOLDER_LOCK}
 
 
 def in_fork(run: Callable[[], object]) -> None:
@@ -251,7 +253,7 @@ def write_judge(inputs: Path) -> None:
 def start_eval(inputs: Path, out: Path, rerun: bool) -> int:
     words = ["--tasks", TASK, "--model_args", f"pretrained={inputs / 'judge'},device=cpu"]
     words += ["--batch_size", "2", "--data-root", inputs / "data", "--output_path", out]
-    return launch("eval", *words)
+    return launch("eval", *words, *(["--resume"] if rerun else []))
 
 
 def start_train(inputs: Path, out: Path, rerun: bool) -> int:
