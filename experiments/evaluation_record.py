@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ class EvaluationRecord(NamedTuple):
     flags: Sequence[str]
     """Further flags of lmms-eval, without secrets."""
     secrets: Sequence[str]
-    """The names of the secrets among the flags."""
+    """The names of the secrets among the model arguments."""
     variables: Mapping[str, str]
     """Our environment variables."""
     working_directory: str
@@ -40,7 +41,9 @@ class EvaluationRecord(NamedTuple):
 
 def write_record(results: Path, record: EvaluationRecord) -> None:
     """Write the record of a run beside its results."""
-    flags, secrets = without_secrets(record.flags)
+    words = _options_apart(record.flags)
+    flags, _ = without_secrets(words)
+    _, secrets = without_secrets([value for name, value in pairwise(words) if name == MODEL_ARGS])
     record = record._replace(flags=flags, secrets=secrets)
     write_json(command_file(results), {"schema_version": SCHEMA_VERSION, **record._asdict()})
 
@@ -78,7 +81,7 @@ def with_given_secrets(record: EvaluationRecord, given: Sequence[str]) -> list[s
     Raises:
         JudgeError: a secret is missing, or something else is given.
     """
-    needed = [name for name in record.secrets if not name.startswith("--")]
+    needed = record.secrets
     hint = f"; give {MODEL_ARGS} {','.join(f'{name}=…' for name in needed)}" if needed else ""
     words = _options_apart(given)
     secrets = ",".join(words[1::2])

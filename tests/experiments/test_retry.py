@@ -27,7 +27,10 @@ TEXTS = "abcdef"
 RECORD = EvaluationRecord(
     model="openai",
     tasks="t",
-    flags=["--limit", "2", "--model_args", "model=m,api_key=planted-secret,timeout=3"],
+    flags=[
+        *("--limit", "2", "--model_args=model=m,api_key=planted-secret,timeout=3"),
+        *("--wandb_args", "project=p,token=planted-secret"),
+    ],
     secrets=[],
     variables={},
     working_directory="/",
@@ -45,7 +48,8 @@ def test_a_record_has_no_secrets_and_they_are_given_again(tmp_path: Path) -> Non
     assert record.secrets == ["api_key"]
     for given in (["--model_args", "api_key=new"], ["--model_args=api_key=new"]):
         flags = with_given_secrets(record, given)
-        assert flags == ["--limit", "2", "--model_args", "model=m,timeout=3,api_key=new"]
+        model_args = ["--model_args", "model=m,timeout=3,api_key=new"]
+        assert flags == ["--limit", "2", *model_args, "--wandb_args", "project=p"]
     with pytest.raises(JudgeError, match=r"api_key not recorded.*; give --model_args api_key=…"):
         with_given_secrets(record, [])
     for given in (["--limit", "3"], ["--model_args", "api_key=new,timeout=9"]):
