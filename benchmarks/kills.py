@@ -238,6 +238,7 @@ def write_judge(inputs: Path) -> None:
         "gradient_checkpointing": False,
         "disable_tqdm": True,
         "max_steps": STEPS,
+        "save_strategy": "steps",
         "save_steps": SAVE_STEPS,
         "logging_steps": 1,
         "eval_strategy": "no",

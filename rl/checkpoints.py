@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers.trainer_utils import rotate_checkpoints
 
+from mtrl_judge.common.errors import JudgeError, first_line
 from mtrl_judge.common.files import sync_to_disk, write_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
@@ -135,6 +137,14 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
         self.args.save_total_limit = None  # transformers would rotate before this one is complete
         try:
             super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # torch.save reports what it cannot write by the file of its source.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            raise JudgeError(
+                f"{folder}: cannot be written: {first_line(error)}; is the disk full? Earlier "
+                "checkpoints are unchanged: free some space and continue with --resume"
+            ) from error
         finally:
             self.args.save_total_limit = limit
         self._save_generation_state(folder)
