@@ -18,6 +18,7 @@ from .records import Record, tally
 GROUP_MEANS: Mapping[str, str] = {
     "macro_f1_group_mean": "macro_f1",
     "accuracy_group_mean": "accuracy",
+    "accuracy_answered_group_mean": "accuracy_answered",
 }
 """The macro means, each with the rate that it is the mean of."""
 

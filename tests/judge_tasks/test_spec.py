@@ -233,7 +233,11 @@ def test_groups_and_ratings_of_people_are_columns(tmp_path: Path) -> None:
             ),
         )
     )
-    assert task.metrics[-2:] == ["macro_f1_group_mean", "accuracy_group_mean"]
+    assert task.metrics[-3:] == [
+        "macro_f1_group_mean",
+        "accuracy_group_mean",
+        "accuracy_answered_group_mean",
+    ]
     wrong = "  human: {colum: mos, rank: place}\n  card:"
     found = faults(write(tmp_path, SOUND.replace("  card:", wrong)))
     assert found.keys() == {"judge.human.colum", "judge.human.column", "judge.human.rank"}

@@ -45,8 +45,8 @@ def test_the_macro_mean_weights_groups_equally_as_scikit_learn_on_each_group() -
 def test_overall_and_macro_as_vl_rewardbench_publishes_them() -> None:
     """`distribution_dataset` in cal.py of github.com/vl-rewardbench/VL_RewardBench: "Overall
     Accuracy" is the share of right pairs, "Macro Average Acc" the mean of the accuracies in
-    general, hallucination and reasoning. (It leaves out pairs without a verdict, of which there are
-    none here.)"""
+    general, hallucination and reasoning. Pairs without a verdict are left out, as in our rates of
+    answered rows."""
     right = {"general": (3, 4), "hallucination": (1, 2), "reasoning": (1, 4)}
     rows = [
         Record("1", "1" if number < hits else "2", group=group)
@@ -57,6 +57,11 @@ def test_overall_and_macro_as_vl_rewardbench_publishes_them() -> None:
     assert group_means(rows, ("1", "2"))["accuracy_group_mean"] == pytest.approx(
         (3 / 4 + 1 / 2 + 1 / 4) / 3
     )
+    rows.append(Record("1", None, group="general"))
+    assert summarize(rows, ("1", "2"))["accuracy_answered"] == pytest.approx(5 / 10)
+    means = group_means(rows, ("1", "2"))
+    assert means["accuracy_answered_group_mean"] == pytest.approx((3 / 4 + 1 / 2 + 1 / 4) / 3)
+    assert means["accuracy_group_mean"] == pytest.approx((3 / 5 + 1 / 2 + 1 / 4) / 3)
 
 
 def test_both_orders_are_scored_as_mmrb2_and_mj_bench_score_them() -> None:
@@ -70,8 +75,7 @@ def test_both_orders_are_scored_as_mmrb2_and_mj_bench_score_them() -> None:
         for pair, both in verdicts.items()
         for label, verdict in zip(("1", "2"), both, strict=True)
     ]
-    judged = [row for row in rows if row.verdict is not None]
-    assert summarize(judged, ("1", "2"))["accuracy"] == pytest.approx(3 / 5)
+    assert summarize(rows, ("1", "2"))["accuracy_answered"] == pytest.approx(3 / 5)
     # Ours counts what has no verdict as wrong.
     assert summarize(rows, ("1", "2"))["accuracy"] == pytest.approx(3 / 8)
     complete = [row for row in rows if row.pair_id in ("p", "q")]
@@ -85,7 +89,7 @@ def test_macro_f1_of_groups_is_undefined_where_a_group_lacks_a_label() -> None:
     rows.append(Record("Yes", "Yes", group="b"))
     means = group_means(rows, CLASSES)
     assert (means["macro_f1_group_mean"], means["accuracy_group_mean"]) == (None, 1.0)
-    nothing = {"macro_f1_group_mean": None, "accuracy_group_mean": None}
+    nothing = dict.fromkeys(means)
     assert group_means([], CLASSES) == nothing
     assert group_means([Record("Yes", "Yes"), Record(None, "Yes", group="a")], CLASSES) == nothing
 
