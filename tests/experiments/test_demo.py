@@ -38,7 +38,9 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
             },
         )
     demo = run_demo(tmp_path, seed=5)
-    lines = plain_text(demo.table).splitlines()
+    table, _, note = plain_text(demo.table).partition("\n\n")
+    assert note.startswith("majority class: ")
+    lines = table.splitlines()
     assert "Macro-F1 before" in lines[0]
     assert [line.split()[0] for line in lines[2:]] == sorted(
         tasks, key=lambda name: (tasks[name].judge.role != "train", name)

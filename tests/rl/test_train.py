@@ -111,7 +111,7 @@ def test_grpo_raises_the_reward(base: Path, tmp_path: Path) -> None:
     rewards = [line["reward"] for line in log_of(out.parent) if "reward" in line]
     assert len(rewards) == 30
     first, last = fmean(rewards[:6]), fmean(rewards[-6:])
-    assert 0.4 < first < 0.75
+    assert 0.4 < first < last - 0.1
     assert last > 0.9
     finished = json.loads((out.parent / "run.json").read_text())["finished"]
     assert finished["scores"]["macro_f1"] == 1.0
