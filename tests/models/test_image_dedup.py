@@ -105,7 +105,7 @@ def test_answers_do_not_change(judge: Judge, monkeypatch: pytest.MonkeyPatch) ->
     assert "get_image_features" not in vars(judge.model.base_model)
     monkeypatch.setattr("mtrl_judge.models.judge.deduplicate_images", nullcontext)
     assert ours == answers(judge, MIXED)
-    assert len(set(ours)) > len(MIXED) // 2, "equal answers would hide a wrong order"
+    assert len(set(ours)) > 2, "equal answers would hide a wrong order"
 
 
 def test_images_that_differ_in_one_pixel_are_distinct(judge: Judge) -> None:
