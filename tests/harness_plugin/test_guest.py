@@ -485,7 +485,7 @@ def test_faulty_tasks_and_missing_data_stop_a_run_before_the_model_loads(
         "their_fault,their_wreck,mtrl_judge_agin_nat,mtrl_judge_unsafebench",
         HF_HUB_OFFLINE="1",
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     for part in (
         f"{their_tasks / 'their_fault.yaml'}: judge.kind: is 'pontwise'; did you mean 'pointwise'?",
         "their_wreck.yaml: line 3: not YAML",
