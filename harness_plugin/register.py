@@ -3,18 +3,21 @@
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
 TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
 wraps eight functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
-involved, so other tasks are not affected. Log messages lose secrets in any case.
+involved, so other tasks are not affected. Log messages lose secrets in any case. With a version of
+lmms-eval that is not supported, it wraps nothing and says so.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.exits import exit_of_host
+from mtrl_judge.common.host_versions import check_versions
 from mtrl_judge.common.printable import printable
 from mtrl_judge.common.secrets import redact
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
@@ -24,15 +27,23 @@ from .hooks import Hook, JudgeHooks, hooks_of_request
 from .kept_answers import with_kept_answers
 from .prompt_style import effective_generation, evaluation_style, set_backend
 
+HOST = ("lmms-eval", "transformers", "datasets", "pydantic")
+
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 
 
-def register() -> Any:
+def register() -> list[Any]:
     """Make lmms-eval find the judge tasks; called once by its model registry.
 
     Returns:
-        The ``ModelManifest`` of the ``mtrl_judge`` backend.
+        The ``ModelManifest`` of the ``mtrl_judge`` backend; nothing with a host that is not
+        supported, which stays usable for other tasks.
     """
+    try:
+        check_versions(HOST)
+    except JudgeError as error:
+        print(f"mtrl-judge: its tasks and its backend are not available\n{error}", file=sys.stderr)
+        return []
     from lmms_eval.models.registry_v2 import ModelManifest
 
     _wrap_yaml_loading()
@@ -43,9 +54,11 @@ def register() -> Any:
     _wrap_response_cache()
     _wrap_configuration()
     _wrap_logs()
-    return ModelManifest(
-        model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
-    )
+    return [
+        ModelManifest(
+            model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
+        )
+    ]
 
 
 def hooks_of(path: Path) -> JudgeHooks:

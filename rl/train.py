@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.exits import exits_with_message
+from mtrl_judge.common.host_versions import check_versions
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "--help" in words or "-h" in words:
             print(flags_help(method))
             return
+        check_versions(("trl", "transformers", "datasets", "pydantic"))
         settings = parse_settings(method, words[1:])
         if settings.judge.dry_run:
             from .dry_run import dry_run
