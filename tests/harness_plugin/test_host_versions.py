@@ -36,7 +36,7 @@ def _install(folder: Path, name: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.7.2", "0.8.0"])
-def test_an_unsupported_lmms_eval_gets_no_tasks_and_no_changes(tmp_path: Path, version: str) -> None:
+def test_an_unsupported_lmms_eval_is_left_alone(tmp_path: Path, version: str) -> None:
     _install(tmp_path, "lmms_eval", version)
     code = "from mtrl_judge.harness_plugin.register import register; import sys\n"
     code += "print(register(), 'lmms_eval' in sys.modules)"
@@ -57,7 +57,7 @@ def test_training_stops_with_an_unsupported_trl(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_installed_versions_and_the_bounds_of_the_package_agree_with_the_supported_range() -> None:
+def test_installed_versions_and_bounds_of_the_package_agree() -> None:
     check_versions(SUPPORTED)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["train"]]
