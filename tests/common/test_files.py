@@ -7,9 +7,9 @@ import json
 import os
 import resource
 import signal
-from itertools import count
+import subprocess
+import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -56,21 +56,31 @@ def test_an_error_leaves_the_previous_content(tmp_path: Path) -> None:
         write_json(file, {}, force=False)
 
 
+# Replaces a folder's content and is killed at its nth rename.
+REPLACING = """\
+import os, signal, sys
+from itertools import count
+from pathlib import Path
+from mtrl_judge.common.files import whole_folder
+
+number, folder = int(sys.argv[1]), Path(sys.argv[2])
+renames, rename = count(), Path.rename
+
+def killing(source, target):
+    if next(renames) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(source, target)
+
+Path.rename = killing
+with whole_folder(folder) as part:
+    (part / "new").touch()
+"""
+
+
 def killed_at_rename(number: int, folder: Path) -> int:
-    """Replace a folder's content in a process that is killed at its nth rename; its exit status."""
-    child = os.fork()
-    if child == 0:
-        renames, rename = count(), Path.rename
-
-        def killing(source: Path, target: Path) -> Path:
-            if next(renames) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return rename(source, target)
-
-        with patch.object(Path, "rename", killing), whole_folder(folder) as part:
-            (part / "new").touch()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    """The exit status of a process that replaces a folder and is killed at its nth rename."""
+    command = [sys.executable, "-c", REPLACING, str(number), str(folder)]
+    return subprocess.run(command, check=False).returncode
 
 
 def test_a_folder_is_old_or_new_wherever_its_replacement_is_killed(tmp_path: Path) -> None:
