@@ -9,13 +9,14 @@ from pathlib import Path
 
 REDACTED = "[redacted]"
 _NAME = r"[\w-]*(?:api_?key|access_?key|authorization|token|secret|password|passwd|credentials?)"
-_VARIABLE = re.compile(rf"{_NAME}|\w+_KEY", re.IGNORECASE)
+_WHOLE_NAME = re.compile(rf"{_NAME}|(?:[\w-]+[_-])?(?:key|pwd|auth|headers?)", re.IGNORECASE)
 _OPTION = re.compile(rf"--{_NAME}", re.IGNORECASE)
 # A name=value pair, or a key within a value that is JSON.
 _SECRET_PAIR = re.compile(rf"(?:^|[\"'])\s*{_NAME}[\"']?\s*[=:]\s*[\"']?", re.IGNORECASE)
 # Where the name gives nothing away: keys of well-known providers, and passwords in addresses.
 _KEY = r"\b(?:hf_|sk-|gsk_|AIza|gh[opsru]_|github_pat_)[\w-]{16,}"
-_SECRET_VALUE = re.compile(rf"{_KEY}|://[^/@\s]+@")
+_LOGIN = r"(?<=://)[^/@\s]+(?=@)"
+_SECRET_VALUE = re.compile(f"{_KEY}|{_LOGIN}")
 _PAIRS = re.compile(r"""(?:[^,"'{\[]|"[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|["'{\[])+""")
 # A shorter value may be a word that occurs anywhere.
 _MIN_LENGTH = 8
@@ -36,6 +37,15 @@ def without_secrets(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return kept, [name for name, _ in removed]
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a variable or an argument of this name holds a secret.
+
+    >>> [is_secret_name(name) for name in ("HF_TOKEN", "api_key", "max_new_tokens", "monkey")]
+    [True, True, False, False]
+    """
+    return _WHOLE_NAME.fullmatch(name) is not None
+
+
 class Redactor:
     """Replaces secrets in texts: those of the environment and of `arguments`, and known forms.
 
@@ -46,11 +56,11 @@ class Redactor:
     def __init__(
         self, arguments: Sequence[str] = (), environment: Mapping[str, str] = os.environ
     ) -> None:
-        values = [value for name, value in environment.items() if _VARIABLE.fullmatch(name)]
+        values = [value for name, value in environment.items() if is_secret_name(name)]
         values += [_stored_token(environment), *(value for _, value in _separated(arguments)[1])]
         # The longest first: one secret may be the beginning of another.
         escaped = map(re.escape, sorted(_literals(values), key=len, reverse=True))
-        self._pattern = re.compile("|".join((*escaped, _KEY)))
+        self._pattern = re.compile("|".join((*escaped, _KEY, _LOGIN)))
 
     def __call__(self, text: str) -> str:
         return self._pattern.sub(REDACTED, text)

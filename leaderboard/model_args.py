@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-# `max_new_tokens` is no secret: only the end of a name counts.
-_SECRET_NAME = re.compile(
-    r"(?i)(^|[_-])(api_?key|key|token|secret|password|passwd|pwd|auth|authorization|credentials?"
-    r"|headers?)$"
-)
-# Tokens of the hub and keys of APIs, and a user's name and password in an address.
-_SECRET_VALUE = re.compile(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}|(?<=://)[^/@\s]+@")
+from mtrl_judge.common.secrets import is_secret_name, redact
+
 # What the model is called is in the results beside the arguments.
 _OF_THE_MODEL = ("pretrained", "model", "model_name", "model_version", "revision")
 
@@ -41,11 +35,7 @@ def without_secrets(model_args: Mapping[str, str]) -> dict[str, str]:
     {'base_url': 'https://[redacted]@host/v1'}
     """
     return {
-        name: _SECRET_VALUE.sub(_redacted, value)
+        name: redact(value)
         for name, value in model_args.items()
-        if name not in _OF_THE_MODEL and not _SECRET_NAME.search(name)
+        if name not in _OF_THE_MODEL and not is_secret_name(name)
     }
-
-
-def _redacted(match: re.Match[str]) -> str:
-    return "[redacted]@" if match[0].endswith("@") else "[redacted]"
