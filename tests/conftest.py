@@ -26,6 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Commands set variables for the processes that they start; no other test sees them."""
+    before = dict(os.environ)
+    yield
+    for name in [name for name in os.environ if name.startswith("MTRL_JUDGE_")]:
+        del os.environ[name]
+    os.environ.update({name: before[name] for name in before if name.startswith("MTRL_JUDGE_")})
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six test items for each shipped task (three pairs), in the dataset's own columns."""
