@@ -13,6 +13,7 @@ from mtrl_judge.common.plain_yaml import parse_yaml
 from mtrl_judge.judge_tasks.spec import Style
 
 from .dataset import Balance
+from .kl_schedule import Beta
 
 Method: TypeAlias = Literal["grpo", "sft"]
 METHODS: tuple[Method, ...] = ("grpo", "sft")
@@ -112,6 +113,14 @@ class JudgeArguments(CommonArguments):
         Field(ge=0, le=1),
         Doc("Share of the format reward: R = (1 - alpha) accuracy + alpha format."),
     ] = 0.1
+    beta: Annotated[
+        Beta,
+        FromYaml,
+        Doc(
+            "Weight of the KL to the model at the start: a number, {start, end, shape: "
+            "linear|cosine}, or {target_kl, start}."
+        ),
+    ] = 0.0
     consistency_weight: Annotated[
         Weight, Doc("Weight of the reward for both orders of a pair being correct; 0 is off.")
     ] = 0.0

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -33,8 +33,19 @@ else:
     Trainer = object
 
 MANIFEST = "complete.json"
+_STATE = "judge_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _TRAINING_ARGUMENTS = "training_args.bin"
+
+
+class Stateful(Protocol):
+    """What changes over a run and is the same in all processes."""
+
+    def state(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
 
 
 def is_whole(folder: Path) -> bool:
@@ -102,6 +113,7 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
 
     Set ``checkpoint_card`` before training; every folder of weights gets it (:func:`write_card`).
     Set ``base_weights`` to have the files of every complete model checked; None for no check.
+    What ``stateful`` holds, by name, is saved and restored.
     A resumed run continues as the stopped one would have: beyond what transformers restores, a GRPO
     trainer gets back its position between two generations, the best checkpoint is found where the
     run is now, and a run that was over takes no further step.
@@ -111,6 +123,7 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
 
     checkpoint_card: Mapping[str, Any]
     base_weights: BaseWeights | None
+    stateful: Mapping[str, Stateful] = {}
     control: Any  # Trainer's own, declared for subclasses that set it
     _was_over = False
 
@@ -151,6 +164,8 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             torch.save(self.args, folder / _TRAINING_ARGUMENTS)  # with the limit again
+            state = {name: part.state() for name, part in self.stateful.items()}
+            write_json(folder / _STATE, state)
             _write_manifest(folder)
             rotate_checkpoints(
                 output_dir=str(run_folder),
@@ -191,6 +206,9 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
             best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if is_whole(best) else None
         self._load_generation_state(Path(checkpoint))
+        state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
+        for name, part in self.stateful.items():
+            part.restore(state[name])
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Overrides ``Trainer._run_epoch``, which checks for the end only after a step."""

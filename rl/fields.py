@@ -53,6 +53,8 @@ def _fields(method: Method) -> Mapping[str, _Field]:
         plain = get_type_hints(arguments)
         annotated = get_type_hints(arguments, include_extras=True)
         for field in fields(arguments):
+            if field.name in known:  # ours takes more than TRL's
+                continue
             annotation, choices = annotated[field.name], field.metadata.get("choices")
             if choices:  # TRL lists the values of a plain str
                 annotation = Literal[tuple(choices)]

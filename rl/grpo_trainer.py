@@ -9,7 +9,7 @@ The file follows a generation batch in the order in which it runs:
 5. rewards               ``_calculate_rewards``
 6. log of each task      ``_log_tasks``
 7. log-probabilities     ``_get_per_token_logps_and_entropies``
-8. loss                  TRL's ``_compute_loss``, unchanged
+8. loss                  ``_compute_loss``, TRL's with the β of the step
 
 TRL repeats a prompt G times before anything else. So it decodes and preprocesses its images, runs
 the vision tower and computes the prompt G times, in generation and in every forward and backward
@@ -26,6 +26,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -67,6 +68,7 @@ from .generation_batch import (
     shuffle_groups,
 )
 from .image_cache import DecodedOnce, processed_once
+from .kl_schedule import ZERO, KLSchedule
 from .rewards import scores
 from .sampler_check import SamplerCheck
 from .self_check import Difference, check, check_generation, completed, rounded_otherwise, rounding
@@ -136,6 +138,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     and the log says why, once.
 
     Args:
+        kl_schedule: sets β at every step; None leaves it to TRL.
         resample_tries: how many times zero-variance groups are replaced by other prompts, at most,
             before a step takes them as they are. This is DAPO's dynamic sampling (arXiv
             2503.14476, section 3.2), which TRL does not have. 0 is off.
@@ -153,12 +156,14 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     def __init__(
         self,
         *arguments: Any,
+        kl_schedule: KLSchedule | None = None,
         resample_tries: int = 0,
         keep_pairs: bool = False,
         share_prompt: bool = True,
         share_prompt_check: bool = True,
         **named: Any,
     ) -> None:
+        self.kl_schedule, self._kls_of_step = kl_schedule, list[float]()
         self.resample_tries, self.keep_pairs = resample_tries, keep_pairs
         self.share_prompt = share_prompt
         self._checks_logps = self._checks_generation = share_prompt_check
@@ -167,6 +172,8 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self._rewards_of_step: Tensor | None = None
         with vllm_samples_as_trained():
             super().__init__(*arguments, **named)
+        if kl_schedule is not None:
+            self.stateful = {**self.stateful, "beta": kl_schedule}
         inner = self._inner(self.model)
         self._never_sample(placeholder_ids(inner.config))
         self._sampler_check = SamplerCheck()
@@ -545,6 +552,22 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             return functional.pad(values_N_C, (0, missing))[order_B]
 
         return by_row(outputs.log_probs), by_row(outputs.entropy)
+
+    # 8. The loss
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Overrides ``GRPOTrainer._compute_loss``: β follows its schedule."""
+        if self.kl_schedule is None:
+            return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
+        beta = self.kl_schedule.beta(self.state.global_step, self.state.max_steps)
+        self.beta = beta or ZERO
+        loss: Tensor = super()._compute_loss(model, inputs)
+        self._metrics["train"]["beta"].append(beta)
+        self._kls_of_step.append(self._metrics["train"]["kl"][-1])  # over all processes
+        if self.accelerator.sync_gradients:  # the last micro-batch of the step
+            self.kl_schedule.end_step(fmean(self._kls_of_step))
+            self._kls_of_step.clear()
+        return loss
 
     # What several steps use
 

@@ -24,6 +24,7 @@ from mtrl_judge.metrics.rates import higher_is_better
 from .arguments import JudgeArguments, Method
 from .engine import named_engine
 from .fields import argument_classes, parse_flags, read_recipe, validate
+from .kl_schedule import kl_schedule
 from .recipes import (
     as_shell,
     find_recipe,
@@ -160,7 +161,7 @@ def _build(
     settings = Settings(
         method,
         judge,
-        _construct_trainer(trainer_config, given, where, judge),
+        _construct_trainer(trainer_config, _as_trl(given, judge, where), where, judge),
         _construct(model_config, given, where),
         tuple(tasks),
         recipe,
@@ -171,6 +172,15 @@ def _build(
     if conflicts:
         raise JudgeError("\n".join(conflicts))
     return settings
+
+
+def _as_trl(given: Mapping[str, Any], judge: JudgeArguments, where: str) -> dict[str, Any]:
+    """The fields with a β that TRL takes: of a schedule the largest, so that it is not 0."""
+    try:
+        schedule = kl_schedule(judge.beta)
+    except JudgeError as error:
+        raise JudgeError("\n".join(f"{where}: {line}" for line in str(error).split("\n"))) from None
+    return {**given, "beta": schedule.largest} if schedule else dict(given)
 
 
 def _shared_headline(tasks: Sequence[JudgeTask]) -> str:

@@ -27,6 +27,7 @@ from .arguments import METHODS
 from .dataset import training_set
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
+from .kl_schedule import kl_schedule
 from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
 from .packages import package_faults
 from .preflight import accepted_licenses, checked_leaks
@@ -221,6 +222,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
         trainer = JudgeGRPOTrainer(
             **shared,
             reward_funcs=functions,
+            kl_schedule=kl_schedule(judge.beta),
             resample_tries=judge.resample_tries,
             keep_pairs=judge.consistency_weight > 0,
             share_prompt=judge.share_prompt,

@@ -251,7 +251,7 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
 
 def test_a_stray_word_is_named(tmp_path: Path) -> None:
     (fault,) = faults_of(tmp_path, {}, "--beta", "0.1", "stray")
-    assert fault == "--beta: is ['0.1', 'stray']; expected a valid number"
+    assert fault == "--beta: is ['0.1', 'stray']; expected a valid number or a valid dictionary"
     with pytest.raises(JudgeError, match="stray: belongs to no flag; flags are written --field"):
         parse_settings("grpo", ["stray"])
 
