@@ -35,10 +35,11 @@ from mtrl_judge.common.files import (
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressCallback
+from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
 from mtrl_judge.judge_tasks.raw_split import labels_of, named_columns, train_median
 from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE
-from mtrl_judge.judge_tasks.sources import split_files
+from mtrl_judge.judge_tasks.sources import has_only_facts, split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
 
 from .image_files import CheckedImage, ImageIndex, check_image
@@ -208,7 +209,7 @@ class _Preparation:
     def _is_up_to_date(self, task: JudgeTask, plan: str) -> bool:
         folder = self.root / task.task
         remove_leftovers(folder)
-        if self.options.force or is_free(folder):
+        if self.options.force or is_free(folder) or has_only_facts(folder):
             return False
         if read_json(folder / DATA_CARD, missing_ok=True).get("plan") == plan:
             return True
@@ -378,6 +379,10 @@ class _Preparation:
                         "written; did something else change the data root? Prepare the data again"
                     )
             write_json(folder / DATA_CARD, card)
+            # Facts are by item, whatever files the items are in, and may have cost a strong judge.
+            facts = self.root / task.task / FACTS_FILE
+            if facts.exists():
+                shutil.copyfile(facts, folder / FACTS_FILE)
         return PreparedTask(task.task, self.root / task.task, card, existed=False)
 
 

@@ -20,19 +20,23 @@ _WELL_FORMED_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 class Layout(NamedTuple):
     blocks: list[str]  # contents of the answer blocks outside the reasoning
     rest: str  # what follows the first block; without blocks, the answer part itself
+    reasoning: str  # what is in the tags of reasoning, also where one of them is missing
     well_formed: bool
 
 
 def read_layout(text: str) -> Layout:
     blocks: list[str] = []
     rest: list[str] = []
+    thoughts: list[str] = []
     state, begin, reasoned = "outside", 0, False
     tags = list((_WIDE_TAG if "＜" in text else _TAG).finditer(text))
     marks = [(*tag.span(), bool(tag[1]), tag[2].lower()) for tag in tags]
     for start, end, closing, name in [*marks, (len(text), len(text), False, "end of text")]:
         if state == "think" and not (closing and name == "think"):
             continue
-        if state == "answer" or (closing and name == "answer"):
+        if state == "think":
+            thoughts.append(text[begin:start])
+        elif state == "answer" or (closing and name == "answer"):
             if not blocks:
                 rest.clear()
             blocks.append(text[begin:start])
@@ -40,12 +44,17 @@ def read_layout(text: str) -> Layout:
             rest.append(text[begin:start])
         if closing and name == "think":
             if not reasoned:  # the chat template had opened the reasoning
+                thoughts = [text[:start]]
                 blocks.clear()
+            elif state == "outside" and not blocks:
+                thoughts.append(text[begin:start])
             if not blocks:
                 rest.clear()
         reasoned = reasoned or name == "think"
         state, begin = "outside" if closing else name, end
-    return Layout(blocks, "\n".join(rest), _is_well_formed(text, tags))
+    if state == "think":
+        thoughts.append(text[begin:])
+    return Layout(blocks, "\n".join(rest), "\n".join(thoughts), _is_well_formed(text, tags))
 
 
 def _is_well_formed(text: str, tags: Sequence[re.Match[str]]) -> bool:

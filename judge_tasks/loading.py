@@ -20,6 +20,7 @@ from .fields import Frozen, mapping
 from .kinds import KINDS, LABEL_RULES
 from .spec import (
     Card,
+    Facts,
     Human,
     ImageFiles,
     JudgeSpec,
@@ -216,6 +217,8 @@ def _model_at(location: tuple[str | int, ...]) -> tuple[type[Frozen], str]:
             return Card, name
         case ("judge", "human", str(name), *_):
             return Human, name
+        case ("judge", "facts", str(name), *_):
+            return Facts, name
         case ("judge", "splits", _, str(name), *_):
             return MadeSplit, name
         case ("judge", "known_bad", int(), str(name), *_):

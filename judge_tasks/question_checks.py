@@ -50,6 +50,7 @@ def _answers(judge: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         (human.get("column"), "people's ratings"),
         (human.get("rank"), "people's ranking"),
         (judge.get("reasoning"), "the reasoning of a good answer"),
+        (mapping(judge.get("facts")).get("column"), "the facts that a judge is to see itself"),
     )
     for name, what in columns:
         if isinstance(name, str):

@@ -20,6 +20,7 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.metrics.human import HumanRating
 
+from .facts import Fact, as_facts, read_facts
 from .fields import label_key
 from .images import encoded, fault_of, truncation_refused
 from .spec import JudgeTask
@@ -60,14 +61,22 @@ class RawSplit:
     Args:
         dataset: in the dataset's own columns, images as encoded cells or as ``datasets`` images.
         folder: as for :func:`~.images.encoded`.
+        facts_file: the file with the facts of the items, where there is one.
 
     Raises:
         DataError: a column that the YAML names is missing; names every such column.
     """
 
-    def __init__(self, task: JudgeTask, dataset: Dataset, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        task: JudgeTask,
+        dataset: Dataset,
+        folder: Path | None = None,
+        facts_file: Path | None = None,
+    ) -> None:
         # Of Arrow's values `datasets` decodes none: it would open any path or address in a cell.
         self.task, self.dataset, self.folder = task, dataset.with_format("arrow"), folder
+        self.facts_file = facts_file
         _check_columns(task, dataset.column_names)
         self._columns: dict[str, list[Any]] = {}
         self._digests_N: list[str] | None = None
@@ -78,7 +87,7 @@ class RawSplit:
     def select(self, indices: Iterable[int]) -> RawSplit:
         """Some of the rows, in the given order; their images are not hashed again."""
         chosen = list(indices)
-        part = RawSplit(self.task, self.dataset.select(chosen), self.folder)
+        part = RawSplit(self.task, self.dataset.select(chosen), self.folder, self.facts_file)
         if self._digests_N is not None:
             part._digests_N = [self._digests_N[index] for index in chosen]
         return part
@@ -282,6 +291,33 @@ class RawSplit:
             for rating, group, rank in zip(ratings_N, groups_N, ranks_N, strict=True)
         ]
 
+    @property
+    def has_facts(self) -> bool:
+        """Whether the task's YAML or a file says what items show."""
+        return self.task.judge.facts is not None or self.facts_file is not None
+
+    @cached_property
+    def facts(self) -> list[tuple[Fact, ...]]:
+        """What each row shows, N; empty for a row without facts.
+
+        Raises:
+            DataError: facts are malformed, or are both in a column and in a file.
+        """
+        facts = self.task.judge.facts
+        if self.facts_file is None:
+            if facts is None:
+                return [()] * len(self)
+            where = f"{self.task.path}: judge.facts: column {facts.column!r}"
+            cells = zip(self.ids, self.column(facts.column), strict=True)
+            return [as_facts(cell, f"{where}: item {item}") for item, cell in cells]
+        if facts is not None:
+            raise DataError(
+                f"{self.task.path}: judge.facts: names the column {facts.column!r}, and there is "
+                f"the file {self.facts_file}; expected one source of facts, remove one of them"
+            )
+        by_item = read_facts(self.facts_file)
+        return [by_item.get(item, ()) for item in self.ids]
+
     def _numbers(self, field: str, column: str) -> list[float | None]:
         """The N values of a column as numbers; None where one is null."""
         numbers: list[float | None] = []
@@ -391,6 +427,7 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
         "judge.reasoning": [judge.reasoning] if judge.reasoning else [],
         "judge.cluster_by": [judge.cluster_by] if judge.cluster_by else [],
         "judge.groups": [judge.groups] if judge.groups else [],
+        "judge.facts.column": [judge.facts.column] if judge.facts else [],
         **{f"judge.human.{field}": [name] for field, name in human.items() if name},
     }
 

@@ -11,9 +11,10 @@ from mtrl_judge.common.errors import DataError
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.metrics.human import HumanRating
 
+from .facts import Fact, compared_with_prompt, from_cells, to_cells
 from .fields import label_key
 from .images import encoded, shown
-from .prompts import render_question
+from .prompts import instruction, render_question
 from .raw_split import RawSplit, Repeats
 from .spec import JudgeTask
 
@@ -41,6 +42,7 @@ class JudgeRow:
     cluster: str | None = None  # names what the item shares with others that depend on it
     group: str | None = None  # by which results are also reported, such as a category
     human: HumanRating | None = None  # what people thought of it
+    facts: tuple[Fact, ...] = ()  # what it shows, to look for in the reasoning; never in a prompt
     images: tuple[Image.Image, ...] = ()
 
     @classmethod
@@ -61,8 +63,23 @@ class JudgeRow:
             cluster=doc["cluster"],
             group=doc.get("group"),
             human=human and HumanRating(*json.loads(human)),
+            facts=from_cells(doc.get("facts") or ()),
             images=tuple(doc.get("images", ())),
         )
+
+
+class FactCounts(NamedTuple):
+    """The facts of the rows of a split."""
+
+    rows: int
+    """Rows with facts that count."""
+    facts: int
+    """Facts that count, of all rows."""
+    in_question: int
+    """Facts that do not count, since the prompt itself mentions them."""
+    fingerprint: str
+    """A hash of the facts of all rows. It is not part of the rows' own: facts change what is
+    measured, not what is answered."""
 
 
 class Rows(NamedTuple):
@@ -83,6 +100,8 @@ class Rows(NamedTuple):
     """A hash of the data alone: ids, orders, images, the columns that the question reads, and those
     of labels, whatever the question and the label rule make of them."""
     repeats: Repeats
+    facts: FactCounts | None
+    """None where nothing says what the items show."""
 
     @property
     def n_items(self) -> int:
@@ -121,11 +140,13 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
     verdicts = task.judge.verdicts
     reasoning_N, clusters_N = raw.reasoning, raw.clusters
     groups_N, human_N = raw.groups, raw.human
+    questions = _questions(raw, "judge.question", kept)
+    facts = _facts(raw, kept, questions)
     columns: dict[str, list[Any]] = {
         "item_id": ids,
         "task": [task.task] * len(kept),
         "kind": [task.judge.kind] * len(kept),
-        "question": _questions(raw, "judge.question", kept),
+        "question": questions,
         "verdicts": [list(verdicts)] * len(kept),
         "label": [
             task.kind.swapped_label(labels_N[index], verdicts) if swapped else labels_N[index]
@@ -139,6 +160,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "group": [groups_N[index] for index, _ in kept],
         # As text, so that a table of rows has the same columns for every task.
         "human": [rating and json.dumps(rating) for rating in (human_N[i] for i, _ in kept)],
+        "facts": [to_cells(of_row) for of_row in facts],
         "source_index": [index for index, _ in kept],
     }
     return Rows(
@@ -149,6 +171,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         fingerprint=_fingerprint(raw, columns),
         data_fingerprint=_data_fingerprint(raw, columns),
         repeats=raw.repeats(labels_N),
+        facts=_fact_counts(kept, facts, ids) if raw.has_facts else None,
     )
 
 
@@ -183,6 +206,37 @@ def _questions(raw: RawSplit, field: str, kept: Iterable[tuple[int, bool]]) -> l
         except DataError as error:
             raise DataError(f"{task.task}: item {raw.ids[index]}: {error}") from None
     return questions
+
+
+def _facts(
+    raw: RawSplit, kept: Sequence[tuple[int, bool]], questions: Sequence[str]
+) -> list[tuple[Fact, ...]]:
+    """The facts of each row, compared with the prompt in the style that asks for reasoning."""
+    judge = raw.task.judge
+    facts = []
+    for (index, _), question in zip(kept, questions, strict=True):
+        of_row = raw.facts[index]
+        if of_row:
+            prompt = f"{question}\n\n{instruction(judge.verdicts, 'reasoned')}"
+            of_row = compared_with_prompt(of_row, prompt)
+        facts.append(of_row)
+    return facts
+
+
+def _fact_counts(
+    kept: Sequence[tuple[int, bool]], facts: Sequence[tuple[Fact, ...]], ids: Sequence[str]
+) -> FactCounts:
+    counting = [sum(not fact.in_question for fact in of_row) for of_row in facts]
+    rows = sorted(
+        json.dumps([item, swapped, to_cells(of_row)])
+        for (_, swapped), item, of_row in zip(kept, ids, facts, strict=True)
+    )
+    return FactCounts(
+        rows=sum(count > 0 for count in counting),
+        facts=sum(counting),
+        in_question=sum(map(len, facts)) - sum(counting),
+        fingerprint=digest(row.encode() for row in rows)[:16],
+    )
 
 
 def _refuse_many(task: JudgeTask, undecodable: Mapping[str, str], n_items: int) -> None:
@@ -225,11 +279,11 @@ def _with_images(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> Dataset
     from datasets import Dataset, Features, List, Value
 
     types = {"n_images": "int32", "swapped": "bool", "source_index": "int64"}
+    texts = List(Value("string"))
+    fact = {"phrase": Value("string"), "instead": texts, "in_question": Value("bool")}
+    lists = {"verdicts": texts, "facts": List(fact)}
     features = Features(
-        {
-            name: List(Value("string")) if name == "verdicts" else Value(types.get(name, "string"))
-            for name in columns
-        }
+        {name: lists.get(name) or Value(types.get(name, "string")) for name in columns}
     )
     rows = Dataset.from_dict(dict(columns), features=features)
     rows.set_transform(_ImagesOnAccess(raw))

@@ -6,14 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json
+from mtrl_judge.common.locks import FOLDER_LOCK
 
 from .dataset_keys import is_local, read_dataset
+from .facts import FACTS_FILE
 from .folder_checks import check_rows, check_shards, listed_rows
 from .hub import hub_fault
 from .raw_split import RawSplit
@@ -45,6 +47,8 @@ class Source:
     card: dict[str, Any] = field(default_factory=dict)
     listed: Mapping[SplitName, int] = field(default_factory=dict)
     """The rows of each split according to the folder's card; empty if it does not say."""
+    facts_file: Path | None = None
+    """The file in the data root that says what the items show, also of a dataset on the hub."""
 
 
 class LoadedSplit(NamedTuple):
@@ -80,8 +84,11 @@ def find_source(task: JudgeTask, root: Path | None = None) -> Source:
     """
     root = root or data_root()
     folder = root / task.task if root else None
+    facts_file = None
     if folder is not None and folder.is_dir():
-        return _folder_source(task, folder)
+        facts_file = folder / FACTS_FILE if (folder / FACTS_FILE).exists() else None
+        if facts_file is None or not has_only_facts(folder):
+            return replace(_folder_source(task, folder), facts_file=facts_file)
     if task.dataset_path is None:
         where = f"no folder {folder}" if folder else f"{DATA_ROOT_VARIABLE} is not set"
         raise DataError(
@@ -89,7 +96,12 @@ def find_source(task: JudgeTask, root: Path | None = None) -> Source:
             f"{task.judge.card.url}, then run: mtrl-judge data prepare {task.task} --from FOLDER"
         )
     splits = tuple(s for s in SPLITS if task.source_split(s))
-    return Source("hub", task.dataset_path, task.revision, splits)
+    return Source("hub", task.dataset_path, task.revision, splits, facts_file=facts_file)
+
+
+def has_only_facts(folder: Path) -> bool:
+    """Whether a task's folder holds facts and no data: they describe a dataset on the hub."""
+    return [path.name for path in folder.iterdir() if path.name != FOLDER_LOCK] == [FACTS_FILE]
 
 
 def _folder_source(task: JudgeTask, folder: Path) -> Source:
@@ -156,7 +168,7 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
 
 
 def _reported_by(task: JudgeTask, rows: Rows) -> dict[str, Any]:
-    """The rows in each group and those that people rated, for tasks whose YAML names them."""
+    """The rows in each group, those that people rated, and the facts, where there are any."""
     columns = rows.dataset.with_format(None)
     record: dict[str, Any] = {}
     if task.judge.groups is not None:
@@ -167,6 +179,8 @@ def _reported_by(task: JudgeTask, rows: Rows) -> dict[str, Any]:
     if task.judge.human is not None:
         rated = sum(rating is not None for rating in columns["human"][:])
         record["human"] = {**task.judge.human.model_dump(), "rated": rated}
+    if rows.facts is not None:
+        record["facts"] = rows.facts._asdict()
     return record
 
 
@@ -185,7 +199,8 @@ def load_raw(task: JudgeTask, split: SplitName, source: Source) -> RawSplit:
                 f"available: {', '.join(source.splits)}"
             )
         origin, wanted = rule.source, split
-    raw = RawSplit(task, _read_split(task, origin, source), _folder_of_cells(source))
+    dataset = _read_split(task, origin, source)
+    raw = RawSplit(task, dataset, _folder_of_cells(source), source.facts_file)
     # A split that the source has itself is not cut from another one.
     rules = {
         name: rule

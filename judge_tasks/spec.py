@@ -145,6 +145,14 @@ class Human(Frozen):
     )
 
 
+class Facts(Frozen):
+    """What items show, to look for in a judge's reasoning."""
+
+    column: Column = Field(
+        description="the column with a list of facts, each a phrase or {fact, instead}"
+    )
+
+
 class JudgeSpec(Frozen):
     """The ``judge:`` block: all that lmms-eval has no key for."""
 
@@ -186,6 +194,9 @@ class JudgeSpec(Frozen):
     )
     human: Human | None = Field(
         None, description="{column, group, rank}: ratings by people to compare the judge with"
+    )
+    facts: Facts | None = Field(
+        None, description="{column}: a list of what an item shows, to look for in the reasoning"
     )
     fixed_class_counts: bool = Field(
         False, description="true where it was decided how many items of each label to collect"

@@ -13,6 +13,7 @@ from typing import Any
 
 from mtrl_judge.common.errors import DataError
 
+from .facts import read_facts
 from .loading import load_judge_task
 from .prompts import gold_answer, render_messages, render_question, render_text
 from .row_checks import identical_fault, identical_pairs, revealed_labels
@@ -44,6 +45,7 @@ def validate(path: Path | str, rows: int = 0) -> list[str]:
         source = find_source(task)
         for split in task.splits:
             faults += _row_faults(task, split, source, rows)
+        faults += _fact_faults(task, source)
     return [f"{task.path}: {fault}" for fault in faults]
 
 
@@ -118,6 +120,20 @@ def _prompt_faults(row: JudgeRow, style: Any) -> Iterator[str]:
         yield f"judge.question: {placed} images placed of {row.n_images}"
     if not all(verdict in render_text(row, style) for verdict in row.verdicts):
         yield f"judge.verdicts: not all of them are named in the {style} prompt"
+
+
+def _fact_faults(task: JudgeTask, source: Source) -> Iterator[str]:
+    """Facts of items that no split has; of every row, since a file lists those of all splits."""
+    if source.facts_file is None:
+        return
+    known = {item for split in task.splits for item in load_raw(task, split, source).ids}
+    unknown = [item for item in read_facts(source.facts_file) if item not in known]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        yield (
+            f"{source.facts_file}: facts of items that no split has: {', '.join(unknown[:5])}{more}"
+            "; expected the ids of items, as in results"
+        )
 
 
 def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) -> Iterator[str]:

@@ -22,7 +22,14 @@ from .request_failures import request_failure
 from .verdict_forms import CONCLUSION, LEVELS, Claim, Form, echoed, without_options
 from .verdict_names import OTHER, TIE, Names, names_of
 
-__all__ = ["PARSER_VERSION", "PART_LIMIT", "SELF_CONTRADICTION", "Verdict", "parse_verdict"]
+__all__ = [
+    "PARSER_VERSION",
+    "PART_LIMIT",
+    "SELF_CONTRADICTION",
+    "Verdict",
+    "parse_verdict",
+    "read_reasoning",
+]
 
 PARSER_VERSION = 2
 """Increased whenever a reading changes; part of a run's identity."""
@@ -78,6 +85,21 @@ def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = Non
     layout = read_layout(text)
     value, reason = _answer(layout, names)
     return Verdict(value, layout.well_formed, reason)
+
+
+def read_reasoning(text: str) -> str:
+    """The reasoning in a judge's output, which :func:`parse_verdict` leaves aside; linear in time.
+
+    It is what stands between the tags of reasoning. A missing opening tag is taken to stand at the
+    beginning, since chat templates write it, and a missing closing tag at the end. Without tags
+    there is no reasoning.
+
+    >>> read_reasoning("<think>A knife.</think><answer>Yes</answer>")
+    'A knife.'
+    """
+    if not isinstance(text, str) or request_failure(text):
+        return ""
+    return read_layout(text).reasoning
 
 
 def _answer(layout: Layout, names: Names) -> tuple[str | None, str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Fit: TypeAlias = Callable[["Image.Image"], "Image.Image"]
 Balance: TypeAlias = Literal["proportional", "uniform"] | float | Mapping[str, float]
-_COLUMNS = ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped")
+_COLUMNS = ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped", "facts")
 
 
 def training_set(
@@ -53,7 +53,8 @@ def build_dataset(
     loaded: Sequence[LoadedSplit] | None = None,
     fit: Fit | None = None,
 ) -> Dataset:
-    """The labeled rows of all tasks: prompt, images, task, kind, item_id, label, verdicts.
+    """The labeled rows of all tasks: prompt, images, task, kind, item_id, label, verdicts,
+    pair_id, swapped, facts.
 
     Prompt and images are made when a row is read, so images stay encoded on disk until the step
     that needs them, and a row that is read several times at once is decoded once.

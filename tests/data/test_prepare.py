@@ -35,6 +35,7 @@ from support.replicas import (
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.data import raw_files, shards
 from mtrl_judge.data.prepare import PreparedTask, PrepareOptions, prepare
+from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.loading import find_task, find_tasks
 from mtrl_judge.judge_tasks.sources import load_rows, split_files
 
@@ -55,6 +56,17 @@ def cells(folder: Path, split: str, column: str) -> list[Any]:
 
 def is_empty(root: Path) -> bool:
     return not root.exists() or not any(root.iterdir())
+
+
+def test_facts_collected_before_stay(tmp_path: Path) -> None:
+    source, root, name = tmp_path / "raw", tmp_path / "root", "mtrl_judge_seetrue"
+    seetrue(source, N)
+    facts = root / name / FACTS_FILE
+    facts.parent.mkdir(parents=True)
+    facts.write_text('{"id": "a", "facts": ["two cars"]}\n')
+    prepare_from(source, root, name)
+    prepare_from(source, root, name, force=True)
+    assert facts.read_text() == '{"id": "a", "facts": ["two cars"]}\n'
 
 
 @pytest.mark.parametrize("name", REPLICAS)

@@ -36,6 +36,10 @@ TEXTS = {"images": "[image]", "candidates": "[answer_a, answer_b]"}
             "judge.question: reads the column 'why', the reasoning of a good answer",
         ),
         (
+            {"question": "'{{ text }} {{ shows }}'", "facts": "{column: shows}"},
+            "judge.question: reads the column 'shows', the facts that a judge is to see itself",
+        ),
+        (
             {"question": "'{{ text }}, {{ stars }} stars?'", "human": "{column: stars}"},
             "judge.question: reads the column 'stars', people's ratings",
         ),
