@@ -30,6 +30,7 @@ COLUMNS = {
     "kind",
     "pair_id",
     "swapped",
+    "facts",
 }
 
 
