@@ -22,7 +22,7 @@ from mtrl_judge.metrics.human import HumanRating
 
 from .facts import Fact, as_facts, read_facts
 from .fields import label_key
-from .images import encoded, fault_of, truncation_refused
+from .images import encoded, fault_of, shown, truncation_refused
 from .spec import JudgeTask
 from .templates import question_columns
 
@@ -102,6 +102,21 @@ class RawSplit:
                 )
             self._columns[name] = self.dataset.select_columns([name])[:][name].to_pylist()
         return self._columns[name]
+
+    def cell(self, index: int, name: str) -> Any:
+        """One value of any column; of an image column the decoded image.
+
+        Raises:
+            ValueError: the image cannot be shown.
+            OSError: its file cannot be read.
+        """
+        from datasets import Image
+
+        value = self.dataset.select_columns([name])[index][name][0].as_py()
+        is_image = isinstance(self.dataset.features[name], Image)
+        if value is None or not (is_image or name in self.task.judge.images):
+            return value
+        return shown(encoded(value, self.folder))
 
     def texts(self, template: str | None = None) -> dict[str, list[Any]]:
         """The columns that a template (default: the question) reads or that name an item."""

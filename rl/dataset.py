@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.prompts import gold_answer, render_messages
+from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName, Style
+
+from .rewards import ALWAYS_GIVEN, COLUMNS, named_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
+    from .arguments import JudgeArguments
     from .settings import Settings
 
 Fit: TypeAlias = Callable[["Image.Image"], "Image.Image"]
 Balance: TypeAlias = Literal["proportional", "uniform"] | float | Mapping[str, float]
-_COLUMNS = ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped", "facts")
 
 
 def training_set(
@@ -37,7 +40,31 @@ def training_set(
         seed=settings.trainer.seed,
         loaded=loaded,
         fit=fit,
+        raw_columns=raw_columns(settings.judge, loaded),
     )
+
+
+def raw_columns(judge: JudgeArguments, loaded: Sequence[LoadedSplit]) -> list[str]:
+    """The raw columns that ``user_rewards`` read, beside what every reward function gets.
+
+    Raises:
+        JudgeError: a function names a column that no task's data has.
+    """
+    raws = [split.rows.raw for split in loaded]
+    available = {name for raw in raws for name in raw.dataset.column_names}
+    found: set[str] = set()
+    for path in judge.user_rewards or {}:
+        named = named_columns(path)
+        for name in named.required:
+            if name not in available:
+                tasks = ", ".join(raw.task.task for raw in raws)
+                columns = ", ".join(sorted(available - {*ALWAYS_GIVEN}))
+                raise JudgeError(
+                    f"user_rewards: {path}: parameter {name!r} is no column of the data of "
+                    f"{tasks}; available: {', '.join(ALWAYS_GIVEN)}; of the data: {columns}"
+                )
+        found |= {*named.required, *named.optional} & available
+    return sorted(found)
 
 
 def build_dataset(
@@ -52,6 +79,7 @@ def build_dataset(
     root: Path | None = None,
     loaded: Sequence[LoadedSplit] | None = None,
     fit: Fit | None = None,
+    raw_columns: Sequence[str] = (),
 ) -> Dataset:
     """The labeled rows of all tasks: prompt, images, task, kind, item_id, label, verdicts,
     pair_id, swapped, facts.
@@ -68,6 +96,8 @@ def build_dataset(
         keep_pairs: rows 2k and 2k + 1 belong together; of a pair they are its two orders.
         loaded: the splits of the tasks, where they have been loaded already.
         fit: resizes an image that is read.
+        raw_columns: columns of the raw data that a row also has when it is read, None where its
+            task has no such column.
 
     Raises:
         JudgeError: a task is out of distribution or has no labels, the split is a test split, the
@@ -92,11 +122,12 @@ def build_dataset(
         refs["row"] += [number * unit + offset for number in units for offset in range(unit)]
         refs["source"] += [source] * count
     bare = [rows.with_format(None) for rows in sources]
-    for name in _COLUMNS:
+    for name in COLUMNS:
         columns = [rows[name][:] for rows in bare]
         refs[name] = [columns[s][r] for s, r in zip(refs["source"], refs["row"], strict=True)]
     dataset = Dataset.from_dict(refs)
-    dataset.set_transform(_PromptOnAccess(sources, style, answers, fit))
+    raws = [rows.rows.raw for rows in loaded]
+    dataset.set_transform(_PromptOnAccess(sources, raws, style, answers, fit, raw_columns))
     return dataset
 
 
@@ -181,15 +212,23 @@ class _PromptOnAccess:
     """Renders the prompts and decodes the images of the rows that are read."""
 
     def __init__(
-        self, sources: Sequence[Dataset], style: Style, answers: bool, fit: Fit | None
+        self,
+        sources: Sequence[Dataset],
+        raws: Sequence[RawSplit],
+        style: Style,
+        answers: bool,
+        fit: Fit | None,
+        raw_columns: Sequence[str],
     ) -> None:
-        self.sources, self.style, self.answers, self.fit = sources, style, answers, fit
+        self.sources, self.raws, self.raw_columns = sources, raws, raw_columns
+        self.style, self.answers, self.fit = style, answers, fit
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "source" not in batch or "row" not in batch:
             return batch  # a column was read on its own
         refs = list(zip(batch.pop("source"), batch.pop("row"), strict=True))
-        rows = {ref: JudgeRow.from_doc(self.sources[ref[0]][ref[1]]) for ref in dict.fromkeys(refs)}
+        docs = {ref: self.sources[ref[0]][ref[1]] for ref in dict.fromkeys(refs)}
+        rows = {ref: JudgeRow.from_doc(doc) for ref, doc in docs.items()}
         images = {
             ref: [self.fit(image) if self.fit else image for image in row.images]
             for ref, row in rows.items()
@@ -200,7 +239,16 @@ class _PromptOnAccess:
         }
         if self.answers:
             made["completion"] = [self._answer(rows[ref]) for ref in refs]
+        for name in self.raw_columns:
+            cells = {
+                ref: self._cell(ref[0], doc["source_index"], name) for ref, doc in docs.items()
+            }
+            made[name] = [cells[ref] for ref in refs]
         return {**made, **batch}
+
+    def _cell(self, source: int, index: int, name: str) -> Any:
+        raw = self.raws[source]
+        return raw.cell(index, name) if name in raw.dataset.column_names else None
 
     def _answer(self, row: JudgeRow) -> list[dict[str, Any]]:
         text = gold_answer(str(row.label), self.style, row.reasoning or "")

@@ -5,7 +5,7 @@ The file follows a generation batch in the order in which it runs:
 1. prompts               :class:`PromptSampler`, ``_get_train_sampler``, ``_get_dataloader``
 2. generation batch      ``_prepare_inputs``, ``_generate_and_score_completions``
 3. generation            ``_generate``, ``_generate_single_turn``
-4. zero-variance groups  ``_resample``, by their rewards
+4. zero-variance groups  ``_resample``, by their accuracy
 5. rewards               ``_calculate_rewards``
 6. log of each task      ``_log_tasks``
 7. log-probabilities     ``_get_per_token_logps_and_entropies``
@@ -23,11 +23,12 @@ M = N / G groups, F reward functions; B rows of this process, V tokens of the vo
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from statistics import fmean
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +49,6 @@ from trl.trainer.utils import (
 
 from mtrl_judge.common.attributes import replaced_attribute
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.models.image_dedup import deduplicate_images
 from mtrl_judge.models.judge import unwrap_adapters
 from mtrl_judge.models.packing import (
@@ -74,11 +74,9 @@ from .sampler_check import SamplerCheck
 from .self_check import Difference, check, check_generation, completed, rounded_otherwise, rounding
 from .validation import JudgeTraining
 from .vllm_sampling import vllm_samples_as_trained
+from .zero_variance import Bools, Floats, OtherPrompts, WellFormedRate, uninformative
 
 logger = logging.getLogger(__name__)
-
-Bools: TypeAlias = NDArray[np.bool_]
-Floats: TypeAlias = NDArray[np.floating[Any]]
 
 
 class Rollouts(NamedTuple):
@@ -92,6 +90,16 @@ class Rollouts(NamedTuple):
     extra_fields: dict[str, Any]
     images: list[Any] | None
     tool_images: list[Any]
+
+
+class Judged(NamedTuple):
+    """What is known of the completions of all processes; each array has N entries."""
+
+    task_N: NDArray[np.str_]
+    correct_N: Floats
+    format_N: Floats
+    null_N: Floats
+    length_N: Floats
 
 
 class PromptSampler(RepeatSampler):  # type: ignore[misc]  # TRL has no types
@@ -139,9 +147,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
     Args:
         kl_schedule: sets β at every step; None leaves it to TRL.
-        resample_tries: how many times zero-variance groups are replaced by other prompts, at most,
-            before a step takes them as they are. This is DAPO's dynamic sampling (arXiv
-            2503.14476, section 3.2), which TRL does not have. 0 is off.
+        resample_tries: how many times zero-variance groups are replaced by other prompts of their
+            task, at most, before a step takes them as they are. This is DAPO's dynamic sampling
+            (arXiv 2503.14476, section 3.2), which TRL does not have. 0 is off.
         keep_pairs: both orders of a pair come into the same generation batch; rows 2k and 2k + 1
             of the dataset belong together.
         share_prompt: False leaves the computation to TRL.
@@ -169,9 +177,11 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self._checks_logps = self._checks_generation = share_prompt_check
         self._logged: set[str] = set()
         self._inputs: list[dict[str, Any]] = []
-        self._rewards_of_step: Tensor | None = None
+        self._of_step: tuple[Tensor, Judged] | None = None
+        self.well_formed_rate = WellFormedRate()
         with vllm_samples_as_trained():
             super().__init__(*arguments, **named)
+        self.stateful = {**self.stateful, "well_formed_rate": self.well_formed_rate}
         if kl_schedule is not None:
             self.stateful = {**self.stateful, "beta": kl_schedule}
         inner = self._inner(self.model)
@@ -179,6 +189,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self._sampler_check = SamplerCheck()
         self._prefix_obstacle = prefix_unsupported_reason(inner)
         self._packing_obstacle = packing_unsupported_reason(inner)
+        unit = 2 if keep_pairs else 1
+        dataset, seed = self.train_dataset, self.args.seed
+        self._other_prompts = OtherPrompts(dataset, unit, seed) if resample_tries else None
         if share_prompt:
             for model in filter(None, (self.model, self.ref_model)):
                 use_packed_attention(self._inner(model))
@@ -303,7 +316,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         """
         rollouts = Rollouts(*super()._generate(prompts))
         if self.resample_tries:
-            self._rewards_of_step = self._resample(prompts, rollouts)
+            self._of_step = self._resample(prompts, rollouts)
         return rollouts
 
     def _generate_single_turn(
@@ -336,51 +349,89 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
     # 4. Zero-variance groups
 
-    def _resample(self, prompts: list[Any], rollouts: Rollouts) -> Tensor:
+    def _resample(self, prompts: list[Any], rollouts: Rollouts) -> tuple[Tensor, Judged]:
         """Replace zero-variance groups, in place, until none is left or the tries are used up.
 
+        Of a pair whose orders are kept together, both groups are replaced or none.
+
         Returns:
-            rewards_N_F of what is kept.
+            rewards_N_F of what is kept, and what is known of it.
         """
-        resampled = 0
+        informative: dict[str, list[bool]] = defaultdict(list)  # of every group sampled, by task
+        seen: set[tuple[str, str]] = set()
+        resampled, fresh_M = 0, None
         for attempt in range(self.resample_tries + 1):
             rewards_N_F = self._finite_rewards(
                 self._inputs, prompts, rollouts.completions, rollouts.completion_ids
             )
-            zero_variance_M = zero_variance(self._total(rewards_N_F), self.num_generations)
-            if attempt == self.resample_tries or not zero_variance_M.any():
+            judged = self._judged(self._inputs, rollouts.completions, rollouts.completion_ids)
+            if attempt == 0:  # replacements would bias it
+                self.well_formed_rate.add(float(judged.format_N.mean()))
+            zero_variance_M = self._zero_variance(judged)
+            task_M = judged.task_N[:: self.num_generations]
+            fresh_M = np.ones(len(task_M), bool) if fresh_M is None else fresh_M
+            for task, flat in zip(task_M[fresh_M], zero_variance_M[fresh_M], strict=True):
+                informative[task].append(not flat)
+            if attempt == self.resample_tries:
                 break
-            resampled += int(zero_variance_M.sum())
-            self._replace(prompts, rollouts, zero_variance_M, attempt)
+            fresh_M = self._replace(prompts, rollouts, task_M, zero_variance_M, seen, attempt)
+            if not fresh_M.any():
+                break
+            resampled += int(fresh_M.sum())
             # What reward functions logged of the replaced completions.
             self._pending_metrics.clear()
             self._pending_extra_logs.clear()
-        self._metrics["train"]["resampled_groups"].append(resampled / len(zero_variance_M))
-        return rewards_N_F
+        metrics = self._metrics["train"]
+        metrics["resampled_groups"].append(resampled / len(zero_variance_M))
+        for task, of_task in informative.items():
+            metrics[f"{task}/informative_groups"].append(float(np.mean(of_task)))
+        return rewards_N_F, judged
 
     def _replace(
-        self, prompts: list[Any], rollouts: Rollouts, zero_variance_M: Bools, attempt: int
-    ) -> None:
-        """Put other prompts and their completions in place of this process's zero-variance groups.
+        self,
+        prompts: list[Any],
+        rollouts: Rollouts,
+        task_M: NDArray[np.str_],
+        zero_variance_M: Bools,
+        seen: set[tuple[str, str]],
+        attempt: int,
+    ) -> Bools:
+        """Put other prompts and their completions in place of zero-variance groups.
 
-        The new prompt depends on seed, step, attempt and group alone, so a resumed run gets the
-        same. Every process generates for as many groups, because TRL gathers what it logs.
+        A new prompt is one of the same task, so that each task keeps its share, and of an item that
+        this step has not seen; where a task has none left, its group stays. It depends on seed,
+        step, attempt and group alone, so a resumed run gets the same. All processes draw for all,
+        and generate for as many groups, because TRL gathers what it logs.
+
+        Args:
+            seen: the items of this step; those of this batch and of the new prompts are added.
+
+        Returns:
+            Which groups have been replaced, M.
         """
-        width, process = self.num_generations, self.accelerator.process_index
-        zero_variance_P_M = zero_variance_M.reshape(self.accelerator.num_processes, -1)
-        groups = zero_variance_P_M.shape[1]
-        replaced = np.flatnonzero(zero_variance_P_M[process]).tolist()
+        assert self._other_prompts is not None
+        width, unit = self.num_generations, self._other_prompts.unit
+        items = [(row["task"], row["item_id"]) for row in self._inputs[::width]]
+        seen.update(gather_object(items))
+        rows: dict[int, int] = {}
+        for first in np.flatnonzero(zero_variance_M.reshape(-1, unit).all(axis=1)) * unit:
+            drawn = self._other_prompts.draw(task_M[first], seen, self._step, attempt, first)
+            if drawn is not None:
+                seen |= drawn[1]
+                rows |= zip(range(first, first + unit), drawn[0], strict=True)
+        replaced_M = np.isin(np.arange(len(task_M)), list(rows))
+        replaced_P_M = replaced_M.reshape(self.accelerator.num_processes, -1)
+        groups, process = replaced_P_M.shape[1], self.accelerator.process_index
+        replaced = np.flatnonzero(replaced_P_M[process]).tolist()
         for group in replaced:
-            # The words are part of the seed: others would give other prompts.
-            number = stable_hash(
-                "draw again", self.args.seed, self._step, attempt, process * groups + group
-            )
-            row = self.train_dataset[number % len(self.train_dataset)]
+            row = self.train_dataset[rows[process * groups + group]]
             messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
             for index in range(group * width, (group + 1) * width):
                 self._inputs[index], prompts[index] = row, messages
         kept = [group for group in range(groups) if group not in replaced]
-        generated = [*replaced, *kept][: int(zero_variance_P_M.sum(axis=1).max())]
+        generated = [*replaced, *kept][: int(replaced_P_M.sum(axis=1).max())]
+        if not generated:
+            return replaced_M
         indices = [group * width + k for group in generated for k in range(width)]
         fresh = Rollouts(*super()._generate([prompts[index] for index in indices]))
         for name in ("prompt_ids", "completion_ids", "completions", "logprobs", "images"):
@@ -388,6 +439,13 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             if column is not None:
                 for index, value in zip(indices[: len(replaced) * width], values, strict=False):
                     column[index] = value
+        return replaced_M
+
+    def _zero_variance(self, judged: Judged) -> Bools:
+        """Which groups teach nothing, M: see :func:`.zero_variance.uninformative`."""
+        rate = self.well_formed_rate.now
+        assert rate is not None
+        return uninformative(judged.correct_N, judged.format_N, rate, self.num_generations)
 
     def _total(self, rewards_N_F: Tensor) -> Floats:
         """rewards_N, weighted; a function that does not apply to a row adds nothing to it."""
@@ -405,11 +463,28 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         completion_ids_list: list[list[int]],
     ) -> Tensor:
         """Overrides ``GRPOTrainer._calculate_rewards``: logs every task, computes nothing twice."""
-        rewards_N_F, self._rewards_of_step = self._rewards_of_step, None
-        if rewards_N_F is None:
+        of_step, self._of_step = self._of_step, None
+        if of_step is None:
             rewards_N_F = self._finite_rewards(inputs, prompts, completions, completion_ids_list)
-        self._log_tasks(inputs, completions, completion_ids_list, rewards_N_F)
+            judged = self._judged(inputs, completions, completion_ids_list)
+            self.well_formed_rate.add(float(judged.format_N.mean()))
+        else:
+            rewards_N_F, judged = of_step
+        self._log_tasks(judged, self._total(rewards_N_F))
         return rewards_N_F
+
+    def _judged(
+        self, inputs: list[dict[str, Any]], completions: list[Any], completion_ids: list[Any]
+    ) -> Judged:
+        """What is known of the completions of all processes."""
+        columns = ([row[name] for row in inputs] for name in ("kind", "label", "verdicts"))
+        local = [
+            (row["task"], s.correct or 0.0, s.format, s.verdict.value is None, len(ids))
+            for row, s, ids in zip(
+                inputs, scores(completions, *columns), completion_ids, strict=True
+            )
+        ]
+        return Judged(*(np.array(column) for column in zip(*gather_object(local), strict=True)))
 
     def _finite_rewards(self, inputs: list[dict[str, Any]], *rollouts: Any) -> Tensor:
         """TRL's rewards_N_F, which are the same in all processes; so is the error.
@@ -431,37 +506,21 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
     # 6. The log of each task
 
-    def _log_tasks(
-        self,
-        inputs: list[dict[str, Any]],
-        completions: list[Any],
-        completion_ids: list[list[int]],
-        rewards_N_F: Tensor,
-    ) -> None:
-        columns = ([row[name] for row in inputs] for name in ("kind", "label", "verdicts"))
-        local = [
-            (row["task"], s.correct or 0.0, s.format, s.verdict.value is None, len(ids))
-            for row, s, ids in zip(
-                inputs, scores(completions, *columns), completion_ids, strict=True
-            )
-        ]
-        tasks_N, correct_N, format_N, null_N, length_N = (
-            np.array(column) for column in zip(*gather_object(local), strict=True)
-        )
-        rewards_N = self._total(rewards_N_F)
-        zero_variance_M = zero_variance(rewards_N, self.num_generations)
+    def _log_tasks(self, judged: Judged, rewards_N: Floats) -> None:
         figures = {
             "reward": rewards_N,
-            "accuracy": correct_N,
-            "format": format_N,
-            "null_rate": null_N,
-            "length": length_N,
-            "zero_variance_groups": zero_variance_M.repeat(self.num_generations),
+            "accuracy": judged.correct_N,
+            "format": judged.format_N,
+            "null_rate": judged.null_N,
+            "length": judged.length_N,
+            "zero_variance_groups": self._zero_variance(judged).repeat(self.num_generations),
         }
-        for task in np.unique(tasks_N):
+        metrics = self._metrics["train"]
+        metrics["well_formed_rate"].append(self.well_formed_rate.now)
+        for task in np.unique(judged.task_N):
             for name, values_N in figures.items():
-                mean = float(values_N[tasks_N == task].mean())
-                self._metrics["train"][f"{task}/{name}"].append(mean)
+                mean = float(values_N[judged.task_N == task].mean())
+                metrics[f"{task}/{name}"].append(mean)
 
     # 7. Log-probabilities
 
@@ -598,17 +657,3 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
             dtype = torch.float16  # as many bits of mantissa as TF32
         return mixed.get(self.accelerator.mixed_precision, dtype)
-
-
-def zero_variance(rewards_N: Floats, generations: int) -> Bools:
-    """Which of the M groups have rewards that are all equal, M.
-
-    Not by the standard deviation, as TRL's ``frac_reward_zero_std``: in float32 that of twenty
-    times 0.9 is 6e-8.
-
-    >>> zero_variance(np.array([0.9, 0.9, 0.0, 0.9]), generations=2).tolist()
-    [True, False]
-    """
-    rewards_M_G = rewards_N.reshape(-1, generations)
-    zero_variance_M: Bools = np.isclose(np.ptp(rewards_M_G, axis=1), 0)
-    return zero_variance_M

@@ -8,6 +8,7 @@ row" (trl/trainer/grpo_trainer.py). Correctness and form are decided by
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from .arguments import JudgeArguments
 
 RewardFunction: TypeAlias = Callable[..., list[float | None]]
+
+COLUMNS = ("task", "kind", "item_id", "label", "verdicts", "pair_id", "swapped", "facts")
+"""What the training set says about every row, beside its prompt and its images."""
+# By TRL: GRPOTrainer._calculate_rewards. It leaves out ``environments`` where there are none.
+_BY_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+ALWAYS_GIVEN = (*COLUMNS, "images", *_BY_TRL)
 
 
 def reward_functions(judge: JudgeArguments) -> tuple[list[RewardFunction], list[float]]:
@@ -154,6 +161,33 @@ def user_reward(path: str) -> RewardFunction:
             f"user_rewards: {path!r}: no function {name!r}; {did_you_mean(name, known)}"
         )
     return _without_nan(function)
+
+
+class Named(NamedTuple):
+    """The columns that a user's reward function names by its parameters."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    """Those that have a default."""
+
+
+def named_columns(path: str) -> Named:
+    """The columns beside those that every reward function gets.
+
+    Raises:
+        JudgeError: there is no such function.
+    """
+    function = user_reward(path)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # of a function in C
+        return Named((), ())
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = [p for p in parameters if p.kind in by_name and p.name not in ALWAYS_GIVEN]
+    return Named(
+        tuple(p.name for p in named if p.default is inspect.Parameter.empty),
+        tuple(p.name for p in named if p.default is not inspect.Parameter.empty),
+    )
 
 
 def _without_nan(function: Callable[..., Any]) -> RewardFunction:

@@ -348,8 +348,3 @@ def _group_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
             f"consistency_weight: per_device_train_batch_size x steps_per_generation is {batch}; "
             f"expected a multiple of 2 x num_generations ({2 * group})"
         )
-    if judge.consistency_weight and judge.resample_tries:
-        yield (
-            "consistency_weight: resample_tries would replace one order of a pair without the "
-            "other; set one of the two to 0"
-        )

@@ -24,7 +24,7 @@ from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .arguments import METHODS
-from .dataset import training_set
+from .dataset import raw_columns, training_set
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
 from .kl_schedule import kl_schedule
@@ -99,6 +99,7 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     process = PartialState()
     with process.main_process_first():
         loaded = [load_rows(task, "train", root) for task in tasks]
+    raw_columns(settings.judge, loaded)  # raises before the model is loaded
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
     accepted = accepted_licenses(tasks, data, settings.judge.accept_license)
     if process.is_main_process:

@@ -111,6 +111,21 @@ def test_a_balanced_set_repeats_small_tasks_evenly(tmp_path: Path) -> None:
     assert sorted(by_task["few"]) == [2, 2, 3, 3]
 
 
+def test_raw_columns_are_those_of_the_item(tmp_path: Path) -> None:
+    pairs, one = written_pairs(tmp_path, "pair", 5), written(tmp_path, "one", 6)
+    names = ["text", "image1"]
+    rows = list(build_dataset([pairs, one], root=tmp_path, raw_columns=names))
+    for row in rows:
+        question = row["prompt"][0]["content"][-1]["text"]
+        assert row["text"] in question
+        if row["task"] == "one":
+            assert row["image1"] is None
+        else:  # as the data has it, whatever the order in which the pair is shown
+            shown = row["images"][0 if row["swapped"] else 1]
+            assert row["image1"].tobytes() == shown.tobytes()
+    assert {row["task"] for row in rows} == {"pair", "one"}
+
+
 def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
     task = written(tmp_path, "some", 6)
     dataset = build_dataset([task], root=tmp_path)

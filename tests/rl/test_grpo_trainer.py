@@ -8,8 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from support.training import GRPO, TASKS, guessing_judge, random_judge, small_world, values
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl.trainer.utils import RepeatSampler
@@ -21,6 +23,7 @@ from mtrl_judge.rl import rewards
 from mtrl_judge.rl.dataset import build_dataset
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer, PromptSampler
 from mtrl_judge.rl.settings import build_settings
+from mtrl_judge.rl.zero_variance import OtherPrompts, uninformative, zero_variance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,41 +178,54 @@ def test_the_log_of_each_task_is_what_its_completions_earned(base: Path, tmp_pat
 # Zero-variance groups
 
 
-def uneven(item_id: Sequence[str], completion_ids: Sequence[Any], **_: Any) -> list[float]:
-    """0 for half of the items; for the others whatever a completion happens to be."""
-    return [
-        0.0 if is_constant(item) else stable_hash("luck", *ids) % 1000 / 1000
-        for item, ids in zip(item_id, completion_ids, strict=True)
-    ]
+def correct(completions: Sequence[Any], **columns: Any) -> list[float]:
+    named = {name: columns[name] for name in ("kind", "label", "verdicts")}
+    return [scored or 0.0 for scored in rewards.accuracy(completions, **named)]
 
 
-def is_constant(item_id: str) -> bool:
-    return stable_hash("flat", item_id) % 2 == 0
+def by_tokens(completion_ids: Sequence[Any], **_: Any) -> list[float]:
+    """A reward that differs within every group."""
+    return [stable_hash("luck", *ids) % 1000 / 1000 for ids in completion_ids]
 
 
-def test_zero_variance_groups_are_replaced_whole(base: Path, tmp_path: Path) -> None:
-    witness = Witness(uneven)
+def test_groups_that_are_all_right_or_all_wrong_are_replaced(base: Path, tmp_path: Path) -> None:
+    witness = Witness(correct)
     trainer = trainer_of(
         base,
         tmp_path,
-        [witness],
-        random_judge(base),
+        [witness, by_tokens],
+        guessing_judge(base),
         resample_tries=9,
         per_device_train_batch_size=32,
     )
     trainer.train()
-    began, ended = (witness.calls[n]["item_id"] for n in (0, -1))
-    assert any(map(is_constant, began))
     assert 1 < len(witness.calls) <= 1 + 9
-    assert not any(map(is_constant, ended))
-    assert first_log(trainer)["frac_reward_zero_std"] == 0
-    resampled = [sum(map(is_constant, call["item_id"])) / 32 for call in witness.calls]
-    assert first_log(trainer)["resampled_groups"] == pytest.approx(sum(resampled))
-    # Groups with variance stay; each group is one prompt.
-    for index, item in enumerate(began):
-        if not is_constant(item):
-            assert ended[index] == item
-        assert ended[index] == ended[index // 4 * 4]
+    batches = [[row[::4] for row in (c["task"], c["item_id"])] for c in witness.calls]
+    flat = [
+        [len(set(call["reward"][start : start + 4])) == 1 for start in range(0, 32, 4)]
+        for call in witness.calls
+    ]
+    assert any(flat[0])
+    assert not any(flat[-1])
+    assert first_log(trainer)["resampled_groups"] == sum(map(sum, flat)) / 8
+    seen = set(zip(*batches[0], strict=True))
+    sampled = list(zip(batches[0][0], flat[0], strict=True))
+    for now, after, replaced, became in zip(batches, batches[1:], flat, flat[1:], strict=False):
+        assert after[0] == now[0]  # each task keeps its share
+        for group, was_flat in enumerate(replaced):
+            item = (after[0][group], after[1][group])
+            if was_flat:
+                assert item not in seen
+                seen.add(item)
+                sampled.append((item[0], became[group]))
+            else:
+                assert item == (now[0][group], now[1][group])
+    for task in TASKS:
+        shares = [not was_flat for of, was_flat in sampled if of == task]
+        assert first_log(trainer)[f"{task}/informative_groups"] == pytest.approx(fmean(shares))
+        assert first_log(trainer)[f"{task}/zero_variance_groups"] == 0
+    for call in witness.calls:  # each group is one prompt
+        assert all(call["item_id"][n] == call["item_id"][n // 4 * 4] for n in range(32))
     (batch,) = trainer.batches
     check_rows_belong_together(trainer, batch, witness.calls[-1])
 
@@ -243,41 +259,89 @@ def check_rows_belong_together(trainer: Any, batch: dict[str, Any], call: dict[s
 
 
 def test_resampling_ends_and_repeats(base: Path, tmp_path: Path) -> None:
+    """A random judge is never right, and no reward but accuracy makes its groups informative."""
     items = []
     for run in range(2):
-        witness = Witness(lambda completions, **_: [0.9] * len(completions))
+        witness = Witness(by_tokens)
         trainer = trainer_of(
             base, tmp_path / str(run), [witness], random_judge(base), resample_tries=2
         )
         trainer.train()
         assert len(witness.calls) == 1 + 2
         assert first_log(trainer)["resampled_groups"] == 2
-        assert first_log(trainer)["frac_reward_zero_std"] == 1
+        assert first_log(trainer)["frac_reward_zero_std"] == 0
         items.append([call["item_id"] for call in witness.calls])
     assert items[0] == items[1]
     assert len({tuple(call) for call in items[0]}) == 3
 
 
-def test_twenty_equal_rewards_are_a_zero_variance_group(base: Path, tmp_path: Path) -> None:
-    """In float32 their standard deviation is not 0."""
-
-    def reward(item_id: Sequence[str], trainer_state: Any, **_: Any) -> list[float]:
-        step = trainer_state.global_step
-        values = [(0.1, 0.3, 0.9, 0.9)[step]] * len(item_id)
-        values[3] += 0.01 * (step == 3)
-        return values
-
-    trainer = trainer_of(
-        base,
-        tmp_path,
-        [reward],
-        random_judge(base),
-        resample_tries=1,
-        per_device_train_batch_size=40,
-        num_generations=20,
-        max_steps=4,
-        logging_steps=1,
-    )
+def test_a_task_without_other_items_keeps_its_groups(base: Path, tmp_path: Path) -> None:
+    witness = Witness(by_tokens)
+    fields = {"resample_tries": 9, "per_device_train_batch_size": 32}
+    trainer = trainer_of(base, tmp_path, [witness], random_judge(base), **fields)
     trainer.train()
-    shares = [line["resampled_groups"] for line in trainer.state.log_history[:4]]
-    assert shares == [1, 1, 1, 0.5]
+    tasks = Counter(witness.calls[0]["task"][::4])
+    items = {
+        (task, item)
+        for call in witness.calls
+        for task, item in zip(call["task"], call["item_id"], strict=True)
+    }
+    all_items = set(
+        zip(trainer.train_dataset["task"], trainer.train_dataset["item_id"], strict=True)
+    )
+    assert items == all_items
+    assert all(Counter(call["task"][::4]) == tasks for call in witness.calls)
+    assert all(len(set(zip(c["task"], c["item_id"], strict=True))) == 8 for c in witness.calls)
+    assert first_log(trainer)["resampled_groups"] == (len(all_items) - 8) / 8
+
+
+def test_both_orders_of_a_pair_are_replaced_together() -> None:
+    dataset = Dataset.from_dict(
+        {
+            "task": ["pair"] * 6 + ["point"] * 4,
+            "item_id": ["a", "a", "b", "b", "c", "c", "0", "1", "2", "3"],
+        }
+    )
+    prompts = OtherPrompts(dataset, unit=2, seed=0)
+    assert prompts.draw("pair", {("pair", "a"), ("pair", "c")}) == ([2, 3], {("pair", "b")})
+    drawn = prompts.draw("point", {("point", "1")})
+    assert drawn == ([8, 9], {("point", "2"), ("point", "3")})
+    assert prompts.draw("point", {("point", "1"), ("point", "2")}) is None
+
+
+def test_draws_are_spread_over_the_items_and_depend_on_the_key() -> None:
+    dataset = Dataset.from_dict({"task": ["t"] * 50, "item_id": [str(n) for n in range(50)]})
+    prompts = OtherPrompts(dataset, unit=1, seed=0)
+    drawn = [prompts.draw("t", {("t", "0")}, step) for step in range(500)]
+    assert drawn == [prompts.draw("t", {("t", "0")}, step) for step in range(500)]
+    counts = Counter(rows[0] for rows, _ in filter(None, drawn))
+    assert set(counts) == set(range(1, 50))
+    assert max(counts.values()) < 40  # 10 each, and twice as often after an item that is skipped
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_twenty_equal_rewards_have_zero_variance(dtype: Any) -> None:
+    """In float32 their standard deviation is not 0."""
+    for value in (0.1, 0.3, 0.9):
+        rewards_N = np.full(40, value, dtype=dtype)
+        rewards_N[3] += 0.01
+        assert zero_variance(rewards_N, 20).tolist() == [False, True]
+
+
+def test_form_makes_a_group_informative_until_it_is_learned() -> None:
+    correct_N, format_N = np.zeros(8), np.array([1.0, 0, 0, 0, 0, 0, 0, 0])
+    assert uninformative(correct_N, format_N, 0.89, 4).tolist() == [False, True]
+    assert uninformative(correct_N, format_N, 0.9, 4).tolist() == [True, True]
+
+
+def test_a_resumed_run_knows_how_well_formed_answers_have_been(base: Path, tmp_path: Path) -> None:
+    """In the direct style no answer is in the reasoned form: each batch adds a share of 0."""
+    fields = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    shares = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-1")):
+        trainer = trainer_of(base, tmp_path, [by_tokens], random_judge(base), **fields)
+        if checkpoint is None:
+            trainer.well_formed_rate.add(0.5)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        shares.append(trainer.well_formed_rate.now)
+    assert shares == pytest.approx([0.405, 0.405])  # 0.9 x 0.9 x 0.5

@@ -322,7 +322,6 @@ def test_a_field_of_the_other_method_is_refused(tmp_path: Path) -> None:
             {"consistency_weight": 1, "per_device_train_batch_size": 24},
             "expected a multiple of 2 x num_generations",
         ),
-        ({"consistency_weight": 1, "resample_tries": 1}, "set one of the two to 0"),
         ({"patience": 2, "eval_strategy": "no"}, "patience: has no effect"),
         ({"fsdp": "full_shard"}, "fsdp: unknown field; use accelerate: fsdp2"),
         ({"machines": 2}, "machines: 1 processes cannot be split over 2"),

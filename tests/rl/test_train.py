@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -285,6 +286,7 @@ def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path)
         write_split(tmp_path / "data", "pair", split, columns)
     write_yaml(tmp_path, "pair", **pairs)
     fields = {**GRPO, **ONE_STEP, "consistency_weight": 0.5, "per_device_train_batch_size": 16}
+    fields["resample_tries"] = 1  # would raise if it left an order without its other one
     judge = run("grpo", values(tmp_path, tmp_path / "run", random_judge(base), "pair", **fields))
     first, validated, *_ = log_of(judge.parent)
     assert {"rewards/consistency/mean", "pair/reward"} <= first.keys()
@@ -424,6 +426,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model_name_or_path": "./nowhere"}, "nowhere is not a folder"),
     ({"data_root": "./nowhere"}, "data_root: no folder ./nowhere"),
     ({"learning_rate": "fast"}, "--learning_rate: is 'fast'; expected a valid number"),
+    ({"user_rewards": "{'support.training:of_no_column': 1}"}, "of_no_column: parameter 'txet'"),
     ({"user_rewards": "{'support.training:distinct': 1}"}, "did you mean 'distinct_tokens'"),
     ({"patience": 2, "eval_strategy": "no"}, "patience: has no effect with eval_strategy: no"),
     (LORA, "lora_target_modules: missing"),
@@ -444,6 +447,13 @@ def test_a_mistake_ends_in_one_message(
 ) -> None:
     given = grpo(base, tmp_path, guessing_judge(base), **{**ONE_STEP, **fields})
     assert part in message_of(command("grpo", given))
+
+
+def test_a_users_reward_reads_a_raw_column(base: Path, tmp_path: Path) -> None:
+    reward = "{'support.training:of_a_raw_column': 1.0}"
+    fields = {**ONE_STEP, "user_rewards": reward, "resample_tries": 1}
+    judge = run("grpo", grpo(base, tmp_path, guessing_judge(base), **fields))
+    assert log_of(judge.parent)[0]["rewards/of_a_raw_column/std"] > 0
 
 
 def test_a_reward_that_is_no_number_is_named(base: Path, tmp_path: Path) -> None:
@@ -482,9 +492,9 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
     """The same rewards, figures of each task, resampled prompts and validation, at each step.
 
     It is exact because a temperature of 0.001 makes sampling greedy and a learning rate of 0 keeps
-    the weights, so a completion depends on its prompt alone. The other reward is by position: which
-    groups have zero variance, and so are resampled, differs from process to process. The warm-up
-    before, at a learning rate of 0 as well, is there for what two processes must agree on.
+    the weights, so a completion depends on its prompt alone, and every group is all right or all
+    wrong and is replaced. The warm-up before, at a learning rate of 0 as well, is there for what
+    two processes must agree on.
     """
     recipe = tmp_path / "warm.yaml"
     recipe.write_text(
@@ -540,3 +550,33 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
     assert any(line.get("resampled_groups") for line in one)
     assert 0 < one[-1]["eval_guess/macro_f1"] < 1
     assert not changed(tmp_path / "1" / "judge", tmp_path / "2" / "judge")
+
+
+@pytest.mark.slow
+def test_processes_that_replace_unequal_numbers_of_groups_stay_together(
+    base: Path, tmp_path: Path
+) -> None:
+    fields = {"max_steps": 3, "save_steps": 3, "temperature": 1.0, "resample_tries": 2}
+    fields |= {"user_rewards": "{'support.training:by_position': 1.0}", "processes": 2}
+    fields |= {"per_device_train_batch_size": 16}
+    given = grpo(base, tmp_path / "run", guessing_judge(base), "guess", **fields)
+    done = subprocess.run(
+        [*python_module(TRAIN, 2), *command("grpo", given)],
+        env=environment(WITNESS=str(tmp_path), ACCELERATE_USE_CPU="true"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (
+        [json.loads(line)["items"][::4] for line in (tmp_path / f"{rank}.jsonl").open()]
+        for rank in range(2)
+    )
+    assert len(first) == len(second) > 3
+    changed_groups = [
+        [sum(a != b for a, b in zip(now, after, strict=True)) for now, after in pairwise(calls)]
+        for calls in (first, second)
+    ]
+    assert changed_groups[0] != changed_groups[1]
+    for here, there in zip(first, second, strict=True):
+        assert len({*here, *there}) == 8

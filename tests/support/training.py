@@ -184,3 +184,16 @@ def interrupted(completion_ids: list[list[int]], trainer_state: Any, **_: Any) -
             raise RuntimeError("crash")
         os.kill(os.getpid(), int(what))
     return distinct_tokens(completion_ids)
+
+
+def of_a_raw_column(
+    completions: list[Any], text: list[str], item_id: list[str], unknown: Any = None, **_: Any
+) -> list[float]:
+    """A reward by the raw column ``text``, of which each item has another value."""
+    assert len(set(zip(text, item_id, strict=True))) == len(set(text)) == len(set(item_id))
+    return [stable_hash(value, n) % 1000 / 1000 for n, value in enumerate(text)]
+
+
+def of_no_column(completions: list[Any], txet: list[str], **_: Any) -> list[float]:
+    """Names a column that no data has."""
+    return [0.0] * len(txet)
