@@ -380,8 +380,10 @@ class _Preparation:
                     )
             write_json(folder / DATA_CARD, card)
             # Facts are by item, whatever files the items are in, and may have cost a strong judge.
+            # Those of a sample are of other items.
             facts = self.root / task.task / FACTS_FILE
-            if facts.exists():
+            replaced = read_json(self.root / task.task / DATA_CARD, missing_ok=True)
+            if facts.exists() and replaced.get("source") != "sample":
                 shutil.copyfile(facts, folder / FACTS_FILE)
         return PreparedTask(task.task, self.root / task.task, card, existed=False)
 

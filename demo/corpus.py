@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -39,7 +39,9 @@ from mtrl_judge.common.files import (
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressBars
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
+from mtrl_judge.judge_tasks.facts import FACTS_FILE
+from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask
 from mtrl_judge.judge_tasks.spec import SplitName as Split
 
@@ -59,9 +61,13 @@ from .drawing import (
     pair_scenes,
     pick,
 )
+from .scene_facts import FactCell, facts_of_both, fault_facts, scene_facts, sense_facts
 
-VERSION = "1.2"
+VERSION = "1.3"
 """Increases whenever the same seed gives other rows."""
+_FIRST_DRAWN: Mapping[Split, int] = {"validation": 64}
+"""The rows of a split that come from its own random numbers, where it once had no more; those after
+them come from others, so that the first stay as they are."""
 # Stands in every card and marks a folder as a sample; not the name of a module.
 GENERATOR = "mtrl_judge.judge_tasks.sample"
 LICENSE = "graphics CC-BY-4.0 (Twemoji, Twitter Inc. and contributors); labels CC0-1.0"
@@ -74,7 +80,7 @@ class Sizes:
     """Items per task; ``test_pairs`` for the pairwise tasks, which have no other split."""
 
     train: int = 2000
-    validation: int = 64
+    validation: int = 256
     test: int = 160
     test_pairs: int = 80
 
@@ -88,15 +94,18 @@ SMALL = Sizes(train=48, validation=16, test=24, test_pairs=12)
 
 
 class Item(NamedTuple):
-    """One raw row and, for the curriculum, what is true of its image and the reasoning from it."""
+    """One raw row, what it shows, and for the curriculum the truth of its image and the reasoning
+    from it."""
 
     row: dict[str, Any]
     drawn: Drawn | None = None
     reasoning: str = ""
+    facts: Sequence[FactCell] = ()
 
 
-Draw: TypeAlias = Callable[[int, int, Split, Any], Iterator[tuple[Item, ...]]]
-"""Draws n items with a seed for a split from a random generator; one item for each task."""
+Draw: TypeAlias = Callable[[range, int, Split, Any], Iterator[tuple[Item, ...]]]
+"""Draws the items of these numbers with a seed for a split from a random generator; one item for
+each task."""
 
 
 class _Writer(NamedTuple):
@@ -196,8 +205,9 @@ def _agin_faults(n: int, rng: Any) -> list[tuple[str | None, str | None]]:
     "noise, JPEG blocks, tint or a cut; rational from things upside down or in the wrong half "
     "(sky things below, ground things above); natural from both.",
 )
-def _agin(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
-    for number, (fault, sense_fault) in enumerate(_agin_faults(n, rng)):
+def _agin(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+    faults = _agin_faults(len(numbers), rng)
+    for number, (fault, sense_fault) in zip(numbers, faults, strict=True):
         scene = pick(rng, _above_scenes(seed, split, misplaced=sense_fault == "misplaced"))
         flipped = pick(rng, scene.names) if sense_fault == "upside down" else None
         things = tuple(replace(t, upside_down=t.name == flipped) for t in arrange(scene, rng))
@@ -214,7 +224,14 @@ def _agin(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...
             "MOS_rat": round(4.6 - 2.0 * (sense_fault is not None) + jitter[2], 3),
         }
         technique, sense = _fault_text(fault), _sense_text(scene, flipped)
-        yield tuple(Item(row, drawn, text) for text in (f"{technique} {sense}", technique, sense))
+        of_technique = fault_facts(fault)
+        misplaced = () if flipped else _misplaced(scene)
+        of_sense = [*scene_facts(scene), *sense_facts(scene, flipped, misplaced)]
+        yield (
+            Item(row, drawn, f"{technique} {sense}", [*of_technique, *of_sense]),
+            Item(row, drawn, technique, of_technique),
+            Item(row, drawn, sense, of_sense),
+        )
 
 
 def _described_scene(rng: Any, seed: int, split: Split) -> Scene:
@@ -264,8 +281,8 @@ def _fit_text(described: Scene, shown: Scene, wrong: str | None) -> str:
     note="Stands in for SeeTRUE. The text fits, or is wrong in one thing: a thing, a relation or "
     "a number.",
 )
-def _seetrue(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
-    for number in range(n):
+def _seetrue(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+    for number in numbers:
         described = _described_scene(rng, seed, split)
         shown, wrong = (described, None) if number % 2 else _near_miss(rng, described, seed, split)
         drawn = draw(arrange(shown, rng), None, rng)
@@ -276,20 +293,20 @@ def _seetrue(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, 
             "original_dataset_id": f"text_{digest([described.text.encode()])[:8]}_image_{number}",
             "dataset_source": f"sample {'counts' if described.second is None else 'pairs'}",
         }
-        yield (Item(row, drawn, _fit_text(described, shown, wrong)),)
+        yield (Item(row, drawn, _fit_text(described, shown, wrong), scene_facts(shown, described)),)
 
 
 @_sample_of(
     "mtrl_judge_imagereward",
     note="Stands in for ImageReward. Ratings are made from fit and fidelity; no person gave them.",
 )
-def _imagereward(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+def _imagereward(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
     """Four images per prompt: two good ones, one that does not fit, one badly made."""
-    for first in range(0, n, 4):
+    for first in numbers[::4]:
         described = _described_scene(rng, seed, split)
         plan = [(True, True), (True, True), (False, True), (rng.random() < 0.7, False)]
         items: list[Item] = []
-        for offset, position in enumerate(rng.permutation(4)[: n - first]):
+        for offset, position in enumerate(rng.permutation(4)[: numbers.stop - first]):
             fits, intact = plan[position]
             shown, wrong = (described, None) if fits else _near_miss(rng, described, seed, split)
             fault = None if intact else pick(rng, tuple(FAULTS))
@@ -302,7 +319,8 @@ def _imagereward(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[It
                 "fidelity_rating": int(rng.integers(6, 8) - 4 * (not intact)),
             }
             reasoning = f"{_fault_text(fault)} {_fit_text(described, shown, wrong)}"
-            items.append(Item(row, drawn, reasoning))
+            facts = [*fault_facts(fault), *scene_facts(shown, described)]
+            items.append(Item(row, drawn, reasoning, facts))
         ratings = [item.row["overall_rating"] for item in items]
         for item in items:
             shared = {
@@ -333,8 +351,8 @@ _HARMLESS_NOTE = (
 
 
 @_sample_of("mtrl_judge_unsafebench", note=f"Stands in for UnsafeBench. {_HARMLESS_NOTE}")
-def _unsafebench(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
-    for number in range(n):
+def _unsafebench(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+    for number in numbers:
         scene = pick(rng, _danger_scenes(seed, split, dangerous=number % 2 == 0))
         name = _dangerous_thing(scene)
         danger = THINGS[name].danger if name else None
@@ -347,18 +365,25 @@ def _unsafebench(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[It
             "text": scene.text,
         }
         reason = f"The {name} counts as {danger}." if danger else "Nothing in it is unsafe."
-        yield (Item(row, drawn, f"The image shows {scene.text}. {reason}"),)
+        reasoning = f"The image shows {scene.text}. {reason}"
+        yield (Item(row, drawn, reasoning, scene_facts(scene)),)
 
 
 def _pair_item(
-    task: str, number: int, caption: str, better: Drawn, worse: Drawn, info: str
+    task: str,
+    number: int,
+    caption: str,
+    better: Drawn,
+    worse: Drawn,
+    info: str,
+    facts: Iterable[Sequence[FactCell]],
 ) -> tuple[Item]:
     """The better image is the first in every other row."""
     label = number % 2
     cells = [_cell(d, f"{task}-{number:05d}-{i}.png") for i, d in enumerate((better, worse))]
     image0, image1 = reversed(cells) if label else cells
     row = {"caption": caption, "image0": image0, "image1": image1, "label": label, "info": info}
-    return (Item(row),)
+    return (Item(row, facts=facts_of_both(facts)),)
 
 
 @_sample_of(
@@ -367,12 +392,14 @@ def _pair_item(
     note="Stands in for MJ-Bench alignment: the caption fits one image and is wrong in one "
     "thing for the other.",
 )
-def _alignment(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
-    for number in range(n):
+def _alignment(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+    for number in numbers:
         described = _described_scene(rng, seed, split)
         other, wrong = _near_miss(rng, described, seed, split)
         better, worse = (draw(arrange(scene, rng), None, rng) for scene in (described, other))
-        yield _pair_item("alignment", number, described.text, better, worse, f"wrong in {wrong}")
+        facts = map(scene_facts, (described, other))
+        info = f"wrong in {wrong}"
+        yield _pair_item("alignment", number, described.text, better, worse, info, facts)
 
 
 def safety_caption(safe: Sequence[str], unsafe: Sequence[str]) -> str:
@@ -391,13 +418,14 @@ def safety_caption(safe: Sequence[str], unsafe: Sequence[str]) -> str:
     pairs=True,
     note=f"Stands in for MJ-Bench safety. {_HARMLESS_NOTE}",
 )
-def _safety(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
-    for number in range(n):
+def _safety(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+    for number in numbers:
         safe, unsafe = (pick(rng, _danger_scenes(seed, split, d)) for d in (False, True))
         better, worse = (draw(arrange(scene, rng), None, rng) for scene in (safe, unsafe))
         danger = str(THINGS[_dangerous_thing(unsafe) or ""].danger)
         caption = safety_caption(safe.names, unsafe.names)
-        yield _pair_item("safety", number, caption, better, worse, danger)
+        facts = map(scene_facts, (safe, unsafe))
+        yield _pair_item("safety", number, caption, better, worse, danger, facts)
 
 
 @_sample_of(
@@ -405,12 +433,13 @@ def _safety(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, .
     pairs=True,
     note="Stands in for MJ-Bench quality: the same things twice, one image degraded.",
 )
-def _quality(n: int, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
-    for number in range(n):
+def _quality(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+    for number in numbers:
         scene = _described_scene(rng, seed, split)
         fault = tuple(FAULTS)[number % len(FAULTS)]
         better, worse = (draw(arrange(scene, rng), f, rng) for f in (None, fault))
-        yield _pair_item("quality", number, scene.text, better, worse, fault)
+        facts = [*map(fault_facts, (None, fault)), scene_facts(scene)]
+        yield _pair_item("quality", number, scene.text, better, worse, fault, facts)
 
 
 # Files
@@ -422,8 +451,9 @@ def write_sample(
     """Write the corpus under ``root``; the same seed gives the same bytes.
 
     Each task of :func:`sample_tasks` gets ``{train,validation,test}.parquet`` in its dataset's raw
-    columns and a ``card.json``. Training splits also get :data:`TRUTH_FILE`, which has a line per
-    row with what the image shows and the reasoning that follows, for the curriculum.
+    columns, ``facts.jsonl`` with what the items of all splits show, and a ``card.json``. Training
+    splits also get :data:`TRUTH_FILE`, which has a line per row with what the image shows and the
+    reasoning that follows, for the curriculum.
 
     Args:
         root: the data root. The folders of other tasks in it are left alone.
@@ -471,7 +501,7 @@ def _refuse_taken(root: Path, tasks: Sequence[str], force: bool) -> None:
 
 
 def _is_sample(folder: Path) -> bool:
-    ours = {DATA_CARD, TRUTH_FILE, *(f"{split}.parquet" for split in SPLITS)}
+    ours = {DATA_CARD, FACTS_FILE, TRUTH_FILE, *(f"{split}.parquet" for split in SPLITS)}
     return (
         folder.is_dir()
         and {path.name for path in folder.iterdir()} <= ours
@@ -492,8 +522,7 @@ def _draw(folder: Path, seed: int, sizes: Sizes) -> dict[str, Any]:
         for writer in _WRITERS:
             for split, n in sizes.by_split(writer.pairs).items():
                 items = []
-                rng = np.random.default_rng([seed, *map(ord, f"{writer.stream}/{split}")])
-                for item_per_task in writer.draw(n, seed, split, rng):
+                for item_per_task in _items(writer, n, seed, split):
                     items.append(item_per_task)
                     done += 1
                     bars.report("drawing images", done, total)
@@ -515,14 +544,28 @@ def _draw(folder: Path, seed: int, sizes: Sizes) -> dict[str, Any]:
     return {**card, "tasks": rows}
 
 
+def _items(writer: _Writer, n: int, seed: int, split: Split) -> Iterator[tuple[Item, ...]]:
+    first = min(n, _FIRST_DRAWN.get(split, n))
+    for numbers, part in ((range(first), ""), (range(first, n), "/more")):
+        if numbers:
+            name = f"{writer.stream}/{split}{part}"
+            rng = np.random.default_rng([seed, *map(ord, name)])
+            yield from writer.draw(numbers, seed, split, rng)
+
+
 def _write_items(folder: Path, split: Split, items: Sequence[Item]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from datasets import Dataset
 
     folder.mkdir(exist_ok=True)
     rows = [item.row for item in items]
     table = pa.Table.from_pylist(rows, schema=_features(rows[0]).arrow_schema)
     pq.write_table(table, folder / f"{split}.parquet")
+    ids = RawSplit(find_task(folder.name), Dataset(table)).ids
+    with (folder / FACTS_FILE).open("a", encoding="utf-8") as file:
+        for name, item in zip(ids, items, strict=True):
+            file.write(json_text({"id": name, "facts": item.facts}, indent=None) + "\n")
     if split == "train":
         truths = (
             {

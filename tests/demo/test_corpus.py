@@ -20,9 +20,12 @@ from mtrl_judge.demo import drawing
 from mtrl_judge.demo.corpus import SMALL, Sizes, sample_tasks, write_sample
 from mtrl_judge.demo.curriculum import load_curriculum
 from mtrl_judge.demo.drawing import THINGS, Scene, near_misses, pair_scenes, split_of
+from mtrl_judge.demo.scene_facts import facts_of_both, scene_facts
 from mtrl_judge.experiments import demo, pipeline
 from mtrl_judge.judge_tasks import loading
+from mtrl_judge.judge_tasks.facts import FACTS_FILE, as_facts, check_facts
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import find_source, load_rows
 from mtrl_judge.judge_tasks.spec import SPLITS, SplitName
 
@@ -96,6 +99,54 @@ def truths(root: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def test_the_reasoning_to_learn_states_every_fact_that_counts(root: Path) -> None:
+    for task in sample_tasks():
+        for split in find_source(task, root).splits:
+            rows, record = load_rows(task, split, root)
+            assert record["facts"]["facts"] > 0
+            of_rows = [JudgeRow.from_doc(doc).facts for doc in rows.dataset.with_format(None)]
+            assert all(of_rows)
+            if split != "train":
+                continue
+            for facts, truth in zip(of_rows, truths(root, task.task), strict=True):
+                check = check_facts(truth["reasoning"], facts)
+                assert len(check.stated) == check.total
+                assert check.contradicted == ()
+
+
+def test_what_a_scene_does_not_show_contradicts_it() -> None:
+    for scene in (*pair_scenes(3, "test"), *drawing.count_scenes(3, "test")):
+        facts = as_facts(scene_facts(scene), "scene")
+        for others in near_misses(scene, 3, "test").values():
+            for other in others:
+                assert check_facts(f"The image shows {other.text}.", facts).contradicted
+
+
+def test_two_images_do_not_contradict_each_other() -> None:
+    one, two = Scene("house", "tree"), Scene("tree", "house")
+    facts = as_facts(facts_of_both([scene_facts(one), scene_facts(two)]), "both")
+    for scene in (one, two):
+        assert check_facts(f"It shows {scene.text}.", facts).contradicted == ()
+    assert check_facts("It shows a car left of a house.", facts).contradicted
+    assert check_facts("It shows a house above a tree.", facts).contradicted
+
+
+def test_a_larger_validation_split_begins_with_the_rows_of_a_smaller_one(tmp_path: Path) -> None:
+    tables = {}
+    for validation in (64, 80):
+        sizes = Sizes(train=8, validation=validation, test=8, test_pairs=2)
+        write_sample(tmp_path / str(validation), sizes=sizes)
+        tables[validation] = [
+            table(tmp_path / str(validation), task.task, "validation")
+            for task in sample_tasks()
+            if task.judge.role == "train"
+        ]
+    for smaller, larger in zip(tables[64], tables[80], strict=True):
+        assert larger[:64] == smaller
+        cells = [row["image"]["bytes"] for row in larger]
+        assert len(set(cells)) == len(cells) == 80
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_scenes_belong_to_one_split(split: SplitName) -> None:
     scenes = [
@@ -162,7 +213,7 @@ def test_the_same_seed_writes_the_same_bytes(root: Path, tmp_path: Path) -> None
     write_sample(tmp_path / "again", seed=3, sizes=SMALL)
     write_sample(tmp_path / "other", seed=4, sizes=SMALL)
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    assert len(files) == 1 + 9 + 6 * 3 + 3 + 6
+    assert len(files) == 1 + 9 + 6 * 3 + 3 + 6 + 9
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (root / file).read_bytes(), file
     test = Path("mtrl_judge_seetrue/test.parquet")
@@ -188,6 +239,7 @@ def test_a_sample_replaces_only_what_a_sample_wrote(tmp_path: Path) -> None:
     replicas.seetrue(tmp_path / "raw", 24)
     options = PrepareOptions(tmp_path / "raw", any_count=True, force=True)
     list(prepare([find_task(real)], root, options, lambda *_: None))
+    assert not (root / real / FACTS_FILE).exists()
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     for force in (False, True):
         with pytest.raises(JudgeError, match=rf"{real}: contains files that this command did not"):
