@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .facts import facts
 from .leaks import leaks
 from .options import AllowLocalFiles, AsJson, DataRoot, Force, Seed, TaskNames, echo, use_data_root
 from .prepare import prepare
@@ -16,6 +17,7 @@ from .push import push
 app = typer.Typer(help="Get data to judge, inspect it and publish it.", no_args_is_help=True)
 app.command()(prepare)
 app.command()(leaks)
+app.command()(facts)
 app.command()(push)
 
 

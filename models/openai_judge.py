@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import permutations
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -37,6 +37,9 @@ from .base_judge import (
     system_messages,
 )
 from .pixels import DEFAULT_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_RETRIES = 5
@@ -100,20 +103,7 @@ class OpenAIJudge(BaseJudge):
         max_pixels: int | None = None,
         system_prompt: str | None = None,
     ) -> None:
-        from openai import OpenAI
-
-        self._key = os.environ.get(KEY_VARIABLE, "")
-        if not self._key:
-            raise JudgeError(
-                f"{KEY_VARIABLE}: not set; engine=openai reads the API key from it (any text will "
-                "do for a server without keys)"
-            )
-        if base_url and "@" in base_url:
-            raise JudgeError(
-                f"base_url: has user name or password, which results would record; {KEY_VARIABLE} "
-                "is for keys"
-            )
-        self.client = OpenAI(api_key=self._key, base_url=base_url, max_retries=MAX_RETRIES)
+        self.client = openai_client(base_url, "engine=openai", "base_url")
         self._model, self._concurrency, self._seed = model, concurrency, seed
         self._min_pixels = min_pixels
         self._max_pixels = max_pixels or max(DEFAULT_MAX_PIXELS, min_pixels or 0)
@@ -376,9 +366,40 @@ class OpenAIJudge(BaseJudge):
             return list(pool.map(attempt, range(count)))
 
     def _message(self, error: Exception) -> str:
-        """An error on one line of lmms-eval's length, without the key, which a server may quote."""
-        text = " ".join(str(error).split()) or type(error).__name__
-        return text.replace(self._key, "…")[:200] if len(self._key) > 8 else text[:200]
+        return message_without_key(error, self.client)
+
+
+def openai_client(base_url: str | None, user: str, field: str) -> OpenAI:
+    """A client with retries, whose key is that of OPENAI_API_KEY.
+
+    Args:
+        base_url: the address of the API; None is that of the client.
+        user: what needs the client, for the message.
+        field: where the address stands, for the message.
+
+    Raises:
+        JudgeError: there is no key, or the address contains one.
+    """
+    from openai import OpenAI
+
+    key = os.environ.get(KEY_VARIABLE, "")
+    if not key:
+        raise JudgeError(
+            f"{KEY_VARIABLE}: not set; {user} reads the API key from it (any text will do for a "
+            "server without keys)"
+        )
+    if base_url and "@" in base_url:
+        raise JudgeError(
+            f"{field}: has user name or password, which results would record; {KEY_VARIABLE} is "
+            "for keys"
+        )
+    return OpenAI(api_key=key, base_url=base_url, max_retries=MAX_RETRIES)
+
+
+def message_without_key(error: Exception, client: OpenAI) -> str:
+    """An error on one line of lmms-eval's length, without the key, which a server may quote."""
+    text, key = " ".join(str(error).split()) or type(error).__name__, client.api_key
+    return text.replace(key, "…")[:200] if len(key) > 8 else text[:200]
 
 
 def _distinguishable(verdicts: Sequence[str], end: str | None) -> list[str]:

@@ -131,6 +131,25 @@ class JudgeArguments(CommonArguments):
         Positive | None, Doc("Completion length, in tokens, where the penalty reaches -1.")
     ] = None
     length_weight: Annotated[Weight, Doc("Weight of the length penalty; 0 is off.")] = 0.0
+    perception_weight: Annotated[
+        Weight, Doc("Weight of the share of an item's facts that the reasoning states; 0 is off.")
+    ] = 0.0
+    perception_checker: Annotated[
+        Literal["phrase", "openai"],
+        Doc("What looks for facts: their phrases, or a text judge with an OpenAI-compatible API."),
+    ] = "phrase"
+    perception_model: Annotated[
+        str | None, Doc("The text judge's name on its server, for perception_checker: openai.")
+    ] = None
+    perception_base_url: Annotated[
+        str | None, Doc("The address of the text judge's API. Default: the openai client's.")
+    ] = None
+    repetition_weight: Annotated[
+        Weight, Doc("Weight of the penalty 1 - distinct / total over n-grams of tokens; 0 is off.")
+    ] = 0.0
+    repetition_ngram: Annotated[
+        Positive, Doc("Length of the n-grams of the repetition penalty, in tokens.")
+    ] = 20
     user_rewards: Annotated[
         dict[str, float] | None,
         FromYaml,

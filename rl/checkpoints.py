@@ -174,6 +174,20 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
             )
         self.accelerator.wait_for_everyone()
 
+    def save_after_failure(self) -> str:
+        """Write the checkpoint of a run whose next step failed before it changed anything.
+
+        Returns:
+            What there is to resume from, for a message.
+        """
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        # Between updates, what has been accumulated is lost, so an earlier checkpoint has to do.
+        updated = self._step % self.args.gradient_accumulation_steps == 0
+        if self.state.global_step and updated and not is_whole(folder):
+            self._save_checkpoint(self.model, trial=None)
+        newest = latest_checkpoint(Path(self.args.output_dir))
+        return "no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Overrides ``Trainer._load_from_checkpoint``, which may load nothing without an error."""
         if self._is_sharded():

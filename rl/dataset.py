@@ -67,6 +67,22 @@ def raw_columns(judge: JudgeArguments, loaded: Sequence[LoadedSplit]) -> list[st
     return sorted(found)
 
 
+def require_facts(judge: JudgeArguments, loaded: Sequence[LoadedSplit]) -> None:
+    """Refuse a reward for facts where no item has any that count.
+
+    Raises:
+        JudgeError: as said.
+    """
+    rows = sum(split.rows.facts.rows for split in loaded if split.rows.facts is not None)
+    if judge.perception_weight and not rows:
+        tasks = ", ".join(split.rows.raw.task.task for split in loaded)
+        raise JudgeError(
+            f"perception_weight: no training item of {tasks} has a fact that its prompt does not "
+            "mention; name a column in judge.facts or write <data root>/<task>/facts.jsonl "
+            "(`mtrl-judge data facts`)"
+        )
+
+
 def build_dataset(
     tasks: Sequence[JudgeTask],
     split: SplitName = "train",

@@ -69,6 +69,7 @@ from .generation_batch import (
 )
 from .image_cache import DecodedOnce, processed_once
 from .kl_schedule import ZERO, KLSchedule
+from .perception import OUTAGE, OutageError
 from .rewards import scores
 from .sampler_check import SamplerCheck
 from .self_check import Difference, check, check_generation, completed, rounded_otherwise, rounding
@@ -490,9 +491,15 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         """TRL's rewards_N_F, which are the same in all processes; so is the error.
 
         Raises:
+            OutageError: the text judge that checks facts did not answer some process.
             JudgeError: a user's reward function returned NaN or infinity.
         """
         rewards_N_F: Tensor = super()._calculate_rewards(inputs, *rollouts)
+        if "perception" in self.reward_func_names:
+            column = self.reward_func_names.index("perception")
+            if (rewards_N_F[:, column] == OUTAGE).any():
+                outages = gather_object([getattr(self.reward_funcs[column], "outage", None)])
+                raise OutageError(next(filter(None, outages)))
         if rewards_N_F.isinf().any():  # NaN is "does not apply"; see rewards.user_reward
             completion, function = rewards_N_F.isinf().nonzero()[0].tolist()
             items = gather_object([(row["task"], row["item_id"]) for row in inputs])

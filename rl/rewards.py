@@ -35,13 +35,22 @@ def reward_functions(judge: JudgeArguments) -> tuple[list[RewardFunction], list[
     """The reward functions of a run and their weights.
 
     Raises:
-        JudgeError: a reward function of the user's cannot be loaded.
+        JudgeError: a reward function of the user's cannot be loaded, or the text judge that checks
+            facts does not answer.
     """
+    from .perception import perception, repetition
+
     functions: list[RewardFunction] = [accuracy, cast(Any, format)]
     weights = [1 - judge.alpha, judge.alpha]
     if judge.consistency_weight:
         functions.append(consistency)
         weights.append(judge.consistency_weight)
+    if judge.perception_weight:
+        functions.append(perception(judge))
+        weights.append(judge.perception_weight)
+    if judge.repetition_weight:
+        functions.append(repetition(judge.repetition_ngram))
+        weights.append(judge.repetition_weight)
     if judge.length_weight and judge.length_soft and judge.length_hard:
         functions.append(length(judge.length_soft, judge.length_hard))
         weights.append(judge.length_weight)
@@ -221,7 +230,7 @@ def scores(
 ) -> list[Score]:
     """The score of each completion against its row."""
     rows = map(_Row, kind, label, map(tuple, verdicts))
-    return [_score(row, _text(text)) for row, text in zip(rows, completions, strict=True)]
+    return [_score(row, completion_text(text)) for row, text in zip(rows, completions, strict=True)]
 
 
 @lru_cache(maxsize=4096)  # every reward function of a step scores the same texts
@@ -229,7 +238,7 @@ def _score(row: _Row, text: str) -> Score:
     return score(row, text)
 
 
-def _text(completion: Any) -> str:
+def completion_text(completion: Any) -> str:
     """The text of a completion: a string, or TRL's messages of an assistant's turn."""
     if isinstance(completion, str):
         return completion

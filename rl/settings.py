@@ -291,6 +291,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield "patience: has no effect with eval_strategy: no; change one of the two"
     if settings.method == "grpo":
         yield from _length_conflicts(judge, trainer)
+        yield from _perception_conflicts(settings)
         server = trainer.use_vllm and trainer.vllm_mode == "server"
         if server and (judge.min_pixels is None) != (judge.max_pixels is None):
             name = "min_pixels" if judge.min_pixels is None else "max_pixels"
@@ -332,6 +333,17 @@ def _length_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
         yield f"length_soft: is {soft}, length_hard is {hard}; expected length_soft < length_hard"
     elif judge.length_weight and longest is not None and soft >= longest:
         yield f"length_soft: is {soft}; expected less than max_completion_length ({longest})"
+
+
+def _perception_conflicts(settings: Settings) -> Iterator[str]:
+    judge = settings.judge
+    if judge.perception_weight and settings.style == "direct":
+        yield "perception_weight: there is no reasoning in the direct style; use style: reasoned"
+    if judge.perception_checker == "openai" and judge.perception_model is None:
+        yield "perception_model: missing; perception_checker: openai needs the text judge's name"
+    for name in ("perception_model", "perception_base_url"):
+        if judge.perception_checker == "phrase" and getattr(judge, name) is not None:
+            yield f"{name}: has no effect with perception_checker: phrase; leave it out"
 
 
 def _group_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:

@@ -24,12 +24,13 @@ from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .arguments import METHODS
-from .dataset import raw_columns, training_set
+from .dataset import raw_columns, require_facts, training_set
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
 from .kl_schedule import kl_schedule
 from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
 from .packages import package_faults
+from .perception import OutageError
 from .preflight import accepted_licenses, checked_leaks
 from .rewards import reward_functions
 from .settings import Settings, parse_settings, warm_up_settings
@@ -99,7 +100,9 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     process = PartialState()
     with process.main_process_first():
         loaded = [load_rows(task, "train", root) for task in tasks]
-    raw_columns(settings.judge, loaded)  # raises before the model is loaded
+    if settings.method == "grpo":  # before the model is loaded
+        raw_columns(settings.judge, loaded)
+        require_facts(settings.judge, loaded)
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
     accepted = accepted_licenses(tasks, data, settings.judge.accept_license)
     if process.is_main_process:
@@ -113,7 +116,11 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
         confirm_engine(settings, trainer.accelerator)
         if settings.method == "grpo" and trainer.is_world_process_zero():
             record_sampler(folder, trainer.sampler_record())
-        trainer.train(resume_from_checkpoint=_checkpoint(settings, folder))
+        try:
+            trainer.train(resume_from_checkpoint=_checkpoint(settings, folder))
+        except OutageError as outage:
+            saved = trainer.save_after_failure()
+            raise JudgeError(f"{outage}\n{saved}; continue with --resume") from None
     if stop.signalled is not None:
         if process.is_main_process:
             print(f"stopped by {stop.signalled.name}; continue with --resume", file=sys.stderr)

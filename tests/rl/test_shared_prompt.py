@@ -244,6 +244,34 @@ def test_every_option_gives_trls_numbers(
     assert shared.count(f"share_prompt: log-probabilities{under}: each prompt once") == 1
 
 
+# Every loss of TRL 1.16 (``GRPOTrainer._compute_loss``), and ratios of whole completions with the
+# losses for which it recommends or requires them.
+LOSSES = [
+    *((loss, "token") for loss in ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "vespo")),
+    *((loss, "sequence") for loss in ("grpo", "sapo", "luspo")),
+]
+
+
+@pytest.mark.parametrize(("loss", "level"), LOSSES)
+def test_every_loss_gives_trls_numbers(
+    checkpoint: Any, tmp_path: Path, loss: str, level: str
+) -> None:
+    """In the second of two updates, where ratios are no longer 1."""
+    trainer = trainer_of(
+        checkpoint(QWEN3),
+        tmp_path,
+        kind=Compared,
+        loss_type=loss,
+        importance_sampling_level=level,
+        num_iterations=2,
+        max_steps=2,
+        per_device_train_batch_size=8,
+        learning_rate=1e-3,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
 def test_completions_that_are_all_masked_give_trls_numbers(checkpoint: Any, tmp_path: Path) -> None:
     fields = {"mask_truncated_completions": True, "generation_kwargs": {"min_new_tokens": TOKENS}}
     with pytest.raises(AssertionError, match="no gradient"):  # and all else is as TRL's
