@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.commands import call
 from support.images import image_cells
+from support.results import sample, write_results
 from support.tasks import PAIR, write_example_data, write_split, write_task
 
 from mtrl_judge.common.errors import JudgeError
@@ -57,3 +59,23 @@ def test_pairs_in_both_orders_are_refused(tmp_path: Path) -> None:
     write_example_data(tmp_path, task)
     with pytest.raises(JudgeError, match="not true of the other order"):
         collect_facts(task, [], tmp_path)
+
+
+def test_the_command_reads_the_results_of_one_judge(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    write_example_data(tmp_path / "data", task)
+    items = load_rows(task, "train", tmp_path / "data").rows.dataset["item_id"][:]
+    rows = [
+        sample(0, "Yes", "Yes", item_id=items[0], text=reasoned("A red house.", "Yes")),
+        sample(1, "Yes", "No", item_id=items[1], text=reasoned("A blue car.", "No")),
+    ]
+    results = write_results(tmp_path / "results", {"my_task": rows})
+    words = ("data", "facts", task.path, "--data-root", tmp_path / "data", "--from")
+    done = call(*words, results)
+    assert "facts of 1 items added, of 0 kept; 1 answers were wrong" in done.output
+    assert "1 of 6 training items have facts" in done.output
+    assert read_facts(tmp_path / "data" / "my_task" / FACTS_FILE) == {
+        items[0]: (Fact("A red house"),)
+    }
+    write_results(tmp_path / "results", {"my_task": rows}, model="owner/other", date="20260101")
+    assert "has 2 runs" in str(call(*words, tmp_path / "results").exception)
