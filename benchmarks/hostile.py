@@ -126,7 +126,7 @@ def _fault(code: int, text: str, folder: Path) -> str | None:
         return "its code ran"
     if code == 0:
         return "succeeded"
-    if code not in (1, 2) or "Traceback" in text:
+    if code != 2 or "Traceback" in text:
         last = (text.strip() or "nothing").splitlines()[-1]
         return "no end" if code == -signal.SIGKILL else f"exit code {code}: {last[:200]}"
     return "a long message" if len(text) > _LONGEST_MESSAGE else None

@@ -62,6 +62,8 @@ def attacks(folder: Path) -> dict[str, Attack]:
         **{f"rows: {name}": _with_question(name) for name in _QUESTIONS},
         **{f"cell: {name}": _with_cell(name) for name in _CELLS},
         **{f"zip: {name}": _with_member(name) for name in _MEMBERS},
+        **{f"parquet: {name}": _with_table(name) for name in HUGE_TABLES},
+        **{f"prepare parquet: {name}": _preparing_table(name) for name in HUGE_TABLES},
     }
     made = {}
     for number, (name, maker) in enumerate(makers.items()):
@@ -274,3 +276,57 @@ _MEMBERS: Mapping[str, tuple[dict[str, bytes], str]] = {
 
 def _with_member(name: str) -> Callable[[Path], Attack]:
     return lambda folder: _prepare(folder, *_MEMBERS[name])
+
+
+# Parquet files of less than a megabyte that hold 20 GB
+
+
+def _repeated(n: int = 20_000) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([b"x" * 2**20]))
+
+
+HUGE_TABLES: Mapping[str, Callable[[Path], None]] = {
+    "one text in all rows": lambda file: pq.write_table(pa.table({"label": _repeated()}), file),
+    "one image in all rows": lambda file: pq.write_table(
+        pa.table({"image": pa.StructArray.from_arrays([_repeated()], ["bytes"])}), file
+    ),
+    "long lists of one text": lambda file: pq.write_table(
+        pa.table({"many": pa.ListArray.from_arrays([0, 20_000], _repeated())}), file
+    ),
+    "texts that continue others": lambda file: pq.write_table(
+        pa.table({"label": pa.array(["x" * 2**20] * 600)}),
+        file,
+        use_dictionary=False,
+        column_encoding={"label": "DELTA_BYTE_ARRAY"},
+    ),
+    "compressed pages": lambda file: pq.write_table(
+        pa.table({"label": pa.array(["x" * 2**20] * 600)}),
+        file,
+        use_dictionary=False,
+        compression="zstd",
+    ),
+    "runs of a number": lambda file: pq.write_table(
+        pa.table({"label": pa.repeat(1, 100_000_000)}), file
+    ),
+}
+
+
+def _with_table(name: str) -> Callable[[Path], Attack]:
+    def make(folder: Path) -> Attack:
+        command = _rows(folder, {"bytes": _png(), "path": None})
+        HUGE_TABLES[name](folder / "mine" / "test.parquet")
+        return command
+
+    return make
+
+
+def _preparing_table(name: str) -> Callable[[Path], Attack]:
+    def make(folder: Path) -> Attack:
+        raw = RAW.replace("*.csv", "*.parquet").partition(", images")[0] + "}"
+        command = _prepare(folder, {"images/a.png": _png()}, raw)
+        with zipfile.ZipFile(folder / "theirs.zip", "w") as archive:
+            HUGE_TABLES[name](folder / "labels.parquet")
+            archive.write(folder / "labels.parquet", "labels.parquet")
+        return command
+
+    return make

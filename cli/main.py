@@ -147,8 +147,7 @@ def validate(
             for line in repeated_rows(find_task(name).path):
                 echo(line)
     if invalid:
-        echo(f"{invalid} of {len(paths)} invalid", err=True)
-        raise typer.Exit(1)
+        raise JudgeError(f"{invalid} of {len(paths)} invalid")
 
 
 @app.command()
@@ -410,7 +409,7 @@ def experiment(
         seeds=read_seeds(seeds),
         model=model,
         data_root=data_root,
-        eval_args=shlex.split(eval_args),
+        eval_args=read_words("--eval-args", eval_args),
         only=comma_separated(only),
         accept_license=comma_separated(accept_license),
         allow_leaks=allow_leaks,
@@ -421,6 +420,21 @@ def experiment(
     comparison = run_experiment(made)
     if comparison is not None:
         echo(f"\n{comparison}\n\n{out / 'results.md'}, results.json, results.csv")
+
+
+def read_words(option: str, text: str) -> list[str]:
+    """The words of a command line in an option's value.
+
+    Raises:
+        JudgeError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise JudgeError(
+            f"{option}: found {text!r} ({error}); expected options of lmms-eval as in a shell, "
+            "such as '--limit 8 --verbosity DEBUG'"
+        ) from None
 
 
 def read_seeds(text: str) -> list[int]:

@@ -51,11 +51,16 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 def use_data_root(root: Path | None) -> None:
-    """Make ``--data-root`` the MTRL_JUDGE_DATA of this process and of those that it starts."""
-    from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
+    """Make ``--data-root`` the MTRL_JUDGE_DATA of this process and of those that it starts.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, data_root
 
     if root is not None:
         os.environ[DATA_ROOT_VARIABLE] = str(root.resolve())
+        data_root()
 
 
 def comma_separated(values: Iterable[str] | None) -> list[str]:

@@ -1,8 +1,8 @@
 """How every command ends: with one message for what the user can fix, and an exit code.
 
-0: done. 1: the command ran and the result is negative (an invalid YAML, a worse judge, a failed
-run). 2: a mistake of the user, or of the machine, such as a full disk. 128 + n: ended by signal n,
-as shells report it (POSIX.1-2017, Shell Command Language, 2.8.2).
+0: done. 1: the command ran and the result is negative (a worse judge, leaks, failed requests, a
+failed run). 2: a mistake of the user, such as an invalid YAML, or of the machine, such as a full
+disk. 128 + n: ended by signal n, as shells report it (POSIX.1-2017, Shell Command Language, 2.8.2).
 """
 
 from __future__ import annotations

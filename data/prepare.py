@@ -7,6 +7,7 @@ hard links, so that AGIN's three tasks need the space of one.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ class PrepareOptions:
     any_count: bool = False
     """Accept other numbers of rows than the card expects."""
     force: bool = False
-    """Replace existing folders."""
+    """Replace folders of other prepared data; never those with files of the user."""
 
 
 class PreparedTask(NamedTuple):
@@ -209,10 +210,18 @@ class _Preparation:
     def _is_up_to_date(self, task: JudgeTask, plan: str) -> bool:
         folder = self.root / task.task
         remove_leftovers(folder)
-        if self.options.force or is_free(folder) or has_only_facts(folder):
+        if is_free(folder) or (folder.is_dir() and has_only_facts(folder)):
             return False
-        if read_json(folder / DATA_CARD, missing_ok=True).get("plan") == plan:
+        card = read_json(folder / DATA_CARD, missing_ok=True) if folder.is_dir() else {}
+        if not self.options.force and card.get("plan") == plan:
             return True
+        if not _is_prepared(folder, card):
+            raise JudgeError(
+                f"{folder}: contains files that `mtrl-judge data prepare` did not write; choose "
+                "another data root, or move the folder away"
+            )
+        if self.options.force:
+            return False
         raise JudgeError(
             f"{folder}: contains other data; choose another data root, or replace it with --force"
         )
@@ -380,12 +389,19 @@ class _Preparation:
                     )
             write_json(folder / DATA_CARD, card)
             # Facts are by item, whatever files the items are in, and may have cost a strong judge.
-            # Those of a sample are of other items.
             facts = self.root / task.task / FACTS_FILE
-            replaced = read_json(self.root / task.task / DATA_CARD, missing_ok=True)
-            if facts.exists() and replaced.get("source") != "sample":
+            if facts.exists():
                 shutil.copyfile(facts, folder / FACTS_FILE)
         return PreparedTask(task.task, self.root / task.task, card, existed=False)
+
+
+def _is_prepared(folder: Path, card: Mapping[str, Any]) -> bool:
+    """Whether a folder has the card of a prepared task, and only files that belong to one."""
+    shard = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
+    return card.get("source") == "prepared" and all(
+        path.name in (DATA_CARD, FACTS_FILE) or shard.fullmatch(path.name)
+        for path in folder.iterdir()
+    )
 
 
 def _skip_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtrl_judge.common.errors import DataError, first_line
+from mtrl_judge.judge_tasks.parquet_limits import check_growth
 
 # Rows in memory at once, several times over: as they are read, checked and written.
 BATCH_ROWS, _BATCH_BYTES = 16, 8 * 2**20
@@ -56,6 +57,8 @@ class ParquetTable:
 
     def __init__(self, files: Sequence[Path], names: Mapping[str, str]) -> None:
         self.files, self.names = files, names
+        for file in files:
+            check_growth(file)
         opened = [_open_parquet(file) for file in files]
         for file, parquet in zip(files, opened, strict=True):
             _check_memory(file, parquet.metadata)
@@ -123,17 +126,13 @@ def _check_columns(files: Sequence[Path], columns: Sequence[Sequence[str]]) -> N
 
 
 def _open_parquet(file: Path) -> pq.ParquetFile:
-    try:
-        # The pre-buffer would hold all columns of a row group.
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file}: cannot be read as parquet ({first_line(error)}); is the file truncated? "
-            "download it again"
-        ) from None
+    """A file that :func:`check_growth` has accepted."""
+    # The pre-buffer would hold all columns of a row group.
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 def _read_parquet(file: Path) -> pa.Table:
+    check_growth(file)
     parquet = _open_parquet(file)
     _check_size(file, sum(size for size, _ in _row_groups(parquet.metadata)))
     return parquet.read()

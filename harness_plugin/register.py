@@ -10,23 +10,26 @@ lmms-eval that is not supported, it wraps nothing and says so.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError, nearest
 from mtrl_judge.common.exits import exit_of_host
 from mtrl_judge.common.host_versions import check_versions
 from mtrl_judge.common.printable import printable
 from mtrl_judge.common.secrets import redact
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
 
+from .answer_store import STORE_VARIABLE
 from .clean_answers import clean, is_failed_request
 from .hooks import Hook, JudgeHooks, hooks_of_request
 from .kept_answers import with_kept_answers
 from .prompt_style import effective_generation, evaluation_style, set_backend
 
+_LISTS = "`mtrl-judge tasks` and `lmms-eval --tasks list` list all"
 HOST = ("lmms-eval", "transformers", "datasets", "pydantic")
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
@@ -141,11 +144,32 @@ def _wrap_task_manager() -> None:
     @functools.wraps(stock_match)
     def match_tasks(self: Any, task_list: Iterable[str]) -> Any:
         names = stock_match(self, task_list)
+        _refuse_unknown(self, task_list, names)
         _prepare(self, names)
         return names
 
     TaskManager.initialize_tasks = initialize_tasks
     TaskManager.match_tasks = match_tasks
+
+
+def _refuse_unknown(manager: Any, wanted: Iterable[str], found: Iterable[str]) -> None:
+    """Refuse unknown tasks of `mtrl-judge eval`, as all mistakes of its user.
+
+    lmms-eval prints a traceback, and exits with 0.
+    """
+    if not os.environ.get(STORE_VARIABLE):
+        return
+    known = {*found}
+    unknown = [
+        name for name in wanted if name not in known and "*" not in name and not Path(name).exists()
+    ]
+    if unknown:
+        guesses = [
+            f"--tasks: no task {name!r}; {f'did you mean {near!r}?' if near else _LISTS}"
+            for name in unknown
+            for near in [nearest(name, manager.all_tasks)]
+        ]
+        raise exit_of_host("\n".join(guesses))
 
 
 def _prepare(manager: Any, names: Iterable[str]) -> None:

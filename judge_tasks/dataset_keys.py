@@ -11,14 +11,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import DataError, Problem, did_you_mean
 
+from .parquet_limits import check_growth
+
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetBuilder
 
 LOCAL_FILES_VARIABLE = "MTRL_JUDGE_ALLOW_LOCAL_FILES"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/\w[\w.-]*", re.ASCII)
@@ -96,6 +99,27 @@ def read_dataset(
     if reader not in (_READERS if on_hub else ("parquet",)):
         expected = ", ".join(_READERS) if on_hub else "parquet files"
         raise DataError(f"{path}: would be read as {reader}; expected {expected}")
+    return read_builder(builder, split)
+
+
+def read_builder(builder: DatasetBuilder, split: str | None) -> Dataset:
+    """What a builder of ``datasets`` reads, or read before into its cache.
+
+    Raises:
+        DataError: a parquet file becomes huge when it is read, see :func:`check_growth`.
+        Exception: whatever ``datasets`` raises.
+    """
+    if type(builder).__module__.endswith(".parquet"):
+        # Called with the files on the disk, before they are read; not for what is in the cache.
+        stock = builder._split_generators
+
+        def checked_splits(*args: Any) -> Any:
+            splits = stock(*args)
+            for file in chain.from_iterable(split.gen_kwargs["files"] for split in splits):
+                check_growth(Path(file))
+            return splits
+
+        builder._split_generators = checked_splits
     builder.download_and_prepare()
     return builder.as_dataset(split=split)
 

@@ -14,7 +14,7 @@ from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json
 from mtrl_judge.common.locks import FOLDER_LOCK
 
-from .dataset_keys import is_local, read_dataset
+from .dataset_keys import is_local, read_builder, read_dataset
 from .facts import FACTS_FILE
 from .folder_checks import check_rows, check_shards, listed_rows
 from .hub import hub_fault
@@ -70,7 +70,8 @@ def data_root() -> Path | None:
     root = Path(value).expanduser()
     if not root.is_dir():
         raise DataError(
-            f"{DATA_ROOT_VARIABLE}: no folder {root}; expected a folder with <task>/test.parquet "
+            f"data root: no folder {root}; expected a folder with <task>/test.parquet in "
+            f"--data-root or {DATA_ROOT_VARIABLE} "
             "(`mtrl-judge data sample` writes a small one)"
         )
     return root
@@ -257,7 +258,8 @@ def _folder_of_cells(source: Source) -> Path:
 
 def _read_parquet(task: JudgeTask, split: SplitName, folder: Path, listed: int | None) -> Dataset:
     import pyarrow.parquet as pq
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
+    from datasets.config import HF_DATASETS_CACHE
 
     files = split_files(folder, split)
     if not files:
@@ -272,12 +274,19 @@ def _read_parquet(task: JudgeTask, split: SplitName, folder: Path, listed: int |
             rows += pq.read_metadata(file).num_rows
             size += file.stat().st_size
         check_rows(split, files, rows, listed)
-        if rows:  # load_dataset fails on an empty table
+        if rows:  # `datasets` fails on an empty table
             with _quiet(size < _BAR_FROM_BYTES):
-                return load_dataset("parquet", data_files=[*map(str, files)], split="train")
+                builder = load_dataset_builder("parquet", data_files=[*map(str, files)])
+                return read_builder(builder, "train")
     except JudgeError:
         raise
     except Exception as error:
+        cause = error.__cause__  # of a DatasetGenerationError
+        if isinstance(cause, OSError) and cause.errno:
+            raise DataError(
+                f"{file}: cannot be copied into the cache of `datasets` ({HF_DATASETS_CACHE}): "
+                f"{cause.strerror}"
+            ) from error
         raise DataError(f"{file}: cannot be read as parquet: {_first_line(error)}") from error
     raise DataError(f"{task.task}: the {split} split is empty ({files[0]})")
 

@@ -18,6 +18,8 @@ import pytest
 from typer.main import get_command
 
 from mtrl_judge.cli.main import app
+from mtrl_judge.common import plain_yaml
+from mtrl_judge.judge_tasks import images, loading, parquet_limits, spec, templates
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.fields import argument_classes
 
@@ -310,3 +312,21 @@ These exist: `rl/train.py`, `pyproject.toml`, `--accept-license`, `mtrl-judge ga
             "no variable MTRL_JUDGE_DATTA",
         ]
     )
+
+
+def test_the_limits_in_security_md_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    limits = (
+        f"{plain_yaml.MAX_BYTES // 2**10} KiB; {plain_yaml.MAX_VALUES:,} values",
+        f"{plain_yaml.MAX_DEPTH} levels; numbers of {plain_yaml.MAX_DIGITS} digits",
+        f"{spec.MAX_VERDICTS} of {spec.MAX_VERDICT} characters; {spec.MAX_PARAPHRASES}",
+        f"{templates.MAX_TEMPLATE:,} characters, {templates.MAX_TOKENS} words and symbols",
+        f"{templates.MAX_DEPTH} levels; for each row {templates.MAX_STEPS:,} passes",
+        f"{templates.MAX_RENDERED:,} characters",
+        f"{images.MAX_IMAGE_PIXELS // 10**6} megapixels, {images.MAX_IMAGE_BYTES // 2**20} MiB",
+        f"or {parquet_limits.ALWAYS_ACCEPTED_BYTES // 2**20} MiB",
+    )
+    assert [limit for limit in limits if limit not in text] == []
+    words = {3: "three in a chain", 6: "six formats", 10: "ten times as large"}
+    for number in (loading.MAX_INCLUDES, len(images.FORMATS), parquet_limits.MAX_GROWTH):
+        assert words[number] in text

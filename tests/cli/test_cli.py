@@ -7,34 +7,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from support.commands import call, held_elsewhere
+from support.commands import call, fails, held_elsewhere
 from support.images import image_cell
 from support.results import judged_rows, write_results
 from support.shared import sample_corpus
 from support.tasks import write_split, write_yaml
 
 import mtrl_judge
-from mtrl_judge.cli.main import main
 from mtrl_judge.demo import pretrain
 from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
-
-
-def fails(
-    capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: object, code: int = 2
-) -> str:
-    """The one message that the command prints as it stops."""
-    monkeypatch.setattr(sys, "argv", ["mtrl-judge", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_the_version_is_printed() -> None:
@@ -75,13 +60,13 @@ def test_commands_that_start_quickly_import_nothing_heavy(command: list[str]) ->
     assert done.returncode == 0, done.stderr
 
 
-def test_validate_reports_all_faults_and_exits_1(
+def test_validate_reports_all_faults(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     valid = write_yaml(tmp_path, "valid")
     assert call("validate", valid, "mtrl_judge_agin_nat").exit_code == 0
     faulty = write_yaml(tmp_path, "faulty", kind="pontwise", label="{column: label}")
-    error = fails(capsys, monkeypatch, "validate", valid, faulty, tmp_path / "none.yaml", code=1)
+    error = fails(capsys, monkeypatch, "validate", valid, faulty, tmp_path / "none.yaml")
     assert "judge.kind: is 'pontwise'; did you mean 'pointwise'?" in error
     assert "none.yaml: file: does not exist" in error
     assert "2 of 3 invalid" in error

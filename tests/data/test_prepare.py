@@ -318,10 +318,33 @@ def test_existing_data_is_kept_refused_or_replaced(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for _, path in files_of(root)}
     assert prepare_from(tmp_path / "raw", root, AGIN[0])[0].existed
     assert before == {path: path.stat().st_mtime_ns for _, path in files_of(root)}
-    (root / AGIN[0] / "card.json").write_text("{}")
+    shutil.rmtree(tmp_path / "raw")
+    agin(tmp_path / "raw", N - 20)
     with pytest.raises(JudgeError, match=r"contains other data.*--force"):
         prepare_from(tmp_path / "raw", root, AGIN[0])
     assert not prepare_from(tmp_path / "raw", root, AGIN[0], force=True)[0].existed
+
+
+@pytest.mark.parametrize("theirs", ["no card", "their card", "sample", "another file", "a file"])
+def test_only_prepared_folders_are_replaced(tmp_path: Path, theirs: str) -> None:
+    agin(tmp_path / "raw", N)
+    root = tmp_path / "root"
+    folder = root / AGIN[0]
+    prepare_from(tmp_path / "raw", root, AGIN[0])
+    if theirs == "no card":
+        (folder / "card.json").unlink()
+    elif theirs == "another file":
+        (folder / "notes.txt").touch()
+    elif theirs == "a file":
+        shutil.rmtree(folder)
+        folder.touch()
+    else:
+        card = {"source": "sample"} if theirs == "sample" else {"note": "by hand"}
+        (folder / "card.json").write_text(json.dumps(card))
+    before = {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    with pytest.raises(JudgeError, match=r"agin_nat: contains files that .* did not write"):
+        prepare_from(tmp_path / "raw", root, AGIN[0], force=True)
+    assert before == {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 Breaker = Callable[[Path], Any]

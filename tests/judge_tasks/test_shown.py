@@ -11,7 +11,7 @@ from support.commands import call
 from support.images import image_cells
 from support.tasks import PAIR, write_split, write_task, write_yaml
 
-from mtrl_judge.common.errors import DataError, JudgeTaskError
+from mtrl_judge.common.errors import DataError, JudgeError, JudgeTaskError
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.validate import validate
@@ -117,7 +117,7 @@ def refused(root: Path, keys: dict[str, str], columns: dict[str, Sequence[Any]])
         load_rows(task, "test", root)
     message = str(caught.value).removeprefix(f"{task.path}: ")
     done = call("validate", task.path, "--rows", 99, "--data-root", root)
-    assert done.exit_code == 1
+    assert isinstance(done.exception, JudgeError)
     assert f"{task.path}: test: {message}" in done.output
     return message
 

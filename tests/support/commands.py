@@ -8,16 +8,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from typer.testing import CliRunner, Result
 
-from mtrl_judge.cli.main import app
+from mtrl_judge.cli.main import app, main
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 
 
 def call(*arguments: object) -> Result:
     """Run ``mtrl-judge`` in this process; a user's mistake is the result's ``exception``."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: object) -> str:
+    """The one message that the command prints as it stops with exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["mtrl-judge", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
 
 
 def python_module(name: str, processes: int = 1) -> list[str]:
@@ -49,6 +62,7 @@ def lmms_eval(
 _HOLD = """
 import sys
 from pathlib import Path
+from typing import Any
 from mtrl_judge.common.locks import locked_folder
 with locked_folder(Path(sys.argv[1])):
     print("held", flush=True)
