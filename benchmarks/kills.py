@@ -3,16 +3,20 @@
 Each command is run undisturbed once. Then it is killed with SIGKILL at a random moment after it has
 begun to write, and run again as its user would: by the same command, a training or an evaluation
 with ``--resume``.
-What the rerun leaves must be what the undisturbed run left, byte by byte; of trainings and
-evaluations, weights, logs without clocks, answers and scores. Runs that end before they are killed
-do not count.
+Only the command itself is killed; what it has started is left as it is. What the rerun leaves must
+be what the undisturbed run left, byte by byte; of trainings and evaluations, weights, logs without
+clocks, scores, and the answers that were kept, each once: an answer that was kept and asked for
+again is lost, too. Runs that end before they are killed do not count.
 
 By command: ``kills``; ``same``: reruns with the same result; ``lost``: reruns with another one;
-``seconds``. Of trainings also ``steps_lost``, the most optimizer steps that a kill cost, which must
-not exceed ``save_steps``.
+``seconds``. Of commands that train also ``steps_lost``, the most optimizer steps that a kill cost,
+which must not exceed ``save_steps``.
 
 The commands that write files run in forks of this process, which has imported everything, so that
-kills meet the writing and not the imports; the others run in processes of their own.
+kills meet the writing and not the imports; the others run in processes of their own. A random
+moment hardly ever meets a write that takes a thousandth of a command's time, so every other kill of
+a fork is before one of its operations on files (a write, a rename, the end of a file, …), before
+each of them once, in random order, if there are as many kills.
 
 Run from the repository's root: ``python -m benchmarks.kills [--only NAME …] [--kills N] [--seed
 0]``. The last line of the output is a JSON object; the exit code is 1 if anything was lost.
@@ -32,15 +36,16 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from safetensors.numpy import load_file
 
-from mtrl_judge.cli.main import main as command_line
 from mtrl_judge.common.locks import FOLDER_LOCK
 from mtrl_judge.demo.corpus import Sizes, write_sample
+from mtrl_judge.experiments.launch import ANSWERS
 from mtrl_judge.leaderboard.reading import load_runs, results_files
 from mtrl_judge.rl.callbacks import LOG_FILE
 from mtrl_judge.rl.run_record import RUN_FILE
@@ -50,25 +55,51 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from support.replicas import unsafebench
 from support.results import judged_rows, write_results
 
+from .forks import call, counted_operations, in_fork, killed_at_operation, start_fork
+
 TASK = "mtrl_judge_unsafebench"
 SIZES = Sizes(train=8, validation=8, test=8, test_pairs=2)
 SAVE_STEPS, STEPS = 2, 8
+ARM = Path("mt-rl-judge", "seed-0")  # the one that the experiment runs
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command to be killed."""
+    """A command that writes files, to be killed in a fork."""
 
     kills: int
     make_inputs: Callable[[Path], object]
     """Writes what all runs read into a folder."""
-    start: Callable[[Path, Path, bool], int]
-    """Starts it with the folders of inputs and output; whether it is a rerun; its process."""
     content: Callable[[Path], object]
     """What is compared of an output folder."""
+    run: Callable[[Path, Path], object]
+    """Runs it with the folders of inputs and output."""
     before: Callable[[Path, Path], object] = lambda inputs, out: out.mkdir()
     """Makes the output folder as it is before the first run."""
-    is_training: bool = False
+
+    def start(self, inputs: Path, out: Path, *, rerun: bool = False) -> int:
+        """The process of a run."""
+        return start_fork(lambda: self.run(inputs, out))
+
+
+@dataclass(frozen=True)
+class LaunchedCommand:
+    """A command to be killed that runs in a process of its own and starts others."""
+
+    kills: int
+    make_inputs: Callable[[Path], object]
+    content: Callable[[Path], object]
+    """As of a :class:`Command`; None if something is missing."""
+    launch: Callable[[Path, Path, bool], int]
+    """Starts it with the folders of inputs and output; whether it is a rerun; its process."""
+    training: Path | None = None
+    """The folder of its training in that of its output."""
+
+    def before(self, inputs: Path, out: Path) -> None:
+        out.mkdir()
+
+    def start(self, inputs: Path, out: Path, *, rerun: bool = False) -> int:
+        return self.launch(inputs, out, rerun)
 
 
 def main() -> None:
@@ -85,51 +116,82 @@ def main() -> None:
             figures[name] = kill_often(command, Path(folder), kills, f"{name} {arguments.seed}")
         print(f"{name}: {figures[name]}", flush=True)
     print(json.dumps(figures))
-    sys.exit(any(figure["lost"] for figure in figures.values()))
+    sys.exit(any(map(is_loss, figures.values())))
 
 
-def kill_often(command: Command, folder: Path, kills: int, seed: str) -> dict[str, float]:
+def is_loss(figures: Mapping[str, float]) -> bool:
+    return figures["lost"] > 0 or figures.get("steps_lost", 0) > SAVE_STEPS
+
+
+def kill_often(
+    command: Command | LaunchedCommand, folder: Path, kills: int, seed: str
+) -> dict[str, float]:
     """Kill a command so many times while it writes, and run it again each time."""
     moments, began = random.Random(seed), time.monotonic()
     inputs, whole, out = folder / "inputs", folder / "whole", folder / "out"
     inputs.mkdir()
     in_fork(lambda: command.make_inputs(inputs))
     command.before(inputs, whole)
-    process = command.start(inputs, whole, False)
-    writing = time.monotonic() if first_write(whole, process) else None
+    before = names_in(whole)
+    process = command.start(inputs, whole)
+    writing = time.monotonic() if first_write(whole, process, before) else None
     assert writing is not None, "the undisturbed run writes nothing"
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, "the undisturbed run failed"
+    assert exit_code(process) == 0, "the undisturbed run failed"
     duration = time.monotonic() - writing
     expected = command.content(whole)
+    assert expected is not None, "the undisturbed run's result is incomplete"
+    operations = count_operations(command, folder) if isinstance(command, Command) else 0
+    places = cycle(moments.sample(range(operations), operations))
+    training = getattr(command, "training", None)
     struck = same = steps_lost = 0
     while struck < kills:
         command.before(inputs, out)
-        process = command.start(inputs, out, False)
-        first_write(out, process)
-        time.sleep(moments.uniform(0, duration))
-        os.kill(process, signal.SIGKILL)
-        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL:
+        if isinstance(command, Command) and struck % 2:
+            process = start_mortal(command, inputs, out, next(places))
+        else:
+            process = command.start(inputs, out)
+            first_write(out, process, before)
+            time.sleep(moments.uniform(0, duration))
+            os.kill(process, signal.SIGKILL)
+        if exit_code(process) == -signal.SIGKILL:
             struck += 1
-            reached = step_reached(out) if command.is_training else 0
-            os.waitpid(command.start(inputs, out, True), 0)
+            reached = None if training is None else Reached.by(out / training)
+            exit_code(command.start(inputs, out, rerun=True))
             is_same = command.content(out) == expected
             same += is_same
             if not is_same:
                 kept = Path(tempfile.mkdtemp(prefix="lost-"))
-                shutil.copytree(out, kept, dirs_exist_ok=True)
+                shutil.copytree(folder, kept, dirs_exist_ok=True)
                 print(f"lost: see {kept}", flush=True)
-            if command.is_training:
-                steps_lost = max(steps_lost, reached - step_resumed_from(out, reached))
+            if reached is not None:
+                steps_lost = max(steps_lost, reached.lost_in(out / training))
         shutil.rmtree(out)
     figures = {"kills": struck, "same": same, "lost": struck - same}
-    if command.is_training:
+    if training is not None:
         figures |= {"steps_lost": steps_lost, "save_steps": SAVE_STEPS}
     return {**figures, "seconds": round(time.monotonic() - began, 1)}
 
 
-def first_write(folder: Path, process: int) -> bool:
-    """Wait until something in a folder changes; False if the process ends first."""
-    before = names_in(folder)
+def exit_code(process: int) -> int:
+    """Wait for the end of a process."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def count_operations(command: Command, folder: Path) -> int:
+    """How many operations on files an undisturbed run takes."""
+    inputs, out, count = folder / "inputs", folder / "counted", folder / "operations"
+    command.before(inputs, out)
+    in_fork(lambda: counted_operations(lambda: command.run(inputs, out), count))
+    return int(count.read_text(encoding="utf-8"))
+
+
+def start_mortal(command: Command, inputs: Path, out: Path, place: int) -> int:
+    """Start a run that dies before its operation on files of this number."""
+    return start_fork(lambda: killed_at_operation(lambda: command.run(inputs, out), place))
+
+
+def first_write(folder: Path, process: int, before: set[str]) -> bool:
+    """Wait until the names in a folder change; False if the process ends first."""
     while names_in(folder) == before:
         if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return False
@@ -141,42 +203,9 @@ def names_in(folder: Path) -> set[str]:
     return {entry.name for entry in os.scandir(folder)} - {FOLDER_LOCK}
 
 
-def in_fork(run: Callable[[], object]) -> None:
-    """Run in a fork, so that this process stays without threads, which forks do not inherit."""
-    assert os.waitstatus_to_exitcode(os.waitpid(start_fork(run), 0)[1]) == 0
-
-
-def start_fork(run: Callable[[], object]) -> int:
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        silence = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(silence, stream)
-        run()
-        code = 0
-    except SystemExit as stopped:
-        code = int(stopped.code or 0)
-    finally:
-        os._exit(code)
-
-
-def call(*words: object) -> int:
-    """Start ``mtrl-judge`` in a fork."""
-
-    def run() -> None:
-        sys.argv = ["mtrl-judge", *map(str, words)]
-        command_line()
-
-    return start_fork(run)
-
-
-def launch(*words: object, **variables: str) -> int:
-    """Start ``mtrl-judge`` in a process of its own."""
-    log = Path(tempfile.gettempdir()) / "mtrl-judge-kills.log"
-    with log.open("wb") as output:
+def launch(inputs: Path, *words: object, **variables: str) -> int:
+    """Start ``mtrl-judge`` in a process of its own, which adds to ``log`` in the folder."""
+    with (inputs / "log").open("ab") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
         command = [sys.executable, "-m", "mtrl_judge", *map(str, words)]
         streams: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
@@ -192,28 +221,27 @@ def files(folder: Path) -> Mapping[str, bytes]:
 # Commands that write files
 
 
-def start_prepare(inputs: Path, out: Path, rerun: bool) -> int:
-    words = ("--from", inputs / "raw", "--data-root", out, "--any-count")
-    return call("data", "prepare", TASK, *words)
+def prepare(inputs: Path, out: Path) -> None:
+    call("data", "prepare", TASK, "--from", inputs / "raw", "--data-root", out, "--any-count")
 
 
-def start_sample(inputs: Path, out: Path, rerun: bool) -> int:
-    return start_fork(lambda: write_sample(out, sizes=SIZES))
+def sample(inputs: Path, out: Path) -> None:
+    write_sample(out, sizes=SIZES)
 
 
-def start_add(inputs: Path, out: Path, rerun: bool) -> int:
-    return call("leaderboard", "add", out / "board.json", inputs / "new", "--resamples", 100)
+def add(inputs: Path, out: Path) -> None:
+    call("leaderboard", "add", out / "board.json", inputs / "new", "--resamples", 100)
 
 
-def start_save(inputs: Path, out: Path, rerun: bool) -> int:
-    return call("baseline", "save", inputs / "new", "--out", out / "baseline.json")
+def save(inputs: Path, out: Path) -> None:
+    call("baseline", "save", inputs / "new", "--out", out / "baseline.json")
 
 
 def write_runs(inputs: Path) -> None:
     for name, skill in (("old", 0.7), ("new", 0.8)):
         rows = {"mtrl_judge_a": judged_rows(60, skill, 0)}
         write_results(inputs / name, rows, model=f"owner/{name}")
-    os.waitpid(call("leaderboard", "add", inputs / "board.json", inputs / "old"), 0)
+    call("leaderboard", "add", inputs / "board.json", inputs / "old")
 
 
 def copy_board(inputs: Path, out: Path) -> None:
@@ -254,7 +282,7 @@ def write_judge(inputs: Path) -> None:
 def start_eval(inputs: Path, out: Path, rerun: bool) -> int:
     words = ["--tasks", TASK, "--model_args", f"pretrained={inputs / 'judge'},device=cpu"]
     words += ["--batch_size", "2", "--data-root", inputs / "data", "--output_path", out]
-    return launch("eval", *words, *(["--resume"] if rerun else []))
+    return launch(inputs, "eval", *words, *(["--resume"] if rerun else []))
 
 
 def start_train(inputs: Path, out: Path, rerun: bool) -> int:
@@ -263,29 +291,46 @@ def start_train(inputs: Path, out: Path, rerun: bool) -> int:
     record = out / RUN_FILE
     # Finished, if it was killed after its end; not begun, if it was killed before its record.
     resume = record.is_file() and json.loads(record.read_text())["finished"] is None
-    return launch("train", "grpo", *words, *(["--resume"] if resume else []))
+    return launch(inputs, "train", "grpo", *words, *(["--resume"] if resume else []))
 
 
 def start_experiment(inputs: Path, out: Path, rerun: bool) -> int:
     words = ["--recipe", inputs / "grpo" / "brief.yaml", "--out", out]
     words += ["--model", inputs / "judge", "--data-root", inputs / "data"]
-    words += ["--only", "mt-rl-judge", "--eval-args", "--limit 2 --model_args max_new_tokens=4"]
-    return launch("experiment", *words)
+    words += ["--only", ARM.parts[0], "--eval-args", "--limit 2 --model_args max_new_tokens=4"]
+    return launch(inputs, "experiment", *words)
 
 
-def answers(folder: Path) -> object:
-    """What the newest run judged and scored."""
+def evaluated(folder: Path) -> object:
+    """What the newest run judged and scored, and the answers that were kept."""
     if not results_files(folder):
         return None
     run = max(load_runs([folder]), key=lambda run: run.date)
+    judged = {(name, s.text.strip()) for name, task in run.tasks.items() for s in task.samples}
+    kept = kept_answers(folder)
+    if {(name, text.strip()) for name, *_, text in kept} != judged:
+        return None
     return {
-        name: ([str(sample) for sample in task.samples], dict(task.rates))
-        for name, task in run.tasks.items()
+        "kept": kept,
+        **{
+            name: ([str(sample) for sample in task.samples], dict(task.rates))
+            for name, task in run.tasks.items()
+        },
     }
+
+
+def kept_answers(folder: Path) -> list[tuple[str, ...]]:
+    """Every answer in the store of an evaluation, as often as it was received."""
+    files = (folder / ANSWERS).glob("*.jsonl")
+    lines = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
+    names = ("task", "item_id", "order", "repeat", "text")
+    return sorted(tuple(str(line[name]) for name in names) for line in lines if "text" in line)
 
 
 def trained(folder: Path) -> object:
     """The weights of judge and last checkpoint, and the log without clocks."""
+    if not (folder / LOG_FILE).is_file():
+        return None
     clocks = ("time", "train_runtime", "step_time")
     lines = map(json.loads, (folder / LOG_FILE).read_text(encoding="utf-8").splitlines())
     return {
@@ -305,34 +350,58 @@ def weights(folder: Path) -> Mapping[str, bytes]:
     return found
 
 
-def step_reached(folder: Path) -> int:
-    """The last step in a run's log; 0 before the first."""
-    log = folder / LOG_FILE
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+class Reached(NamedTuple):
+    """How far a training was when it was killed."""
+
+    step: int
+    """The last step in its log; 0 before the first, or if nothing can be lost any more."""
+    starts: list[Any]
+    """When and where it was started."""
+
+    @classmethod
+    def by(cls, folder: Path) -> Reached:
+        record = training_record(folder)
+        log = folder / LOG_FILE
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+        steps = [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+        return cls(0 if record["finished"] else max(steps, default=0), record["starts"])
+
+    def lost_in(self, folder: Path) -> int:
+        """How many steps were trained again."""
+        starts = training_record(folder)["starts"]
+        if starts == self.starts:  # it reached its end after the command around it was killed
+            return 0
+        return max(0, self.step - int(starts[-1]["from_step"]))
 
 
-def step_resumed_from(folder: Path, reached: int) -> int:
-    """Where the second start of a run began, or where it was, if it had ended before its kill."""
-    starts = json.loads((folder / RUN_FILE).read_text())["starts"]
-    return int(starts[1]["from_step"]) if len(starts) > 1 else reached
+def training_record(folder: Path) -> Mapping[str, Any]:
+    if not (folder / RUN_FILE).is_file():
+        return {"starts": [], "finished": None}
+    record: Mapping[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    return record
 
 
 def compared(folder: Path) -> object:
-    """The tables of an experiment."""
-    scores = json.loads((folder / "results.json").read_text())["scores"]
+    """The tables of an experiment, its training and its evaluation."""
+    if not (folder / "results.json").is_file():
+        return None
+    scores = json.loads((folder / "results.json").read_text(encoding="utf-8"))["scores"]
     clocks = ("results", "run")
-    return [{k: v for k, v in score.items() if k not in clocks} for score in scores]
+    return {
+        "scores": [{k: v for k, v in score.items() if k not in clocks} for score in scores],
+        "training": trained(folder / "runs" / ARM),
+        "evaluation": evaluated(folder / "evaluations" / ARM),
+    }
 
 
-COMMANDS: Mapping[str, Command] = {
-    "data prepare": Command(50, lambda i: unsafebench(i / "raw", 300), start_prepare, files),
-    "data sample": Command(50, lambda inputs: None, start_sample, files),
-    "leaderboard add": Command(50, write_runs, start_add, files, copy_board),
-    "baseline save": Command(50, write_runs, start_save, files),
-    "eval": Command(10, write_judge, start_eval, answers),
-    "train": Command(10, write_judge, start_train, trained, is_training=True),
-    "experiment": Command(3, write_judge, start_experiment, compared),
+COMMANDS: Mapping[str, Command | LaunchedCommand] = {
+    "data prepare": Command(50, lambda inputs: unsafebench(inputs / "raw", 300), files, prepare),
+    "data sample": Command(50, lambda inputs: None, files, sample),
+    "leaderboard add": Command(50, write_runs, files, add, copy_board),
+    "baseline save": Command(50, write_runs, files, save),
+    "eval": LaunchedCommand(10, write_judge, evaluated, start_eval),
+    "train": LaunchedCommand(10, write_judge, trained, start_train, Path()),
+    "experiment": LaunchedCommand(3, write_judge, compared, start_experiment, Path("runs") / ARM),
 }
 
 

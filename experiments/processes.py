@@ -2,7 +2,8 @@
 
 A command stops what it started when it ends early by SIGTERM, Ctrl-C or an error. After an end that
 it cannot act on (SIGKILL, a closed terminal), its watcher does: a small process that waits for the
-end of a pipe from the command.
+end of a pipe from the command. Both it and what was started keep the command's folders locked, so a
+rerun does not begin before they have ended.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+
+from mtrl_judge.common.locks import inherited_locks
 
 POLL_SECONDS = 0.1
 LEFTOVERS_SECONDS = 5.0
@@ -52,10 +55,13 @@ def run_to_end(
         io: its streams, as for `subprocess.Popen`.
     """
     with sigterm_as_exit():
-        process = subprocess.Popen(command, env=environment, cwd=folder, **io)
+        locks = inherited_locks()
+        process = subprocess.Popen(command, env=environment, cwd=folder, pass_fds=locks, **io)
         try:
             watch = [sys.executable, "-m", __name__, str(process.pid)]
-            watcher = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
+            watcher = subprocess.Popen(
+                watch, stdin=subprocess.PIPE, start_new_session=True, pass_fds=locks
+            )
             try:
                 return process.wait()
             finally:

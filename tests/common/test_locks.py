@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support.commands import held_elsewhere
+from support.commands import HOLD, held_elsewhere
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import is_free, refuse_existing
@@ -38,6 +40,37 @@ def test_a_lock_of_a_dead_process_blocks_nobody(tmp_path: Path) -> None:
     with locked_folder(folder):
         pass
     assert not [*folder.iterdir()]
+
+
+# A command that starts a process which ends with standard input.
+HOLD_AND_START = """
+import subprocess, sys
+from pathlib import Path
+from mtrl_judge.common.locks import inherited_locks, locked_folder
+with locked_folder(Path(sys.argv[1])):
+    words = [sys.executable, "-c", "import sys; print('started', flush=True); sys.stdin.read()"]
+    subprocess.run(words, pass_fds=inherited_locks())
+"""
+
+
+def test_what_a_killed_command_has_started_is_waited_for(tmp_path: Path) -> None:
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    words = [sys.executable, "-c", HOLD_AND_START, tmp_path]
+    with subprocess.Popen(words, text=True, **streams) as killed:
+        assert killed.stdout.readline() == "started\n"
+        with pytest.raises(JudgeError), locked_folder(tmp_path):
+            pass
+        killed.kill()
+        killed.wait()
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, tmp_path], text=True, **streams
+        ) as rerun:
+            said = rerun.stderr.readline()
+            assert said.startswith(f"{tmp_path}: waiting for what process {killed.pid} on ")
+            killed.stdin.close()
+            assert rerun.stdout.readline() == "held\n"
+            rerun.stdin.close()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_that_got_no_content_is_removed(tmp_path: Path) -> None:

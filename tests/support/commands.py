@@ -59,7 +59,7 @@ def lmms_eval(
     )
 
 
-_HOLD = """
+HOLD = """
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ with locked_folder(Path(sys.argv[1])):
 @contextmanager
 def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process holds a folder until its standard input is closed."""
-    words = [sys.executable, "-c", _HOLD, str(folder), "--token", "secret"]
+    words = [sys.executable, "-c", HOLD, str(folder), "--token", "secret"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, **pipes) as process:
         assert process.stdout is not None
