@@ -7,6 +7,8 @@ and checks of local files start quickly.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from mtrl_judge import __version__
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.exits import CLOSED_OUTPUT, exits_with_message
 from mtrl_judge.common.locks import locked_folder
+from mtrl_judge.common.utf8 import use_utf8
 
 from .data import app as data
 from .gate import app as baseline
@@ -41,11 +44,21 @@ if TYPE_CHECKING:
 class Commands(TyperGroup):
     """All commands; where nobody reads the output any more, typer would exit with 1."""
 
+    def make_context(self, *args: Any, **keys: Any) -> Any:  # prints --help and --version
+        with _closed_output():
+            return super().make_context(*args, **keys)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _closed_output():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise typer.Exit(CLOSED_OUTPUT) from None
+
+
+@contextmanager
+def _closed_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise typer.Exit(CLOSED_OUTPUT) from None
 
 
 app = typer.Typer(
@@ -69,6 +82,7 @@ Style = Annotated[
 
 def main() -> None:
     """Run the command line; see :mod:`mtrl_judge.common.exits` for what exit codes mean."""
+    use_utf8()
     with exits_with_message():
         app()
 

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, TextIO, cast
 
 from .errors import JudgeError, first_line
 from .printable import printable
@@ -43,6 +44,44 @@ def exits_with_message(*, quiet: bool = False) -> Iterator[None]:
         _exit(_INTERRUPTED)
     except (OSError, MemoryError, RecursionError) as error:
         _exit(JudgeError.exit_code, "" if quiet else _message(error))
+
+
+class _Unread:
+    """A stream that drops what nobody reads any more, where Python raises BrokenPipeError."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.dropped: BrokenPipeError | None = None
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except BrokenPipeError as error:
+            self.dropped = error
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError as error:
+            self.dropped = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def goes_on_unread() -> Iterator[None]:
+    """The block goes on if the reader of its output ends: hours of work are not lost to `| head`.
+
+    Raises:
+        BrokenPipeError: at the end of the block, if something was not read.
+    """
+    output, errors = _Unread(sys.stdout), _Unread(sys.stderr)
+    with redirect_stdout(cast(TextIO, output)), redirect_stderr(cast(TextIO, errors)):
+        yield
+    if dropped := output.dropped or errors.dropped:
+        raise dropped
 
 
 def _message(error: OSError | MemoryError | RecursionError) -> str:

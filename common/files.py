@@ -25,6 +25,15 @@ from .locks import FOLDER_LOCK, locked_file
 from .surrogates import replace_surrogates
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with its ``~`` or ``~user`` replaced by a home folder, if there is one.
+
+    Where there is none, `Path.expanduser` raises RuntimeError; here the path stays as it is, and
+    whoever opens it says that it does not exist.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def is_free(path: Path) -> bool:
     """Whether nothing exists at a path, or only a folder with nothing in it but a lock."""
     if not path.is_dir():

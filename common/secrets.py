@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from .files import expanded
+
 REDACTED = "[redacted]"
 _NAME = r"[\w-]*(?:api_?key|access_?key|authorization|token|secret|password|passwd|credentials?)"
 _WHOLE_NAME = re.compile(rf"{_NAME}|(?:[\w-]+[_-])?(?:key|pwd|auth|headers?)", re.IGNORECASE)
@@ -121,6 +123,6 @@ def _stored_token(environment: Mapping[str, str]) -> str:
     home = environment.get("HF_HOME") or f"{cache}/huggingface"
     file = Path(environment.get("HF_TOKEN_PATH") or f"{home}/token")
     try:
-        return file.expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home folder
+        return expanded(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return ""

@@ -97,8 +97,9 @@ def run_command(
             log.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(redacted(stack.enter_context(log.open("wb")), redactor))
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        # Python would keep what it prints to a pipe for long.
-        variables = {"PYTHONUNBUFFERED": "1", **os.environ, **(environment or {})}
+        # Python would keep what it prints to a pipe for long; the redactor expects UTF-8.
+        variables = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONIOENCODING": "utf-8"}
+        variables |= environment or {}
         exit_code = run_to_end(command, environment=variables, folder=folder, **streams)
     if exit_code:
         raise CommandError(name, f"failed with exit code {exit_code}", exit_code, log)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import RawIOBase
 from typing import BinaryIO
 
 from mtrl_judge.common.secrets import Redactor
@@ -20,7 +21,8 @@ _END_SECONDS = 5.0
 def redacted(output: BinaryIO, redactor: Redactor) -> Iterator[int]:
     """Yield a file descriptor; what is written to it goes to `output`, without secrets.
 
-    A secret has no space within it, so that text passes through up to the last space at once.
+    A secret has no space within it, so that text passes through up to the last space at once. Once
+    `output` cannot be written, the rest is dropped.
     """
     reading, writing = os.pipe()
     thread = threading.Thread(target=_pass_on, args=(reading, output, redactor), daemon=True)
@@ -34,17 +36,24 @@ def redacted(output: BinaryIO, redactor: Redactor) -> Iterator[int]:
 
 
 def _pass_on(reading: int, output: BinaryIO, redactor: Redactor) -> None:
+    with open(reading, "rb", buffering=0) as pipe:
+        with suppress(OSError, ValueError):  # nobody reads it any more, or the disk is full
+            _copy(pipe, output, redactor)
+        # With the pipe closed, the command would end at its next line, and lose hours of work.
+        while pipe.read(_READ_BYTES):
+            pass
+
+
+def _copy(pipe: RawIOBase, output: BinaryIO, redactor: Redactor) -> None:
     kept = b""
-    # Closing the pipe tells the command that nobody reads any more.
-    with open(reading, "rb", buffering=0) as pipe, suppress(OSError, ValueError):
-        while chunk := pipe.read(_READ_BYTES):
-            data = kept + chunk
-            complete = 1 + max(data.rfind(space) for space in (b" ", b"\n", b"\r", b"\t"))
-            if len(data) - complete > _MAX_WORD_BYTES:
-                complete = len(data)
-            _write(output, data[:complete], redactor)
-            kept = data[complete:]
-        _write(output, kept, redactor)
+    while chunk := pipe.read(_READ_BYTES):
+        data = kept + chunk
+        complete = 1 + max(data.rfind(space) for space in (b" ", b"\n", b"\r", b"\t"))
+        if len(data) - complete > _MAX_WORD_BYTES:
+            complete = len(data)
+        _write(output, data[:complete], redactor)
+        kept = data[complete:]
+    _write(output, kept, redactor)
 
 
 def _write(output: BinaryIO, data: bytes, redactor: Redactor) -> None:

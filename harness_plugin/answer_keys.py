@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtrl_judge.common.files import expanded
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.models.checkpoint import hub_commit
 
@@ -66,7 +67,7 @@ def weights_identity(value: object, arguments: Mapping[str, Any]) -> object:
     """
     if not isinstance(value, str) or not value:
         return None
-    path = Path(value).expanduser()
+    path = expanded(value)
     try:
         if path.exists():
             return [list(entry) for entry in _file_entries(path)]

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
@@ -36,6 +35,7 @@ from transformers import GenerationConfig
 from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.exits import exit_of_host
+from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.spec import GENERATION_KEYS
 from mtrl_judge.models.base_judge import WINDOW, Answer, BaseJudge, Batch, Prompt
 from mtrl_judge.models.checkpoint import (
@@ -153,7 +153,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         if pretrained is None:
             raise JudgeError("pretrained: missing; expected pretrained=FOLDER_OR_HUB_ID")
         if pretrained.startswith("~"):
-            pretrained = str(Path(pretrained).expanduser())
+            pretrained = str(expanded(pretrained))
         if max_batch_size is not None:  # one of lmms-eval's flags
             raise JudgeError("max_batch_size: not supported by this backend; set batch_size")
         self.batch_size = _positive("batch_size", batch_size)

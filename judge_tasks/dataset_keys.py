@@ -12,11 +12,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import DataError, Problem, did_you_mean
+from mtrl_judge.common.files import expanded
 
 from .parquet_limits import check_growth
 
@@ -93,7 +93,7 @@ def read_dataset(
 
     # Otherwise a folder of this name in the current folder would be read in place of the hub's.
     on_hub = not is_local(path)
-    place = f"hf://datasets/{path}" if on_hub else str(Path(path).expanduser())
+    place = f"hf://datasets/{path}" if on_hub else str(expanded(path))
     builder = load_dataset_builder(place, name, **kwargs)
     reader = type(builder).__module__.split(".")[-1]
     if reader not in (_READERS if on_hub else ("parquet",)):
@@ -126,7 +126,7 @@ def read_builder(builder: DatasetBuilder, split: str | None) -> Dataset:
 
 def is_local(path: str) -> bool:
     """Whether a ``dataset_path`` names the user's own files, which are allowed."""
-    return local_files_allowed() and (path == "parquet" or Path(path).expanduser().is_dir())
+    return local_files_allowed() and (path == "parquet" or expanded(path).is_dir())
 
 
 def _path_problems(path: str, local: bool) -> Iterator[Problem]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtrl_judge.common.errors import DataError, JudgeError
-from mtrl_judge.common.files import read_json
+from mtrl_judge.common.files import expanded, read_json
 from mtrl_judge.common.locks import FOLDER_LOCK
 
+from .caches import cache_fault
 from .dataset_keys import is_local, read_builder, read_dataset
 from .facts import FACTS_FILE
 from .folder_checks import check_rows, check_shards, listed_rows
@@ -67,7 +68,7 @@ def data_root() -> Path | None:
     value = os.environ.get(DATA_ROOT_VARIABLE)
     if not value:
         return None
-    root = Path(value).expanduser()
+    root = expanded(value)
     if not root.is_dir():
         raise DataError(
             f"data root: no folder {root}; expected a folder with <task>/test.parquet in "
@@ -243,7 +244,7 @@ def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:
         raise DataError(f"{task.task}: {error}") from None
     except Exception as error:
         explained = hub_unreachable(task, fault) if fault else explain_hub_error(task, error)
-        raise explained from error
+        raise cache_fault(error) or explained from error
 
 
 def _folder_of_cells(source: Source) -> Path:
@@ -252,7 +253,7 @@ def _folder_of_cells(source: Source) -> Path:
     from huggingface_hub.file_download import repo_folder_name
 
     if source.folder is not None or is_local(source.location):
-        return source.folder or Path(source.location).expanduser()
+        return source.folder or expanded(source.location)
     return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=source.location, repo_type="dataset")
 
 
@@ -287,7 +288,8 @@ def _read_parquet(task: JudgeTask, split: SplitName, folder: Path, listed: int |
                 f"{file}: cannot be copied into the cache of `datasets` ({HF_DATASETS_CACHE}): "
                 f"{cause.strerror}"
             ) from error
-        raise DataError(f"{file}: cannot be read as parquet: {_first_line(error)}") from error
+        explained = DataError(f"{file}: cannot be read as parquet: {_first_line(error)}")
+        raise cache_fault(error) or explained from error
     raise DataError(f"{task.task}: the {split} split is empty ({files[0]})")
 
 

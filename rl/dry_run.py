@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
+from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.sources import load_rows
 
 from . import memory
@@ -69,7 +69,7 @@ def _server_command(settings: Settings) -> str:
     name = model.model_name_or_path or "MODEL"
     limits = {"shortest_edge": judge.min_pixels, "longest_edge": judge.max_pixels}
     options: dict[str, Any] | None = {"size": limits} if judge.max_pixels else None
-    if Path(name).expanduser().is_dir():
+    if expanded(name).is_dir():
         from mtrl_judge.models.checkpoint import load_processor
         from mtrl_judge.models.pixels import pixel_limits, with_pixel_limits
 
@@ -140,7 +140,7 @@ def _prompt(settings: Settings, row: dict[str, Any]) -> tuple[str, int | None]:
     if "completion" in row:
         answer += f"\nanswer to learn: {row['completion'][0]['content'][0]['text']}"
     name = settings.model.model_name_or_path
-    if name is None or not Path(name).expanduser().is_dir():
+    if name is None or not expanded(name).is_dir():
         parts = [part for message in row["prompt"] for part in message["content"]]
         texts = ["[image]\n" if part["type"] == "image" else part["text"] for part in parts]
         return f"{''.join(texts)}\n\n{answer}", None

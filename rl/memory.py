@@ -8,9 +8,9 @@ passes take is an estimate from the sizes of the tensors that are kept for the b
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mtrl_judge.common.files import expanded
 from mtrl_judge.common.plain_yaml import yaml_mapping
 
 from .recipes import RECIPES, find_accelerate_config
@@ -69,7 +69,7 @@ def architecture(name: str, revision: str = "main") -> tuple[PreTrainedConfig, s
     """
     from transformers import AutoConfig
 
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return AutoConfig.from_pretrained(folder), str(folder)
     known = yaml_mapping(ARCHITECTURES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.files import expanded
 from mtrl_judge.common.plain_yaml import yaml_mapping
 from mtrl_judge.judge_tasks.loading import SHIPPED, find_task, shipped_paths
 from mtrl_judge.judge_tasks.spec import GROUPS, JudgeTask
@@ -135,7 +136,7 @@ def as_shell(command: Sequence[str]) -> str:
 
 def _find(field: str, name: str, shipped: Sequence[Path]) -> Path:
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             raise JudgeError(f"{field}: no file {path}")
         return path

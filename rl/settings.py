@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.rates import higher_is_better
@@ -80,7 +81,7 @@ class Settings:
     @property
     def data_root(self) -> Path | None:
         """The folder of the data; None is ``MTRL_JUDGE_DATA``, or the hub."""
-        return Path(self.judge.data_root).expanduser() if self.judge.data_root else None
+        return expanded(self.judge.data_root) if self.judge.data_root else None
 
 
 def parse_settings(method: Method, argv: Sequence[str]) -> Settings:

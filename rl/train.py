@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.common.exits import exits_with_message
+from mtrl_judge.common.exits import exits_with_message, goes_on_unread
 from mtrl_judge.common.host_versions import check_versions
 from mtrl_judge.common.locks import locked_folder
+from mtrl_judge.common.utf8 import use_utf8
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
@@ -43,6 +44,7 @@ WARM_UP = "warm_up"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; an error that the user can fix ends in one message and exit code 2."""
+    use_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mtrl_judge").setLevel(logging.INFO)
@@ -61,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             print(dry_run(settings))
             return
-        train(settings)
+        with goes_on_unread():
+            train(settings)
     from accelerate import PartialState
 
     PartialState().destroy_process_group()

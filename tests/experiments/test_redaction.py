@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtrl_judge.common.exits import CLOSED_OUTPUT
 from mtrl_judge.common.secrets import REDACTED, Redactor
 from mtrl_judge.experiments.launch import run_command
 from mtrl_judge.experiments.redaction import redacted
@@ -53,3 +55,41 @@ def test_logs_and_the_screen_hold_no_token(
         assert text.count(REDACTED) == 2
         assert SECRET not in text
         assert "behind-a-flag" not in text
+
+
+UNREAD = """
+import sys
+from mtrl_judge.common.exits import exits_with_message, goes_on_unread
+from mtrl_judge.experiments.launch import run_command
+from pathlib import Path
+
+def work():
+    for _ in range(1000):
+        print("a line " * 20)
+    Path(sys.argv[2]).write_text("done")
+
+with exits_with_message():
+    if sys.argv[1] == "command":
+        run_command("it", [sys.executable, __file__, "work", sys.argv[2]])
+    elif sys.argv[1] == "work":
+        work()
+    else:
+        with goes_on_unread():
+            work()
+"""
+
+
+@pytest.mark.parametrize("kind", ["command", "training"])
+def test_work_goes_on_when_nobody_reads_its_output(tmp_path: Path, kind: str) -> None:
+    script, made = tmp_path / "script.py", tmp_path / "made"
+    script.write_text(UNREAD, encoding="utf-8")
+    words = [sys.executable, str(script), kind, str(made)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        words, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (CLOSED_OUTPUT, b"")
+    assert made.read_text(encoding="utf-8") == "done"

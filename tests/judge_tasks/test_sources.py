@@ -152,6 +152,25 @@ def test_bad_folders_say_what_is_there(tmp_path: Path, monkeypatch: pytest.Monke
         data_root()
 
 
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split(
+        tmp_path, "my_task", "test", {"image": image_cells(2), "text": "ab", "label": [0, 1]}
+    )
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path("/dev/null/cache/datasets"))
+    with pytest.raises(DataError, match="/dev/null/cache/datasets: set HF_HOME to a folder"):
+        load_rows(write_task(tmp_path), "test", tmp_path)
+
+
+def test_a_home_folder_that_is_not_known_is_a_folder_that_does_not_exist(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, "~nobody-of-this-name/data")
+    with pytest.raises(DataError, match="no folder ~nobody-of-this-name/data"):
+        data_root()
+
+
 @pytest.mark.parametrize(
     ("error", "part"),
     [
