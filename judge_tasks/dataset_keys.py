@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.booleans import boolean
