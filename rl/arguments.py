@@ -63,7 +63,10 @@ class CommonArguments:
     balance: Annotated[
         Balance,
         FromYaml,
-        Doc("How often each task occurs: proportional, uniform, a temperature, {task: weight}."),
+        Doc(
+            "How often each task occurs: proportional, uniform, a temperature, {task: weight}; for "
+            "grpo also worst_task."
+        ),
     ] = "proportional"
     min_pixels: Annotated[
         Positive | None, Doc("Smallest width x height of an image; the checkpoint keeps it.")

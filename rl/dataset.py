@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 Fit: TypeAlias = Callable[["Image.Image"], "Image.Image"]
-Balance: TypeAlias = Literal["proportional", "uniform"] | float | Mapping[str, float]
+Balance: TypeAlias = Literal["proportional", "uniform", "worst_task"] | float | Mapping[str, float]
 
 
 def training_set(
@@ -107,7 +107,8 @@ def build_dataset(
         balance: how often each task occurs: ``proportional`` to its rows, ``uniform``, a
             temperature T (rows to the power of 1/T: 1 is proportional, larger is more even), or a
             weight per task. The dataset has as many rows as the tasks together; a task with too
-            few rows repeats them in a new order, of a task with too many some are left out.
+            few rows repeats them in a new order, of a task with too many some are left out. With
+            ``worst_task`` it has every row, and :mod:`.balance` draws from them.
         answers: also ``completion``, the correct answer as the assistant's turn, for SFT.
         keep_pairs: rows 2k and 2k + 1 belong together; of a pair they are its two orders.
         loaded: the splits of the tasks, where they have been loaded already.
@@ -181,7 +182,7 @@ def balanced_counts(sizes: Mapping[str, int], balance: Balance) -> dict[str, int
 
 
 def _weights(sizes: Mapping[str, int], balance: Balance) -> Mapping[str, float]:
-    if balance == "proportional":
+    if balance in ("proportional", "worst_task"):
         return sizes
     if balance == "uniform":
         return dict.fromkeys(sizes, 1.0)

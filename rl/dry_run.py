@@ -52,7 +52,7 @@ def dry_run(settings: Settings) -> str:
     prompt, tokens = _prompt(settings, example)
     sections = {
         "Settings": _settings_table(settings),
-        "Data": _data_table(rows),
+        "Data": _data_table(rows, varies=settings.judge.balance == "worst_task"),
         "First prompt": prompt,
         "Schedule": _schedule_table(settings, plan, sum(task.validation_items for task in rows)),
         "Memory of each device": _memory_table(settings, tokens),
@@ -164,11 +164,14 @@ def _settings_table(settings: Settings) -> str:
     return _plain_table([(name, str(value)) for name, value in rows])
 
 
-def _data_table(rows: Sequence[_TaskRows]) -> str:
+def _data_table(rows: Sequence[_TaskRows], *, varies: bool) -> str:
     _, all_rows, per_epoch, _, items = zip(*rows, strict=True)
     total = _TaskRows("all", sum(all_rows), sum(per_epoch), "100.0%", sum(items))
     headers = ["task", "rows", "per epoch", "share", "validation items"]
-    return tabulate([*rows, total], headers=headers, stralign="right", colalign=["left"])
+    lines: list[tuple[Any, ...]] = [*rows]
+    if varies:
+        lines = [(row.task, row.rows, "varies", "varies", row.validation_items) for row in rows]
+    return tabulate([*lines, total], headers=headers, stralign="right", colalign=["left"])
 
 
 def _schedule_table(settings: Settings, plan: Schedule, validation_items: int) -> str:

@@ -61,6 +61,7 @@ from mtrl_judge.models.packing import (
 from mtrl_judge.models.placeholders import placeholder_ids
 from mtrl_judge.models.shared_prefill import share_prefill
 
+from .balance import WorstTask
 from .generation_batch import (
     forward_inputs,
     micro_batches,
@@ -148,6 +149,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
     Args:
         kl_schedule: sets β at every step; None leaves it to TRL.
+        worst_task: the tasks of a generation batch follow :class:`.balance.WorstTask`.
         resample_tries: how many times zero-variance groups are replaced by other prompts of their
             task, at most, before a step takes them as they are. This is DAPO's dynamic sampling
             (arXiv 2503.14476, section 3.2), which TRL does not have. 0 is off.
@@ -166,6 +168,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self,
         *arguments: Any,
         kl_schedule: KLSchedule | None = None,
+        worst_task: bool = False,
         resample_tries: int = 0,
         keep_pairs: bool = False,
         share_prompt: bool = True,
@@ -183,6 +186,12 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         with vllm_samples_as_trained():
             super().__init__(*arguments, **named)
         self.stateful = {**self.stateful, "well_formed_rate": self.well_formed_rate}
+        unit = 2 if keep_pairs else 1
+        self.balance: WorstTask | None = None
+        if worst_task:
+            tasks = self.train_dataset.with_format(None)["task"][:]
+            self.balance = WorstTask(tasks, unit=unit, seed=self.args.seed)
+            self.stateful = {**self.stateful, "balance": self.balance}
         if kl_schedule is not None:
             self.stateful = {**self.stateful, "beta": kl_schedule}
         inner = self._inner(self.model)
@@ -190,7 +199,6 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self._sampler_check = SamplerCheck()
         self._prefix_obstacle = prefix_unsupported_reason(inner)
         self._packing_obstacle = packing_unsupported_reason(inner)
-        unit = 2 if keep_pairs else 1
         dataset, seed = self.train_dataset, self.args.seed
         self._other_prompts = OtherPrompts(dataset, unit, seed) if resample_tries else None
         if share_prompt:
@@ -212,8 +220,13 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         )
 
     def _get_dataloader(self, dataset: Any, *arguments: Any, **named: Any) -> Any:
-        """Overrides ``Trainer._get_dataloader`` of transformers: each row is decoded once."""
-        if self.share_prompt and isinstance(dataset, Dataset):
+        """Overrides ``Trainer._get_dataloader`` of transformers: each row is decoded once.
+
+        With a balance the rows are read when the weights of their batch are known.
+        """
+        if self.balance is not None and isinstance(dataset, Dataset):
+            dataset = [{}] * len(dataset)
+        elif self.share_prompt and isinstance(dataset, Dataset):
             dataset = DecodedOnce(dataset)
         return super()._get_dataloader(dataset, *arguments, **named)
 
@@ -241,6 +254,8 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
         It calls ``_generate`` and ``_calculate_rewards`` (below) and turns rewards into advantages.
         """
+        if self.balance is not None:
+            inputs = self._balanced(self.balance, len(inputs))
         self._inputs = inputs  # which _resample may replace
         once = self.share_prompt and not self._prefix_obstacle
         shared = processed_once if once else nullcontext
@@ -252,6 +267,20 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if self.use_vllm:
             self._check_sampler(output)
         return output
+
+    def _balanced(self, balance: WorstTask, rows: int) -> list[dict[str, Any]]:
+        """This process's rows of a generation batch, in the order of TRL's sampler."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        for task, weight, share in zip(
+            balance.names, balance.weights(), balance.shares(), strict=True
+        ):
+            self._metrics["train"][f"{task}/weight"].append(float(weight))
+            self._metrics["train"][f"{task}/share"].append(float(share))
+        drawn = balance.draw(rows * processes // self.num_generations)
+        places = range(process * rows, (process + 1) * rows)
+        own = [drawn[place // self.num_generations] for place in places]
+        read = {row: self.train_dataset[row] for row in dict.fromkeys(own)}
+        return [dict(read[row]) for row in own]
 
     def _check_sampler(self, batch: dict[str, Any]) -> None:
         """Compare vLLM's log-probabilities of a generation batch with the trainer's."""
@@ -367,7 +396,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             )
             judged = self._judged(self._inputs, rollouts.completions, rollouts.completion_ids)
             if attempt == 0:  # replacements would bias it
-                self.well_formed_rate.add(float(judged.format_N.mean()))
+                self._observe(judged)
             zero_variance_M = self._zero_variance(judged)
             task_M = judged.task_N[:: self.num_generations]
             fresh_M = np.ones(len(task_M), bool) if fresh_M is None else fresh_M
@@ -468,7 +497,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if of_step is None:
             rewards_N_F = self._finite_rewards(inputs, prompts, completions, completion_ids_list)
             judged = self._judged(inputs, completions, completion_ids_list)
-            self.well_formed_rate.add(float(judged.format_N.mean()))
+            self._observe(judged)
         else:
             rewards_N_F, judged = of_step
         self._log_tasks(judged, self._total(rewards_N_F))
@@ -486,6 +515,12 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             )
         ]
         return Judged(*(np.array(column) for column in zip(*gather_object(local), strict=True)))
+
+    def _observe(self, judged: Judged) -> None:
+        """Learn from the first completions of a batch."""
+        self.well_formed_rate.add(float(judged.format_N.mean()))
+        if self.balance is not None:
+            self.balance.observe_accuracy(judged.task_N.tolist(), judged.correct_N.tolist())
 
     def _finite_rewards(self, inputs: list[dict[str, Any]], *rollouts: Any) -> Tensor:
         """TRL's rewards_N_F, which are the same in all processes; so is the error.
@@ -514,13 +549,14 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     # 6. The log of each task
 
     def _log_tasks(self, judged: Judged, rewards_N: Floats) -> None:
+        zero_variance_M = self._zero_variance(judged)
         figures = {
             "reward": rewards_N,
             "accuracy": judged.correct_N,
             "format": judged.format_N,
             "null_rate": judged.null_N,
             "length": judged.length_N,
-            "zero_variance_groups": self._zero_variance(judged).repeat(self.num_generations),
+            "zero_variance_groups": zero_variance_M.repeat(self.num_generations),
         }
         metrics = self._metrics["train"]
         metrics["well_formed_rate"].append(self.well_formed_rate.now)
@@ -528,6 +564,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             for name, values_N in figures.items():
                 mean = float(values_N[judged.task_N == task].mean())
                 metrics[f"{task}/{name}"].append(mean)
+        if self.balance is not None:
+            task_M = judged.task_N[:: self.num_generations]
+            self.balance.observe_groups(task_M.tolist(), (~zero_variance_M).tolist())
 
     # 7. Log-probabilities
 

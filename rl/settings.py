@@ -290,6 +290,8 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield "remove_unused_columns: would remove labels and images; leave it out"
     if judge.patience and trainer.eval_strategy == "no":
         yield "patience: has no effect with eval_strategy: no; change one of the two"
+    if settings.method == "sft" and judge.balance == "worst_task":
+        yield "balance: worst_task goes by rewards, which sft has not; expected another balance"
     if settings.method == "grpo":
         yield from _length_conflicts(judge, trainer)
         yield from _perception_conflicts(settings)

@@ -234,6 +234,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
             **shared,
             reward_funcs=functions,
             kl_schedule=kl_schedule(judge.beta),
+            worst_task=judge.balance == "worst_task",
             resample_tries=judge.resample_tries,
             keep_pairs=judge.consistency_weight > 0,
             share_prompt=judge.share_prompt,
