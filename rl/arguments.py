@@ -68,6 +68,13 @@ class CommonArguments:
             "grpo also worst_task."
         ),
     ] = "proportional"
+    answers: Annotated[
+        str | None,
+        Doc(
+            "For sft: JSON lines with task, item_id, swapped and text, to learn from in place of "
+            "the labels."
+        ),
+    ] = None
     min_pixels: Annotated[
         Positive | None, Doc("Smallest width x height of an image; the checkpoint keeps it.")
     ] = None
@@ -168,5 +175,13 @@ class JudgeArguments(CommonArguments):
         bool, Doc("Compare the first micro-batch with TRL's own result; stop if they differ.")
     ] = True
     warm_up: Annotated[
-        str | None, Doc("SFT recipe to run first; GRPO starts from its checkpoint.")
+        str | None,
+        Doc(
+            "What to run first; GRPO starts from its checkpoint. An SFT recipe, or rft or "
+            "rft:RECIPE: SFT on the base model's own correct answers."
+        ),
     ] = None
+    rft_items: Annotated[
+        Positive, Doc("Prompts per task that the warm-up rft samples answers to.")
+    ] = 256
+    rft_samples: Annotated[Positive, Doc("Answers per prompt that the warm-up rft samples.")] = 4

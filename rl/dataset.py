@@ -14,6 +14,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName, Style
 
+from .rejection_sampling import RowKey, read_answers
 from .rewards import ALWAYS_GIVEN, COLUMNS, named_columns
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def training_set(
         settings.tasks,
         style=settings.style,
         balance=settings.judge.balance,
-        answers=settings.method == "sft",
+        answers=Path(settings.judge.answers)
+        if settings.judge.answers is not None
+        else settings.method == "sft",
         keep_pairs=settings.judge.consistency_weight > 0,
         seed=settings.trainer.seed,
         loaded=loaded,
@@ -89,7 +92,7 @@ def build_dataset(
     style: Style = "reasoned",
     *,
     balance: Balance = "proportional",
-    answers: bool = False,
+    answers: bool | Path = False,
     keep_pairs: bool = False,
     seed: int = 0,
     root: Path | None = None,
@@ -109,7 +112,9 @@ def build_dataset(
             weight per task. The dataset has as many rows as the tasks together; a task with too
             few rows repeats them in a new order, of a task with too many some are left out. With
             ``worst_task`` it has every row, and :mod:`.balance` draws from them.
-        answers: also ``completion``, the correct answer as the assistant's turn, for SFT.
+        answers: also ``completion``, the correct answer as the assistant's turn, for SFT. A file of
+            answers (:func:`.rejection_sampling.read_answers`) is what to learn from instead; of the
+            rows, only those that it answers are in the dataset, once for each answer.
         keep_pairs: rows 2k and 2k + 1 belong together; of a pair they are its two orders.
         loaded: the splits of the tasks, where they have been loaded already.
         fit: resizes an image that is read.
@@ -123,20 +128,32 @@ def build_dataset(
     """
     from datasets import Dataset
 
-    _refuse_unusable(tasks, split, style, answers)
+    _refuse_unusable(tasks, split, style, answers is True)
     loaded = loaded or [load_rows(task, split, root) for task in tasks]
     sources = [
         labeled_rows(task, split, rows.rows.dataset)
         for task, rows in zip(tasks, loaded, strict=True)
     ]
-    sizes = {task.task: len(rows) for task, rows in zip(tasks, sources, strict=True)}
+    given = read_answers(answers) if isinstance(answers, Path) else None
+    answered = [None if given is None else _answered(rows, given) for rows in sources]
+    sizes = {
+        task.task: len(rows) if texts is None else len(texts)
+        for task, rows, texts in zip(tasks, sources, answered, strict=True)
+    }
+    if not sum(sizes.values()):
+        raise JudgeError(f"answers: {answers}: no answer to a training row of these tasks")
     counts = balanced_counts(sizes, balance)
     refs: dict[str, list[Any]] = {"source": [], "row": []}
     for source, task in enumerate(tasks):
         unit = 2 if keep_pairs and task.paired else 1  # both orders of a pair are neighboring rows
         count = counts[task.task] // 2 * 2 if keep_pairs else counts[task.task]
         units = _epochs(sizes[task.task] // unit, count // unit, f"{seed}/{task.task}")
-        refs["row"] += [number * unit + offset for number in units for offset in range(unit)]
+        numbers = [number * unit + offset for number in units for offset in range(unit)]
+        texts = answered[source]
+        if texts is not None:
+            refs.setdefault("answer", []).extend(texts[number][1] for number in numbers)
+            numbers = [texts[number][0] for number in numbers]
+        refs["row"] += numbers
         refs["source"] += [source] * count
     bare = [rows.with_format(None) for rows in sources]
     for name in COLUMNS:
@@ -144,7 +161,8 @@ def build_dataset(
         refs[name] = [columns[s][r] for s, r in zip(refs["source"], refs["row"], strict=True)]
     dataset = Dataset.from_dict(refs)
     raws = [rows.rows.raw for rows in loaded]
-    dataset.set_transform(_PromptOnAccess(sources, raws, style, answers, fit, raw_columns))
+    as_labeled = answers is True
+    dataset.set_transform(_PromptOnAccess(sources, raws, style, as_labeled, fit, raw_columns))
     return dataset
 
 
@@ -254,7 +272,9 @@ class _PromptOnAccess:
             "prompt": [render_messages(rows[ref], self.style) for ref in refs],
             "images": [list(images[ref]) for ref in refs],
         }
-        if self.answers:
+        if "answer" in batch:
+            made["completion"] = list(map(_turn, batch.pop("answer")))
+        elif self.answers:
             made["completion"] = [self._answer(rows[ref]) for ref in refs]
         for name in self.raw_columns:
             cells = {
@@ -268,5 +288,15 @@ class _PromptOnAccess:
         return raw.cell(index, name) if name in raw.dataset.column_names else None
 
     def _answer(self, row: JudgeRow) -> list[dict[str, Any]]:
-        text = gold_answer(str(row.label), self.style, row.reasoning or "")
-        return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+        return _turn(gold_answer(str(row.label), self.style, row.reasoning or ""))
+
+
+def _turn(text: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+
+
+def _answered(rows: Dataset, answers: Mapping[RowKey, Sequence[str]]) -> list[tuple[int, str]]:
+    """The number of a row and a text for each answer to one of the rows."""
+    about = rows.with_format(None)
+    keys = map(RowKey, about["task"][:], about["item_id"][:], about["swapped"][:])
+    return [(number, text) for number, key in enumerate(keys) for text in answers.get(key, ())]

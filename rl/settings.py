@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from trl.trainer.model_config import ModelConfig
 
 SAVE_STEPS = 50
+RFT = "rft"
 _REQUIRED = {
     "model_name_or_path": "a checkpoint's folder or its name on the hub",
     "output_dir": "the folder of the run",
@@ -282,6 +283,15 @@ def _conflicts(settings: Settings) -> Iterator[str]:
     yield from _faults_of(lambda: named_engine(judge))
     if judge.warm_up is not None:
         yield from _faults_of(lambda: warm_up_settings(settings, {"dry_run": True}))
+    if samples_answers(judge) and judge.accelerate is not None:
+        yield (
+            "warm_up: rft loads the whole model in each process, and accelerate shards it; sample "
+            "in a run without accelerate, and use its answers in an SFT recipe"
+        )
+    if judge.answers is not None and settings.method == "grpo":
+        yield "answers: not a field of grpo"
+    if judge.answers is not None and not Path(judge.answers).is_file():
+        yield f"answers: no file {judge.answers}"
     if settings.data_root is not None and not settings.data_root.is_dir():
         yield f"data_root: no folder {judge.data_root}"
     if judge.processes % judge.machines:
@@ -318,10 +328,22 @@ def warm_up_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
     Raises:
         JudgeError: there is no such recipe, or it has faults.
     """
-    recipe = find_recipe(str(settings.judge.warm_up), "sft", field="warm_up")
+    name = str(settings.judge.warm_up)
     names = ("processes", "machines", "accelerate")
-    engine = {name: getattr(settings.judge, name) for name in names}
-    return build_settings("sft", {**engine, **values}, recipe=recipe)
+    values = {**{name: getattr(settings.judge, name) for name in names}, **values}
+    if samples_answers(settings.judge):
+        own = settings.recipe.stem if settings.recipe else ""
+        name = name.partition(":")[2] or own
+        if not name:
+            raise JudgeError("warm_up: rft: with which SFT recipe? Write rft:RECIPE")
+        values["style"] = settings.style
+    recipe = find_recipe(name, "sft", field="warm_up")
+    return build_settings("sft", values, recipe=recipe)
+
+
+def samples_answers(judge: JudgeArguments) -> bool:
+    """Whether the warm-up learns from sampled answers: see :mod:`.rejection_sampling`."""
+    return (judge.warm_up or "").partition(":")[0] == RFT
 
 
 def _length_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:

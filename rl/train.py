@@ -34,7 +34,7 @@ from .packages import package_faults
 from .perception import OutageError
 from .preflight import accepted_licenses, checked_leaks
 from .rewards import reward_functions
-from .settings import Settings, parse_settings, warm_up_settings
+from .settings import Settings, parse_settings, samples_answers, warm_up_settings
 
 if TYPE_CHECKING:
     from .callbacks import StopOnSignal
@@ -113,7 +113,7 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
         leaks = checked_leaks(tasks, root, allowed=allowed) if checks_leaks else None
         start_record(folder, settings, data, {"accepted_licenses": accepted, "leaks": leaks})
     process.wait_for_everyone()
-    settings = _warmed_up(settings, folder)
+    settings = _warmed_up(settings, loaded, folder)
     with StopOnSignal() as stop:
         trainer = build_trainer(settings, loaded, stop)
         confirm_engine(settings, trainer.accelerator)
@@ -161,9 +161,10 @@ def _checkpoint(settings: Settings, folder: Path) -> str | None:
     return None if newest is None else str(newest)
 
 
-def _warmed_up(settings: Settings, folder: Path) -> Settings:
+def _warmed_up(settings: Settings, loaded: Sequence[LoadedSplit], folder: Path) -> Settings:
     """The settings to start from the judge of the warm-up, which runs first if it has not yet."""
     from .deepspeed import begin_again
+    from .rejection_sampling import sample_answers
 
     if settings.judge.warm_up is None:
         return settings
@@ -178,6 +179,8 @@ def _warmed_up(settings: Settings, folder: Path) -> Settings:
             "accept_license": judge.accept_license,
             "resume": warm.exists(),
         }
+        if samples_answers(judge):
+            values["answers"] = str(sample_answers(settings, loaded, folder))
         values = {name: value for name, value in values.items() if value not in (None, [])}
         # The data is the same, and its leaks have been checked.
         train(warm_up_settings(settings, values), checks_leaks=False)

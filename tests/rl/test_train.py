@@ -25,6 +25,7 @@ from support.tasks import write_split, write_yaml
 from support.tiny_models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
 from support.training import (
     GRPO,
+    TASKS,
     VALUES,
     colors,
     environment,
@@ -40,6 +41,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
+from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.models.checkpoint import read_checkpoint_card
 from mtrl_judge.models.judge import Judge
 from mtrl_judge.rl import model as weights
@@ -47,6 +49,7 @@ from mtrl_judge.rl import train
 from mtrl_judge.rl.arguments import Method
 from mtrl_judge.rl.callbacks import JsonLog
 from mtrl_judge.rl.checkpoints import latest_checkpoint
+from mtrl_judge.rl.rejection_sampling import ANSWERS_FILE, read_answers
 from mtrl_judge.rl.settings import as_flags
 from mtrl_judge.rl.sft_trainer import JudgeSFTTrainer
 
@@ -264,6 +267,30 @@ def test_grpo_starts_from_its_warm_up_which_resumes_too(
     assert not changed(warm / "judge", out / "judge")
     methods = [read_checkpoint_card(folder / "judge")["method"] for folder in (warm, out)]
     assert methods == ["sft", "grpo"]
+
+
+def test_a_warm_up_learns_the_base_models_own_correct_answers(base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "warm.yaml"
+    recipe.write_text(yaml.safe_dump({**VALUES, "max_steps": 3, "save_steps": 3}))
+    out, warm = tmp_path / "run", tmp_path / "run" / "warm_up"
+    # A learning rate of 0: what comes out is what the warm-up made.
+    fields = {"warm_up": f"rft:{recipe}", "rft_items": 9, "rft_samples": 3, **ONE_STEP}
+    fields |= {"learning_rate": 0.0, "temperature": 1.5}
+    train.main(command("grpo", grpo(base, out, guessing_judge(base), **fields)))
+    answers, world = read_answers(out / ANSWERS_FILE), small_world(base)
+    labels = {}
+    for name in TASKS:
+        task = load_judge_task(world / f"{name}.yaml")
+        rows = load_rows(task, "train", world / "data").rows.dataset.with_format(None)
+        labels |= {(name, row["item_id"]): row["label"] for row in rows}
+    assert 4 < len(answers) <= 18  # of 18 prompts, those with a correct answer among three
+    for key, texts in answers.items():
+        (text,) = texts  # equal ones count once
+        assert parse_verdict(text, ("Yes", "No")).value == labels[key.task, key.item_id]
+    recorded = yaml.safe_load((warm / "recipe.yaml").read_text())
+    assert recorded["answers"] == str(out / ANSWERS_FILE)
+    assert changed(guessing_judge(base), warm / "judge")
+    assert not changed(warm / "judge", out / "judge")
 
 
 def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Warm-up by rejection sampling: SFT on the base model's own correct answers, before GRPO.
+
+RFT (Yuan et al., arXiv 2308.01825): sample answers, keep the correct ones, train on them. The model
+learns form, and learns it from nothing that it would not have said itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import json_text, read_json_lines, whole_file
+from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.judge_tasks.facts import check_facts
+from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.scoring import score
+from mtrl_judge.judge_tasks.sources import LoadedSplit
+from mtrl_judge.judge_tasks.spec import Style
+from mtrl_judge.judge_tasks.verdicts import read_reasoning
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+ANSWERS_FILE = "answers.jsonl"
+
+
+class RowKey(NamedTuple):
+    """Names a row among those of all tasks."""
+
+    task: str
+    item_id: str
+    swapped: bool
+
+
+def sample_answers(settings: Settings, loaded: Sequence[LoadedSplit], folder: Path) -> Path:
+    """Sample answers with the base model and write those that are kept; the file.
+
+    An existing file is complete and is used as it is. Each process answers its share of the rows.
+
+    Args:
+        loaded: the training split of each task.
+        folder: of the run.
+
+    Raises:
+        JudgeError: no answer is kept.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object, set_seed
+
+    from .validation import share_of
+
+    file, process = folder / ANSWERS_FILE, PartialState()
+    if file.is_file():
+        return file
+    rows = [row for split in loaded for row in chosen_rows(settings, split)]
+    share = share_of(len(rows), process.num_processes, process.process_index)
+    set_seed(settings.trainer.seed + process.process_index)
+    texts = dict(zip(share, _texts(settings, [rows[n] for n in share]), strict=True))
+    texts = dict(gather_object(list(texts.items())))
+    if process.is_main_process:
+        _write(file, settings.style, [(rows[n], texts[n]) for n in sorted(texts)])
+    process.wait_for_everyone()
+    return file
+
+
+def chosen_rows(settings: Settings, split: LoadedSplit) -> list[JudgeRow]:
+    """Up to ``rft_items`` labeled rows of a task, chosen by the seed."""
+    rows = split.rows.dataset
+    about = rows.with_format(None)
+    labeled = [n for n, label in enumerate(about["label"][:]) if label is not None]
+    ids, seed = about["item_id"][:], settings.trainer.seed
+    labeled.sort(key=lambda n: stable_hash("rft", seed, ids[n], about["swapped"][n]))
+    return [JudgeRow.from_doc(rows[n]) for n in labeled[: settings.judge.rft_items]]
+
+
+def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
+    """``rft_samples`` answers to each row, sampled as in training."""
+    import torch
+    from accelerate import PartialState
+
+    from mtrl_judge.models.judge import Judge
+
+    from .model import load
+
+    trainer, samples = settings.trainer, settings.judge.rft_samples
+    model, processor = load(settings)
+    judge = Judge(model.to(PartialState().device).eval(), processor)
+    prompts = (
+        judge.prompt(render_messages(row, settings.style), row.images)
+        for row in rows
+        for _ in range(samples)
+    )
+    texts: dict[int, str] = {}
+    with torch.no_grad():
+        for batch in judge.batches(prompts, trainer.per_device_eval_batch_size):
+            answers = judge.generate(
+                batch,
+                do_sample=True,
+                num_beams=1,
+                temperature=trainer.temperature,
+                top_p=trainer.top_p,
+                top_k=trainer.top_k,
+                max_new_tokens=settings.answer_tokens,
+            )
+            texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
+    del model, judge
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return [[texts[n * samples + k] for k in range(samples)] for n in range(len(rows))]
+
+
+def kept_answers(row: JudgeRow, texts: Iterable[str], style: Style) -> list[str]:
+    """The different answers that are correct, in the required form, and true to the facts.
+
+    Where the item has facts, an answer must contradict none and state at least one, and only those
+    that state the most are kept.
+    """
+    rated: dict[str, float | None] = {}
+    for text in texts:
+        scored = score(row, text)
+        if scored.correct != 1.0 or (style != "direct" and not scored.format):
+            continue
+        check = check_facts(read_reasoning(text), row.facts)
+        if not check.contradicted and check.rate != 0:
+            rated[text] = check.rate
+    best = max((rate for rate in rated.values() if rate is not None), default=None)
+    return [text for text, rate in rated.items() if rate == best]
+
+
+def _write(file: Path, style: Style, answered: Sequence[tuple[JudgeRow, Sequence[str]]]) -> None:
+    sampled: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    lines: list[dict[str, Any]] = []
+    for row, texts in answered:
+        answers = kept_answers(row, texts, style)
+        sampled[row.task] += len(texts)
+        kept[row.task] += len(answers)
+        key = RowKey(row.task, row.item_id, row.swapped)._asdict()
+        lines += [{**key, "text": text} for text in answers]
+    counts = ", ".join(f"{task} {kept[task]} of {sampled[task]}" for task in sampled)
+    if not lines:
+        raise JudgeError(
+            f"warm_up: no sampled answer is correct and in the required form ({counts}); use an "
+            "SFT recipe as warm_up, or more rft_samples"
+        )
+    logger.info(f"warm_up: answers kept: {counts}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part, part.open("w", encoding="utf-8") as out:
+        out.writelines(json_text(line, indent=None) + "\n" for line in lines)
+
+
+def read_answers(file: Path) -> dict[RowKey, list[str]]:
+    """The answers to each row in a file of them, for SFT.
+
+    Raises:
+        JudgeError: the file cannot be read, or a line is malformed.
+    """
+    answers: defaultdict[RowKey, list[str]] = defaultdict(list)
+    types = {"task": str, "item_id": str, "swapped": bool, "text": str}
+    for where, line in read_json_lines(file):
+        if {name: type(value) for name, value in line.items()} != types:
+            raise JudgeError(f"{where}: expected task, item_id, swapped (true or false) and text")
+        answers[RowKey(line["task"], line["item_id"], line["swapped"])].append(line["text"])
+    return answers
