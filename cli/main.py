@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from mtrl_judge import __version__
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.exits import CLOSED_OUTPUT, exits_with_message
+from mtrl_judge.common.host_versions import EVALUATION, check_versions
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.utf8 import use_utf8
 
@@ -84,6 +85,7 @@ def main() -> None:
     """Run the command line; see :mod:`mtrl_judge.common.exits` for what exit codes mean."""
     use_utf8()
     with exits_with_message():
+        check_versions(EVALUATION)
         app()
 
 

@@ -1,328 +1,42 @@
 """The entry point through which the stock lmms-eval finds the judge tasks and the judge backend.
 
-lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
-TaskManager, and none for tasks. So :func:`register` returns the backend and, as a side effect,
-wraps eight functions of lmms-eval in memory. A wrapper changes nothing unless a judge YAML is
-involved, so other tasks are not affected. Log messages lose secrets in any case. With a version of
-lmms-eval that is not supported, it wraps nothing and says so.
+With a version of lmms-eval, or of a package below it, that is not supported, nothing of it is
+touched. So the versions are checked before anything is imported that needs them.
 """
 
 from __future__ import annotations
 
-import functools
-import os
+import re
 import sys
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from mtrl_judge.common.errors import JudgeError, nearest
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.exits import exit_of_host
-from mtrl_judge.common.host_versions import check_versions
-from mtrl_judge.common.printable import printable
-from mtrl_judge.common.secrets import redact
-from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
-
-from .answer_store import STORE_VARIABLE
-from .clean_answers import clean, is_failed_request
-from .hooks import Hook, JudgeHooks, hooks_of_request
-from .kept_answers import with_kept_answers
-from .prompt_style import effective_generation, evaluation_style, set_backend
-
-_LISTS = "`mtrl-judge tasks` and `lmms-eval --tasks list` list all"
-HOST = ("lmms-eval", "transformers", "datasets", "pydantic")
-
-_hooks: dict[Path, tuple[int, JudgeHooks]] = {}
+from mtrl_judge.common.host_versions import EVALUATION, check_versions
 
 
 def register() -> list[Any]:
     """Make lmms-eval find the judge tasks; called once by its model registry.
 
+    With a host that is not supported, a command line that names a judge task or the backend ends
+    with exit code 2. Any other goes on without us.
+
     Returns:
-        The ``ModelManifest`` of the ``mtrl_judge`` backend; nothing with a host that is not
-        supported, which stays usable for other tasks.
+        The ``ModelManifest`` of the ``mtrl_judge`` backend, or nothing.
     """
     try:
-        check_versions(HOST)
+        check_versions(EVALUATION)
     except JudgeError as error:
-        print(f"mtrl-judge: its tasks and its backend are not available\n{error}", file=sys.stderr)
+        message = f"mtrl-judge: its tasks and its backend are not available\n{error}"
+        if any(_names_us(word) for word in sys.argv[1:]):
+            raise exit_of_host(message) from None
+        print(message, file=sys.stderr)
         return []
-    from lmms_eval.models.registry_v2 import ModelManifest
+    from .wrappers import wrap_lmms_eval
 
-    _wrap_yaml_loading()
-    _wrap_model_registry()
-    _wrap_task_manager()
-    _wrap_download()
-    _wrap_filters()
-    _wrap_response_cache()
-    _wrap_configuration()
-    _wrap_logs()
-    return [
-        ModelManifest(
-            model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
-        )
-    ]
+    return [wrap_lmms_eval()]
 
 
-def hooks_of(path: Path) -> JudgeHooks:
-    """The hooks of a judge YAML, the same object until the file changes."""
-    changed = path.stat().st_mtime_ns
-    known = _hooks.get(path)
-    if known is None or known[0] != changed:
-        _hooks[path] = (changed, JudgeHooks(load_judge_task(path)))
-    return _hooks[path][1]
-
-
-def _is_stock(path: Path) -> bool:
-    import lmms_eval
-
-    return path.is_relative_to(Path(lmms_eval.__file__).parent)
-
-
-def _wrap_yaml_loading() -> None:
-    """A judge YAML loads as the native configuration it stands for.
-
-    In lmms-eval's "simple" mode, which builds the index of all tasks, it loads as its name alone,
-    so that a fault in it stops only runs of that task.
-    """
-    from lmms_eval import utils
-
-    stock = utils.load_yaml_config
-
-    @functools.wraps(stock)
-    def load_yaml_config(yaml_path: Any = None, *args: Any, **kwargs: Any) -> Any:
-        path = None if yaml_path is None else Path(yaml_path)
-        in_index = kwargs.get("mode", "full") == "simple"
-        if path is not None and in_index and path.exists() and not path.is_file():
-            return {}  # reading a device or a FIFO may never end
-        raw = None if path is None or _is_stock(path) else peek(path)
-        if path is None or raw is None:
-            return stock(yaml_path, *args, **kwargs)
-        if in_index:
-            if path.name.startswith("_"):
-                return {}  # included by other YAMLs
-            name = raw.get("task")
-            return {"task": name if isinstance(name, str) else path.stem}
-        return hooks_of(path).config()
-
-    utils.load_yaml_config = load_yaml_config
-
-
-def _wrap_model_registry() -> None:
-    """A model's answers to judge tasks are kept where a store is named.
-
-    And what our backend said about its model does not outlast it: one process may run several.
-    """
-    from lmms_eval.models.registry_v2 import ModelRegistryV2
-
-    stock = ModelRegistryV2.get_model_class
-
-    @functools.wraps(stock)
-    def get_model_class(self: Any, model_name: str, *args: Any, **kwargs: Any) -> Any:
-        set_backend(None)
-        return with_kept_answers(stock(self, model_name, *args, **kwargs), model_name)
-
-    ModelRegistryV2.get_model_class = get_model_class
-
-
-def _wrap_task_manager() -> None:
-    from lmms_eval.tasks import TaskManager
-    from loguru import logger
-
-    stock_index, stock_match = TaskManager.initialize_tasks, TaskManager.match_tasks
-
-    @functools.wraps(stock_index)
-    def initialize_tasks(self: Any, *args: Any, **kwargs: Any) -> Any:
-        index = stock_index(self, *args, **kwargs)
-        shipped = self._get_task_and_group(str(SHIPPED))
-        for name in shipped.keys() & index.keys():
-            other = index[name]["yaml_path"]
-            if Path(str(other)).parent != SHIPPED:
-                logger.warning(f"{name}: {other} replaces the task of mtrl-judge")
-        return {**shipped, **index}
-
-    @functools.wraps(stock_match)
-    def match_tasks(self: Any, task_list: Iterable[str]) -> Any:
-        names = stock_match(self, task_list)
-        _refuse_unknown(self, task_list, names)
-        _prepare(self, names)
-        return names
-
-    TaskManager.initialize_tasks = initialize_tasks
-    TaskManager.match_tasks = match_tasks
-
-
-def _refuse_unknown(manager: Any, wanted: Iterable[str], found: Iterable[str]) -> None:
-    """Refuse unknown tasks of `mtrl-judge eval`, as all mistakes of its user.
-
-    lmms-eval prints a traceback, and exits with 0.
-    """
-    if not os.environ.get(STORE_VARIABLE):
-        return
-    known = {*found}
-    unknown = [
-        name for name in wanted if name not in known and "*" not in name and not Path(name).exists()
-    ]
-    if unknown:
-        guesses = [
-            f"--tasks: no task {name!r}; {f'did you mean {near!r}?' if near else _LISTS}"
-            for name in unknown
-            for near in [nearest(name, manager.all_tasks)]
-        ]
-        raise exit_of_host("\n".join(guesses))
-
-
-def _prepare(manager: Any, names: Iterable[str]) -> None:
-    """Check the YAMLs and the data of the selected tasks before a model is loaded.
-
-    lmms-eval's command line matches names first and then loads the model. It prints a traceback
-    for an ``Exception`` and exits with 0, hence ``SystemExit``.
-    """
-    set_backend(None)  # of a model before, as in `_wrap_model_registry`
-    faults: list[str] = []
-    for path in _judge_paths(manager, names):
-        try:
-            hooks = hooks_of(path)
-            evaluation_style(hooks.task)
-            hooks.prepare()
-        except JudgeError as error:
-            faults.append(str(error))
-    if faults:
-        unique = dict.fromkeys(faults)  # a wrong environment variable affects every task
-        raise exit_of_host("\n".join(["mtrl-judge: cannot run the selected tasks", *unique]))
-
-
-def _judge_paths(manager: Any, names: Iterable[str]) -> list[Path]:
-    """The judge YAMLs among the named tasks and the members of the named groups and tags."""
-    paths: dict[Path, None] = {}
-    for name in names:
-        entry = manager.task_index.get(name, {})
-        if entry.get("type") == "task":
-            path = Path(entry["yaml_path"])
-            if not _is_stock(path) and peek(path) is not None:
-                paths[path] = None
-        elif entry.get("type") == "tag":
-            paths |= dict.fromkeys(_judge_paths(manager, entry["task"]))
-        elif entry.get("type") == "group" and not _is_stock(Path(str(entry["yaml_path"]))):
-            members = [m for m in manager._get_config(name).get("task", ()) if isinstance(m, str)]
-            paths |= dict.fromkeys(_judge_paths(manager, members))
-    return list(paths)
-
-
-def _wrap_download() -> None:
-    """Rows of a judge task come from mtrl-judge, once and without lmms-eval's retries."""
-    from lmms_eval.api.task import ConfigurableTask
-
-    stock = ConfigurableTask.download
-
-    @functools.wraps(stock)
-    def download(self: Any, *args: Any, **kwargs: Any) -> Any:
-        process_results = self.config.process_results
-        if not isinstance(process_results, Hook):
-            return stock(self, *args, **kwargs)
-        return process_results.owner.attach(self)
-
-    ConfigurableTask.download = download
-
-
-def _wrap_filters() -> None:
-    """Answers to judge tasks lose their lone surrogates before anything reads them, and the message
-    of a failed request loses secrets: a server may quote a wrong key.
-
-    A server's reply can have lone surrogates as JSON escapes. With one of them, lmms-eval cannot
-    write the task's samples, logs that, and exits with 0 (`save_results_samples` in
-    lmms_eval/loggers/evaluation_tracker.py).
-    """
-    from lmms_eval.api.task import ConfigurableTask
-
-    stock = ConfigurableTask.apply_filters
-
-    @functools.wraps(stock)
-    def apply_filters(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self.config.process_results, Hook):
-            for instance in self.instances:
-                instance.resps = [
-                    clean(answer) if isinstance(answer, str) else answer
-                    for answer in instance.resps
-                ]
-        return stock(self, *args, **kwargs)
-
-    ConfigurableTask.apply_filters = apply_filters
-
-
-def _wrap_response_cache() -> None:
-    """`--use_cache` takes answers to judge tasks without lone surrogates, and no failed requests.
-
-    SQLite cannot store a lone surrogate: lmms-eval loses the whole run. And it would take the text
-    of a failed request for an answer, also in every later run.
-    """
-    from lmms_eval.caching.response_cache import ResponseCache
-
-    stock = ResponseCache.execute
-
-    @functools.wraps(stock)
-    def execute(self: Any, lm: Any, reqtype: str, requests: list[Any]) -> Any:
-        if any(hooks_of_request(request) for request in requests):
-            _keep_answers_only(self)
-        return stock(self, lm, reqtype, requests)
-
-    ResponseCache.execute = execute
-
-
-def _keep_answers_only(cache: Any) -> None:
-    kind = type(cache)
-
-    def failed(response: Any) -> bool:
-        return is_failed_request(kind._extract_cacheable(response))
-
-    def extract(response: Any) -> Any:
-        text = kind._extract_cacheable(response)
-        return clean(text) if isinstance(text, str) else text
-
-    def is_valid(response: Any, request_type: str) -> bool:
-        return kind._is_valid_response(response, request_type) and not failed(response)
-
-    def look_up(key: str) -> Any:
-        response = kind._lookup(cache, key)
-        return None if failed(response) else response
-
-    cache._extract_cacheable, cache._is_valid_response = extract, is_valid
-    cache._lookup = look_up
-
-
-def _wrap_configuration() -> None:
-    """The configuration in the results has the settings that answers are generated with.
-
-    lmms-eval applies ``--gen_kwargs`` after a task has loaded its rows, and before it copies the
-    configuration into results and cache keys.
-    """
-    from lmms_eval.api.task import ConfigurableTask
-
-    stock = ConfigurableTask.dump_config
-
-    @functools.wraps(stock)
-    def dump_config(self: Any) -> Any:
-        config = stock(self)
-        hook = self.config.process_results
-        if isinstance(hook, Hook):
-            try:
-                settings = effective_generation(hook.owner.task, self.config.generation_kwargs)
-            except JudgeError as error:  # lmms-eval would print a traceback and exit 0
-                raise SystemExit(str(error)) from None
-            config["metadata"]["judge"]["generation"] = settings
-        return config
-
-    ConfigurableTask.dump_config = dump_config
-
-
-def _wrap_logs() -> None:
-    """Log messages have no secrets: lmms-eval logs the token of the hub (`cli_evaluate_single` in
-    lmms_eval/__main__.py). Those of mtrl-judge, which quote data and servers, are printable too."""
-    from loguru import logger
-
-    def patch(record: Any) -> None:
-        message = redact(record["message"])
-        ours = (record["name"] or "").startswith("mtrl_judge.")
-        record["message"] = printable(message) if ours else message
-
-    logger.configure(patcher=patch)
+def _names_us(word: str) -> bool:
+    """Whether a word of lmms-eval's command line is or lists a name with our prefix."""
+    return any(name.startswith("mtrl_") for name in re.split("[,=]", word))

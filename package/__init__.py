@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Import ``Judge`` when it is first used: it brings torch, which takes seconds."""
     if name == "Judge":
+        from mtrl_judge.common.host_versions import check_versions
+
+        check_versions(("transformers", "pydantic"))
         from mtrl_judge.models.judge import Judge
 
         return Judge

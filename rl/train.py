@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.exits import exits_with_message, goes_on_unread
-from mtrl_judge.common.host_versions import check_versions
+from mtrl_judge.common.host_versions import TRAINING, check_versions
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.utf8 import use_utf8
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "--help" in words or "-h" in words:
             print(flags_help(method))
             return
-        check_versions(("trl", "transformers", "datasets", "pydantic"))
+        check_versions(TRAINING)
         settings = parse_settings(method, words[1:])
         if settings.judge.dry_run:
             from .dry_run import dry_run

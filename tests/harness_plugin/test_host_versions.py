@@ -35,26 +35,76 @@ def _install(folder: Path, name: str, version: str) -> None:
     )
 
 
-@pytest.mark.parametrize("version", ["0.7.2", "0.8.0"])
-def test_an_unsupported_lmms_eval_is_left_alone(tmp_path: Path, version: str) -> None:
-    _install(tmp_path, "lmms_eval", version)
+LMMS_EVAL_0_8 = (
+    "lmms-eval: found 0.8.0; supported from 0.7.3 up to, not including, 0.8; "
+    "pip install 'lmms-eval>=0.7.3,<0.8'"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("lmms_eval", "0.7.2"), ("lmms_eval", "0.8.0"), ("pydantic", "2.7.4")]
+)
+def test_an_unsupported_host_stays_usable_for_other_tasks(
+    tmp_path: Path, name: str, version: str
+) -> None:
+    _install(tmp_path, name, version)
     code = "from mtrl_judge.harness_plugin.register import register; import sys\n"
-    code += "print(register(), 'lmms_eval' in sys.modules)"
-    done = _python(tmp_path, "-c", code)
-    assert done.stdout == "[] False\n"
-    assert done.stderr.splitlines() == [
+    code += "print(register(), {'lmms_eval', 'pydantic'} & {*sys.modules})"
+    done = _python(tmp_path, "-c", code, "--tasks", "mme", "--output_path", "logs/mtrl_judge")
+    assert done.stdout == "[] set()\n"
+    first, second = done.stderr.splitlines()
+    assert first == "mtrl-judge: its tasks and its backend are not available"
+    assert second.startswith(f"{name.replace('_', '-')}: found {version}; supported from ")
+
+
+@pytest.mark.parametrize(
+    "words", [("--model=mtrl_judge", "--tasks", "mme"), ("--tasks", "mtrl_id")]
+)
+def test_an_unsupported_host_ends_where_it_is_to_run_us(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    _install(tmp_path, "transformers", "4.57.0")
+    code = "from mtrl_judge.harness_plugin.register import register; register()"
+    done = _python(tmp_path, "-c", code, *words)
+    assert done.returncode == 2
+    assert "\ntransformers: found 4.57.0; supported from 5.15 " in done.stderr
+
+
+def test_lmms_eval_ends_before_it_loads_anything(tmp_path: Path) -> None:
+    _install(tmp_path, "lmms_eval", "0.8.0")
+    done = _python(tmp_path, "-m", "lmms_eval", "--tasks", "mme,mtrl_judge_seetrue")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-2:] == [
         "mtrl-judge: its tasks and its backend are not available",
-        f"lmms-eval: found {version}; supported from 0.7.3 up to, not including, 0.8; "
-        "pip install 'lmms-eval>=0.7.3,<0.8'",
+        LMMS_EVAL_0_8,
     ]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["eval", "robustness", "demo", "experiment", "tasks"])
+def test_a_command_with_an_unsupported_host_is_one_message(tmp_path: Path, command: str) -> None:
+    _install(tmp_path, "lmms_eval", "0.8.0")
+    done = _python(tmp_path, "-m", "mtrl_judge", command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{LMMS_EVAL_0_8}\n"
 
 
 def test_training_stops_with_an_unsupported_trl(tmp_path: Path) -> None:
     _install(tmp_path, "trl", "1.17.0")
-    done = _python(tmp_path, "-m", "mtrl_judge.rl.train", "grpo", "--recipe", "cpu_demo")
+    done = _python(tmp_path, "-m", "mtrl_judge.rl.train", "grpo", "--recipe", "tiny_cpu")
     assert done.returncode == 2
     assert done.stderr.startswith("trl: found 1.17.0; supported from 1.16 ")
     assert "Traceback" not in done.stderr
+
+
+def test_the_judge_of_the_python_interface_names_an_unsupported_host(tmp_path: Path) -> None:
+    _install(tmp_path, "transformers", "4.57.0")
+    done = _python(tmp_path, "-c", "from mtrl_judge import Judge")
+    assert done.stderr.splitlines()[-1] == (
+        "mtrl_judge.common.errors.JudgeError: transformers: found 4.57.0; supported from 5.15 up "
+        "to, not including, 6; pip install 'transformers>=5.15,<6'"
+    )
 
 
 def test_installed_versions_and_bounds_of_the_package_agree() -> None:
