@@ -25,7 +25,7 @@ class Supported(NamedTuple):
 SUPPORTED = {
     "lmms-eval": Supported("0.7.3", "0.8"),
     "trl": Supported("1.16", "1.17"),
-    "transformers": Supported("5.15", "6"),
+    "transformers": Supported("5.17", "6"),
     "datasets": Supported("5.2.0", "6"),
     "pydantic": Supported("2.8", "3"),
 }

@@ -67,7 +67,7 @@ def test_an_unsupported_host_ends_where_it_is_to_run_us(
     code = "from mtrl_judge.harness_plugin.register import register; register()"
     done = _python(tmp_path, "-c", code, *words)
     assert done.returncode == 2
-    assert "\ntransformers: found 4.57.0; supported from 5.15 " in done.stderr
+    assert "\ntransformers: found 4.57.0; supported from 5.17 " in done.stderr
 
 
 def test_lmms_eval_ends_before_it_loads_anything(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_the_judge_of_the_python_interface_names_an_unsupported_host(tmp_path: P
     _install(tmp_path, "transformers", "4.57.0")
     done = _python(tmp_path, "-c", "from mtrl_judge import Judge")
     assert done.stderr.splitlines()[-1] == (
-        "mtrl_judge.common.errors.JudgeError: transformers: found 4.57.0; supported from 5.15 up "
-        "to, not including, 6; pip install 'transformers>=5.15,<6'"
+        "mtrl_judge.common.errors.JudgeError: transformers: found 4.57.0; supported from 5.17 up "
+        "to, not including, 6; pip install 'transformers>=5.17,<6'"
     )
 
 
