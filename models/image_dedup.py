@@ -75,7 +75,16 @@ def _distinct_features(stock: Any, given: dict[str, Any], rest: Mapping[str, Any
     spread = [chosen.index(distinct[index]) for index in inverse]
     result = {"pooler_output": [output.pooler_output[index] for index in spread]}
     if "deepstack_features" in output:
+        lengths = [len(features) for features in output.pooler_output]
         result["deepstack_features"] = [
-            [layer[index] for index in spread] for layer in output.deepstack_features
+            _spread(layer, lengths, spread) for layer in output.deepstack_features
         ]
     return type(output)(**result)
+
+
+def _spread(layer: Any, lengths: list[int], spread: list[int]) -> Any:
+    """A layer of deepstack features for all images; before transformers 5.18, it is one tensor."""
+    if not isinstance(layer, torch.Tensor):
+        return [layer[index] for index in spread]
+    parts = torch.split(layer, lengths)
+    return torch.cat([parts[index] for index in spread])
