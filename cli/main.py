@@ -77,7 +77,9 @@ Backend = Annotated[str, typer.Option(help="A backend of lmms-eval.")]
 Tasks = Annotated[str, typer.Option(help="Names or patterns, comma-separated.")]
 Style = Annotated[
     str | None,
-    typer.Option(help="reasoned or direct; overrides the style of the YAML and the checkpoint."),
+    typer.Option(
+        help="reasoned, direct or confidence; overrides the style of the YAML and the checkpoint."
+    ),
 ]
 
 

@@ -24,7 +24,8 @@ from mtrl_judge.judge_tasks.request_failures import (
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, read_confidence
+from mtrl_judge.metrics.calibration import stated_calibration_error
 from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import FailureKind, Record
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 # Without `until` lmms-eval stops at a blank line and cuts reasoning short (TaskConfig in
 # lmms_eval/api/task.py). 1,024 tokens hold the reasoning; greedy, so that scores reproduce.
 GENERATION = {"max_new_tokens": 1024, "do_sample": False, "temperature": 0, "until": []}
+STATED_ECE = "stated_ece"
 _VERSIONS = ("mtrl-judge", "lmms-eval", "datasets", "transformers", "torch")
 
 
@@ -111,6 +113,14 @@ class JudgeHooks:
                     "higher_is_better": higher_is_better(metric),
                 }
                 for name, metric in self.metrics.items()
+            ]
+            # lmms-eval leaves it out of a run whose samples have no item of it.
+            + [
+                {
+                    "metric": STATED_ECE,
+                    "aggregation": Hook(STATED_ECE, self, _stated_ece),
+                    "higher_is_better": False,
+                }
             ],
             "metadata": self.metadata,
         }
@@ -162,7 +172,7 @@ class JudgeHooks:
         from loguru import logger
 
         answers = [record for record in records if record.failure is None]
-        reasoned = evaluation_style(self.task) == "reasoned"
+        reasoned = evaluation_style(self.task) != "direct"
         if not (reasoned and answers) or any(record.well_formed for record in answers):
             return
         causes = "The model may not follow the instruction, or max_new_tokens may cut answers off"
@@ -301,11 +311,19 @@ class JudgeHooks:
             "null_reason": scored.verdict.reason if record.state in ("null", "refused") else None,
             "well_formed": record.well_formed,
             "correct": None if record.failed else scored.correct,
+            **self._stated(text, scored.correct, record.failed),
             "text": text,
             **probabilities,
             **dict.fromkeys(self.metrics),
             self.task.kind.headline: _to_item(record, failure),
         }
+
+    def _stated(self, text: str, correct: float | None, failed: bool) -> dict[str, Any]:
+        """The stated confidence, and the item of its calibration error, where it was asked for."""
+        if evaluation_style(self.task) != "confidence":
+            return {}
+        confidence = read_confidence(text)
+        return {"confidence": confidence, STATED_ECE: (confidence, None if failed else correct)}
 
     def _reported_by(self, row: JudgeRow) -> dict[str, Any]:
         """The group and the ratings of a row, for tasks whose YAML names such columns."""
@@ -315,6 +333,12 @@ class JudgeHooks:
         if self.task.judge.human is not None:
             fields["human"] = row.human and row.human._asdict()
         return fields
+
+
+def _stated_ece(items: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """Of the labeled samples that state a confidence."""
+    known = [(q, correct) for q, correct in items if q is not None and correct is not None]
+    return stated_calibration_error([q for q, _ in known], [correct for _, correct in known])
 
 
 def _to_item(record: Record, failure: RequestFailure | None) -> tuple[Any, ...]:

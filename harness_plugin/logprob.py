@@ -322,7 +322,7 @@ class LogprobScorer:
         return None
 
     def _score(self, batch: Batch, verdicts: Sequence[str]) -> Scored:
-        if self._style != "reasoned":
+        if self._style == "direct":
             return self._scored(batch, verdicts, None)
         reasoning_B = self._judge.generate(batch, **self._generation)
         failures_B = [

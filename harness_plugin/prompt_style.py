@@ -165,7 +165,7 @@ def report_style(task: JudgeTask) -> None:
     elif _backend is not None:
         logger.info(f"style: {style}, that of the tasks; the checkpoint has no {CHECKPOINT_CARD}")
     else:
-        other = next(name for name in STYLES if name != style)
+        other = "reasoned" if style == "direct" else "direct"
         logger.warning(
             f"style: {style}, that of the tasks; this backend does not read the style that a "
             f"checkpoint was trained in ({CHECKPOINT_CARD}). For a judge that was trained in the "

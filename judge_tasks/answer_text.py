@@ -14,6 +14,11 @@ _TAG_FORM = r"{}\s{{0,4}}(/?)\s{{0,4}}(think|answer)\s{{0,4}}[>＞]"
 # A pattern that begins with one plain character is searched for several times faster.
 _TAG = re.compile(_TAG_FORM.format("<"), re.IGNORECASE)
 _WIDE_TAG = re.compile(_TAG_FORM.format("[<＜]"), re.IGNORECASE)
+_CONFIDENCE_LIMIT = 200  # characters at the end of an answer
+_CONFIDENCE = re.compile(
+    r"<confidence>\s{0,4}(\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})\s{0,4}(%?)\s{0,4}</confidence>\s*+\Z",
+    re.IGNORECASE | re.ASCII,
+)
 _WELL_FORMED_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 
 
@@ -55,6 +60,25 @@ def read_layout(text: str) -> Layout:
     if state == "think":
         thoughts.append(text[begin:])
     return Layout(blocks, "\n".join(rest), "\n".join(thoughts), _is_well_formed(text, tags))
+
+
+def split_confidence(text: str) -> tuple[str, float | None]:
+    """An answer without the one stated confidence at its end, and that confidence, in [0, 1].
+
+    Without one, with several, or if it is no such number, the text stays as it is.
+
+    >>> split_confidence("<answer>Yes</answer><confidence>85%</confidence>")
+    ('<answer>Yes</answer>', 0.85)
+    """
+    tail = text[-_CONFIDENCE_LIMIT:]
+    found = _CONFIDENCE.search(tail)
+    if found is None:
+        return text, None
+    value = float(found[1]) / (100 if found[2] else 1)
+    rest = text[: len(text) - len(tail) + found.start()]
+    if value > 1 or "<confidence" in rest.casefold():
+        return text, None
+    return rest, value
 
 
 def _is_well_formed(text: str, tags: Sequence[re.Match[str]]) -> bool:

@@ -22,9 +22,23 @@ REASONED_INSTRUCTION = (
     "Then write your verdict between <answer> and </answer>, and nothing after it. "
     "The verdict is exactly one of: {verdicts}."
 )
+CONFIDENCE_INSTRUCTION = (
+    "Think first, then judge. Write your reasoning between <think> and </think>: "
+    "describe what you see and how it relates to the question. "
+    "Then write your verdict between <answer> and </answer>, and then, between <confidence> and "
+    "</confidence>, the probability from 0 to 1 that it is correct; write nothing after that. "
+    "The verdict is exactly one of: {verdicts}."
+)
 DIRECT_INSTRUCTION = (
     "Reply with only the verdict and nothing else. The verdict is exactly one of: {verdicts}."
 )
+
+
+_INSTRUCTIONS: Mapping[Style, str] = {
+    "reasoned": REASONED_INSTRUCTION,
+    "direct": DIRECT_INSTRUCTION,
+    "confidence": CONFIDENCE_INSTRUCTION,
+}
 
 
 class Judgeable(Protocol):
@@ -61,8 +75,7 @@ def render_question(
 
 def instruction(verdicts: Sequence[str], style: Style) -> str:
     """How the judge is to answer."""
-    form = REASONED_INSTRUCTION if style == "reasoned" else DIRECT_INSTRUCTION
-    return form.format(verdicts=", ".join(verdicts))
+    return _INSTRUCTIONS[style].format(verdicts=", ".join(verdicts))
 
 
 def render_messages(row: Judgeable, style: Style) -> list[dict[str, Any]]:
@@ -96,4 +109,5 @@ def gold_answer(verdict: str, style: Style, reasoning: str = "The image shows it
     """What a perfect judge would write for a verdict."""
     if style == "direct":
         return verdict
-    return f"<think>{reasoning}</think><answer>{verdict}</answer>"
+    answer = f"<think>{reasoning}</think><answer>{verdict}</answer>"
+    return f"{answer}<confidence>1.0</confidence>" if style == "confidence" else answer

@@ -20,10 +20,10 @@ from .fields import Column, Columns, Frozen, Text, as_tuple
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import Kind, LabelRule, label_rule
 
-Style: TypeAlias = Literal["reasoned", "direct"]
+Style: TypeAlias = Literal["reasoned", "direct", "confidence"]
 Role: TypeAlias = Literal["train", "ood"]
 SplitName: TypeAlias = Literal["train", "validation", "test"]
-STYLES: tuple[Style, ...] = ("reasoned", "direct")
+STYLES: tuple[Style, ...] = ("reasoned", "direct", "confidence")
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SPLIT_KEYS: Mapping[SplitName, str] = {
     "train": "training_split",
@@ -207,7 +207,7 @@ class JudgeSpec(Frozen):
     known_bad: tuple[KnownBad, ...] = Field(
         (), description="a list of items to exclude, each {item: its id, reason: why}"
     )
-    style: Style = Field("reasoned", description="reasoned or direct")
+    style: Style = Field("reasoned", description="reasoned, direct or confidence")
     raw: Raw | None = Field(None, description="a mapping: tables, images")
     card: Card = Field(
         description="license, gated, url, citation, known_problems, forbids_training, expects"

@@ -108,7 +108,7 @@ def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
                     f"judge.verdicts: the {style} gold answer {text!r} does not score 1.0 ({why}); "
                     "choose verdicts that are distinguishable in text"
                 )
-            if style == "reasoned" and scored.format != 1.0:
+            if style != "direct" and scored.format != 1.0:
                 yield f"judge.verdicts: the gold answer {text!r} is not well formed"
             yield from _prompt_faults(labeled, style)
 

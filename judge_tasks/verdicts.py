@@ -17,7 +17,7 @@ a part longer than `PART_LIMIT` only the beginning and the end are read.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .answer_text import PART_LIMIT, Layout, fold, read_layout, window
+from .answer_text import PART_LIMIT, Layout, fold, read_layout, split_confidence, window
 from .request_failures import request_failure
 from .verdict_forms import CONCLUSION, LEVELS, Claim, Form, echoed, without_options
 from .verdict_names import OTHER, TIE, Names, names_of
@@ -28,10 +28,11 @@ __all__ = [
     "SELF_CONTRADICTION",
     "Verdict",
     "parse_verdict",
+    "read_confidence",
     "read_reasoning",
 ]
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Increased whenever a reading changes; part of a run's identity."""
 
 SELF_CONTRADICTION = "self-contradiction"
@@ -51,7 +52,8 @@ class Verdict(NamedTuple):
     Attributes:
         value: one of the task's verdicts, as the task spells it; None if there is no verdict.
         well_formed: exactly one `<think>…</think>` with reasoning in it, then exactly one
-            non-empty `<answer>…</answer>`, and nothing else but white space.
+            non-empty `<answer>…</answer>`, and nothing else but white space and, at the end, one
+            `<confidence>…</confidence>` with a number from 0 to 1 or a percentage.
         reason: the form that decided, a name of :data:`~.verdict_forms.FORMS`; without a verdict,
             what prevented one.
     """
@@ -82,7 +84,7 @@ def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = Non
         return Verdict(None, False, "empty text")
     if failure := request_failure(text):
         return Verdict(None, False, f"{failure.kind} request")
-    layout = read_layout(text)
+    layout = read_layout(split_confidence(text)[0])
     value, reason = _answer(layout, names)
     return Verdict(value, layout.well_formed, reason)
 
@@ -100,6 +102,17 @@ def read_reasoning(text: str) -> str:
     if not isinstance(text, str) or request_failure(text):
         return ""
     return read_layout(text).reasoning
+
+
+def read_confidence(text: str) -> float | None:
+    """The confidence that a judge states at the end of its output, in [0, 1]; None without one.
+
+    >>> read_confidence("<think>A knife.</think><answer>Yes</answer><confidence>0.9</confidence>")
+    0.9
+    """
+    if not isinstance(text, str) or request_failure(text):
+        return None
+    return split_confidence(text)[1]
 
 
 def _answer(layout: Layout, names: Names) -> tuple[str | None, str]:

@@ -30,7 +30,8 @@ _THUMBNAIL = 160  # pixels, the longer side
 # The reasoned form, in the spellings that the parser accepts as well-formed.
 _REASONED = re.compile(
     r"\s*[<＜]\s{0,4}think\s{0,4}[>＞](.*)[<＜]\s{0,4}/\s{0,4}think\s{0,4}[>＞]"
-    r"\s*[<＜]\s{0,4}answer\s{0,4}[>＞](.*)[<＜]\s{0,4}/\s{0,4}answer\s{0,4}[>＞]\s*",
+    r"\s*[<＜]\s{0,4}answer\s{0,4}[>＞](.*)[<＜]\s{0,4}/\s{0,4}answer\s{0,4}[>＞]\s*"
+    r"(?:<confidence>[^<]{0,20}</confidence>\s*)?",
     re.IGNORECASE | re.DOTALL,
 )
 

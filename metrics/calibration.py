@@ -126,6 +126,25 @@ def expected_calibration_error(predicted: Predictions, bins: int = BINS) -> floa
     return float(np.abs(_gaps(predicted, np.zeros(n, dtype=np.int64), bins)).sum()) / n
 
 
+def stated_calibration_error(
+    confidence_N: Sequence[float], correct_N: Sequence[float], bins: int = BINS
+) -> float | None:
+    """The expected calibration error of confidences that judges state in words, in [0, 1].
+
+    Args:
+        confidence_N: the stated probability that the verdict is correct.
+        correct_N: 1 for a correct verdict, else 0.
+
+    >>> stated_calibration_error([0.8, 0.8, 0.8, 0.8], [1, 1, 1, 0])  # doctest: +ELLIPSIS
+    0.05...
+    """
+    if not confidence_N:
+        return None
+    stated_N, right_N = np.asarray(confidence_N, float), np.asarray(correct_N, float)
+    gap_X = np.bincount(_bin(stated_N, bins), stated_N - right_N, minlength=bins)
+    return float(np.abs(gap_X).sum()) / len(stated_N)
+
+
 def ece_interval(
     predicted: Predictions,
     clusters: Sequence[Hashable],

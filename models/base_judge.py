@@ -100,7 +100,7 @@ class BaseJudge(ABC):
 
         Args:
             rows: with their images.
-            style: "reasoned" or "direct".
+            style: "reasoned", "direct" or "confidence".
             batch_size: prompts generated together.
             max_new_tokens: where an answer is truncated.
             keep_pairs: as for :meth:`batches`.

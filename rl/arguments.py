@@ -131,6 +131,13 @@ class JudgeArguments(CommonArguments):
             "linear|cosine}, or {target_kl, start}."
         ),
     ] = 0.0
+    confidence_weight: Annotated[
+        Weight,
+        Doc(
+            "For style: confidence, weight of -(stated confidence - correct)^2 relative to "
+            "accuracy; 1 is RLCR, 0 is off."
+        ),
+    ] = 0.0
     consistency_weight: Annotated[
         Weight, Doc("Weight of the reward for both orders of a pair being correct; 0 is off.")
     ] = 0.0

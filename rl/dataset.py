@@ -226,7 +226,7 @@ def _refuse_unusable(
         names = ", ".join(task.task for task in tasks)
         raise JudgeError(f"the test split is never trained on: {names}")
     lacking = [str(task.path) for task in tasks if task.judge.reasoning is None]
-    if answers and style == "reasoned" and lacking:
+    if answers and style != "direct" and lacking:
         raise JudgeError(
             f"style: reasoned answers cannot be learned from {', '.join(lacking)}: no "
             "judge.reasoning names a column with the reasoning; add it, or use style: direct"

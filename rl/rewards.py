@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.scoring import Score, score
+from mtrl_judge.judge_tasks.verdicts import read_confidence
 
 if TYPE_CHECKING:
     from .arguments import JudgeArguments
@@ -45,6 +46,9 @@ def reward_functions(judge: JudgeArguments) -> tuple[list[RewardFunction], list[
     if judge.consistency_weight:
         functions.append(consistency)
         weights.append(judge.consistency_weight)
+    if judge.confidence_weight:
+        functions.append(confidence)
+        weights.append((1 - judge.alpha) * judge.confidence_weight)
     if judge.perception_weight:
         functions.append(perception(judge))
         weights.append(judge.perception_weight)
@@ -90,6 +94,31 @@ def format(  # noqa: A001  the paper's name, which TRL shows in its logs
     [1.0, 0.0]
     """
     return [scored.format for scored in scores(completions, kind, label, verdicts)]
+
+
+def confidence(
+    completions: Sequence[Any],
+    kind: Sequence[str],
+    label: Sequence[str | None],
+    verdicts: Sequence[Sequence[str]],
+    **_: Any,
+) -> list[float | None]:
+    """−(q − c)² with the stated confidence q and c = 1 for a correct verdict, else 0.
+
+    With the weight of accuracy, the two are RLCR's reward c − (q − c)² (arXiv 2507.16806), whose
+    expectation is largest for the verdict that is most probably correct and for q = P(c). An answer
+    without a confidence costs as much as the worst one, 1. None for a row without a label.
+
+    >>> confidence(["<think>x</think><answer>Yes</answer><confidence>0.9</confidence>", "Yes"],
+    ...            ["pointwise"] * 2, ["No"] * 2, [["Yes", "No"]] * 2)
+    [-0.81, -1.0]
+    """
+    scored = scores(completions, kind, label, verdicts)
+    stated = [read_confidence(completion_text(text)) for text in completions]
+    return [
+        None if s.correct is None else -1.0 if q is None else -((q - s.correct) ** 2)
+        for s, q in zip(scored, stated, strict=True)
+    ]
 
 
 def consistency(

@@ -304,7 +304,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield "balance: worst_task goes by rewards, which sft has not; expected another balance"
     if settings.method == "grpo":
         yield from _length_conflicts(judge, trainer)
-        yield from _perception_conflicts(settings)
+        yield from _reward_conflicts(settings)
         server = trainer.use_vllm and trainer.vllm_mode == "server"
         if server and (judge.min_pixels is None) != (judge.max_pixels is None):
             name = "min_pixels" if judge.min_pixels is None else "max_pixels"
@@ -360,10 +360,12 @@ def _length_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
         yield f"length_soft: is {soft}; expected less than max_completion_length ({longest})"
 
 
-def _perception_conflicts(settings: Settings) -> Iterator[str]:
+def _reward_conflicts(settings: Settings) -> Iterator[str]:
     judge = settings.judge
     if judge.perception_weight and settings.style == "direct":
         yield "perception_weight: there is no reasoning in the direct style; use style: reasoned"
+    if judge.confidence_weight and settings.style != "confidence":
+        yield "confidence_weight: answers state no confidence; use style: confidence"
     if judge.perception_checker == "openai" and judge.perception_model is None:
         yield "perception_model: missing; perception_checker: openai needs the text judge's name"
     for name in ("perception_model", "perception_base_url"):

@@ -22,6 +22,8 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
+from mtrl_judge.judge_tasks.verdicts import read_confidence
+from mtrl_judge.metrics.calibration import stated_calibration_error
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.models.base_judge import WINDOW
 from mtrl_judge.models.judge import Judge, unwrap_adapters
@@ -87,13 +89,19 @@ class Validation:
         rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in answered]
         answer = self._by_vllm if getattr(trainer, "use_vllm", False) else self._by_transformers
         texts = answer(trainer, rows)
-        records = []
+        records, stated = [], []
         for row, text in zip(rows, texts, strict=True):
-            verdict = score(row, text).verdict
+            verdict, correct, _ = score(row, text)
             records.append(
                 Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
             )
-        return self._figures(dict(gather_object(list(zip(answered, records, strict=True)))))
+            stated.append((read_confidence(text), correct))
+        figures = self._figures(dict(gather_object(list(zip(answered, records, strict=True)))))
+        if self.style == "confidence":
+            figures |= self._calibration(
+                dict(gather_object(list(zip(answered, stated, strict=True))))
+            )
+        return figures
 
     def _by_transformers(self, trainer: Any, rows: Sequence[JudgeRow]) -> list[str]:
         with ready_to_generate(trainer) as model:
@@ -128,6 +136,20 @@ class Validation:
             )
             texts += map(judge.decode, completions)
         return texts
+
+    def _calibration(
+        self, stated: Mapping[tuple[int, int], tuple[float | None, float | None]]
+    ) -> dict[str, float]:
+        """The calibration error of stated confidences, and how many state one, of each task."""
+        figures: dict[str, float] = {}
+        for number, task in enumerate(self.tasks):
+            of_task = [pair for (t, _), pair in stated.items() if t == number]
+            known = [(q, c) for q, c in of_task if q is not None and c is not None]
+            ece = stated_calibration_error([q for q, _ in known], [c for _, c in known])
+            figures[f"{task.task}/stated_confidences"] = len(known) / len(of_task)
+            if ece is not None:
+                figures[f"{task.task}/stated_ece"] = ece
+        return figures
 
     def _figures(self, records: Mapping[tuple[int, int], Record]) -> dict[str, float]:
         """Figures from records by task and row."""

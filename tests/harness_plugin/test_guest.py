@@ -17,7 +17,7 @@ from support.images import image_cell, image_cells
 from support.tasks import write_split, write_yaml
 
 from mtrl_judge.harness_plugin.logprob import MIN_CALIBRATION_ROWS
-from mtrl_judge.harness_plugin.prompt_style import set_backend
+from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE, set_backend
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import instruction, render_messages
 from mtrl_judge.judge_tasks.rescore import rescore
@@ -134,6 +134,26 @@ def in_process(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return results
 
     return evaluate
+
+
+def test_the_calibration_of_stated_confidences(
+    in_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STYLE_VARIABLE, "confidence")
+    answer = "<think>x</think><answer>Yes</answer><confidence>0.9</confidence>"
+    tasks = ["mtrl_judge_seetrue", "mtrl_judge_unsafebench"]
+    results = in_process("dummy", tasks, model_args=f"response={answer}")
+    for task in tasks:
+        rows = results["samples"][task]
+        assert {(row["verdict"], row["well_formed"]) for row in rows} == {("Yes", True)}
+        assert {row["confidence"] for row in rows} == {0.9}
+        labeled = [row["correct"] for row in rows if row["correct"] is not None]
+        expected = abs(0.9 - sum(labeled) / len(labeled))
+        assert results["results"][task]["stated_ece,none"] == pytest.approx(expected)
+    monkeypatch.delenv(STYLE_VARIABLE)
+    results = in_process("dummy", tasks[:1], model_args="response=Yes")
+    assert "stated_ece,none" not in results["results"][tasks[0]]
+    assert "confidence" not in results["samples"][tasks[0]][0]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mtrl_judge.judge_tasks.answer_text import PART_LIMIT
 from mtrl_judge.judge_tasks.verdict_forms import FORMS
-from mtrl_judge.judge_tasks.verdicts import parse_verdict
+from mtrl_judge.judge_tasks.verdicts import parse_verdict, read_confidence
 
 # The same examples in every run, and no limit of time that a busy machine could break.
 exactly = settings(derandomize=True, deadline=None)
@@ -548,3 +548,34 @@ def test_cost_is_linear_on_hostile_text(piece: str, before: str) -> None:
 def test_a_repeated_text_of_any_shape_is_parsed(piece: str) -> None:
     verdict = parse_verdict(piece * 2_000, YES_NO)
     assert verdict.value in (None, *YES_NO)
+
+
+@pytest.mark.parametrize(
+    ("ending", "confidence", "well_formed"),
+    [
+        ("", None, True),
+        ("<confidence>0.8</confidence>", 0.8, True),
+        ("\n<Confidence> 80 % </confidence>\n", 0.8, True),
+        ("<confidence>1</confidence>", 1.0, True),
+        ("<confidence>.5</confidence>", 0.5, True),
+        ("<confidence>8</confidence>", None, False),
+        ("<confidence>high</confidence>", None, False),
+        ("<confidence>-0.5</confidence>", None, False),
+        ("<confidence>٠</confidence>", None, False),
+        ("<confidence>0.8</confidence> I am sure.", None, False),
+        ("<confidence>0.8</confidence><confidence>0.9</confidence>", None, False),
+    ],
+)
+def test_a_confidence_may_follow_the_verdict(
+    ending: str, confidence: float | None, well_formed: bool
+) -> None:
+    text = f"<think>A knife.</think><answer>Yes</answer>{ending}"
+    assert read_confidence(text) == confidence
+    verdict = parse_verdict(text, ("Yes", "No"))
+    assert (verdict.value, verdict.well_formed) == ("Yes", well_formed)
+
+
+def test_a_confidence_is_no_rating() -> None:
+    text = "<think>Nice.</think><answer>3</answer><confidence>1</confidence>"
+    assert parse_verdict(text, ("1", "2", "3", "4", "5")).value == "3"
+    assert parse_verdict("<confidence>1</confidence>", ("1", "2", "3")).value is None

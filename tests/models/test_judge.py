@@ -327,5 +327,7 @@ def test_a_folder_without_config_and_a_card_with_unknown_style(tmp_path: Path) -
         check_config(str(tmp_path))
     assert read_checkpoint_card(tmp_path) == {}
     (tmp_path / "mtrl_judge.json").write_text('{"style": "verbose"}')
-    with pytest.raises(JudgeError, match="style: found 'verbose'; expected reasoned or direct"):
+    with pytest.raises(
+        JudgeError, match="style: found 'verbose'; expected reasoned or direct or confidence"
+    ):
         read_checkpoint_card(tmp_path)

@@ -303,7 +303,8 @@ def test_a_field_of_the_other_method_is_refused(tmp_path: Path) -> None:
     ("fields", "fault"),
     [
         ({"alpha": 1.5}, "alpha: is 1.5; expected less than or equal to 1"),
-        ({"style": "direkt"}, "style: is 'direkt'; expected 'reasoned' or 'direct'"),
+        ({"style": "direkt"}, "style: is 'direkt'; expected 'reasoned', 'direct' or 'confidence'"),
+        ({"confidence_weight": 1.0}, "confidence_weight: answers state no confidence"),
         ({"balance": "uniforme"}, "balance: is 'uniforme'"),
         ({"balance": {"mtrl_judge_seetrue": "two"}}, "mtrl_judge_seetrue"),
         ({"user_rewards": "my.module:f"}, "user_rewards: is 'my.module:f'"),

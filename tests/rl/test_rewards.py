@@ -67,6 +67,21 @@ def test_a_copied_prompt_earns_nothing(data_root: Path) -> None:
             assert rewards.format([text], **columns) == [0.0]
 
 
+def test_an_honest_confidence_earns_the_most() -> None:
+    """Of a judge that is right seven times in ten, RLCR's reward is largest at 0.7."""
+    columns = {"kind": ["pointwise"] * 10, "verdicts": [("Yes", "No")] * 10}
+    columns["label"] = ["Yes"] * 7 + ["No"] * 3
+
+    def earned(said: str) -> float:
+        return sum(map(float, rewards.confidence([f"{GOOD}{said}"] * 10, **columns))) / 10
+
+    by_confidence = {q: earned(f"<confidence>{q}</confidence>") for q in (0, 0.5, 0.7, 0.9, 1)}
+    assert max(by_confidence, key=lambda q: by_confidence[q]) == 0.7
+    assert by_confidence[0.7] == pytest.approx(-0.21)
+    assert earned("") == earned("<confidence>high</confidence>") == -1
+    assert earned("<confidence>0.7</confidence><confidence>0.7</confidence>") == -1
+
+
 # Both orders of two pairs, two completions each; the correct verdict is "1", and "2" if swapped.
 PAIRS: dict[str, list[Any]] = {
     "pair_id": ["a"] * 4 + ["b"] * 4,

@@ -320,6 +320,18 @@ def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path)
     assert "eval_pair/macro_f1" in validated
 
 
+def test_stated_confidences_are_rewarded_and_validated(base: Path, tmp_path: Path) -> None:
+    """A random judge states none, which costs as much as the worst one."""
+    fields = {**ONE_STEP, "style": "confidence", "confidence_weight": 1.0}
+    judge = run("grpo", grpo(base, tmp_path, random_judge(base), **fields))
+    first, validated, *_ = log_of(judge.parent)
+    assert first["rewards/confidence/mean"] == -1
+    assert first["reward"] == pytest.approx(-1)  # alpha is 0
+    assert validated["eval_red/stated_confidences"] == 0
+    assert "eval_red/stated_ece" not in validated
+    assert read_checkpoint_card(judge)["style"] == "confidence"
+
+
 def test_training_stops_when_validation_does_not_improve(base: Path, tmp_path: Path) -> None:
     fields = {"learning_rate": 0.0, "max_steps": 9, "save_steps": 1, "patience": 2}
     judge = run("grpo", grpo(base, tmp_path, guessing_judge(base), **fields))
