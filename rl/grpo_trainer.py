@@ -530,11 +530,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             JudgeError: a user's reward function returned NaN or infinity.
         """
         rewards_N_F: Tensor = super()._calculate_rewards(inputs, *rollouts)
-        if "perception" in self.reward_func_names:
-            column = self.reward_func_names.index("perception")
-            if (rewards_N_F[:, column] == OUTAGE).any():
-                outages = gather_object([getattr(self.reward_funcs[column], "outage", None)])
-                raise OutageError(next(filter(None, outages)))
+        for column, function in enumerate(self.reward_funcs):
+            if hasattr(function, "outage") and (rewards_N_F[:, column] == OUTAGE).any():
+                raise OutageError(next(filter(None, gather_object([function.outage]))))
         if rewards_N_F.isinf().any():  # NaN is "does not apply"; see rewards.user_reward
             completion, function = rewards_N_F.isinf().nonzero()[0].tolist()
             items = gather_object([(row["task"], row["item_id"]) for row in inputs])
