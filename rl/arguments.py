@@ -82,9 +82,9 @@ class CommonArguments:
         Positive | None, Doc("Largest width x height of an image; the checkpoint keeps it.")
     ] = None
     freeze_vision: Annotated[bool, Doc("Do not train the vision tower.")] = False
-    validation_items: Annotated[Positive, Doc("Validation items per task, chosen by the seed.")] = (
-        64
-    )
+    validation_items: Annotated[
+        Positive, Doc("Validation items per task, chosen by the seed, each label in proportion.")
+    ] = 256
     validation_max_new_tokens: Annotated[
         Positive | None,
         Doc(

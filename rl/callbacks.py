@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from transformers import ProgressCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from mtrl_judge.common.files import json_text, whole_file
@@ -151,6 +151,35 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         number = torch.tensor(self._received, device=args.device)
         torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
         return int(number)
+
+
+class Patience(EarlyStoppingCallback):  # type: ignore[misc]
+    """Stops after so many validations in a row that were no better than any before.
+
+    Unlike its base class it goes by raw scores: the kept best is replaced only by a gain that
+    exceeds noise, and several small gains are progress. The validation at the start does not count.
+    """
+
+    def __init__(self, early_stopping_patience: int, **named: Any) -> None:
+        super().__init__(early_stopping_patience, **named)
+        self.best: float | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **named: Any) -> None:
+        if state.global_step:
+            super().on_evaluate(args, state, control, metrics, **named)
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: float) -> None:
+        """Overrides ``EarlyStoppingCallback.check_metric_value``."""
+        sign = 1 if args.greater_is_better else -1
+        if self.best is None or sign * metric_value > sign * self.best:
+            self.best, self.early_stopping_patience_counter = metric_value, 0
+        else:
+            self.early_stopping_patience_counter += 1
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().state()
+        state["attributes"]["best"] = self.best
+        return state
 
 
 class Progress(ProgressCallback):  # type: ignore[misc]

@@ -17,6 +17,12 @@ from .dataset import labeled_rows, training_set
 from .preflight import accepted_licenses
 from .recipes import as_shell, launch_command, vllm_server_command
 from .settings import Settings
+from .validation_items import validation_rows
+
+# For each token of a batch and each layer, when transformers generates: 16 answers of 256 tokens
+# by Qwen3-VL-4B, which has 36 layers, took 27 s on an H100. For other models, batches and devices it
+# is a rough figure.
+_SECONDS_PER_LAYER = 0.003
 
 
 class Schedule(NamedTuple):
@@ -39,6 +45,8 @@ class _TaskRows(NamedTuple):
     per_epoch: int
     share: str
     validation_items: int
+    validation_rows: int
+    """A pair has two."""
 
 
 def dry_run(settings: Settings) -> str:
@@ -54,7 +62,7 @@ def dry_run(settings: Settings) -> str:
         "Settings": _settings_table(settings),
         "Data": _data_table(rows, varies=settings.judge.balance == "worst_task"),
         "First prompt": prompt,
-        "Schedule": _schedule_table(settings, plan, sum(task.validation_items for task in rows)),
+        "Schedule": _schedule_table(settings, plan, rows),
         "Memory of each device": _memory_table(settings, tokens),
         "Command": as_shell(launch_command(settings.method, settings.judge, settings.flags)),
     }
@@ -118,20 +126,19 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
     accepted_licenses(tasks, data, settings.judge.accept_license)
     dataset = training_set(settings, loaded)
     counts = Counter(dataset.with_format(None)["task"])
-    rows = [
+    validation = [validation_rows(task, settings) for task in tasks]
+    of_tasks = [
         _TaskRows(
             task.task,
             len(labeled_rows(task, "train", split.rows.dataset)),
             counts[task.task],
             f"{counts[task.task] / len(dataset):.1%}",
-            min(
-                settings.judge.validation_items,
-                load_rows(task, "validation", root).rows.n_items,
-            ),
+            len(set(rows.with_format(None)["item_id"][:])),
+            len(rows),
         )
-        for task, split in zip(tasks, loaded, strict=True)
+        for task, split, rows in zip(tasks, loaded, validation, strict=True)
     ]
-    return rows, dataset[0]
+    return of_tasks, dataset[0]
 
 
 def _prompt(settings: Settings, row: dict[str, Any]) -> tuple[str, int | None]:
@@ -165,16 +172,24 @@ def _settings_table(settings: Settings) -> str:
 
 
 def _data_table(rows: Sequence[_TaskRows], *, varies: bool) -> str:
-    _, all_rows, per_epoch, _, items = zip(*rows, strict=True)
-    total = _TaskRows("all", sum(all_rows), sum(per_epoch), "100.0%", sum(items))
     headers = ["task", "rows", "per epoch", "share", "validation items"]
-    lines: list[tuple[Any, ...]] = [*rows]
-    if varies:
-        lines = [(row.task, row.rows, "varies", "varies", row.validation_items) for row in rows]
+    lines = [
+        (
+            row.task,
+            row.rows,
+            "varies" if varies else row.per_epoch,
+            "varies" if varies else row.share,
+            row.validation_items,
+        )
+        for row in rows
+    ]
+    all_rows, per_epoch = sum(row.rows for row in rows), sum(row.per_epoch for row in rows)
+    items = sum(row.validation_items for row in rows)
+    total = ("all", all_rows, per_epoch, "100.0%", items)
     return tabulate([*lines, total], headers=headers, stralign="right", colalign=["left"])
 
 
-def _schedule_table(settings: Settings, plan: Schedule, validation_items: int) -> str:
+def _schedule_table(settings: Settings, plan: Schedule, tasks: Sequence[_TaskRows]) -> str:
     judge, answers = settings.judge, plan.answers_per_step
     table = [
         ("steps", f"{plan.steps:,}, {plan.epochs:.2f} epochs"),
@@ -188,7 +203,12 @@ def _schedule_table(settings: Settings, plan: Schedule, validation_items: int) -
         ]
     else:
         table.append(("step", f"{answers:,} rows"))
-    table.append(("validation", _validation_times(settings, plan.steps, validation_items)))
+    items = sum(task.validation_items for task in tasks)
+    times = _validation_times(settings, plan.steps, items)
+    table.append(("validation", times))
+    if times != "never" and not getattr(settings.trainer, "use_vllm", False):
+        answers = sum(task.validation_rows for task in tasks)
+        table.append(("one validation", _validation_length(settings, answers)))
     if judge.patience:
         table.append(("stops", f"after {judge.patience} validations without improvement"))
     return _plain_table(table)
@@ -205,6 +225,26 @@ def _validation_times(settings: Settings, steps: int, items: int) -> str:
     before = "before the first, " if trainer.eval_on_start else ""
     times += trainer.eval_on_start
     return f"{before}every {every} steps and after the last: {times} times {items} items"
+
+
+def _validation_length(settings: Settings, answers: int) -> str:
+    """How long transformers takes at most to generate the answers of a validation."""
+    judge, batch = settings.judge, settings.trainer.per_device_eval_batch_size
+    batches, tokens = (
+        math.ceil(math.ceil(answers / judge.processes) / batch),
+        settings.answer_tokens,
+    )
+    counted = f"at most {batches} batches of {batch} answers x {tokens:,} tokens"
+    name = settings.model.model_name_or_path
+    architecture = name and memory.architecture(name, settings.model.model_revision)
+    if not architecture:
+        return counted
+    layers = architecture[0].get_text_config().num_hidden_layers
+    minutes = math.ceil(batches * tokens * layers * _SECONDS_PER_LAYER / 60)
+    return (
+        f"{counted}, roughly {minutes} min ({_SECONDS_PER_LAYER * 1000:g} ms a token and layer, as "
+        f"Qwen3-VL-4B takes on an H100, x {layers} layers); less with use_vllm"
+    )
 
 
 def _memory_table(settings: Settings, prompt_tokens: int | None) -> str:

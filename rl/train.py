@@ -197,11 +197,11 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
         loaded: the training split of each task.
         stop: the callback that ends the run at a signal.
     """
-    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+    from transformers import PrinterCallback, ProgressCallback
 
     from mtrl_judge.models.pixels import fit_grid
 
-    from .callbacks import JsonLog, Progress
+    from .callbacks import JsonLog, Patience, Progress
     from .grpo_trainer import JudgeGRPOTrainer
     from .sft_trainer import JudgeSFTTrainer
     from .validation import Validation
@@ -215,7 +215,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     validation = Validation.load(settings)
     callbacks = [JsonLog(Path(str(arguments.output_dir))), stop]
     if judge.patience:
-        callbacks.append(EarlyStoppingCallback(judge.patience))
+        callbacks.append(Patience(judge.patience))
     shared: dict[str, Any] = {
         "model": model,
         "args": arguments,

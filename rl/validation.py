@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -16,11 +16,9 @@ from torch.distributed.fsdp import FSDPModule
 from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
-from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
-from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.judge_tasks.verdicts import read_confidence
 from mtrl_judge.metrics.calibration import stated_calibration_error
@@ -30,7 +28,8 @@ from mtrl_judge.models.judge import Judge, unwrap_adapters
 from mtrl_judge.models.pixels import fit_grid
 
 from .checkpoints import WholeCheckpoints
-from .dataset import labeled_rows
+from .kept_best import KeptBest
+from .validation_items import validation_rows
 from .weights import BaseWeights
 
 if TYPE_CHECKING:
@@ -38,6 +37,19 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
     from .settings import Settings
+
+
+NOISE = "noise"
+"""The figure of a validation that its gain over the kept best has to exceed."""
+
+
+class Answer(NamedTuple):
+    """What is known of the answer to one validation row."""
+
+    record: Record
+    correct: float | None
+    confidence: float | None
+    """As stated in the answer."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +68,13 @@ class Validation:
     def load(cls, settings: Settings) -> Validation | None:
         """The validation that a run's settings describe; None where they ask for none.
 
-        The seed chooses up to ``validation_items`` items per task; a pair is one item in two rows.
-
         Raises:
             JudgeError: a task has no validation split, or no label in it.
         """
-        arguments, judge = settings.trainer, settings.judge
+        arguments = settings.trainer
         if arguments.eval_strategy == "no" and not arguments.eval_on_start:
             return None
-        chosen = []
-        for task in settings.tasks:
-            loaded = load_rows(task, "validation", settings.data_root)
-            rows = labeled_rows(task, "validation", loaded.rows.dataset)
-            chosen.append(choose_items(rows, judge.validation_items, arguments.seed))
+        chosen = [validation_rows(task, settings) for task in settings.tasks]
         return cls(
             settings.tasks,
             chosen,
@@ -78,10 +84,10 @@ class Validation:
             settings.answer_tokens,
         )
 
-    def run(self, trainer: Trainer) -> dict[str, float]:
-        """The headline metric and the null rate of each task, and the mean of the headline metrics.
+    def run(self, trainer: Trainer) -> list[list[Answer]]:
+        """The answers, by task and row.
 
-        Each process answers its share; all get the same figures.
+        Each process gives its share; all get the same answers.
         """
         index = [(t, r) for t, rows in enumerate(self.rows) for r in range(len(rows))]
         share = share_of(len(index), trainer.args.world_size, trainer.args.process_index)
@@ -89,19 +95,13 @@ class Validation:
         rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in answered]
         answer = self._by_vllm if getattr(trainer, "use_vllm", False) else self._by_transformers
         texts = answer(trainer, rows)
-        records, stated = [], []
+        local = []
         for row, text in zip(rows, texts, strict=True):
             verdict, correct, _ = score(row, text)
-            records.append(
-                Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
-            )
-            stated.append((read_confidence(text), correct))
-        figures = self._figures(dict(gather_object(list(zip(answered, records, strict=True)))))
-        if self.style == "confidence":
-            figures |= self._calibration(
-                dict(gather_object(list(zip(answered, stated, strict=True))))
-            )
-        return figures
+            record = Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
+            local.append(Answer(record, correct, read_confidence(text)))
+        answers = dict(gather_object(list(zip(answered, local, strict=True))))
+        return [[answers[t, r] for r in range(len(rows))] for t, rows in enumerate(self.rows)]
 
     def _by_transformers(self, trainer: Any, rows: Sequence[JudgeRow]) -> list[str]:
         with ready_to_generate(trainer) as model:
@@ -137,31 +137,42 @@ class Validation:
             texts += map(judge.decode, completions)
         return texts
 
-    def _calibration(
-        self, stated: Mapping[tuple[int, int], tuple[float | None, float | None]]
-    ) -> dict[str, float]:
-        """The calibration error of stated confidences, and how many state one, of each task."""
-        figures: dict[str, float] = {}
-        for number, task in enumerate(self.tasks):
-            of_task = [pair for (t, _), pair in stated.items() if t == number]
-            known = [(q, c) for q, c in of_task if q is not None and c is not None]
-            ece = stated_calibration_error([q for q, _ in known], [c for _, c in known])
-            figures[f"{task.task}/stated_confidences"] = len(known) / len(of_task)
-            if ece is not None:
-                figures[f"{task.task}/stated_ece"] = ece
-        return figures
+    def figures(self, answers: Sequence[Sequence[Answer]]) -> dict[str, float]:
+        """The headline metric and the null rate of each task, and the mean of the headline metrics.
 
-    def _figures(self, records: Mapping[tuple[int, int], Record]) -> dict[str, float]:
-        """Figures from records by task and row."""
+        In the style ``confidence`` also the calibration error of stated confidences, and how many
+        state one, of each task.
+
+        Args:
+            answers: by task and row.
+        """
         figures: dict[str, float] = {}
         scores = []
-        for number, task in enumerate(self.tasks):
-            of_task = [record for (t, _), record in records.items() if t == number]
-            summary = task.summarize(of_task)
+        for task, of_task in zip(self.tasks, answers, strict=True):
+            summary = task.summarize([answer.record for answer in of_task])
             scores.append(float(summary[task.kind.headline] or 0.0))
             figures[f"{task.task}/{task.kind.headline}"] = scores[-1]
             figures[f"{task.task}/null_rate"] = float(summary["null_rate"] or 0.0)
+            if self.style == "confidence":
+                known = [
+                    (answer.confidence, answer.correct)
+                    for answer in of_task
+                    if answer.confidence is not None and answer.correct is not None
+                ]
+                ece = stated_calibration_error([q for q, _ in known], [c for _, c in known])
+                figures[f"{task.task}/stated_confidences"] = len(known) / len(of_task)
+                if ece is not None:
+                    figures[f"{task.task}/stated_ece"] = ece
         return {self.headline: sum(scores) / len(scores), **figures}
+
+    @property
+    def clusters(self) -> list[list[str]]:
+        """The name of each row's cluster, by task and row."""
+        columns = (rows.with_format(None) for rows in self.rows)
+        return [
+            [cluster or pair or item for cluster, pair, item in zip(*names, strict=True)]
+            for names in ((c["cluster"][:], c["pair_id"][:], c["item_id"][:]) for c in columns)
+        ]
 
 
 class JudgeTraining(WholeCheckpoints):
@@ -186,7 +197,11 @@ class JudgeTraining(WholeCheckpoints):
     ) -> None:
         self.validation, self.checkpoint_card = validation, checkpoint_card
         self.base_weights = base_weights
+        self._records: list[list[Record]] = []
         super().__init__(*arguments, **named)
+        if validation is not None:
+            self.kept_best = KeptBest(validation.tasks)
+            self.stateful = {**self.stateful, "kept_best": self.kept_best}
 
     def compute_loss(self, model: Any, *arguments: Any, **named: Any) -> Any:
         """Overrides both trainers' method: FSDP2 gathers the weights of the output layer.
@@ -212,7 +227,12 @@ class JudgeTraining(WholeCheckpoints):
         with its figures.
         """
         assert self.validation is not None
-        training, figures = self.model.training, self.validation.run(self)
+        training, answers = self.model.training, self.validation.run(self)
+        figures = self.validation.figures(answers)
+        self._records = [[answer.record for answer in of_task] for of_task in answers]
+        noise = self.kept_best.noise(self._records, self.validation.clusters)
+        if noise is not None:
+            figures[NOISE] = noise
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.model.eval()  # GRPOTrainer.log keeps validation and training apart by this mode
         self.log(dict(metrics))
@@ -222,13 +242,16 @@ class JudgeTraining(WholeCheckpoints):
         )
         return metrics
 
-
-def choose_items(rows: Dataset, items: int, seed: int) -> Dataset:
-    """The rows of up to ``items`` items, whatever the order; more items include fewer."""
-    ids = rows.with_format(None)["item_id"][:]
-    ranked = sorted(set(ids), key=lambda item: stable_hash("validation", seed, item))
-    kept = set(ranked[:items])
-    return rows.select([number for number, item in enumerate(ids) if item in kept])
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Overrides ``Trainer._determine_best_metric``: a gain has to exceed noise."""
+        kept, name = self.state.best_metric, self.args.metric_for_best_model
+        ours = self.validation is not None and name == f"eval_{self.validation.headline}"
+        if ours and kept is not None and abs(metrics[name] - kept) <= metrics[f"eval_{NOISE}"]:
+            return False
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if is_best:
+            self.kept_best.keep(self._records)
+        return is_best
 
 
 def share_of(rows: int, processes: int, process: int) -> list[int]:

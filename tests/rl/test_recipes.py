@@ -85,6 +85,9 @@ def test_every_recipe_dry_runs(method: Method, name: str, sample_root: Path) -> 
     peaks = [float(gib) for gib in re.findall(r"^while \w+ +([\d.]+)", report, re.MULTILINE)]
     assert all(0 < gib < memory.DEVICE_GIB for gib in peaks)
     assert bool(peaks) == (name != "tiny_cpu")
+    length = re.search(r"^one validation +at most [\d,]+ batches of .*$", report, re.MULTILINE)
+    assert bool(length) == (method == "sft" or name == "tiny_cpu")  # the others validate with vLLM
+    assert length is None or ("roughly" in length[0]) == (name != "tiny_cpu")  # has no model
     if name in PARAMETERS:
         adapters = "of adapters" if settings.model.use_peft else "of them trained"
         assert f"\n{PARAMETERS[name]:,} parameters, " in report

@@ -97,4 +97,4 @@ def test_validation_by_vllm_is_validation_by_transformers(
     by_vllm = trainer.validation.run(trainer)
     trainer.use_vllm = False
     assert trainer.validation.run(trainer) == by_vllm
-    assert by_vllm[settings.headline] > 0
+    assert trainer.validation.figures(by_vllm)[settings.headline] > 0
