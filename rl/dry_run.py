@@ -20,8 +20,8 @@ from .settings import Settings
 from .validation_items import validation_rows
 
 # For each token of a batch and each layer, when transformers generates: 16 answers of 256 tokens
-# by Qwen3-VL-4B, which has 36 layers, took 27 s on an H100. For other models, batches and devices it
-# is a rough figure.
+# by Qwen3-VL-4B, which has 36 layers, took 27 s on an H100. It is a rough figure for other models,
+# batches and devices.
 _SECONDS_PER_LAYER = 0.003
 
 
