@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.demo.corpus import sample_tasks
+from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.formats import metric_name
 from mtrl_judge.leaderboard.reading import complete_run
@@ -16,7 +18,7 @@ from mtrl_judge.leaderboard.tables import Cell, Row, Table
 from mtrl_judge.rl.model import JUDGE
 from mtrl_judge.rl.settings import as_flags, build_settings
 
-from .pipeline import run_steps
+from .pipeline import Step, run_steps
 from .stages import (
     CURVE,
     STEPS_FILE,
@@ -27,6 +29,8 @@ from .stages import (
     training_step,
     variables,
 )
+
+EVALUATIONS = ("before", "fitted", "after")
 
 
 class Demo(NamedTuple):
@@ -39,6 +43,9 @@ class Demo(NamedTuple):
 
 def run_demo(out: Path, *, seed: int) -> Demo:
     """Sample corpus, tiny base model, multi-task GRPO, and lmms-eval before and after training.
+
+    The base model is also evaluated with a bias for each verdict that is fitted to the validation
+    split: what a judge gains by shifting its threshold, without learning anything.
 
     Finished steps are skipped, and an interrupted training is resumed.
 
@@ -55,19 +62,27 @@ def run_demo(out: Path, *, seed: int) -> Demo:
     )
     environment = variables(data, settings)
     tasks = sample_tasks()
-    before, after = (
-        evaluation_step(
-            f"lmms-eval {when} training",
-            "evaluate",
+
+    def evaluation(
+        name: str, judge: Path, tasks: Sequence[JudgeTask], out: str, *flags: str
+    ) -> Step:
+        return evaluation_step(
+            name,
+            f"evaluate {out}",
             settings,
             str(judge),
             tasks,
-            folder / when,
+            folder / out,
+            eval_args=flags,
             environment=environment,
-            log=folder / f"{when}.log",
+            log=folder / f"{out}.log",
         )
-        for when, judge in (("before", base), ("after", run / JUDGE))
-    )
+
+    trained = [task for task in tasks if task.judge.role == "train"]  # others have no validation
+    bias = ("--model_args", "scoring=logprob,calibration=bias")
+    before = evaluation("lmms-eval before training", base, tasks, "before")
+    fitted = evaluation("lmms-eval with a fitted threshold", base, trained, "fitted", *bias)
+    after = evaluation("lmms-eval after training", run / JUDGE, tasks, "after")
     training = training_step(
         "multi-task GRPO",
         "train",
@@ -77,18 +92,17 @@ def run_demo(out: Path, *, seed: int) -> Demo:
         evaluation=folder / "after",
         environment=environment,
     )
-    steps = [sample_step(data, seed), base_step(data, base, seed), before, training, after]
+    steps = [sample_step(data, seed), base_step(data, base, seed), before, fitted, training, after]
     with locked_folder(folder):
         for _ in run_steps(steps, folder / STEPS_FILE):
             pass
-    first, second = (complete_run(folder / when) for when in ("before", "after"))
-    assert first is not None
-    assert second is not None  # the steps have checked both
-    return Demo(demo_table(first, second), run / CURVE, run / JUDGE)
+    runs = [complete_run(folder / name) for name in EVALUATIONS]
+    complete = [run for run in runs if run is not None]  # all of them: the steps have checked it
+    return Demo(demo_table(*complete), run / CURVE, run / JUDGE)
 
 
 def _refuse_other_parser(folder: Path) -> None:
-    for when in ("before", "after"):
+    for when in EVALUATIONS:
         run = complete_run(folder / when)
         for result in run.tasks.values() if run else ():
             if result.parser != PARSER_VERSION:
@@ -99,8 +113,8 @@ def _refuse_other_parser(folder: Path) -> None:
                 )
 
 
-def demo_table(before: Run, after: Run) -> Table:
-    """Two evaluations of all tasks side by side, training tasks first."""
+def demo_table(before: Run, fitted: Run, after: Run) -> Table:
+    """The evaluations side by side, training tasks first."""
     rows = []
     for task, result in sorted(
         after.tasks.items(), key=lambda item: (item[1].role != "train", item[0])
@@ -109,6 +123,7 @@ def demo_table(before: Run, after: Run) -> Table:
         name = metric_name(metric)
         rates = {
             f"{name} before": before.tasks[task].rates.get(metric),
+            "fitted": fitted.tasks[task].rates.get(metric) if task in fitted.tasks else None,
             f"{name} after": result.rates.get(metric),
             "majority class": result.rates.get(f"majority_{metric}"),
             "null rate after": result.rates.get("null_rate"),
@@ -118,9 +133,10 @@ def demo_table(before: Run, after: Run) -> Table:
         cells |= {title: Cell(rate, "rate") for title, rate in rates.items()}
         rows.append(Row(task, {**cells, "n": Cell(result.n_rows, "count")}))
     note = (
-        "majority class: the score of always giving the most frequent label. null rate: answers "
-        "without a verdict,\nwhich count as wrong. flip rate: pairs whose verdict changes when the "
-        "two images are swapped.\nThe corpus is synthetic: do not compare these scores with those "
-        "of the real datasets."
+        "fitted: the base model with one threshold a task, fitted to its verdict probabilities on "
+        "the validation split;\ntraining adds what it scores above that. majority class: the score "
+        "of always giving the most frequent label.\nnull rate: answers without a verdict, which "
+        "count as wrong. flip rate: pairs whose verdict changes when the\ntwo images are swapped. "
+        "The corpus is synthetic: do not compare these scores with those of the real datasets."
     )
     return Table("Before and after training", "task", rows, note)

@@ -26,27 +26,34 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     (folder / "run" / RUN_FILE).write_text('{"finished": {"step": 1}}')
     (folder / "run" / CURVE).touch()
     tasks = {task.task: task for task in load_shipped_tasks()}
-    for when, score in (("before", 0.25), ("after", 0.75)):
+    trained = {name: task for name, task in tasks.items() if task.judge.role == "train"}
+    for when, score, known in (
+        ("before", 0.25, tasks),
+        ("fitted", 0.5, trained),
+        ("after", 0.75, tasks),
+    ):
         rates = {"macro_f1": score, "majority_macro_f1": 1 / 3, "null_rate": 0.25}
         write_results(
             folder / when,
-            {name: [sample(number, "Yes", "Yes") for number in range(4)] for name in tasks},
-            metrics=dict.fromkeys(tasks, rates),
+            {name: [sample(number, "Yes", "Yes") for number in range(4)] for name in known},
+            metrics=dict.fromkeys(known, rates),
             about={
                 name: {"role": task.judge.role, "parser": PARSER_VERSION}
-                for name, task in tasks.items()
+                for name, task in known.items()
             },
         )
     demo = run_demo(tmp_path, seed=5)
     table, _, note = plain_text(demo.table).partition("\n\n")
-    assert note.startswith("majority class: ")
+    assert note.startswith("fitted: ")
     lines = table.splitlines()
     assert "Macro-F1 before" in lines[0]
     assert [line.split()[0] for line in lines[2:]] == sorted(
         tasks, key=lambda name: (tasks[name].judge.role != "train", name)
     )
     (line,) = [line for line in lines if line.startswith("mtrl_judge_seetrue")]
-    assert line.split()[1:] == ["train", "0.250", "0.750", "0.333", "0.250", "–", "4"]
+    assert line.split()[1:] == ["train", "0.250", "0.500", "0.750", "0.333", "0.250", "–", "4"]
+    (line,) = [line for line in lines if line.startswith("mtrl_judge_mjbench_safety")]
+    assert line.split()[3] == "–"  # no validation split to fit to
     assert demo.learning_curve == folder / "run" / CURVE
 
 
