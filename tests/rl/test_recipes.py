@@ -380,10 +380,12 @@ def test_the_states_of_a_small_model_are_estimated_exactly(random_judge: Path) -
     ]
     held = [*model.parameters(), *(p.grad for p in model.parameters()), *moments]
     flags = ["--recipe", "tiny_cpu", "--model_name_or_path", str(random_judge), "--dry_run"]
-    settings = parse_settings("grpo", flags)
+    settings = parse_settings("grpo", [*flags, "--freeze_vision", "false"])
     estimate = memory.estimate(settings, model.config, prompt_tokens=100)
     states = sum(part.gib for part in estimate.parts[:3]) * memory.GIB
     assert states == sum(tensor.numel() * tensor.element_size() for tensor in held)
+    (reference,) = (part.gib for part in estimate.parts if part.name == "reference model")
+    assert reference == estimate.parts[0].gib
     frozen = parse_settings("grpo", [*flags, "--freeze_vision"])
     counts = memory.count_parameters(frozen, model.config)
     vision = sum(p.numel() for p in model.get_encoder(modality="image").parameters())
