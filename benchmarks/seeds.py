@@ -1,18 +1,20 @@
-"""``python -m benchmarks.seeds``: does the recipe ``tiny_cpu`` work on every seed?
+"""``python -m benchmarks.seeds``: does the demo's training work on every seed?
 
-For each seed: the sample corpus, the tiny base model and GRPO, each drawn with this seed. All
-figures are those of validation, as the runs log them: of the base model (step 0), of the best and
-of the last validation. Finished steps are skipped, so an interrupted benchmark continues.
+For each seed, the whole demo runs: the sample corpus, the tiny base model, GRPO with the recipe
+``tiny_cpu`` and the evaluations, all drawn with this seed. Finished steps are skipped, so an
+interrupted benchmark continues, and several processes may share the seeds.
 
-The last line of the output is a JSON object:
+It prints the demo's table as means over seeds with their standard deviation. The last line of the
+output is a JSON object:
 
-- ``seeds``: of each seed, ``base``, ``best`` and ``final``: the mean of the tasks' Macro-F1;
-  ``facts_base`` and ``facts_final``: the mean of their ``facts_rate``.
+- ``seeds``: of each seed, from the validations that its run logs: ``base``, ``best`` and ``final``,
+  the mean of the tasks' Macro-F1 before training, at its best and at the end; ``facts_base`` and
+  ``facts_final``, the share of facts that the reasoning states.
 - ``final``: mean over seeds, its standard error ``se``, ``low`` (mean minus two standard errors)
   and the minimum.
 - ``best_minus_final`` and ``facts_lost``: means over seeds.
 
-Run from the repository's root: ``python -m benchmarks.seeds [--seeds 0 1 2 3 4] [--recipe tiny_cpu]
+Run from the repository's root: ``python -m benchmarks.seeds [--seeds 0 1 2 3 4]
 [--out runs/seeds]``.
 """
 
@@ -20,86 +22,78 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from tabulate import tabulate
+
 from mtrl_judge.common.files import read_json_lines
-from mtrl_judge.experiments.pipeline import run_steps
-from mtrl_judge.experiments.stages import (
-    STEPS_FILE,
-    TINY,
-    base_step,
-    sample_step,
-    training_step,
-    variables,
-)
+from mtrl_judge.experiments.demo import Demo, run_demo
 from mtrl_judge.rl.callbacks import LOG_FILE
-from mtrl_judge.rl.settings import as_flags, build_settings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--recipe", default=TINY)
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
     arguments = parser.parse_args()
-    seeds = {}
-    for seed in arguments.seeds:
-        run = train(arguments.out.resolve() / f"seed-{seed}", seed, arguments.recipe)
-        seeds[seed] = figures(run / LOG_FILE)
-        print(f"seed {seed}: {seeds[seed]}", flush=True)
-    print(json.dumps({"seeds": seeds, **summary([*seeds.values()])}))
+    demos = [run_demo(arguments.out, seed=seed) for seed in arguments.seeds]
+    print(test_scores(demos))
+    validations = [of_validation(demo.learning_curve.parent / LOG_FILE) for demo in demos]
+    seeds = dict(zip(arguments.seeds, validations, strict=True))
+    print(json.dumps({"seeds": seeds, **summary(validations)}))
 
 
-def train(folder: Path, seed: int, recipe: str) -> Path:
-    """Draw the corpus, pretrain the base and train it; the folder of the run."""
-    data, base, run = folder / "data", folder / "base", folder / Path(recipe).stem
-    values = {"recipe": recipe, "model_name_or_path": base}
-    settings = build_settings("grpo", {"model_name_or_path": str(base), "dry_run": True}, recipe)
-    flags = as_flags({**values, "data_root": data, "seed": seed})
-    training = training_step(
-        f"GRPO, seed {seed}",
-        "train",
-        settings,
-        flags,
-        run,
-        evaluation=folder / "evaluation",
-        environment=variables(data, settings),
-        log=folder / "train.log",
-    )
-    steps = [sample_step(data, seed), base_step(data, base, seed), training]
-    for _ in run_steps(steps, folder / STEPS_FILE):
-        pass
-    return run
+def test_scores(demos: Sequence[Demo]) -> str:
+    """The demo's table, each figure as its mean and standard deviation over seeds."""
+    rows = []
+    for same in zip(*(demo.table.rows for demo in demos), strict=True):
+        row = {"task": same[0].title}
+        for column, cell in same[0].cells.items():
+            values = [one.cells[column].number for one in same]
+            known = [value for value in values if value is not None]
+            if cell.kind == "rate":
+                row[column] = spread(known) if len(known) == len(values) else "–"
+        rows.append(row)
+    return tabulate(rows, headers="keys", disable_numparse=True)
 
 
-def figures(log: Path) -> dict[str, float]:
-    """What the validations of a run say."""
-    lines = [line for _, line in read_json_lines(log)]
-    validations = [line for line in lines if "eval_macro_f1" in line]
+def spread(values: Sequence[float]) -> str:
+    """The mean and, of several values, the standard deviation."""
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def of_validation(log: Path) -> dict[str, float]:
+    """The figures of a run's validations, means over tasks."""
+    validations = [line for _, line in read_json_lines(log) if "eval_macro_f1" in line]
     scores = [line["eval_macro_f1"] for line in validations]
     return {
         "base": scores[0],
         "best": max(scores),
         "final": scores[-1],
-        "facts_base": mean_of(validations[0], "facts_rate"),
-        "facts_final": mean_of(validations[-1], "facts_rate"),
+        "facts_base": over_tasks(validations[0], "facts_rate"),
+        "facts_final": over_tasks(validations[-1], "facts_rate"),
     }
 
 
-def mean_of(validation: dict[str, Any], name: str) -> float:
+def over_tasks(validation: dict[str, Any], name: str) -> float:
     """The mean of a figure over the tasks that have it."""
-    return fmean(value for key, value in validation.items() if key.endswith(f"/{name}"))
+    return fmean(
+        value for key, value in validation.items() if key.endswith(f"/{name}") and value is not None
+    )
 
 
-def summary(seeds: list[dict[str, float]]) -> dict[str, Any]:
-    """Means over seeds and their spread."""
+def summary(seeds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Means over seeds, of the final score also how sure the mean is."""
     final = [seed["final"] for seed in seeds]
-    se = stdev(final) / len(final) ** 0.5
-    mean = fmean(final)
+    mean, figures = fmean(final), {"min": min(final)}
+    if len(final) > 1:
+        se = stdev(final) / len(final) ** 0.5
+        figures |= {"se": se, "low": mean - 2 * se}
     return {
-        "final": {"mean": mean, "se": se, "low": mean - 2 * se, "min": min(final)},
+        "final": {"mean": mean, **figures},
         "best_minus_final": fmean(seed["best"] - seed["final"] for seed in seeds),
         "facts_lost": fmean(seed["facts_base"] - seed["facts_final"] for seed in seeds),
     }
