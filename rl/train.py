@@ -232,6 +232,10 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     if settings.method == "sft":
         trainer: Any = JudgeSFTTrainer(**shared)
     else:
+        if arguments.beta and adapter is None and settings.model.model_revision != "main":
+            # TRL loads the reference model by name alone (trl/trainer/grpo_trainer.py).
+            given = arguments.model_init_kwargs or {}
+            arguments.model_init_kwargs = {"revision": settings.model.model_revision, **given}
         functions, arguments.reward_weights = reward_functions(judge)
         trainer = JudgeGRPOTrainer(
             **shared,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -10,13 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
+from support.shared import random_judge
 from support.training import GRPO, guessing_judge, log_of, run, small_world, values
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl import memory
+from mtrl_judge.rl.callbacks import StopOnSignal
 from mtrl_judge.rl.checkpoints import latest_checkpoint
 from mtrl_judge.rl.kl_schedule import Ramp, TargetKL, kl_schedule
 from mtrl_judge.rl.settings import build_settings, parse_settings
+from mtrl_judge.rl.train import build_trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -184,3 +191,24 @@ def test_a_resumed_run_continues_with_its_beta(
     assert logged(base, tmp_path / "run", again, **given, resume=True) == unbroken
     mine, whole = weights(tmp_path / "run"), weights(tmp_path / "unbroken")
     assert all(torch.equal(mine[name], whole[name]) for name in whole)
+
+
+def test_the_reference_model_is_the_revision_that_training_starts_from(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache as the hub leaves it, whose newest revision has other weights."""
+    model = tmp_path / "hub" / "models--owner--judge"
+    for revision, judge in (("main", random_judge(base)), ("release", guessing_judge(base))):
+        commit = hashlib.sha1(revision.encode()).hexdigest()
+        shutil.copytree(judge, model / "snapshots" / commit)
+        (model / "refs").mkdir(exist_ok=True)
+        (model / "refs" / revision).write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    given = grpo(base, tmp_path / "run", 0.1, model_revision="release")
+    settings = build_settings("grpo", {**given, "model_name_or_path": "owner/judge"})
+    loaded = [load_rows(task, "train", settings.data_root) for task in settings.tasks]
+    trainer = build_trainer(settings, loaded, StopOnSignal())
+    started, reference = trainer.model.state_dict(), trainer.ref_model.state_dict()
+    assert started.keys() == reference.keys()
+    assert all(torch.equal(started[name], reference[name]) for name in started)
