@@ -8,14 +8,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from support.commands import python_module
 from support.images import image_cells
 from support.results import judged_pairs, judged_rows, write_results
-from support.tasks import write_split, write_yaml
+from support.tasks import write_split, write_two_tasks, write_yaml
+from support.training import GRPO, log_of, small_world, values
 
+FIELDS: dict[str, Any] = {
+    **GRPO,
+    "max_steps": 2,
+    "user_rewards": {"support.training:alternating": 1.0},  # so that every group trains
+}
 NAME = "ü 日本 '"
 RESULTS = ["results/jüdge", "results/İstanbul '"]
 DRAWS = ["--resamples", "100"]
@@ -111,6 +121,16 @@ def run(words: Sequence[str], name: str, place: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")[-3000:]
 
 
+def steady(log: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of a training's log without times."""
+    times = ("time", "step_time", "train_runtime")
+    return {
+        key: value
+        for key, value in log.items()
+        if key not in times and not key.endswith("per_second")
+    }
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Files by their path, without the place of the folder."""
     here = str(folder).encode()
@@ -167,3 +187,40 @@ def test_commands_give_the_same_bytes_in_every_environment(
     expected, found = contents(place / "usual"), contents(folder)
     assert found.keys() == expected.keys()
     assert [path for path in expected if found[path] != expected[path]] == []
+
+
+EVALUATE = ["eval", "--tasks", "their_points,their_pairs", "--include_path", "tasks ü '"]
+EVALUATE += ["--data-root", "tasks ü '/data", "--output-path", "évaluation"]
+EVALUATE += ["--model_args", "pretrained=trained/judge", "--gen_kwargs", "max_new_tokens=6"]
+
+
+@pytest.mark.slow
+def test_a_judge_learns_and_answers_the_same_in_another_environment(
+    place: Path, tmp_path: Path, random_judge: Path, base: Path
+) -> None:
+    world = small_world(base)
+
+    def learn_and_answer(name: str, folder: Path) -> dict[str, Any]:
+        (folder / "tasks ü '").mkdir(parents=True)
+        write_two_tasks(folder / "tasks ü '")
+        shutil.copytree(random_judge, folder / "jüdge")
+        shutil.copytree(world, folder / "wörld")
+        fields = values(Path("wörld"), Path("trained"), Path("jüdge"), "red", **FIELDS)
+        (folder / "récipe.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
+        mtrl_judge = python_module("mtrl_judge")
+        run([*mtrl_judge, "train", "grpo", "--recipe", "récipe.yaml"], name, place, folder)
+        run([*mtrl_judge, *EVALUATE], name, place, folder)
+        made = contents(folder)
+        samples = {path.split("_samples_")[1]: made[path] for path in made if "_samples_" in path}
+        return {
+            "weights": made["trained/judge/model.safetensors"],
+            "log": [steady(log) for log in log_of(folder / "trained")],
+            "samples": samples,
+        }
+
+    with ThreadPoolExecutor() as pool:
+        folders = (tmp_path / "usual", tmp_path / NAME)
+        usual, other = pool.map(learn_and_answer, ("usual", "ASCII"), folders)
+    assert len(usual["samples"]) == 2
+    assert usual["log"][0]["grad_norm"] > 0
+    assert [key for key in usual if usual[key] != other[key]] == []
