@@ -61,5 +61,6 @@ def test_a_demo_that_another_parser_has_read_is_not_continued(tmp_path: Path) ->
     rows = {"mtrl_judge_seetrue": [sample(0, "Yes", "Yes")]}
     about = {"mtrl_judge_seetrue": {"parser": PARSER_VERSION - 1}}
     write_results(tmp_path / "seed-5" / "before", rows, about=about)
-    with pytest.raises(JudgeError, match=rf"by version {PARSER_VERSION - 1} of the parser; .* Remove"):
+    message = rf"was read by version {PARSER_VERSION - 1} of the parser; .* Remove"
+    with pytest.raises(JudgeError, match=message):
         run_demo(tmp_path, seed=5)
