@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.exits import exit_of_host
+from mtrl_judge.judge_tasks.facts import check_facts
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.raw_split import Repeats
 from mtrl_judge.judge_tasks.request_failures import (
@@ -24,10 +25,10 @@ from mtrl_judge.judge_tasks.request_failures import (
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, read_confidence
-from mtrl_judge.metrics.calibration import stated_calibration_error
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, read_confidence, read_reasoning
+from mtrl_judge.metrics.calibration import known_probabilities, stated_calibration_error
 from mtrl_judge.metrics.rates import higher_is_better
-from mtrl_judge.metrics.records import FailureKind, Record
+from mtrl_judge.metrics.records import FactCounts, FailureKind, Record
 
 from .logprob import calibration_rows, load_calibration, parse_answer
 from .perturbations import Perturbation, active_perturbation
@@ -294,9 +295,10 @@ class JudgeHooks:
             group=row.group,
             failure=failure and failure.kind,
         )
-        probabilities = {}
+        probabilities: dict[str, Any] = {}
         if evaluation_scoring() == "logprob" and failure is None:
             probabilities = parse_answer(text, self.perturbation.original_verdicts)
+        record = record._replace(**self._seen(row, text, probabilities.get("probabilities")))
         return {
             "item_id": row.item_id,
             "pair_id": row.pair_id,
@@ -312,6 +314,7 @@ class JudgeHooks:
             "well_formed": record.well_formed,
             "correct": None if record.failed else scored.correct,
             **self._stated(text, scored.correct, record.failed),
+            **({"facts": record.facts._asdict()} if record.facts else {}),
             "text": text,
             **probabilities,
             **dict.fromkeys(self.metrics),
@@ -324,6 +327,18 @@ class JudgeHooks:
             return {}
         confidence = read_confidence(text)
         return {"confidence": confidence, STATED_ECE: (confidence, None if failed else correct)}
+
+    def _seen(
+        self, row: JudgeRow, text: str, probabilities: Mapping[str, float] | None
+    ) -> dict[str, Any]:
+        """What tells how well the judge saw the row: fields of its record."""
+        facts = None
+        if row.facts and evaluation_style(self.task) != "direct":
+            facts = check_facts(read_reasoning(text), row.facts).counts
+        return {
+            "facts": facts,
+            "probabilities": known_probabilities(probabilities, row.verdicts),
+        }
 
     def _reported_by(self, row: JudgeRow) -> dict[str, Any]:
         """The group and the ratings of a row, for tasks whose YAML names such columns."""
@@ -345,11 +360,14 @@ def _to_item(record: Record, failure: RequestFailure | None) -> tuple[Any, ...]:
     """A record as the samples file holds it, without what most rows do not have."""
     if failure is not None:
         return (*record, failure.message)
-    return tuple(record) if record.pair_id or record.group else record[:3]
+    last = max(n for n, value in enumerate(record) if n < 3 or value)
+    return tuple(record[: last + 1])
 
 
 def _from_item(item: Sequence[Any]) -> tuple[Record, RequestFailure | None]:
     record = Record(*item[: len(Record._fields)])
+    if record.facts is not None:  # a list, where it comes from another process
+        record = record._replace(facts=FactCounts(*record.facts))
     return record, record.failure and RequestFailure(record.failure, item[-1])
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import DataError, shortened
 from mtrl_judge.common.files import read_json_lines
+from mtrl_judge.metrics.records import FactCounts
 
 from .answer_text import fold, window
 
@@ -68,6 +69,13 @@ class FactCheck(NamedTuple):
     """The facts that something said instead contradicts, whether they count or not."""
     total: int
     """The number of facts that count; 0 where the item has none."""
+    contradictable: int
+    """The number of facts that something could be said against, whether they count or not."""
+
+    @property
+    def counts(self) -> FactCounts:
+        """For a :class:`~mtrl_judge.metrics.records.Record`."""
+        return FactCounts(len(self.stated), len(self.contradicted), self.total, self.contradictable)
 
     @property
     def rate(self) -> float | None:
@@ -85,12 +93,12 @@ def check_facts(reasoning: str, facts: Sequence[Fact]) -> FactCheck:
 
     >>> facts = [Fact("house", ("car", "tree")), Fact("two pigs"), Fact("sky")]
     >>> check_facts("There is no car, but a *House* and a sky-blue\\nbird.", facts)
-    FactCheck(stated=('house', 'sky'), contradicted=(), total=3)
+    FactCheck(stated=('house', 'sky'), contradicted=(), total=3, contradictable=1)
     >>> check_facts("A house or a car.", facts)
-    FactCheck(stated=(), contradicted=('house',), total=3)
+    FactCheck(stated=(), contradicted=('house',), total=3, contradictable=1)
     """
     if not facts:
-        return FactCheck((), (), 0)
+        return FactCheck((), (), 0, 0)
     phrases = {phrase for fact in facts for phrase in (fact.phrase, *fact.instead)}
     found = mentioned(reasoning, phrases)
     wrong = [fact for fact in facts if any(phrase in found for phrase in fact.instead)]
@@ -99,6 +107,7 @@ def check_facts(reasoning: str, facts: Sequence[Fact]) -> FactCheck:
         tuple(fact.phrase for fact in counting if fact.phrase in found and fact not in wrong),
         tuple(fact.phrase for fact in wrong),
         len(counting),
+        sum(bool(fact.instead) for fact in facts),
     )
 
 

@@ -32,6 +32,7 @@ from mtrl_judge.metrics.significance import detectable_difference, holm, randomi
 
 from .group_scores import with_groups
 from .human_scores import with_human
+from .perception_scores import with_perception
 from .runs import TaskResult
 from .scores import Score, TaskScores, minus
 
@@ -94,7 +95,7 @@ def score_results(
     Args:
         results: by task and judge.
         rates: by default all that a task has: those of its kind, precision, recall and F1 of each
-            verdict, those by group, and the agreement with people's ratings.
+            verdict, those by group, the agreement with people's ratings, and how well it sees.
     """
     scores = {
         task: {
@@ -133,6 +134,8 @@ def score_results(
         scored = with_groups(scored, results, resamples=resamples, seed=seed)
     if rates is None or not set(HUMAN_RATES).isdisjoint(rates):
         scored = with_human(scored, results, resamples=resamples, seed=seed)
+    if rates is None:
+        scored = with_perception(scored, results, resamples=resamples, seed=seed)
     return scored
 
 

@@ -20,8 +20,9 @@ from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.request_failures import request_failure
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.metrics.bootstrap import Estimate
+from mtrl_judge.metrics.calibration import known_probabilities
 from mtrl_judge.metrics.human import HumanRating, judge_score
-from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.records import FactCounts, Record
 
 from .file import read_entries
 from .model_args import arguments_of, without_secrets
@@ -262,6 +263,8 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         swapped=row["order"] == "BA",
         group=None if row.get("group") is None else str(row["group"]),
         failure=failure and failure.kind,
+        facts=_fact_counts(where, row.get("facts")),
+        probabilities=known_probabilities(row.get("probabilities"), result.verdicts),
     )
     sample = Sample(
         str(row["item_id"]),
@@ -287,6 +290,21 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
             f"expected {{rating, group, rank}} and a number for each verdict ({error})"
         ) from None
     return sample._replace(human=human, score=score)
+
+
+def _fact_counts(where: str, facts: object) -> FactCounts | None:
+    if facts is None:
+        return None
+    try:
+        counts = FactCounts(**facts)  # type: ignore[arg-type]
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise ValueError("a count is none")
+    except (TypeError, ValueError) as error:
+        names = ", ".join(FactCounts._fields)
+        raise DataError(
+            f"{where}: facts is {facts!r}; expected the counts {names} ({error})"
+        ) from None
+    return counts
 
 
 def _failed(text: str) -> bool:

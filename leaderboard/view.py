@@ -10,9 +10,11 @@ from dataclasses import asdict
 from math import ceil
 from typing import Any, NamedTuple
 
-from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS
+from mtrl_judge.judge_tasks.verdicts import read_reasoning
+from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS, Estimate
 from mtrl_judge.metrics.groups import GROUP_MEANS
 from mtrl_judge.metrics.human import HUMAN_RATES, HUMAN_RESAMPLES
+from mtrl_judge.metrics.perception import NGRAM, PERCEPTION_RATES, distinct_ngrams
 from mtrl_judge.metrics.rates import ANSWERED_RATES
 
 from .analyses import Confidence, analyses, confidences
@@ -84,7 +86,7 @@ def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
         means,
         pair_table(board),
         disagreement_table(board),
-        (class_table(board), *groups_and_people(board), planned, *analyses(board, known)),
+        (class_table(board), *detail_tables(board), planned, *analyses(board, known)),
         known,
     )
 
@@ -282,7 +284,7 @@ def power_table(board: Leaderboard) -> Table:
 
 
 def class_table(board: Leaderboard) -> Table:
-    """Precision, recall and F1 of each verdict."""
+    """Precision, recall and F1 of each verdict, and how often it is given."""
     rows = []
     for task in board.tasks:
         for run in board.runs:
@@ -295,18 +297,22 @@ def class_table(board: Leaderboard) -> Table:
                     "verdict": Cell(verdict, "name"),
                     **{
                         metric: Cell(task.estimate(run.name, f"{metric}_{verdict}"), "rate")
-                        for metric in ("precision", "recall", "f1")
+                        for metric in ("precision", "recall", "f1", "share")
                     },
                     "n": Cell(rows_of_verdict, "count"),
                 }
                 rows.append(Row(run.name, cells, group=task.name))
-    note = f"A verdict with fewer than {MIN_ROWS_OF_CLASS} labeled rows has no interval."
+    note = (
+        f"A verdict with fewer than {MIN_ROWS_OF_CLASS} labeled rows has no interval. share: of "
+        "all labeled rows, those with this verdict; n: those with this label."
+    )
     return Table("Verdicts", "judge", rows, note, group="task")
 
 
-def groups_and_people(board: Leaderboard) -> list[Table]:
-    """Rates by group, and agreement with people's ratings; those that have rows."""
-    return [table for table in (group_table(board), human_table(board)) if table.rows]
+def detail_tables(board: Leaderboard) -> list[Table]:
+    """Rates by group, how well judges see, and agreement with people; those that have rows."""
+    tables = (group_table(board), perception_table(board), human_table(board))
+    return [table for table in tables if table.rows]
 
 
 def group_table(board: Leaderboard) -> Table:
@@ -343,6 +349,39 @@ def group_table(board: Leaderboard) -> Table:
         "only overall. Macro-F1 needs a labeled row of every verdict in a group."
     )
     return Table("Groups", "judge", rows, " ".join([note, *without]), group="task")
+
+
+def perception_table(board: Leaderboard) -> Table:
+    """What a judge's reasoning says about what items show, and how its probabilities rank them."""
+    rows = []
+    for task in board.tasks:
+        for run in board.runs:
+            result = run.tasks.get(task.name)
+            rates = {rate: task.estimate(run.name, rate) for rate in PERCEPTION_RATES}
+            if result is None or all(rate.value is None for rate in rates.values()):
+                continue
+            distinct = distinct_ngrams(read_reasoning(sample.text) for sample in result.samples)
+            counts = [record.facts for record in result.records if record.facts is not None]
+            cells = {
+                **{_PERCEPTION_TITLES[name]: Cell(rate, "rate") for name, rate in rates.items()},
+                f"distinct {NGRAM}-grams": Cell(Estimate(distinct), "rate"),
+                "facts": Cell(sum(count.total for count in counts) if counts else None, "count"),
+            }
+            rows.append(Row(run.name, cells, group=task.name))
+    note = (
+        "facts stated: of the facts about the items, those that the reasoning states; facts that "
+        "the question mentions do not count. right on wrong facts: of the right verdicts, those "
+        "whose reasoning says something untrue. AUC: how well the probabilities of verdicts, given "
+        "the reasoning, separate the labels, wherever the threshold lies."
+    )
+    return Table("What judges see", "judge", rows, note, group="task")
+
+
+_PERCEPTION_TITLES: Mapping[str, str] = {
+    "facts_rate": "facts stated",
+    "right_on_wrong_facts": "right on wrong facts",
+    "roc_auc": "AUC",
+}
 
 
 def human_table(board: Leaderboard) -> Table:

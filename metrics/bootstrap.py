@@ -122,7 +122,7 @@ def panel_of(
         pairs = _pair_numbers([judges[0][row] for row in rows]) if paired else repeat(None)
         numbered = list(zip(rows, pairs, strict=False))
         for judge, records in enumerate(judges):
-            cluster_records = tuple(records[row]._replace(pair_id=pair) for row, pair in numbered)
+            cluster_records = tuple(_counted(records[row], pair) for row, pair in numbered)
             if cluster_records not in known:
                 known[cluster_records] = tally(cluster_records, classes, paired).flat()
             flat_K_M_F[index, judge] = known[cluster_records]
@@ -130,6 +130,11 @@ def panel_of(
     names = list(rows_of)
     kept = [names[index] for index in counted_K]
     return Panel(name, kept, Tally.of(flat_K_M_F[counted_K], len(classes)), fixed_labels)
+
+
+def _counted(record: Record, pair: str | None) -> Record:
+    """What of a record is counted, so that equal clusters have equal records."""
+    return record._replace(pair_id=pair, facts=None, probabilities=None)
 
 
 def _pair_numbers(records: Sequence[Record]) -> list[str | None]:

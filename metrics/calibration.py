@@ -253,6 +253,17 @@ def checked_probabilities(
     return values
 
 
+def known_probabilities(
+    probabilities: Mapping[str, float] | None, classes: Sequence[str]
+) -> tuple[float, ...] | None:
+    """The probabilities of one row in the order of the classes; None where there are none, or what
+    :func:`checked_probabilities` refuses."""
+    try:
+        return (probabilities and tuple(checked_probabilities(probabilities, classes, 0))) or None
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
 def _top(predicted: Predictions) -> tuple[Rates, Rates]:
     """Confidence, and whether the most likely verdict is correct; a fraction if it is tied."""
     if not len(predicted.labels_N):

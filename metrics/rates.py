@@ -115,6 +115,11 @@ def null_rate(counts_X_C_C1: Counts) -> Rates:
     return _ratio(counts_X_C_C1[..., -1].sum(axis=-1), _total(counts_X_C_C1))
 
 
+def verdict_share(counts_X_C_C1: Counts, verdict: int) -> Rates:
+    """Share of records with this verdict; those without one count, too."""
+    return _ratio(counts_X_C_C1[..., verdict].sum(axis=-1), _total(counts_X_C_C1))
+
+
 def cohen_kappa(counts_X_C_C1: Counts) -> Rates:
     """Cohen's κ with "no verdict" as one more category; nan where chance agreement is total."""
     agreed_X, by_chance_X, _, _ = _agreement(counts_X_C_C1)
@@ -189,6 +194,7 @@ ANSWERED_RATES = ("macro_f1_answered", "accuracy_answered")
 PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
 # A first-slot rate of 0.5 is best; the majority-class baseline is a property of the data.
 _DIRECTIONS: Mapping[str, bool | None] = {
+    "right_on_wrong_facts": False,
     "null_rate": False,
     "flip_rate": False,
     "first_slot_rate": None,
@@ -197,7 +203,7 @@ _DIRECTIONS: Mapping[str, bool | None] = {
 
 
 def class_rates(classes: Sequence[str]) -> dict[str, Rate]:
-    """`precision_V`, `recall_V` and `f1_V` of each verdict V."""
+    """`precision_V`, `recall_V`, `f1_V` and `share_V` of each verdict V."""
 
     def rate(metric: str, index: int) -> Rate:
         def of(tally: Tally) -> Rates:
@@ -207,16 +213,19 @@ def class_rates(classes: Sequence[str]) -> dict[str, Rate]:
 
         return of
 
+    def share(index: int) -> Rate:
+        return lambda tally: verdict_share(tally.confusion_X_C_C1, index)
+
     return {
-        f"{metric}_{name}": rate(metric, index)
+        f"{metric}_{name}": share(index) if metric == "share" else rate(metric, index)
         for index, name in enumerate(classes)
-        for metric in ClassScores._fields
+        for metric in (*ClassScores._fields, "share")
     }
 
 
 def higher_is_better(metric: str) -> bool | None:
     """Whether more of a metric is better; None where neither more nor less is."""
-    return _DIRECTIONS.get(metric, True)
+    return None if metric.startswith("share_") else _DIRECTIONS.get(metric, True)
 
 
 def _total(counts_X_C_C1: Counts) -> Counts:

@@ -14,6 +14,17 @@ FailureKind: TypeAlias = Literal["failed", "refused"]
 State: TypeAlias = Literal["judged", "null", "failed", "refused"]
 
 
+class FactCounts(NamedTuple):
+    """What a judge's reasoning says about the facts of a row."""
+
+    stated: int
+    contradicted: int
+    total: int
+    """The facts that count."""
+    contradictable: int
+    """The facts that something could be said against."""
+
+
 class Record(NamedTuple):
     """One row; `label` None is unlabeled, `verdict` None is no verdict.
 
@@ -30,6 +41,10 @@ class Record(NamedTuple):
     failure: FailureKind | None = None
     """Why there is no answer: the request failed, so that nothing was judged and no rate counts the
     row, or a content filter refused it, which is no verdict."""
+    facts: FactCounts | None = None
+    """None for an item without facts, and where no reasoning was asked for."""
+    probabilities: tuple[float, ...] | None = None
+    """Of each of the task's verdicts in their order, where they are known."""
 
     @property
     def failed(self) -> bool:

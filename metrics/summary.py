@@ -10,7 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from .rates import PAIR_RATES, RATES, Counts, PairCount, Rates, class_scores, macro_f1
+from .perception import perception
+from .rates import (
+    PAIR_RATES,
+    RATES,
+    Counts,
+    PairCount,
+    Rates,
+    class_scores,
+    macro_f1,
+    verdict_share,
+)
 from .records import Record, complete_pairs, confusion, tally
 
 
@@ -40,7 +50,8 @@ def summarize(
     Returns:
         `n` labeled records, `n_unlabeled`, `n_failed`, `n_refused` (labeled or not, and counted as
         missing verdicts), then rates in [0, 1] (κ and Matthews in [-1, 1]);
-        `precision_V`, `recall_V`, `f1_V` and `n_V` for each verdict V. None where undefined.
+        `precision_V`, `recall_V`, `f1_V`, `share_V` and `n_V` for each verdict V; and the rates of
+        :data:`~.perception.PERCEPTION_RATES`. None where undefined.
     """
     pairs = [name for name in rates if name in PAIR_RATES]
     failures = Counter(record.failure for record in records)
@@ -60,6 +71,7 @@ def summarize(
         if name == "macro_f1":
             labels = [record.label for record in records]
             table["majority_macro_f1"] = majority_macro_f1(labels, classes)
+    table |= perception(records, classes)
     table |= _by_class(counts.confusion_X_C_C1, classes)
     if pairs:
         table["n_pairs"] = len(complete_pairs(records))
@@ -75,6 +87,7 @@ def _by_class(counts_C_C1: Counts, classes: Sequence[str]) -> Mapping[str, float
         table[f"n_{name}"] = int(labeled_C[index])
         for metric, values_C in zip(("precision", "recall", "f1"), scores, strict=True):
             table[f"{metric}_{name}"] = float(values_C[index]) if labeled_C.sum() else None
+        table[f"share_{name}"] = _known(verdict_share(counts_C_C1, index))
     return table
 
 

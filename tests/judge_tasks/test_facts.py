@@ -73,8 +73,8 @@ def test_a_sentence_ends_a_phrase_and_a_decimal_is_one_number() -> None:
 
 def test_naming_everything_states_nothing() -> None:
     facts = [Fact("house", ("car",)), Fact("sky"), Fact("tree", ("car",), in_question=True)]
-    assert check_facts("A house, a tree and the sky.", facts) == (("house", "sky"), (), 2)
-    assert check_facts("A house, a car, the sky.", facts) == (("sky",), ("house", "tree"), 2)
+    assert check_facts("A house, a tree and the sky.", facts) == (("house", "sky"), (), 2, 2)
+    assert check_facts("A house, a car, the sky.", facts) == (("sky",), ("house", "tree"), 2, 2)
     assert check_facts("", facts).rate == 0.0
     assert check_facts("A house.", []).rate is None
     copied = check_facts("A tree.", facts[2:])
