@@ -14,6 +14,7 @@ ZERO_WIDTH_SPACE = "\u200b"
 # The scorer reads these, so they stay in an answer even where a tokenizer calls them special, and
 # in a prompt, where they describe the form of the answer.
 JUDGE_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+OPEN_THOUGHT, CLOSED_THOUGHT, OPEN_ANSWER, CLOSED_ANSWER = JUDGE_TAGS
 
 
 def markup_pattern(*markers: str, flags: int = 0) -> re.Pattern[str]:
@@ -57,3 +58,13 @@ def neutralize(text: str, markup: re.Pattern[str] = DATA_MARKUP) -> str:
     '1 < 2 and <b>bold</b>'
     """
     return markup.sub(rf"\g<0>{ZERO_WIDTH_SPACE}", text)
+
+
+def opened_answer(reasoning: str) -> str:
+    """Generated reasoning, closed where it was cut off, and the beginning of the answer.
+
+    >>> opened_answer("<think>A knife.</think>")
+    '<think>A knife.</think><answer>'
+    """
+    unclosed = OPEN_THOUGHT in reasoning and CLOSED_THOUGHT not in reasoning
+    return f"{reasoning}{CLOSED_THOUGHT if unclosed else ''}{OPEN_ANSWER}"

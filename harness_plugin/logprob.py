@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
-from mtrl_judge.common.markup import ANSWER_TAGS, JUDGE_TAGS, neutralize
+from mtrl_judge.common.markup import (
+    ANSWER_TAGS,
+    CLOSED_ANSWER,
+    CLOSED_THOUGHT,
+    OPEN_ANSWER,
+    OPEN_THOUGHT,
+    neutralize,
+    opened_answer,
+)
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.request_failures import request_failure
 from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -51,7 +59,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_ITEMS = 256  # enough to fit so few parameters
 MIN_CALIBRATION_ROWS = 50
-OPEN_THOUGHT, CLOSED_THOUGHT, OPEN_ANSWER, CLOSED_ANSWER = JUDGE_TAGS
 
 
 class Judgment(NamedTuple):
@@ -337,7 +344,9 @@ class LogprobScorer:
                 indices=[batch.indices[row] for row in kept],
                 prompts=[batch.prompts[row] for row in kept],
             )
-            begun = self._judge.continued(begun, [_opened(reasoning_B[row].text) for row in kept])
+            begun = self._judge.continued(
+                begun, [opened_answer(reasoning_B[row].text) for row in kept]
+            )
             scored = self._scored(begun, verdicts, CLOSED_ANSWER)
             logps_B_V[kept], upper_bounds_B_V[kept] = scored.logps_B_V, scored.upper_bounds_B_V
             for row, failure in zip(kept, scored.failures_B, strict=True):
@@ -353,12 +362,6 @@ class LogprobScorer:
             bounds_B_V = found.upper_bounds_B_V.numpy()
         failures_B = found.failures_B or [None] * len(logps_B_V)
         return Scored(logps_B_V, bounds_B_V, found.input_tokens_B, None, failures_B)
-
-
-def _opened(reasoning: str) -> str:
-    """Generated reasoning, closed where it was cut off, and the beginning of the answer."""
-    unclosed = OPEN_THOUGHT in reasoning and CLOSED_THOUGHT not in reasoning
-    return f"{reasoning}{CLOSED_THOUGHT if unclosed else ''}{OPEN_ANSWER}"
 
 
 def _without_tags(reasoning: str) -> str:

@@ -266,6 +266,21 @@ def read_facts(file: Path) -> dict[str, tuple[Fact, ...]]:
     return facts
 
 
+def fact_counts(value: object, where: str) -> FactCounts | None:
+    """The field ``facts`` of a sample; None where it has none.
+
+    Raises:
+        DataError: it is something else than the counts.
+    """
+    if value is None:
+        return None
+    names = FactCounts._fields
+    counts = [value.get(name) for name in names] if isinstance(value, Mapping) else [None]
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise _fault(where, value, f"facts with the counts {', '.join(names)}")
+    return FactCounts(*counts)
+
+
 def from_cells(cells: Iterable[Mapping[str, Any]]) -> tuple[Fact, ...]:
     """The facts in the column ``facts`` of a row; :func:`to_cells` is the way there."""
     return tuple(Fact(c["phrase"], tuple(c["instead"]), c["in_question"]) for c in cells)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from mtrl_judge.common.errors import DataError, did_you_mean
 from mtrl_judge.common.files import json_text, read_json_lines, write_text
 from mtrl_judge.common.printable import printable_line
-from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.calibration import known_probabilities
+from mtrl_judge.metrics.records import FactCounts, Record
 
+from .facts import fact_counts
 from .loading import find_task
 from .request_failures import request_failure
 from .scoring import Score, score
@@ -34,6 +36,9 @@ class SavedOutput(NamedTuple):
     pair_id: str | None
     swapped: bool
     group: str | None
+    facts: FactCounts | None
+    """What was counted when the output was judged; the facts themselves are not in the file."""
+    probabilities: tuple[float, ...] | None
 
 
 class Example(NamedTuple):
@@ -101,6 +106,8 @@ def _record(output: SavedOutput, scored: Score) -> Record:
         swapped=output.swapped,
         group=output.group,
         failure=failure and failure.kind,
+        facts=output.facts,
+        probabilities=output.probabilities,
     )
 
 
@@ -173,4 +180,6 @@ def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
         pair_id=None if pair_id is None else str(pair_id),
         swapped=row.get("order") == "BA" or row.get("swapped") is True,
         group=None if row.get("group") is None else str(row["group"]),
+        facts=fact_counts(row.get("facts"), where),
+        probabilities=known_probabilities(row.get("probabilities"), task.judge.verdicts),
     )

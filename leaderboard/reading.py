@@ -16,13 +16,14 @@ from typing import Any
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import read_json, read_json_lines
+from mtrl_judge.judge_tasks.facts import fact_counts
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.request_failures import request_failure
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.calibration import known_probabilities
 from mtrl_judge.metrics.human import HumanRating, judge_score
-from mtrl_judge.metrics.records import FactCounts, Record
+from mtrl_judge.metrics.records import Record
 
 from .file import read_entries
 from .model_args import arguments_of, without_secrets
@@ -263,7 +264,7 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         swapped=row["order"] == "BA",
         group=None if row.get("group") is None else str(row["group"]),
         failure=failure and failure.kind,
-        facts=_fact_counts(where, row.get("facts")),
+        facts=fact_counts(row.get("facts"), where),
         probabilities=known_probabilities(row.get("probabilities"), result.verdicts),
     )
     sample = Sample(
@@ -290,21 +291,6 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
             f"expected {{rating, group, rank}} and a number for each verdict ({error})"
         ) from None
     return sample._replace(human=human, score=score)
-
-
-def _fact_counts(where: str, facts: object) -> FactCounts | None:
-    if facts is None:
-        return None
-    try:
-        counts = FactCounts(**facts)  # type: ignore[arg-type]
-        if any(type(count) is not int or count < 0 for count in counts):
-            raise ValueError("a count is none")
-    except (TypeError, ValueError) as error:
-        names = ", ".join(FactCounts._fields)
-        raise DataError(
-            f"{where}: facts is {facts!r}; expected the counts {names} ({error})"
-        ) from None
-    return counts
 
 
 def _failed(text: str) -> bool:

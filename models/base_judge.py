@@ -262,11 +262,13 @@ class TokenizingJudge(BaseJudge):
 
     def continued(self, batch: Batch, texts: Sequence[str]) -> Batch:
         """The prompts of a batch, each continued by the beginning of an answer."""
-        prompts = [
-            replace(prompt, text=prompt.text + neutralize(text, self._markup))
-            for prompt, text in zip(batch.prompts, texts, strict=True)
-        ]
+        prompts = [*map(self.continued_prompt, batch.prompts, texts)]
         return Batch(batch.indices, prompts, self.inputs(prompts))
+
+    def continued_prompt(self, prompt: Prompt, text: str) -> Prompt:
+        """A prompt continued by the beginning of an answer."""
+        length = prompt.length + len(text) / CHARACTERS_PER_TOKEN
+        return replace(prompt, text=prompt.text + neutralize(text, self._markup), length=length)
 
     def end_ids(self, end: str | None) -> list[int]:
         """The tokens with which `end` may begin; of None, the end tokens."""

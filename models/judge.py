@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
+from mtrl_judge.common.markup import CLOSED_ANSWER, OPEN_ANSWER, opened_answer
+from mtrl_judge.judge_tasks.prompts import render_messages
+
 from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps
 from .image_dedup import deduplicate_images
 from .verdict_logps import verdict_logps, verdict_tokens
@@ -74,6 +77,40 @@ class Judge(TokenizingJudge):
                 max_new_tokens=max_new_tokens,
                 keep_pairs=keep_pairs,
             )
+
+    def verdict_probabilities(
+        self, rows: Sequence[JudgeRow], texts: Sequence[str], style: Style, *, batch_size: int
+    ) -> list[tuple[float, ...]]:
+        """The probability of each of a row's verdicts after the reasoning of its answer.
+
+        One forward pass over prompt and reasoning; nothing is generated. In the direct style there
+        is no reasoning, and the verdict comes after the prompt. The probabilities of a row are
+        among its verdicts: they add up to 1.
+
+        Args:
+            rows: with their images; their verdicts may differ.
+            texts: the rows' answers, as :meth:`judge` returns them.
+
+        Raises:
+            JudgeError: as :meth:`BaseJudge.verdict_logps`.
+        """
+        reasoned = style != "direct"
+        verdicts = list(dict.fromkeys(verdict for row in rows for verdict in row.verdicts))
+        prompts = (
+            self.continued_prompt(
+                self.prompt(render_messages(row, style), row.images),
+                opened_answer(text.split(OPEN_ANSWER, 1)[0]) if reasoned else "",
+            )
+            for row, text in zip(rows, texts, strict=True)
+        )
+        found: dict[int, tuple[float, ...]] = {}
+        with _evaluation_mode(self.model), torch.no_grad():
+            for batch in self.batches(prompts, batch_size):
+                scored = self.verdict_logps(batch, verdicts, CLOSED_ANSWER if reasoned else None)
+                for index, logps_V in zip(batch.indices, scored.logps_B_V, strict=True):
+                    own = [verdicts.index(verdict) for verdict in rows[index].verdicts]
+                    found[index] = tuple(logps_V[own].double().softmax(dim=0).tolist())
+        return [found[index] for index in range(len(rows))]
 
     def inputs(self, prompts: Sequence[Prompt]) -> Mapping[str, torch.Tensor]:
         """The model's inputs for B prompts, padded on the left to T tokens; on the CPU.

@@ -1,4 +1,5 @@
-"""A run's ``log.jsonl`` as a plot: the score in validation and the reward in training, by task."""
+"""A run's ``log.jsonl`` as a plot, by task: the score in validation, what the verdicts rest on, and
+the reward in training."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ Points = list[tuple[int, float]]
 def learning_curve(log: Path, out: Path) -> None:
     """Plot each task's validation score and reward, and their means, over steps.
 
-    The reward is a running mean over a fifth of the steps. The log of an SFT run has no rewards;
+    Between them, on the same steps, are the share of the most frequent verdict and, for tasks with
+    facts, that of the facts stated: a score that rises while the facts fall is no better judge. The
+    reward is a running mean over a fifth of the steps. The log of an SFT run has no rewards;
     the loss is plotted instead.
 
     Args:
@@ -48,6 +51,8 @@ def learning_curve(log: Path, out: Path) -> None:
     title = f"{figure} in training" + (f" (mean over {window} steps)" if window > 1 else "")
     panels = [
         (f"{metric_name(headline)} in validation", validation, 1),
+        ("share of the most frequent verdict in validation", verdict_shares(lines), 1),
+        ("share of the facts stated in validation", series(lines, "eval_", "/facts_rate"), 1),
         (title, {name: smoothed(points, window) for name, points in training.items()}, window),
     ]
     panels = [panel for panel in panels if panel[1]]
@@ -57,7 +62,7 @@ def learning_curve(log: Path, out: Path) -> None:
 
 
 def series(
-    lines: Sequence[Mapping[str, Any]], prefix: str, suffix: str, *, mean: str
+    lines: Sequence[Mapping[str, Any]], prefix: str, suffix: str, *, mean: str | None = None
 ) -> dict[str, Points]:
     """The points of each figure named ``prefix``task``suffix``, by short name, and of ``mean``.
 
@@ -73,6 +78,23 @@ def series(
             task = name.removeprefix(prefix).removesuffix(suffix).removeprefix("mtrl_judge_")
             points.setdefault(MEAN if name == mean else task, []).append((line["step"], value))
     return {name: points[name] for name in sorted(points, key=lambda name: (name == MEAN, name))}
+
+
+def verdict_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """The share of each task's most frequent verdict, by short name.
+
+    >>> verdict_shares([{"step": 3, "eval_a/share_Yes": 0.25, "eval_a/share_No": 0.7}])
+    {'a': [(3, 0.7)]}
+    """
+    largest = []
+    for line in lines:
+        shares: dict[str, float] = {}
+        for name, value in line.items():
+            task, found, _ = name.partition("/share_")
+            if found and name.startswith("eval_") and value is not None:
+                shares[task] = max(value, shares.get(task, 0.0))
+        largest.append({"step": line.get("step"), **{f"{t}/share": v for t, v in shares.items()}})
+    return series(largest, "eval_", "/share")
 
 
 def smoothed(points: Points, window: int) -> Points:

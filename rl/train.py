@@ -202,6 +202,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     from mtrl_judge.models.pixels import fit_grid
 
     from .callbacks import JsonLog, Patience, Progress
+    from .collapse import CollapseWarning
     from .grpo_trainer import JudgeGRPOTrainer
     from .sft_trainer import JudgeSFTTrainer
     from .validation import Validation
@@ -214,6 +215,8 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     dataset = training_set(settings, loaded, fit if uses_vllm else None)
     validation = Validation.load(settings)
     callbacks = [JsonLog(Path(str(arguments.output_dir))), stop]
+    if validation is not None:
+        callbacks.append(CollapseWarning(validation.label_shares()))
     if judge.patience:
         callbacks.append(Patience(judge.patience))
     shared: dict[str, Any] = {

@@ -5,10 +5,13 @@ The scorer, the metrics and the answering are those of evaluation; only the host
 
 from __future__ import annotations
 
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from accelerate.utils import gather_object
@@ -16,12 +19,16 @@ from torch.distributed.fsdp import FSDPModule
 from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.judge_tasks.facts import check_facts
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
-from mtrl_judge.judge_tasks.verdicts import read_confidence
+from mtrl_judge.judge_tasks.verdicts import read_confidence, read_reasoning
 from mtrl_judge.metrics.calibration import stated_calibration_error
+from mtrl_judge.metrics.perception import PERCEPTION_RATES, distinct_ngrams
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.models.base_judge import WINDOW
 from mtrl_judge.models.judge import Judge, unwrap_adapters
@@ -43,6 +50,15 @@ NOISE = "noise"
 """The figure of a validation that its gain over the kept best has to exceed."""
 
 
+AUC_ITEMS = 64
+"""Items of a task for which the verdicts' probabilities are computed, in each process: for a small
+judge the pass takes as long as its answer."""
+logger = logging.getLogger(__name__)
+_Probabilities: TypeAlias = tuple[float, ...] | None
+_Answered: TypeAlias = tuple[list[str], Sequence[_Probabilities]]
+"""The texts of rows and, where they are known, the probabilities of their verdicts."""
+
+
 class Answer(NamedTuple):
     """What is known of the answer to one validation row."""
 
@@ -50,6 +66,12 @@ class Answer(NamedTuple):
     correct: float | None
     confidence: float | None
     """As stated in the answer."""
+    reasoning: str = ""
+
+
+@cache  # once per reason
+def _warn_without_probabilities(reason: str) -> None:
+    logger.warning("validation: no AUC: %s", reason)
 
 
 @dataclass(frozen=True)
@@ -94,18 +116,33 @@ class Validation:
         answered = [index[number] for number in share]
         rows = [JudgeRow.from_doc(self.rows[t][r]) for t, r in answered]
         answer = self._by_vllm if getattr(trainer, "use_vllm", False) else self._by_transformers
-        texts = answer(trainer, rows)
-        local = []
-        for row, text in zip(rows, texts, strict=True):
-            verdict, correct, _ = score(row, text)
-            record = Record(row.label, verdict.value, verdict.well_formed, row.pair_id, row.swapped)
-            local.append(Answer(record, correct, read_confidence(text)))
+        texts, probabilities = answer(trainer, rows)
+        local = [
+            self._answer(row, text, known)
+            for row, text, known in zip(rows, texts, probabilities, strict=True)
+        ]
         answers = dict(gather_object(list(zip(answered, local, strict=True))))
         return [[answers[t, r] for r in range(len(rows))] for t, rows in enumerate(self.rows)]
 
-    def _by_transformers(self, trainer: Any, rows: Sequence[JudgeRow]) -> list[str]:
+    def _answer(self, row: JudgeRow, text: str, probabilities: _Probabilities) -> Answer:
+        scored, reasoning, facts = score(row, text), read_reasoning(text), None
+        if row.facts and self.style != "direct":
+            facts = check_facts(reasoning, row.facts).counts
+        record = Record(
+            row.label,
+            scored.verdict.value,
+            scored.verdict.well_formed,
+            row.pair_id,
+            row.swapped,
+            facts=facts,
+            probabilities=probabilities,
+        )
+        return Answer(record, scored.correct, read_confidence(text), reasoning)
+
+    def _by_transformers(self, trainer: Any, rows: Sequence[JudgeRow]) -> _Answered:
         with ready_to_generate(trainer) as model:
-            return Judge(model, trainer.processing_class).judge(
+            judge = Judge(model, trainer.processing_class)
+            texts = judge.judge(
                 rows,
                 self.style,
                 batch_size=self.batch_size,
@@ -113,8 +150,38 @@ class Validation:
                 # Sharded models run in lockstep, so all processes have as many batches.
                 keep_pairs=trainer.args.world_size == 1,
             )
+            # Sharded models compute only as a whole, which this pass takes apart.
+            sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+            return texts, [None] * len(rows) if sharded else self._probabilities(judge, rows, texts)
 
-    def _by_vllm(self, trainer: Any, rows: Sequence[JudgeRow]) -> list[str]:
+    def _probabilities(
+        self, judge: Judge, rows: Sequence[JudgeRow], texts: Sequence[str]
+    ) -> list[_Probabilities]:
+        """Of the verdicts after the reasoning, for up to AUC_ITEMS items of each task."""
+        ids: defaultdict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            ids[row.task].add(row.item_id)
+        kept = {
+            task: set(sorted(of_task, key=lambda item: stable_hash("auc", item))[:AUC_ITEMS])
+            for task, of_task in ids.items()
+        }
+        chosen = [n for n, row in enumerate(rows) if row.item_id in kept[row.task]]
+        found: list[_Probabilities] = [None] * len(rows)
+        try:
+            known = judge.verdict_probabilities(
+                [rows[n] for n in chosen],
+                [texts[n] for n in chosen],
+                self.style,
+                batch_size=self.batch_size,
+            )
+        except JudgeError as error:
+            _warn_without_probabilities(str(error))
+            return found
+        for n, probabilities in zip(chosen, known, strict=True):
+            found[n] = probabilities
+        return found
+
+    def _by_vllm(self, trainer: Any, rows: Sequence[JudgeRow]) -> _Answered:
         """The answers of the engine that samples in training, with the weights of this step."""
         trainer.sync_sampler()
         judge = Judge(trainer.model, trainer.processing_class)
@@ -135,12 +202,22 @@ class Validation:
                 eos_ids=judge.eos_ids,
             )
             texts += map(judge.decode, completions)
-        return texts
+        return texts, [None] * len(rows)
+
+    def label_shares(self) -> dict[str, float]:
+        """The share of the most frequent label of each task."""
+        shares = {}
+        for task, rows in zip(self.tasks, self.rows, strict=True):
+            counts = Counter(rows.with_format(None)["label"][:])
+            shares[task.task] = max(counts.values()) / counts.total()
+        return shares
 
     def figures(self, answers: Sequence[Sequence[Answer]]) -> dict[str, float]:
-        """The headline metric and the null rate of each task, and the mean of the headline metrics.
+        """The figures of each task, and the mean of their headline metrics.
 
-        In the style ``confidence`` also the calibration error of stated confidences, and how many
+        A task's figures are its headline metric, the null rate, the share of each verdict, the
+        distinct n-grams of its reasoning, and the rates of
+        :data:`~mtrl_judge.metrics.perception.PERCEPTION_RATES` that it has. In the style ``confidence`` also the calibration error of stated confidences, and how many
         state one, of each task.
 
         Args:
@@ -153,6 +230,11 @@ class Validation:
             scores.append(float(summary[task.kind.headline] or 0.0))
             figures[f"{task.task}/{task.kind.headline}"] = scores[-1]
             figures[f"{task.task}/null_rate"] = float(summary["null_rate"] or 0.0)
+            summary["distinct_ngrams"] = distinct_ngrams(answer.reasoning for answer in of_task)
+            shares = (f"share_{verdict}" for verdict in task.judge.verdicts)
+            for name in (*shares, *PERCEPTION_RATES, "distinct_ngrams"):
+                if (value := summary[name]) is not None:
+                    figures[f"{task.task}/{name}"] = float(value)
             if self.style == "confidence":
                 known = [
                     (answer.confidence, answer.correct)
@@ -229,7 +311,11 @@ class JudgeTraining(WholeCheckpoints):
         assert self.validation is not None
         training, answers = self.model.training, self.validation.run(self)
         figures = self.validation.figures(answers)
-        self._records = [[answer.record for answer in of_task] for of_task in answers]
+        # Of the kept best, checkpoints hold what the score is computed from.
+        self._records = [
+            [answer.record._replace(facts=None, probabilities=None) for answer in of_task]
+            for of_task in answers
+        ]
         noise = self.kept_best.noise(self._records, self.validation.clusters)
         if noise is not None:
             figures[NOISE] = noise

@@ -22,6 +22,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.spec import Style
 from mtrl_judge.models.checkpoint import load_model, load_processor
 from mtrl_judge.models.judge import Judge, unwrap_adapters
 from mtrl_judge.models.verdict_logps import float32_logits
@@ -52,13 +53,17 @@ VERDICTS = (("Yes", "No"), ("1", "2", "tie"), ("a red circle", "no", "unsafe!"),
 
 
 def stock_logps(
-    judge: Judge, row: JudgeRow, verdicts: Sequence[str], reasoning: str | None = None
+    judge: Judge,
+    row: JudgeRow,
+    verdicts: Sequence[str],
+    reasoning: str | None = None,
+    style: Style = "direct",
 ) -> list[float]:
     """By stock transformers, with one forward pass for each verdict; also after reasoning."""
     tokenizer = judge.tokenizer
     tokens_V = [tokenizer(verdict)["input_ids"] for verdict in verdicts]
     ambiguous = any(a != b and b[: len(a)] == a for a in tokens_V for b in tokens_V)
-    begun = judge.prompt(render_messages(row, "direct"), row.images)
+    begun = judge.prompt(render_messages(row, style), row.images)
     end_ids = judge.eos_ids
     if reasoning is not None:
         begun = replace(begun, text=f"{begun.text}{reasoning}<answer>")
@@ -133,6 +138,24 @@ def test_logps_after_reasoning_equal_stock_forward_passes(
         for index, text in zip(batch.indices, reasoning, strict=True)
     ]
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+def test_probabilities_after_an_answers_own_reasoning(judge: Judge) -> None:
+    rows = [*ONE, *(replace(row, verdicts=("1", "2", "tie")) for row in TWO)]
+    thoughts = [f"<think>It is number {index}.</think>" for index in range(len(rows) - 1)]
+    texts = [f"{thought}<answer>No</answer>" for thought in thoughts]
+    thoughts.append("<think>cut off</think>")
+    texts.append("<think>cut off")
+    judge.model.train()
+    found = judge.verdict_probabilities(rows, texts, "reasoned", batch_size=3)
+    assert judge.model.training
+    judge.model.eval()
+    for judged, thought, probabilities in zip(rows, thoughts, found, strict=True):
+        logps = torch.tensor(stock_logps(judge, judged, judged.verdicts, thought, "reasoned"))
+        np.testing.assert_allclose(probabilities, logps.softmax(0), atol=1e-5)
+    direct = judge.verdict_probabilities(ONE, ["Yes"] * len(ONE), "direct", batch_size=8)
+    expected = torch.tensor([stock_logps(judge, one, ("Yes", "No")) for one in ONE]).softmax(1)
+    np.testing.assert_allclose(direct, expected, atol=1e-5)
 
 
 def test_one_forward_pass_and_few_logits(judge: Judge) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 from support.training import (
     GRPO,
     TASKS,
@@ -23,9 +23,12 @@ from support.training import (
     run,
     small_world,
     values,
+    write_world,
 )
 from transformers import AutoModelForImageTextToText
 
+from mtrl_judge.judge_tasks.facts import FACTS_FILE
+from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
@@ -73,7 +76,8 @@ def test_validation_is_judging_the_same_rows_by_hand(base: Path) -> None:
     processor = trainer.processing_class
     by_hand = {}
     for name, rows in zip(names, validation.rows, strict=True):
-        answers = []
+        answers, p_yes = [], []
+        yes_no = [processor.tokenizer(verdict)["input_ids"][0] for verdict in ("Yes", "No")]
         for doc in rows:
             row = JudgeRow.from_doc(doc)
             text = processor.apply_chat_template(
@@ -81,6 +85,9 @@ def test_validation_is_judging_the_same_rows_by_hand(base: Path) -> None:
             )
             inputs = processor(text=[text], images=list(row.images), return_tensors="pt")
             output = model.generate(**inputs, do_sample=False, max_new_tokens=4)[0]
+            with torch.no_grad():
+                logits = model(**inputs).logits[0, -1, yes_no]
+            p_yes.append(float(logits.softmax(dim=0)[0]))
             said = processor.tokenizer.decode(output[inputs["input_ids"].shape[1] :])
             said = said.replace("<|im_end|>", "")
             answers.append((row.label, score(row, said).verdict.value))
@@ -89,8 +96,31 @@ def test_validation_is_judging_the_same_rows_by_hand(base: Path) -> None:
         by_hand[name] = f1_score(labels, verdicts, average="macro")
         assert figures[f"{name}/macro_f1"] == pytest.approx(by_hand[name])
         assert figures[f"{name}/null_rate"] == 0
+        assert figures[f"{name}/share_Yes"] == verdicts.count("Yes") / len(verdicts)
+        assert figures[f"{name}/share_No"] == verdicts.count("No") / len(verdicts)
+        area = roc_auc_score([label == "Yes" for label in labels], p_yes)
+        assert figures[f"{name}/roc_auc"] == pytest.approx(area)
+        assert f"{name}/facts_rate" not in figures  # nothing says what its items show
     assert figures["macro_f1"] == pytest.approx(fmean(by_hand.values()))
     assert 0 < by_hand["guess"] < 1
+
+
+def test_facts_are_looked_for_in_reasoning(tmp_path: Path) -> None:
+    """The random judge never reasons, so none is stated; the direct style asks for no reasoning."""
+    world = write_world(tmp_path / "world")
+    loaded = load_rows(load_judge_task(world / "red.yaml"), "validation", world / "data")
+    items = loaded.rows.dataset.with_format(None)["item_id"][:]
+    lines = (json.dumps({"id": item, "facts": ["a color"]}) + "\n" for item in items)
+    (world / "data" / "red" / FACTS_FILE).write_text("".join(lines))
+    for style in ("reasoned", "direct"):
+        given = values(world, tmp_path / "out", random_judge(tmp_path), style=style)
+        settings = build_settings("grpo", {**GRPO, **given})
+        loaded_tasks = [load_rows(task, "train", settings.data_root) for task in settings.tasks]
+        trainer = build_trainer(settings, loaded_tasks, StopOnSignal())
+        figures = trainer.validation.figures(trainer.validation.run(trainer))
+        assert figures.get("red/facts_rate") == (0.0 if style == "reasoned" else None)
+        assert "warm/facts_rate" not in figures
+        assert trainer.validation.label_shares().keys() == {"red", "warm"}
 
 
 def test_the_chosen_rows_do_not_depend_on_the_order(base: Path, tmp_path: Path) -> None:
