@@ -86,7 +86,7 @@ def test_results_and_tables_have_the_facts(hooks: JudgeHooks, tmp_path: Path) ->
     assert row.cells["facts"].value == 5
     assert row.cells["distinct 4-grams"].value.value == 1.0
     # A leaderboard file keeps the rates, though not the facts of its rows.
-    write_entries(tmp_path / "board.json", entries_of(board), force=False)
+    write_entries(entries_of(board), tmp_path / "board.json", force=False)
     again = build_leaderboard(read_entries(tmp_path / "board.json"), resamples=200)
     (row,) = perception_table(again).rows
     assert row.cells["facts stated"].value.value == 2 / 5
