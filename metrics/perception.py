@@ -78,7 +78,7 @@ def _roc_auc(records: Sequence[Record], classes: Sequence[str], w_B_N: Any) -> _
     known_N = np.array([row.probabilities is not None and row.label is not None for row in records])
     if not known_N.any():
         return None
-    known = [record for record in records if record.probabilities and record.label is not None]
+    known = [record for record, is_known in zip(records, known_N, strict=True) if is_known]
     probabilities_N_C = np.array([record.probabilities for record in known])
     ones = range(1) if len(classes) == 2 else range(len(classes))
     areas, kinds = [], []

@@ -63,6 +63,7 @@ def reported(hooks: JudgeHooks, samples: Sequence[dict[str, Any]]) -> dict[str, 
     return {
         metric["metric"]: metric["aggregation"]([sample[metric["metric"]] for sample in samples])
         for metric in hooks.config()["metric_list"]
+        if metric["metric"] in samples[0]
     }
 
 

@@ -106,6 +106,8 @@ RECORDS = st.lists(
         pair_id=st.sampled_from([*"abcdef", None]),
         swapped=st.booleans(),
         failure=st.sampled_from([None, None, "failed", "refused"]),
+        facts=st.none(),
+        probabilities=st.none(),
     ),
     max_size=20,
     unique_by=lambda record: (record.pair_id, record.swapped),
