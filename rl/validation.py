@@ -217,8 +217,8 @@ class Validation:
 
         A task's figures are its headline metric, the null rate, the share of each verdict, the
         distinct n-grams of its reasoning, and the rates of
-        :data:`~mtrl_judge.metrics.perception.PERCEPTION_RATES` that it has. In the style ``confidence`` also the calibration error of stated confidences, and how many
-        state one, of each task.
+        :data:`~mtrl_judge.metrics.perception.PERCEPTION_RATES` that it has; in the style
+        ``confidence`` also the calibration error of stated confidences, and how many state one.
 
         Args:
             answers: by task and row.
