@@ -311,11 +311,7 @@ class JudgeTraining(WholeCheckpoints):
         assert self.validation is not None
         training, answers = self.model.training, self.validation.run(self)
         figures = self.validation.figures(answers)
-        # Of the kept best, checkpoints hold what the score is computed from.
-        self._records = [
-            [answer.record._replace(facts=None, probabilities=None) for answer in of_task]
-            for of_task in answers
-        ]
+        self._records = [[answer.record for answer in of_task] for of_task in answers]
         noise = self.kept_best.noise(self._records, self.validation.clusters)
         if noise is not None:
             figures[NOISE] = noise
