@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.exits import exit_of_host
 
 from .answer_keys import ModelIdentity, Questions
 from .answer_store import (
@@ -60,7 +61,7 @@ def with_kept_answers(model_class: Any, backend: str) -> Any:
         try:
             answers: list[Any] = self.kept_answers.generate_until(requests, super(kept, self))
         except JudgeError as error:  # lmms-eval would print a traceback and exit 0
-            raise SystemExit(str(error)) from None
+            raise exit_of_host(str(error)) from None
         return answers
 
     namespace = {

@@ -292,7 +292,7 @@ def _wrap_configuration() -> None:
             try:
                 settings = effective_generation(hook.owner.task, self.config.generation_kwargs)
             except JudgeError as error:  # lmms-eval would print a traceback and exit 0
-                raise SystemExit(str(error)) from None
+                raise exit_of_host(str(error)) from None
             config["metadata"]["judge"]["generation"] = settings
         return config
 

@@ -185,8 +185,9 @@ def test_a_repetition_names_what_has_changed(evaluations: Evaluations) -> None:
         columns = {"image": image_cells(6), "text": list(TEXTS), "label": [0] * 6}
         write_split(evaluations.root, POINTWISE_TASK, "test", columns)
         (evaluations.folder / f"{POINTWISE_TASK}.yaml").touch()
-        with pytest.raises(SystemExit, match=r"their_points: changed since then: rows"):
+        with pytest.raises(SystemExit, match=r"their_points: changed since then: rows") as end:
             evaluations.run("openai", model_args, [POINTWISE_TASK], reuse="1")
+        assert end.value.code == 2
         assert server.asked == []
 
 
