@@ -59,6 +59,7 @@ MISTAKES = {
     "data leaks none": UNKNOWN_TASK,
     "data leaks --data-root none": NO_ROOT,
     "data leaks --data-root empty": "no task has a training split in the data root",
+    "data facts none --from empty": UNKNOWN_TASK,
     "data push none --repo a/b": UNKNOWN_TASK,
     "data push mtrl_judge_seetrue --repo a --data-root empty": "--repo: found 'a'",
     "leaderboard show none": "none: no such file or folder",

@@ -235,9 +235,9 @@ def test_a_sample_replaces_only_what_a_sample_wrote(tmp_path: Path) -> None:
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     write_sample(root, sizes=TINY)
-    # A real dataset takes the place of the sample; one that the user put there has no card.
+    shutil.rmtree(root / real)  # a real dataset in its place
     replicas.seetrue(tmp_path / "raw", 24)
-    options = PrepareOptions(tmp_path / "raw", any_count=True, force=True)
+    options = PrepareOptions(tmp_path / "raw", any_count=True)
     list(prepare([find_task(real)], root, options, lambda *_: None))
     assert not (root / real / FACTS_FILE).exists()
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -299,5 +299,5 @@ def test_a_task_without_sample_data_is_left_out(
     monkeypatch.setattr(demo, "run_steps", stop)
     with pytest.raises(InterruptedError):
         demo.run_demo(tmp_path / "demo", seed=0)
-    assert sum("mtrl_judge_unsafebench" in command for command in commands) == 2
+    assert sum("mtrl_judge_unsafebench" in command for command in commands) == 3
     assert not any("mtrl_judge_new" in command for command in commands)

@@ -48,7 +48,8 @@ row |= dict(verdicts=list("12345"), pair_id=None, swapped=False, reasoning=None,
 sample = config["process_results"](row, ["<think>Good.</think><answer>4</answer>"])
 metrics = {}
 for metric in config["metric_list"]:
-    metrics[metric["metric"]] = metric["aggregation"]([sample[metric["metric"]]])
+    if metric["metric"] in sample:
+        metrics[metric["metric"]] = metric["aggregation"]([sample[metric["metric"]]])
 print(sample["correct"], next(iter(metrics)), metrics["accuracy"], "macro_f1" in metrics)
 """
 

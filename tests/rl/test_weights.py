@@ -17,7 +17,8 @@ from support.training import random_judge, run, small_world, values
 from transformers import AutoModelForImageTextToText
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.rl.validation import Validation
+from mtrl_judge.metrics.records import Record
+from mtrl_judge.rl.validation import Answer, Validation
 from mtrl_judge.rl.weights import BaseWeights, keep_layout, load_weights
 
 LORA = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["all-linear"]}
@@ -40,13 +41,19 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def scores(self: Validation, trainer: Any) -> dict[str, float]:
-    """In place of a validation: its figures by step."""
+def scores(self: Validation, trainer: Any) -> list[list[Answer]]:
+    """In place of a validation: answers whose score depends on the step alone."""
+    score = SCORES[trainer.state.global_step]
+    records = [[Record(label, label, True) for label in rows["label"]] for rows in self.rows]
+    return [[Answer(record, score, None) for record in of_task] for of_task in records]
+
+
+def figures(self: Validation, answers: list[list[Answer]]) -> dict[str, float]:
     names = (self.headline, "red/macro_f1", "red/null_rate")
-    return dict.fromkeys(names, SCORES[trainer.state.global_step])
+    return dict.fromkeys(names, answers[0][0].correct or 0.0)
 
 
-def scores_and_stop(self: Validation, trainer: Any) -> dict[str, float]:
+def scores_and_stop(self: Validation, trainer: Any) -> list[list[Answer]]:
     if trainer.state.global_step == STOP:
         os.kill(os.getpid(), signal.SIGTERM)
     return scores(self, trainer)
@@ -65,6 +72,7 @@ def test_best_and_resumed_weights_of_every_family(
     fields = {**adapters, "max_steps": LAST, "save_steps": 1}
     whole = tmp_path / "whole"
     monkeypatch.setattr(Validation, "run", scores)
+    monkeypatch.setattr(Validation, "figures", figures)
     judge = run("sft", values(small_world(base), whole, start, "red", **fields))
 
     best = weights_of(whole / f"checkpoint-{BEST}")
