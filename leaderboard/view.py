@@ -5,8 +5,8 @@ Each table is built once, whatever it is written as; see :mod:`.tables`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from mtrl_judge.judge_tasks.verdicts import read_reasoning
 from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS, Estimate
 from mtrl_judge.metrics.groups import GROUP_MEANS
 from mtrl_judge.metrics.human import HUMAN_RATES, HUMAN_RESAMPLES
-from mtrl_judge.metrics.perception import NGRAM, PERCEPTION_RATES, distinct_ngrams
+from mtrl_judge.metrics.perception import NGRAM, distinct_ngrams
 from mtrl_judge.metrics.rates import ANSWERED_RATES
 
 from .analyses import Confidence, analyses, confidences
@@ -354,20 +354,13 @@ def group_table(board: Leaderboard) -> Table:
 def perception_table(board: Leaderboard) -> Table:
     """What a judge's reasoning says about what items show, and how its probabilities rank them."""
     rows = []
-    for task in board.tasks:
-        for run in board.runs:
-            result = run.tasks.get(task.name)
-            rates = {rate: task.estimate(run.name, rate) for rate in PERCEPTION_RATES}
-            if result is None or all(rate.value is None for rate in rates.values()):
-                continue
-            distinct = distinct_ngrams(read_reasoning(sample.text) for sample in result.samples)
-            counts = [record.facts for record in result.records if record.facts is not None]
-            cells = {
-                **{_PERCEPTION_TITLES[name]: Cell(rate, "rate") for name, rate in rates.items()},
-                f"distinct {NGRAM}-grams": Cell(Estimate(distinct), "rate"),
-                "facts": Cell(sum(count.total for count in counts) if counts else None, "count"),
-            }
-            rows.append(Row(run.name, cells, group=task.name))
+    for row, result in _rows_of_rates(board, _PERCEPTION_TITLES):
+        distinct = distinct_ngrams(read_reasoning(sample.text) for sample in result.samples)
+        counts = [record.facts for record in result.records if record.facts is not None]
+        facts = sum(count.total for count in counts) if counts else None
+        cells = {f"distinct {NGRAM}-grams": Cell(Estimate(distinct), "rate")}
+        cells["facts"] = Cell(facts, "count")
+        rows.append(replace(row, cells={**row.cells, **cells}))
     note = (
         "facts stated: of the facts about the items, those that the reasoning states; facts that "
         "the question mentions do not count. right on wrong facts: of the right verdicts, those "
@@ -387,21 +380,13 @@ _PERCEPTION_TITLES: Mapping[str, str] = {
 def human_table(board: Leaderboard) -> Table:
     """How a judge's scores agree with people's ratings, for each task that has them."""
     rows = []
-    for task in board.tasks:
-        for run in board.runs:
-            result = run.tasks.get(task.name)
-            rates = {rate: task.estimate(run.name, rate) for rate in HUMAN_RATES}
-            if result is None or all(rate.value is None for rate in rates.values()):
-                continue
+    for row, result in _rows_of_rates(board, _HUMAN_TITLES):
+        cells = dict(row.cells)
+        if result.samples:
             rated = [sample for sample in result.samples if sample.human is not None]
             scored = [sample for sample in rated if sample.score is not None]
-            cells = {
-                **{_HUMAN_TITLES[name]: Cell(rate, "rate") for name, rate in rates.items()},
-                "rows": Cell(len(scored), "count", of=len(rated) or None),
-            }
-            if not result.samples:
-                del cells["rows"]
-            rows.append(Row(run.name, cells, group=task.name))
+            cells["rows"] = Cell(len(scored), "count", of=len(rated) or None)
+        rows.append(replace(row, cells=cells))
     note = (
         "Of the probability of the first verdict, the share of its votes, or else the verdict "
         "itself, with people's ratings, over rated rows with a verdict. pairs: of the pairs of one "
@@ -419,6 +404,19 @@ _HUMAN_TITLES: Mapping[str, str] = {
     "auc_human": "AUC, all rows",
     "auc_human_group_mean": "AUC, mean of groups",
 }
+
+
+def _rows_of_rates(
+    board: Leaderboard, titles: Mapping[str, str]
+) -> Iterator[tuple[Row, TaskResult]]:
+    """A row for each judge of each task that has any of the rates, with the titles of these."""
+    for task in board.tasks:
+        for run in board.runs:
+            result = run.tasks.get(task.name)
+            rates = {title: task.estimate(run.name, rate) for rate, title in titles.items()}
+            if result is not None and any(rate.value is not None for rate in rates.values()):
+                cells = {title: Cell(rate, "rate") for title, rate in rates.items()}
+                yield Row(run.name, cells, group=task.name), result
 
 
 def disagreement_table(board: Leaderboard) -> Table:

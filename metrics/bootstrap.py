@@ -328,12 +328,12 @@ def information(tallies: Tally, judge: int = 0) -> Information:
     labeled = _support(confusion_K_C_C1.sum(axis=-1))
     if not labeled.clusters:
         pairs_K = tallies.pairs_X_P[:, judge, PairCount.JUDGED]
-        labeled = labeled._replace(clusters=_effective(pairs_K))
+        labeled = labeled._replace(clusters=effective_clusters(pairs_K))
     return Information(labeled, _support(answered(confusion_K_C_C1).sum(axis=-1)))
 
 
 def _support(rows_K_C: Counts) -> Support:
-    clusters = _effective(rows_K_C.sum(axis=1))
+    clusters = effective_clusters(rows_K_C.sum(axis=1))
     rows_C, squares_C = rows_K_C.sum(axis=0), (rows_K_C**2).sum(axis=0).clip(1)
     # The variance of rows in clusters of one is known from their rate; only what clusters of more
     # rows can add to it has to be estimated (Satterthwaite 1946).
@@ -349,8 +349,14 @@ def _support(rows_K_C: Counts) -> Support:
     return Support(clusters, by_class_C, of_precision_C)
 
 
-def _effective(rows_K: Counts) -> float:
-    return float(rows_K.sum() ** 2 / max(1, (rows_K**2).sum()))
+def effective_clusters(sizes_K: Any) -> float:
+    """The number of equal clusters that clusters of these sizes are worth (Kish 1965)."""
+    return float(sizes_K.sum()) / mean_size(sizes_K)
+
+
+def mean_size(sizes_K: Any) -> float:
+    """The size of the cluster that a unit is in, in the mean over units; at least 1."""
+    return max(1.0, float((sizes_K.astype(float) ** 2).sum()) / max(1.0, float(sizes_K.sum())))
 
 
 def spread_factor(clusters: float, level: float = LEVEL) -> float:

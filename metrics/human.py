@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from mtrl_judge.common.hashing import stable_hash
 
 from .agreement import ratings
-from .bootstrap import MIN_ROWS_OF_CLASS, blocks, spread_factor
+from .bootstrap import blocks, effective_clusters, mean_size, spread_factor
 from .rates import Rates
+from .roc import roc_auc
 from .voting import vote_shares
 
 HUMAN_RATES = (
@@ -214,12 +215,10 @@ def _agreement_of(
     has_labels = not np.isnan(rated.labels_N).all()
     has_groups = bool((rated.groups_N >= 0).any())
     if has_groups:
-        found["pairwise_human"] = _pairwise(rated, rated.order_N, weights_B_K, halves_B_2)
+        found["pairwise_human"] = _pairwise(rated, weights_B_K, halves_B_2)
     if has_labels:
         labeled = rated.rows(np.flatnonzero(~np.isnan(rated.labels_N)))
-        whole = labeled._replace(groups_N=np.zeros_like(labeled.groups_N))
-        area = _pairwise(whole, whole.labels_N, weights_B_K, halves_B_2)
-        found["auc_human"] = area._replace(clusters=_support(whole, area.clusters))
+        found["auc_human"] = _area(labeled, weights_B_K, halves_B_2)
         if has_groups:
             found["auc_human_group_mean"] = _group_mean(labeled, weights_B_K, halves_B_2)
     return found
@@ -269,7 +268,7 @@ def _correlations(rated: _Rated, weights_B_K: Rates | None) -> dict[str, Agreeme
         product_B, first_B, second_B = (_quadratic(weights_B_K, sums) for sums in pairs)
         with np.errstate(invalid="ignore", divide="ignore"):
             drawn["kendall_human"] = product_B / np.sqrt(first_B * second_B)
-    clusters = _kish(np.bincount(rated.cluster_N))
+    clusters = effective_clusters(np.bincount(rated.cluster_N))
     return {
         name: Agreement(float(value), _varying(drawn.get(name)), clusters)
         for name, value in values.items()
@@ -349,19 +348,16 @@ def _quadratic(weights_B_K: Rates, sums_K_K: Rates) -> Rates:
     return drawn_B
 
 
-def _pairwise(
-    rated: _Rated, order_N: Rates, weights_B_K: Rates | None, halves_B_2: Rates
-) -> Agreement:
-    """Share of the pairs of a group that differ in `order_N` which the scores order alike.
+def _pairwise(rated: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Agreement:
+    """Share of the pairs of a group that people order which the scores order alike.
 
-    A pair with equal scores counts half. With labels as the order, it is the area under the ROC
-    curve (Mann and Whitney 1947).
+    A pair with equal scores counts half.
     """
     clusters = int(rated.cluster_N.max()) + 1 if weights_B_K is None else weights_B_K.shape[1]
     within_2_K, spread_2_K_K = np.zeros((2, clusters)), None
     for rows in _groups(rated):
         present, cluster_n = np.unique(rated.cluster_N[rows], return_inverse=True)
-        pairs = _pairs(rated.scores_N[rows], order_N[rows], cluster_n, len(present))
+        pairs = _pairs(rated.scores_N[rows], rated.order_N[rows], cluster_n, len(present))
         both_2_k_k = np.stack([pairs.product_K_K, pairs.second_K_K])
         if len(present) == 1:
             # A cluster drawn twice is two groups, not one of twice the size: no pairs between them.
@@ -387,7 +383,18 @@ def _pairwise(
     # As many pairs as a cluster takes part in: half of them right and half of them wrong.
     prior_B_2 = halves_B_2 * (pairs_K**2).sum() / pairs_K.sum()
     right_B = (differ_B + product_B) / 4 + prior_B_2[:, 0]
-    return Agreement(value, right_B / (differ_B / 2 + prior_B_2.sum(axis=1)), _kish(pairs_K))
+    return Agreement(
+        value, right_B / (differ_B / 2 + prior_B_2.sum(axis=1)), effective_clusters(pairs_K)
+    )
+
+
+# Labels
+
+
+def _area(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Agreement:
+    positive_N = labeled.labels_N == 1
+    area = roc_auc(labeled.scores_N, positive_N, labeled.cluster_N, weights_B_K, halves_B_2)
+    return Agreement(None, None, 0) if area is None else Agreement(*area)
 
 
 def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Agreement:
@@ -396,22 +403,15 @@ def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -
     within: list[tuple[int, float]] = []  # clusters of groups that lie in one, and their AUC
     for rows in _groups(labeled):
         part = labeled.rows(rows)
-        labels = set(part.labels_N.tolist())
-        if len(labels) < 2:
+        area = _area(part, weights_B_K, halves_B_2)
+        if area.value is None:
             continue
-        if weights_B_K is None:
-            area = _pairwise(part, part.labels_N, None, halves_B_2)
-        else:
-            present, cluster_n = np.unique(part.cluster_N, return_inverse=True)
-            alone = part._replace(cluster_N=cluster_n)
-            area = _pairwise(alone, part.labels_N, weights_B_K[:, present], halves_B_2)
-        assert area.value is not None
         values.append(area.value)
         if part.cluster_N[0] == part.cluster_N[-1]:
             within.append((int(part.cluster_N[0]), area.value))
         elif area.draws_B is not None:
             drawn.append(area.draws_B)
-            clusters.append(_support(part, area.clusters))
+            clusters.append(area.clusters)
     if not values:
         return Agreement(None, None, 0)
     value = float(np.mean(values))
@@ -421,10 +421,10 @@ def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -
     if within:
         # Such groups are drawn with their cluster.
         weights_B_G = weights_B_K[:, [cluster for cluster, _ in within]]
-        prior_B_2 = halves_B_2 * _kish_size(np.bincount([cluster for cluster, _ in within]))
+        prior_B_2 = halves_B_2 * mean_size(np.bincount([cluster for cluster, _ in within]))
         total_B += weights_B_G @ np.array([area for _, area in within]) + prior_B_2[:, 0]
         groups_B += weights_B_G.sum(axis=1) + prior_B_2.sum(axis=1)
-        clusters.append(_kish(np.bincount([cluster for cluster, _ in within])))
+        clusters.append(effective_clusters(np.bincount([cluster for cluster, _ in within])))
     if drawn:
         total_B += np.sum(drawn, axis=0)
         groups_B += len(drawn)
@@ -437,25 +437,6 @@ def _groups(rated: _Rated) -> list[Indices]:
     order = grouped[np.argsort(rated.groups_N[grouped], kind="stable")]
     starts = np.flatnonzero(np.diff(rated.groups_N[order], prepend=-1))
     return np.split(order, starts[1:]) if len(order) else []
-
-
-def _support(labeled: _Rated, clusters: float) -> float:
-    """How many clusters an AUC rests on: those of the label that has fewer of them."""
-    for label in (0.0, 1.0):
-        rows_K = np.bincount(labeled.cluster_N[labeled.labels_N == label])
-        if rows_K.sum() < MIN_ROWS_OF_CLASS:
-            return 0
-        clusters = min(clusters, _kish(rows_K))
-    return clusters
-
-
-def _kish(sizes_K: Rates | Indices) -> float:
-    """The number of equal clusters that clusters of these sizes are worth (Kish 1965)."""
-    return float(sizes_K.sum()) / _kish_size(sizes_K)
-
-
-def _kish_size(sizes_K: Rates | Indices) -> float:
-    return float((sizes_K.astype(float) ** 2).sum()) / max(1e-9, float(sizes_K.sum()))
 
 
 def _varying(draws_B: Rates | None) -> Rates | None:

@@ -6,21 +6,23 @@ something untrue, and `roc_auc` how well the probability of a verdict ranks the 
 threshold between verdicts lies. The first two are None without facts, the third without
 probabilities, as without labels of both kinds.
 
-Axis suffixes: `N` rows, `K` clusters, `B` draws, `U` different probabilities.
+Axis suffixes: `N` rows, `K` clusters, `B` draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_judge.common.hashing import stable_hash
 
+from .bootstrap import effective_clusters
 from .rates import Rates
 from .records import Record
+from .roc import Area, roc_auc
 
 NGRAM = 4
 """Words of an n-gram in :func:`distinct_ngrams`."""
@@ -35,92 +37,65 @@ class Drawn(NamedTuple):
     clusters: float
 
 
+PERCEPTION_RATES = ("facts_rate", "right_on_wrong_facts", "roc_auc")
+"""In [0, 1]; of the second, less is better."""
+
+
 class _Share(NamedTuple):
-    """A rate as a part of a whole, in each draw of the rows' weights."""
+    """A rate as a part of a whole, both by row."""
 
-    part_B: Rates
-    whole_B: Rates
-    unit: float
-    """How much of the whole a row has in the mean."""
-    rows: Sequence[NDArray[np.bool_]]
-    """The rows that it rests on, in kinds of which each is needed."""
+    part_N: NDArray[np.int64]
+    whole_N: NDArray[np.int64]
 
 
-_Rate = Callable[[Sequence[Record], Sequence[str], Any], _Share | None]
+def _facts_rate(records: Sequence[Record]) -> _Share:
+    counts = [(row.facts.stated, row.facts.total) if row.facts else (0, 0) for row in records]
+    return _Share(*np.array(counts, dtype=int).T)
 
 
-def _facts_rate(records: Sequence[Record], classes: Sequence[str], w_B_N: Any) -> _Share | None:
-    stated_N = np.array([record.facts.stated if record.facts else 0 for record in records])
-    total_N = np.array([record.facts.total if record.facts else 0 for record in records])
-    if not total_N.any():
-        return None
-    unit = total_N.sum() / (total_N > 0).sum()
-    return _Share(w_B_N @ stated_N, w_B_N @ total_N, unit, [total_N > 0])
-
-
-def _right_on_wrong_facts(
-    records: Sequence[Record], classes: Sequence[str], w_B_N: Any
-) -> _Share | None:
-    rows = [
-        (row.facts.contradicted > 0, row.verdict is not None and row.verdict == row.label)
+def _right_on_wrong_facts(records: Sequence[Record]) -> _Share:
+    counts = [
+        (right and row.facts.contradicted > 0, right)
         if row.facts is not None and row.facts.contradictable
         else (False, False)
-        for row in records
+        for row, right in ((r, r.verdict is not None and r.verdict == r.label) for r in records)
     ]
-    wrong_N, right_N = np.array(rows, dtype=bool).T
-    if not right_N.any():
-        return None
-    return _Share(w_B_N @ (right_N & wrong_N), w_B_N @ right_N, 1.0, [right_N])
+    return _Share(*np.array(counts, dtype=int).T)
 
 
-def _roc_auc(records: Sequence[Record], classes: Sequence[str], w_B_N: Any) -> _Share | None:
-    """Of two verdicts, that of the first; of more, the mean of each against the others."""
-    known_N = np.array([row.probabilities is not None and row.label is not None for row in records])
-    if not known_N.any():
-        return None
-    known = [record for record, is_known in zip(records, known_N, strict=True) if is_known]
-    probabilities_N_C = np.array([record.probabilities for record in known])
-    ones = range(1) if len(classes) == 2 else range(len(classes))
-    areas, kinds = [], []
-    for index in ones:
-        positive_N = np.array([record.label == classes[index] for record in known])
-        if positive_N.all() or not positive_N.any():
-            continue
-        areas.append(_area(probabilities_N_C[:, index], positive_N, w_B_N[..., known_N]))
-        kinds += [_placed(known_N, positive_N), _placed(known_N, ~positive_N)]
-    if not areas:
-        return None
-    area_B = np.mean(areas, axis=0)
-    # A prior row has the weight of a row: of n rows, a share of 1/n.
-    return _Share(area_B, np.ones_like(area_B), 1 / len(known), kinds)
-
-
-def _placed(known_N: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    rows_N = np.zeros(len(known_N), dtype=bool)
-    rows_N[known_N] = chosen
-    return rows_N
-
-
-def _area(scores_N: Rates, positive_N: NDArray[np.bool_], w_B_N: Any) -> Rates:
-    """The area under the ROC curve: the probability that a positive row has the higher score, equal
-    scores counting half (Mann and Whitney 1947, doi:10.1214/aoms/1177730491)."""
-    order = np.argsort(scores_N, kind="stable")
-    starts_U = np.flatnonzero(np.diff(scores_N[order], prepend=-np.inf))
-    positive_B_U, negative_B_U = (
-        np.add.reduceat((w_B_N * kind_N)[..., order], starts_U, axis=-1)
-        for kind_N in (positive_N, ~positive_N)
-    )
-    below_B_U = np.cumsum(negative_B_U, axis=-1) - negative_B_U / 2
-    pairs_B = positive_B_U.sum(axis=-1) * negative_B_U.sum(axis=-1)
-    area_B: Rates = (positive_B_U * below_B_U).sum(axis=-1) / pairs_B
-    return area_B
-
-
-PERCEPTION_RATES: Mapping[str, _Rate] = {
+_SHARES: Mapping[str, Callable[[Sequence[Record]], _Share]] = {
     "facts_rate": _facts_rate,
     "right_on_wrong_facts": _right_on_wrong_facts,
-    "roc_auc": _roc_auc,
 }
+
+
+def _areas(
+    records: Sequence[Record],
+    classes: Sequence[str],
+    cluster_N: NDArray[np.int64],
+    weights_B_K: Rates | None,
+    halves_B_2: Rates,
+) -> list[Area]:
+    """Of two verdicts, the area of the first; of more, that of each against the others."""
+    rows = [
+        row
+        for row, record in enumerate(records)
+        if record.probabilities is not None and record.label is not None
+    ]
+    probabilities_N_C = np.array([records[row].probabilities for row in rows])
+    labels_N = np.array([records[row].label for row in rows])
+    ones = range(1) if len(classes) == 2 else range(len(classes))
+    areas = (
+        roc_auc(
+            probabilities_N_C[:, index],
+            labels_N == classes[index],
+            cluster_N[rows],
+            weights_B_K,
+            halves_B_2,
+        )
+        for index in (ones if rows else ())
+    )
+    return [area for area in areas if area is not None]
 
 
 def perception(records: Sequence[Record], classes: Sequence[str]) -> dict[str, float | None]:
@@ -131,14 +106,17 @@ def perception(records: Sequence[Record], classes: Sequence[str]) -> dict[str, f
         classes: the task's verdicts.
     """
     judged = [record for record in records if not record.failed]
-    shares = {
-        name: rate(judged, classes, np.ones(len(judged))) if judged else None
-        for name, rate in PERCEPTION_RATES.items()
-    }
-    return {
-        name: None if share is None else float(share.part_B / share.whole_B)
-        for name, share in shares.items()
-    }
+    found: dict[str, float | None] = dict.fromkeys(PERCEPTION_RATES)
+    if not judged:
+        return found
+    for name, share_of in _SHARES.items():
+        part_N, whole_N = share_of(judged)
+        if whole_N.any():
+            found[name] = float(part_N.sum() / whole_N.sum())
+    alone = np.arange(len(judged))
+    if areas := _areas(judged, classes, alone, None, np.empty((0, 2))):
+        found["roc_auc"] = float(np.mean([area.value for area in areas]))
+    return found
 
 
 def drawn_perception(
@@ -162,30 +140,32 @@ def drawn_perception(
     """
     kept = [row for row, record in enumerate(records) if not record.failed]
     judged = [records[row] for row in kept]
+    values = {rate: v for rate, v in perception(judged, classes).items() if v is not None}
+    if not values:
+        return {}
     number: dict[Hashable, int] = {}
-    cluster_N = np.array([number.setdefault(clusters[row], len(number)) for row in kept], int)
+    cluster_N = np.array([number.setdefault(clusters[row], len(number)) for row in kept])
     rng = np.random.default_rng(stable_hash("perception", seed, name) % 2**63)
     draws = min(resamples, PERCEPTION_RESAMPLES)
+    weights_B_K = rng.standard_exponential((draws, len(number)))
     found = {}
-    weights_B_N: Rates | None = None
-    for rate, value in perception(judged, classes).items():
-        if value is None:
-            continue
-        if weights_B_N is None:
-            weights_B_N = rng.standard_exponential((draws, len(number)))[:, cluster_N]
-        share = PERCEPTION_RATES[rate](judged, classes, weights_B_N)
-        assert share is not None  # as it has a value
-        halves_B_2 = rng.standard_gamma(0.5, (draws, 2)) * share.unit
-        draws_B = (share.part_B + halves_B_2[:, 0]) / (share.whole_B + halves_B_2.sum(axis=1))
-        independent = min(_effective(cluster_N[rows_N]) for rows_N in share.rows)
-        found[rate] = Drawn(value, draws_B, independent)
+    for rate, value in values.items():
+        halves_B_2 = rng.standard_gamma(0.5, (draws, 2))
+        if rate in _SHARES:
+            part_N, whole_N = _SHARES[rate](judged)
+            part_K, whole_K, rows_K = (
+                np.bincount(cluster_N, weights=column_N)
+                for column_N in (part_N, whole_N, whole_N > 0)
+            )
+            prior_B_2 = halves_B_2 * whole_K.sum() / rows_K.sum()  # half a row of mean size
+            whole_B = weights_B_K @ whole_K + prior_B_2.sum(axis=1)
+            draws_B = (weights_B_K @ part_K + prior_B_2[:, 0]) / whole_B
+            found[rate] = Drawn(value, draws_B, effective_clusters(rows_K))
+        else:
+            areas = _areas(judged, classes, cluster_N, weights_B_K, halves_B_2)
+            draws_B = np.mean([a.draws_B for a in areas if a.draws_B is not None], axis=0)
+            found[rate] = Drawn(value, draws_B, min(area.clusters for area in areas))
     return found
-
-
-def _effective(cluster_N: NDArray[np.int64]) -> float:
-    """How many clusters of equal size carry the information of these rows (Kish's formula)."""
-    sizes_K = np.unique(cluster_N, return_counts=True)[1]
-    return float(sizes_K.sum() ** 2 / (sizes_K**2).sum())
 
 
 def distinct_ngrams(texts: Iterable[str], n: int = NGRAM) -> float | None:
