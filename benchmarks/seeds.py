@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import torch
 from tabulate import tabulate
 
 from mtrl_judge.common.files import read_json_lines
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # pretraining in this process rounds by the number of threads
     demos = [run_demo(arguments.out, seed=seed) for seed in arguments.seeds]
     print(test_scores(demos))
     validations = [of_validation(demo.learning_curve.parent / LOG_FILE) for demo in demos]
@@ -55,14 +57,15 @@ def test_scores(demos: Sequence[Demo]) -> str:
             values = [one.cells[column].number for one in same]
             known = [value for value in values if value is not None]
             if cell.kind == "rate":
-                row[column] = spread(known) if len(known) == len(values) else "–"
+                row[column] = spread(known, of=len(values)) if known else "–"
         rows.append(row)
     return tabulate(rows, headers="keys", disable_numparse=True)
 
 
-def spread(values: Sequence[float]) -> str:
-    """The mean and, of several values, the standard deviation."""
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+def spread(values: Sequence[float], of: int) -> str:
+    """The mean and, of several values, the standard deviation; their number if some are missing."""
+    text = f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return text if len(values) == of else f"{text} ({len(values)} seeds)"
 
 
 def of_validation(log: Path) -> dict[str, float]:

@@ -15,6 +15,7 @@ from mtrl_judge.leaderboard.formats import metric_name
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.leaderboard.tables import Cell, Row, Table
+from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.rl.model import JUDGE
 from mtrl_judge.rl.settings import as_flags, build_settings
 
@@ -96,7 +97,7 @@ def run_demo(out: Path, *, seed: int) -> Demo:
     with locked_folder(folder):
         for _ in run_steps(steps, folder / STEPS_FILE):
             pass
-    runs = [complete_run(folder / name) for name in EVALUATIONS]
+    runs = [complete_run(folder / name, samples=True) for name in EVALUATIONS]
     complete = [run for run in runs if run is not None]  # all of them: the steps have checked it
     return Demo(demo_table(*complete), run / CURVE, run / JUDGE)
 
@@ -113,6 +114,14 @@ def _refuse_other_parser(folder: Path) -> None:
                 )
 
 
+def _fitted_rate(fitted: Run, task: str, metric: str) -> Estimate | None:
+    """None where there are no validation rows, or these do not determine a threshold."""
+    result = fitted.tasks.get(task)
+    if result is None or not all(sample.calibrated for sample in result.samples):
+        return None
+    return result.rates.get(metric)
+
+
 def demo_table(before: Run, fitted: Run, after: Run) -> Table:
     """The evaluations side by side, training tasks first."""
     rows = []
@@ -123,7 +132,7 @@ def demo_table(before: Run, fitted: Run, after: Run) -> Table:
         name = metric_name(metric)
         rates = {
             f"{name} before": before.tasks[task].rates.get(metric),
-            "fitted": fitted.tasks[task].rates.get(metric) if task in fitted.tasks else None,
+            "fitted": _fitted_rate(fitted, task, metric),
             f"{name} after": result.rates.get(metric),
             "majority class": result.rates.get(f"majority_{metric}"),
             "null rate after": result.rates.get("null_rate"),
@@ -134,9 +143,10 @@ def demo_table(before: Run, fitted: Run, after: Run) -> Table:
         rows.append(Row(task, {**cells, "n": Cell(result.n_rows, "count")}))
     note = (
         "fitted: the base model with one threshold a task, fitted to its verdict probabilities on "
-        "the validation split;\ntraining adds what it scores above that. majority class: the score "
-        "of always giving the most frequent label.\nnull rate: answers without a verdict, which "
-        "count as wrong. flip rate: pairs whose verdict changes when the\ntwo images are swapped. "
-        "The corpus is synthetic: do not compare these scores with those of the real datasets."
+        "the validation split;\ntraining adds what it scores above that. A dash: that split has no "
+        "rows, or they determine no threshold.\nmajority class: the score of always giving the "
+        "most frequent label. null rate: answers without a verdict,\nwhich count as wrong. flip "
+        "rate: pairs whose verdict changes when the two images are swapped. The corpus\nis "
+        "synthetic: do not compare these scores with those of the real datasets."
     )
     return Table("Before and after training", "task", rows, note)

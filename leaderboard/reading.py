@@ -274,6 +274,7 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         text=str(text or ""),
         input=str(row.get("input") or ""),
         probabilities=row.get("probabilities") or None,
+        calibrated=row.get("calibrated") is True,
         votes=[vote.value for vote in votes],
         failures=failures,
     )

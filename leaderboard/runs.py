@@ -31,6 +31,8 @@ class Sample(NamedTuple):
     """The prompt as text."""
     probabilities: Mapping[str, float] | None = None
     """Of each verdict, if the run was scored by log-probabilities."""
+    calibrated: bool = False
+    """Whether these are calibrated: validation rows may not determine how."""
     votes: Sequence[str | None] = ()
     """The verdicts of all repeats that did not fail, if the row was judged more than once and this
     version of the parser read the recorded verdict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.results import sample, write_results
@@ -26,6 +27,11 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     (folder / "run" / RUN_FILE).write_text('{"finished": {"step": 1}}')
     (folder / "run" / CURVE).touch()
     tasks = {task.task: task for task in load_shipped_tasks()}
+
+    def row(task: str, number: int) -> dict[str, Any]:
+        determined = task != "mtrl_judge_agin_nat"
+        return sample(number, "Yes", "Yes", calibrated=when == "fitted" and determined)
+
     trained = {name: task for name, task in tasks.items() if task.judge.role == "train"}
     for when, score, known in (
         ("before", 0.25, tasks),
@@ -35,7 +41,7 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
         rates = {"macro_f1": score, "majority_macro_f1": 1 / 3, "null_rate": 0.25}
         write_results(
             folder / when,
-            {name: [sample(number, "Yes", "Yes") for number in range(4)] for name in known},
+            {name: [row(name, number) for number in range(4)] for name in known},
             metrics=dict.fromkeys(known, rates),
             about={
                 name: {"role": task.judge.role, "parser": PARSER_VERSION}
@@ -52,8 +58,9 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     )
     (line,) = [line for line in lines if line.startswith("mtrl_judge_seetrue")]
     assert line.split()[1:] == ["train", "0.250", "0.500", "0.750", "0.333", "0.250", "–", "4"]
-    (line,) = [line for line in lines if line.startswith("mtrl_judge_mjbench_safety")]
-    assert line.split()[3] == "–"  # no validation split to fit to
+    for task in ("mjbench_safety", "agin_nat"):  # no validation split, and no threshold from it
+        (line,) = [line for line in lines if line.startswith(f"mtrl_judge_{task}")]
+        assert line.split()[2:5] == ["0.250", "–", "0.750"]
     assert demo.learning_curve == folder / "run" / CURVE
 
 
