@@ -18,7 +18,7 @@ from mtrl_judge.common.errors import DataError, first_line
 # Compressed text is a third to a tenth of its size, and images do not become smaller. Columns that
 # repeat a few texts grow more, but hardly to this size.
 MAX_GROWTH, ALWAYS_ACCEPTED_BYTES = 10, 512 * 2**20
-_AT_ONCE_BYTES, _BATCH_BYTES, _BUFFER_BYTES = 256 * 2**20, 64 * 2**20, 2**20
+_AT_ONCE_BYTES, _BATCH_BYTES, _BUFFER_BYTES = 256 * 2**20, 32 * 2**20, 2**20
 # Bytes of a value in memory; of texts and binary data those of the offset.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _OFFSET = 4
