@@ -383,10 +383,25 @@ def experiment(
     out: Annotated[
         Path, typer.Option(help="Folder for everything; an existing experiment is resumed.")
     ] = Path("experiment"),
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="What to compare: paper, controls, ablations, or a file; see docs/experiments.md."
+        ),
+    ] = "paper",
     seeds: Annotated[
         str,
-        typer.Option(help="How many, from 0; or which ones, comma-separated (only seed 3: 3,)."),
+        typer.Option(
+            help="Of trainings: how many, from 0; or which ones, comma-separated (only seed 3: 3,)."
+        ),
     ] = "1",
+    corpora: Annotated[
+        str | None,
+        typer.Option(
+            help="For tiny_cpu: sample corpora, each with its own base model; as --seeds "
+            "(default: corpus 0)."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="The base model (default: the recipe's; tiny_cpu pretrains one)."),
@@ -398,9 +413,7 @@ def experiment(
     ] = "",
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ARM", help="off-the-shelf, sft-single, sft-unified, rl-single, mt-rl-judge."
-        ),
+        typer.Option(metavar="ARM", help="Run these arms only, such as mt-rl-judge."),
     ] = None,
     accept_license: Annotated[
         list[str] | None,
@@ -413,18 +426,21 @@ def experiment(
         bool, typer.Option("--dry-run", help="List the steps and which of them are done.")
     ] = False,
 ) -> None:
-    """The paper's comparison: base model, SFT and GRPO, on single tasks and on all together.
+    """Compare judges that are trained or asked in different ways, and test claims about them.
 
-    Each judge is trained and then evaluated by lmms-eval, in and out of distribution. Finished
-    steps are skipped, and an interrupted training is resumed.
+    Without --arms it is the paper's comparison: base model, SFT and GRPO, on single tasks and on
+    all together. Each judge is trained and then evaluated by lmms-eval, in and out of distribution.
+    Finished steps are skipped, and an interrupted training is resumed.
     """
-    from mtrl_judge.experiments.paper import plan, run_experiment, set_up
+    from mtrl_judge.experiments.experiment import plan, run_experiment, set_up
     from mtrl_judge.experiments.pipeline import list_steps
 
     made = set_up(
         recipe,
         out,
-        seeds=read_seeds(seeds),
+        arms=arms,
+        seeds=read_seeds("--seeds", seeds),
+        corpora=None if corpora is None else read_seeds("--corpora", corpora),
         model=model,
         data_root=data_root,
         eval_args=read_words("--eval-args", eval_args),
@@ -433,7 +449,7 @@ def experiment(
         allow_leaks=allow_leaks,
     )
     if dry_run:
-        echo(list_steps(plan(made)))
+        echo(list_steps(plan(made).steps))
         return
     comparison = run_experiment(made)
     if comparison is not None:
@@ -455,11 +471,11 @@ def read_words(option: str, text: str) -> list[str]:
         ) from None
 
 
-def read_seeds(text: str) -> list[int]:
+def read_seeds(option: str, text: str) -> list[int]:
     """A number of seeds from 0 up, or the seeds themselves, comma-separated.
 
-    >>> read_seeds("3"), read_seeds("3,"), read_seeds("0,7")
-    ([0, 1, 2], [3], [0, 7])
+    >>> [read_seeds("--seeds", text) for text in ("3", "3,", "0,7")]
+    [[0, 1, 2], [3], [0, 7]]
 
     Raises:
         JudgeError: it is neither, there is no seed, or one occurs twice.
@@ -470,7 +486,7 @@ def read_seeds(text: str) -> list[int]:
         if seeds and len(set(seeds)) == len(seeds):
             return seeds
     raise JudgeError(
-        f"--seeds: found {text!r}; expected a number, such as 3 for 0, 1 and 2, or different "
+        f"{option}: found {text!r}; expected a number, such as 3 for 0, 1 and 2, or different "
         "seeds, such as 0,4,7"
     )
 

@@ -13,9 +13,10 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json
 from mtrl_judge.demo.corpus import write_sample
 from mtrl_judge.demo.pretrain import pretrain_tiny_model
+from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
-from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.rl.callbacks import LOG_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
@@ -107,14 +108,16 @@ def evaluation_step(
     tasks: Sequence[JudgeTask],
     out: Path,
     *,
+    style: Style | None = None,
     eval_args: Sequence[str] = (),
     environment: Mapping[str, str],
     log: Path,
 ) -> Step:
-    """Evaluate a judge with the stock lmms-eval, in the style that it was trained for.
+    """Evaluate a judge with the stock lmms-eval.
 
     Args:
-        settings: those of the recipe, for the style, the batch size and the device.
+        settings: those of the recipe, for the batch size and the device.
+        style: of the prompts. Default: that of the settings.
         eval_args: further flags of lmms-eval; ``--model_args`` among them are added to ours.
     """
     # lmms-eval uses the last of several --model_args, so they are joined.
@@ -127,6 +130,7 @@ def evaluation_step(
     flags = ["--model_args", model_args, "--batch_size", batch_size, *flags]
     flags += _include_path(tasks)
     names = [task.task for task in tasks]
+    style = style or settings.style
 
     def run() -> None:
         remove_results(out)  # of an interrupted evaluation
@@ -134,7 +138,7 @@ def evaluation_step(
             "mtrl_judge",
             ",".join(names),
             output_path=out,
-            style=settings.style,
+            style=style,
             flags=flags,
             environment=environment,
             log=log,
@@ -142,12 +146,14 @@ def evaluation_step(
             resume=True,
         )
 
+    perturbation = environment.get(PERTURBATION_VARIABLE)
     command = [
+        *([] if perturbation is None else ["env", f"{PERTURBATION_VARIABLE}={perturbation}"]),
         "mtrl-judge",
         "eval",
         "--resume",
         "--style",
-        settings.style,
+        style,
         "--tasks",
         ",".join(names),
         *flags,

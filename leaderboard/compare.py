@@ -27,7 +27,7 @@ from mtrl_judge.metrics.bootstrap import (
 from mtrl_judge.metrics.groups import GROUP_MEANS
 from mtrl_judge.metrics.human import HUMAN_RATES, interval_p_value
 from mtrl_judge.metrics.rates import RATES, Rate, class_rates
-from mtrl_judge.metrics.records import Record, tally
+from mtrl_judge.metrics.records import tally
 from mtrl_judge.metrics.significance import detectable_difference, holm, randomization_p_value
 
 from .group_scores import with_groups
@@ -35,6 +35,7 @@ from .human_scores import with_human
 from .perception_scores import with_perception
 from .runs import TaskResult
 from .scores import Score, TaskScores, minus
+from .stability import KEPT, KEPT_RATE, kept_verdicts
 
 METRICS = (*RATES, *GROUP_MEANS, *HUMAN_RATES)
 """Every rate that judges can be compared by."""
@@ -298,33 +299,28 @@ def compare_perturbation(
     if unchanged.rows != perturbed.rows or not unchanged.samples:
         raise JudgeError(f"{perturbation}: {unchanged.task}: other rows than in the unchanged run")
     metric = unchanged.kind.headline
-    # The share of changed verdicts is 1 - accuracy, if a row that keeps its verdict is correct.
-    kept = [
-        before._replace(record=_kept(before.record, after.record))
-        for before, after in zip(unchanged.samples, perturbed.samples, strict=True)
-    ]
     # Only rates of single rows are compared; the rows of a pair share their cluster all the same.
     metadata = {**unchanged.metadata, "paired": False}
     results = {
         "perturbed": replace(perturbed, metadata=metadata),
         "unchanged": replace(unchanged, metadata=metadata),
-        "kept": replace(unchanged, metadata={**metadata, "verdicts": ["kept"]}, samples=kept),
+        KEPT: kept_verdicts(unchanged, perturbed),
     }
     task = unchanged.task
     scored = score_results(
-        {task: results}, (metric, "null_rate", "accuracy"), resamples=resamples, seed=seed
+        {task: results}, (metric, "null_rate", KEPT_RATE), resamples=resamples, seed=seed
     )[task]
     scores = scored.scores
     of_metric = {name: scores[name][metric] for name in ("perturbed", "unchanged")}
     comparisons = compare(task, metric, of_metric, [scored], resamples=resamples, seed=seed)
     known = None not in [score.value for score in of_metric.values()]
     difference = minus(*of_metric.values()).estimate if known else Estimate(None)
-    same_as_before = scores["kept"]["accuracy"].estimate
+    same_as_before = scores[KEPT][KEPT_RATE].estimate
     return PerturbationEffect(
         task=unchanged.task,
         perturbation=perturbation,
         metric=metric,
-        rows=len(kept),
+        rows=len(unchanged.samples),
         n=int(unchanged.confusion.sum()),
         unchanged=of_metric["unchanged"].value,
         perturbed=of_metric["perturbed"].value,
@@ -335,13 +331,6 @@ def compare_perturbation(
         null_rate=scores["unchanged"]["null_rate"].value,
         null_rate_perturbed=scores["perturbed"]["null_rate"].value,
     )
-
-
-def _kept(before: Record, after: Record) -> Record:
-    """A row that is correct if its verdict is the same as before."""
-    failed = before.failed or after.failed
-    verdict = "kept" if before.verdict == after.verdict else None
-    return Record("kept", verdict, failure="failed" if failed else None)
 
 
 def _complement(share: Estimate) -> Estimate:

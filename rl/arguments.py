@@ -71,10 +71,12 @@ class CommonArguments:
     answers: Annotated[
         str | None,
         Doc(
-            "For sft: JSON lines with task, item_id, swapped and text, to learn from in place of "
-            "the labels."
+            "For sft: what to learn from in place of the labels: JSON lines with task, item_id, "
+            "swapped and text; or rft, the base model's own correct answers."
         ),
     ] = None
+    rft_items: Annotated[Positive, Doc("Prompts per task that rft samples answers to.")] = 256
+    rft_samples: Annotated[Positive, Doc("Answers per prompt that rft samples.")] = 4
     min_pixels: Annotated[
         Positive | None, Doc("Smallest width x height of an image; the checkpoint keeps it.")
     ] = None
@@ -188,7 +190,3 @@ class JudgeArguments(CommonArguments):
             "rft:RECIPE: SFT on the base model's own correct answers."
         ),
     ] = None
-    rft_items: Annotated[
-        Positive, Doc("Prompts per task that the warm-up rft samples answers to.")
-    ] = 256
-    rft_samples: Annotated[Positive, Doc("Answers per prompt that the warm-up rft samples.")] = 4

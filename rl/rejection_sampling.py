@@ -1,4 +1,4 @@
-"""Warm-up by rejection sampling: SFT on the base model's own correct answers, before GRPO.
+"""Rejection sampling: SFT on the base model's own correct answers, alone or before GRPO.
 
 RFT (Yuan et al., arXiv 2308.01825): sample answers, keep the correct ones, train on them. The model
 learns form, and learns it from nothing that it would not have said itself.
@@ -82,7 +82,8 @@ def chosen_rows(settings: Settings, split: LoadedSplit) -> list[JudgeRow]:
 
 
 def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
-    """``rft_samples`` answers to each row, sampled as in training."""
+    """``rft_samples`` answers to each row, sampled as GRPO does, or as the model's own
+    probabilities are where the run is SFT alone."""
     import torch
     from accelerate import PartialState
 
@@ -105,9 +106,9 @@ def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
                 batch,
                 do_sample=True,
                 num_beams=1,
-                temperature=trainer.temperature,
-                top_p=trainer.top_p,
-                top_k=trainer.top_k,
+                temperature=getattr(trainer, "temperature", 1.0),
+                top_p=getattr(trainer, "top_p", 1.0),
+                top_k=getattr(trainer, "top_k", 0),
                 max_new_tokens=settings.answer_tokens,
             )
             texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
@@ -149,10 +150,10 @@ def _write(file: Path, style: Style, answered: Sequence[tuple[JudgeRow, Sequence
     counts = ", ".join(f"{task} {kept[task]} of {sampled[task]}" for task in sampled)
     if not lines:
         raise JudgeError(
-            f"warm_up: no sampled answer is correct and in the required form ({counts}); use an "
-            "SFT recipe as warm_up, or more rft_samples"
+            f"rft: no sampled answer is correct and in the required form ({counts}); learn from "
+            "the labels instead, or from more rft_samples"
         )
-    logger.info(f"warm_up: answers kept: {counts}")
+    logger.info(f"rft: answers kept: {counts}")
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as part, part.open("w", encoding="utf-8") as out:
         out.writelines(json_text(line, indent=None) + "\n" for line in lines)

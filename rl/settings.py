@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import expanded
@@ -283,15 +283,16 @@ def _conflicts(settings: Settings) -> Iterator[str]:
     yield from _faults_of(lambda: named_engine(judge))
     if judge.warm_up is not None:
         yield from _faults_of(lambda: warm_up_settings(settings, {"dry_run": True}))
-    if samples_answers(judge) and judge.accelerate is not None:
-        yield (
-            "warm_up: rft loads the whole model in each process, and accelerate shards it; sample "
-            "in a run without accelerate, and use its answers in an SFT recipe"
-        )
+    for name in [name for name in ("warm_up", "answers") if samples_answers(judge, name)]:
+        if judge.accelerate is not None:
+            yield (
+                f"{name}: rft loads the whole model in each process, and accelerate shards it; "
+                "sample in a run without accelerate, and use its answers in an SFT recipe"
+            )
     if judge.answers is not None and settings.method == "grpo":
         yield "answers: not a field of grpo"
-    if judge.answers is not None and not Path(judge.answers).is_file():
-        yield f"answers: no file {judge.answers}"
+    if judge.answers not in (None, RFT) and not Path(str(judge.answers)).is_file():
+        yield f"answers: no file {judge.answers}; expected a file, or {RFT}"
     if settings.data_root is not None and not settings.data_root.is_dir():
         yield f"data_root: no folder {judge.data_root}"
     if judge.processes % judge.machines:
@@ -331,7 +332,7 @@ def warm_up_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
     name = str(settings.judge.warm_up)
     names = ("processes", "machines", "accelerate")
     values = {**{name: getattr(settings.judge, name) for name in names}, **values}
-    if samples_answers(settings.judge):
+    if samples_answers(settings.judge, "warm_up"):
         own = settings.recipe.stem if settings.recipe else ""
         name = name.partition(":")[2] or own
         if not name:
@@ -341,8 +342,11 @@ def warm_up_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
     return build_settings("sft", values, recipe=recipe)
 
 
-def samples_answers(judge: JudgeArguments) -> bool:
-    """Whether the warm-up learns from sampled answers: see :mod:`.rejection_sampling`."""
+def samples_answers(judge: JudgeArguments, field: Literal["warm_up", "answers"]) -> bool:
+    """Whether the warm-up, or SFT itself, learns from sampled answers: see
+    :mod:`.rejection_sampling`."""
+    if field == "answers":
+        return judge.answers == RFT
     return (judge.warm_up or "").partition(":")[0] == RFT
 
 

@@ -113,7 +113,7 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
         leaks = checked_leaks(tasks, root, allowed=allowed) if checks_leaks else None
         start_record(folder, settings, data, {"accepted_licenses": accepted, "leaks": leaks})
     process.wait_for_everyone()
-    settings = _warmed_up(settings, loaded, folder)
+    settings = _with_sampled_answers(_warmed_up(settings, loaded, folder), loaded, folder)
     with StopOnSignal() as stop:
         trainer = build_trainer(settings, loaded, stop)
         confirm_engine(settings, trainer.accelerator)
@@ -179,7 +179,7 @@ def _warmed_up(settings: Settings, loaded: Sequence[LoadedSplit], folder: Path) 
             "accept_license": judge.accept_license,
             "resume": warm.exists(),
         }
-        if samples_answers(judge):
+        if samples_answers(judge, "warm_up"):
             values["answers"] = str(sample_answers(settings, loaded, folder))
         values = {name: value for name, value in values.items() if value not in (None, [])}
         # The data is the same, and its leaks have been checked.
@@ -188,6 +188,18 @@ def _warmed_up(settings: Settings, loaded: Sequence[LoadedSplit], folder: Path) 
     begin_again(settings.trainer.deepspeed_plugin)
     model = replace(settings.model, model_name_or_path=str(warm / JUDGE))
     return replace(settings, model=model)
+
+
+def _with_sampled_answers(
+    settings: Settings, loaded: Sequence[LoadedSplit], folder: Path
+) -> Settings:
+    """The settings with a file of answers, which are sampled first if they have to be."""
+    from .rejection_sampling import sample_answers
+
+    if not samples_answers(settings.judge, "answers"):
+        return settings
+    file = sample_answers(settings, loaded, folder)
+    return replace(settings, judge=replace(settings.judge, answers=str(file)))
 
 
 def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopOnSignal) -> Any:

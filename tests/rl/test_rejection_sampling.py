@@ -75,6 +75,7 @@ def test_the_dataset_has_a_row_for_each_answer(tmp_path: Path) -> None:
         ({"warm_up": "rft:tiny"}, "warm_up: 'tiny' is neither shipped"),
         ({"warm_up": "rft:tiny_cpu", "accelerate": "fsdp2"}, "warm_up: rft loads the whole model"),
         ({"answers": "some.jsonl"}, "answers: not a field of grpo"),
+        ({"answers": "rft"}, "answers: not a field of grpo"),
     ],
 )
 def test_contradictions_are_refused(

@@ -293,6 +293,16 @@ def test_a_warm_up_learns_the_base_models_own_correct_answers(base: Path, tmp_pa
     assert not changed(warm / "judge", out / "judge")
 
 
+def test_sft_alone_learns_the_base_models_own_correct_answers(base: Path, tmp_path: Path) -> None:
+    fields = {"answers": "rft", "rft_items": 9, "rft_samples": 3, "max_steps": 2, "save_steps": 2}
+    given = values(small_world(base), tmp_path / "run", guessing_judge(base), **fields)
+    train.main(command("sft", given))
+    assert 4 < len(read_answers(tmp_path / "run" / ANSWERS_FILE)) <= 18
+    recorded = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert recorded["answers"] == "rft"  # the recipe of the same run
+    assert changed(guessing_judge(base), tmp_path / "run" / "judge")
+
+
 def test_both_orders_of_a_pair_are_rewarded_together(base: Path, tmp_path: Path) -> None:
     pairs = {
         "kind": "pairwise",

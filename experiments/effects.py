@@ -1,0 +1,142 @@
+"""Differences between arms: paired by item, over items and trainings, and what they say of claims.
+
+An arm has one judge (or one for each task) for every corpus and training seed. In each of these
+*units* two arms are compared on the same rows, with shared draws, as judges are everywhere (see
+:mod:`mtrl_judge.leaderboard.compare`). Their mean difference varies with the rows, which the draws
+show, and with the training, which the units show; the variance of an effect is the sum of both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import variance
+from typing import Literal, NamedTuple, TypeAlias
+
+from mtrl_judge.leaderboard.scores import Score, mean, minus
+from mtrl_judge.metrics.bootstrap import LEVEL, Estimate
+from mtrl_judge.metrics.significance import holm
+
+from .arms_file import Claim
+
+ALPHA = 0.05
+Outcome: TypeAlias = Literal["holds", "does not hold", "cannot be decided"]
+
+
+class Unit(NamedTuple):
+    """What a judge of an arm is made from."""
+
+    corpus: int | None
+    """The seed of the sample corpus and base model; None for other data."""
+    seed: int | None
+    """Of the training; None for the base model."""
+
+
+class Effect(NamedTuple):
+    """The mean difference of two arms over their common units."""
+
+    difference: Estimate
+    """With its interval, if the variance is known."""
+    units: int
+    standard_error: float | None
+    degrees: float
+    """Of freedom, of the standard error."""
+
+    def tail(self, above: float) -> float | None:
+        """The one-sided p-value of the hypothesis that the true difference is at most ``above``."""
+        if self.standard_error is None or self.difference.value is None:
+            return None
+        from scipy.special import stdtr
+
+        statistic = (self.difference.value - above) / self.standard_error
+        return float(stdtr(self.degrees, -statistic))
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided, that there is no difference."""
+        tail = self.tail(0.0)
+        return None if tail is None else 2 * min(tail, 1 - tail)
+
+
+def effect(first: Mapping[Unit, Score], second: Mapping[Unit, Score]) -> Effect | None:
+    """First minus second; None without a common unit.
+
+    The base model, which has no seed, is compared with every seed of its corpus. With one unit the
+    interval says nothing about another training.
+    """
+    differences = [
+        minus(score, other)
+        for (_, score), (_, other) in _common(first, second)
+        if None not in (score.value, other.value)
+    ]
+    if not differences:
+        return None
+    units, total = len(differences), mean(differences, [1.0] * len(differences))
+    of_items, of_units = total.standard_error, 0.0
+    if units > 1:
+        of_units = math.sqrt(variance([float(d.value or 0.0) for d in differences]) / units)
+    if of_items is None or total.value is None:
+        return Effect(Estimate(total.value), units, None, math.inf)
+    error = math.hypot(of_items, of_units)
+    # Satterthwaite (1946): the draws are spread as if the variance of items were known.
+    degrees = (units - 1) * (error / of_units) ** 4 if of_units else math.inf
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(min(degrees, 1e9), (1 + LEVEL) / 2)) * error
+    estimate = Estimate(total.value, total.value - half, total.value + half)
+    return Effect(estimate, units, error, min(degrees, 1e9))
+
+
+def _common(
+    first: Mapping[Unit, Score], second: Mapping[Unit, Score]
+) -> Iterator[tuple[tuple[Unit, Score], tuple[Unit, Score]]]:
+    for unit in first:
+        for other in second:
+            same_seed = None in (unit.seed, other.seed) or unit.seed == other.seed
+            if unit.corpus == other.corpus and same_seed:
+                yield (unit, first[unit]), (other, second[other])
+
+
+class DecidedClaim(NamedTuple):
+    """A claim with the effect that it is about."""
+
+    claim: Claim
+    effect: Effect | None
+    p_for: float | None
+    """One-sided, that the claim is false; after Holm's correction over all claims."""
+    p_against: float | None
+    """One-sided, that the claim is true; after the same."""
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.p_for is not None and self.p_for < ALPHA / 2:
+            return "holds"
+        if self.p_against is not None and self.p_against < ALPHA / 2:
+            return "does not hold"
+        return "cannot be decided"
+
+
+def decide(claims: Sequence[Claim], effects: Sequence[Effect | None]) -> list[DecidedClaim]:
+    """Each claim with its effect, tested in both directions.
+
+    That two arms are the same is tested against its margin (Schuirmann 1987, two one-sided tests):
+    a large spread never makes it true.
+    """
+    sides = [_sides(claim, found) for claim, found in zip(claims, effects, strict=True)]
+    p_for, p_against = (holm([side[k] for side in sides]) for k in (0, 1))
+    return list(map(DecidedClaim, claims, effects, p_for, p_against))
+
+
+def _sides(claim: Claim, found: Effect | None) -> tuple[float | None, float | None]:
+    """The p-values that speak for the claim and against it."""
+    margin = claim.margin or 0.0
+    above, below = (found.tail(end) if found else None for end in (margin, -margin))
+    if above is None or below is None:
+        return None, None
+    match claim.expect:
+        case "higher":
+            return above, 1 - above
+        case "lower":
+            return 1 - above, above
+    outside = 2 * min(above, 1 - below)
+    return max(1 - above, below), min(1.0, outside)
