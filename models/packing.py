@@ -1,28 +1,34 @@
 """Several continuations of a prompt in one forward pass that computes the prompt once.
 
-A row holds the prompt followed by its continuations::
+A row holds prompts followed by their continuations, without padding::
 
-    p₁ p₂ … pₙ₋₁ padding | pₙ a₁ a₂ … | pₙ b₁ b₂ … | padding
+    p₁ p₂ … pₙ₋₁ | q₁ q₂ … qₘ₋₁ | pₙ a₁ a₂ … | pₙ b₁ b₂ … | qₘ c₁ c₂ … | qₘ d₁ d₂ …
 
-The attention mask lets each continuation attend to the prompt and to itself, and its positions
+The attention mask lets each continuation attend to its prompt and to itself, and its positions
 continue the prompt's. The prompt's last token is repeated before each continuation because it
 predicts a different first token in each. To the model this is one ordinary forward pass, so
-adapters, gradient checkpointing and DDP work unchanged. Prompts are padded to the longest of the
-pass; continuations are not padded.
+adapters, gradient checkpointing and DDP work unchanged.
+
+The attention functions of transformers learn to recognize such a row, and compute only the token
+pairs that the mask allows (:mod:`.packed_attention`). Where they cannot, they read the mask. Then
+there is a row for each prompt, because a mask grows with the square of a row's length::
+
+    p₁ p₂ … pₙ₋₁         | pₙ a₁ a₂ … | pₙ b₁ b₂ …
+    q₁ q₂ … qₘ₋₁ padding | qₘ c₁ c₂ … | qₘ d₁ d₂ … | padding
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .packed_attention import LAYOUT, NAME, build_layout
+from .packed_attention import LAYOUT, Layout, accept_packed_rows
 
 Images: TypeAlias = Mapping[str, Tensor]
 
@@ -33,10 +39,8 @@ MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 # One position per token.
 PLAIN = ("llava", "llava_onevision")
 # transformers' attention functions that accept a custom mask.
-MASKED_ATTENTION = ("sdpa", "eager", NAME)
+MASKED_ATTENTION = ("sdpa", "eager")
 
-# Tokens after which a group continues in a further row: the mask grows with their square.
-LONGEST_ROW = 8192
 IGNORED = -100  # label of a position without a target; transformers' ignore_index
 PADDING = -1  # branch of padding; the prompt's tokens are branch 0, its continuations 1, 2, …
 # What `pad_left` adds. A multiple of the blocks of attention kernels would leave their sums as they
@@ -62,13 +66,13 @@ class Packed(NamedTuple):
     """The model's arguments; `attention_mask` is R × 1 × T × T."""
     labels_R_T: Tensor
     """The token that each position predicts; -100 where none is needed."""
-    rows_N_C: Tensor
-    columns_N_C: Tensor
+    places_N_C: Tensor
+    """Where among the R · T tokens those of the continuations are."""
     valid_N_C: Tensor
 
     def unpack(self, values_R_T: Tensor) -> Tensor:
         """The value at each token of each continuation, N × C; 0 beyond its end."""
-        values_N_C = values_R_T[self.rows_N_C, self.columns_N_C]
+        values_N_C = values_R_T.flatten()[self.places_N_C]
         return torch.where(self.valid_N_C, values_N_C, values_N_C.new_zeros(()))
 
 
@@ -99,16 +103,19 @@ def packing_unsupported_reason(model: Any) -> str | None:
         model: as for :func:`prefix_unsupported_reason`.
     """
     attention = model.config.get_text_config()._attn_implementation
-    if attention not in MASKED_ATTENTION:
-        return f"attn_implementation is {attention}; only sdpa and eager accept a custom mask"
+    if _reads_masks(model) and attention not in MASKED_ATTENTION:
+        return f"attn_implementation is {attention}; over several devices only sdpa and eager do"
     return prefix_unsupported_reason(model)
 
 
-def use_packed_attention(model: Any) -> None:
-    """Let a model's text layers skip the token pairs that the mask of packed rows forbids."""
-    text = model.config.get_text_config()
-    if packing_unsupported_reason(model) is None and text._attn_implementation == "sdpa":
-        text._attn_implementation = NAME
+def _reads_masks(model: Any) -> bool:
+    """Whether the rows' mask says what to attend to, and not only their `Layout`.
+
+    "eager" is no function of transformers but a model's own, and accelerate copies a mask from
+    device to device, but not what it holds.
+    """
+    devices = set((getattr(model, "hf_device_map", None) or {}).values())
+    return len(devices) > 1 or model.config.get_text_config()._attn_implementation == "eager"
 
 
 def prefixes_of(inputs: Mapping[str, Any], image_counts: Sequence[int]) -> list[Prefix]:
@@ -257,68 +264,101 @@ def pack(
 
     Args:
         model: a transformers model without wrapper, for which
-            :func:`packing_unsupported_reason` is None.
+            :func:`prefix_unsupported_reason` is None.
         prefixes: M distinct prompts, each ending in a text token.
         continuations: the token ids of each prompt's continuations, of any lengths.
     """
-    device = prefixes[0].ids_P.device
-    prompt_length = max(len(prefix.ids_P) for prefix in prefixes) - 1
-    rows: list[tuple[Prefix, Tensor, list[Tensor]]] = []  # with positions and continuations
-    spans: list[tuple[int, int, int]] = []  # row, first column, tokens of each continuation
-    for prefix, group in zip(prefixes, continuations, strict=True):
-        positions = _rotary_positions(model, prefix)
-        length = LONGEST_ROW
-        for number, tokens in enumerate(group):
-            if number == 0 or length + len(tokens) > LONGEST_ROW:
-                rows.append((prefix, positions, []))
-                length = prompt_length
-            spans.append((len(rows) - 1, length, len(tokens)))
-            rows[-1][2].append(tokens)
-            length += len(tokens)
-    text = model.config.get_text_config()
-    columns = zip(*(_row_tensors(*row, prompt_length) for row in rows), strict=True)
+    device, text = prefixes[0].ids_P.device, model.config.get_text_config()
+    attention, reads_masks = text._attn_implementation, _reads_masks(model)
+    groups = [
+        _Group(prefix, _rotary_positions(model, prefix), tokens)
+        for prefix, tokens in zip(prefixes, continuations, strict=True)
+    ]
+    rows = [[group] for group in groups] if reads_masks else [groups]
+    prompt_width = max(sum(group.prompt_tokens for group in row) for row in rows)
+    columns = zip(*(_row_tensors(row, prompt_width) for row in rows), strict=True)
     fills = (text.pad_token_id or 0, 0, PADDING, IGNORED)
     ids_R_T, positions, branches_R_T, labels_R_T = (
         nn.utils.rnn.pad_sequence(list(column), batch_first=True, padding_value=fill)
         for column, fill in zip(columns, fills, strict=True)
     )
-    mask = branch_mask(branches_R_T, text._attn_implementation, model.dtype)
-    longest = max(tokens for *_, tokens in spans)
-    if longest:  # else no continuation has tokens: all were truncated and masked
-        sizes = [[len(tokens) for tokens in group] for *_, group in rows]
-        prompt_lengths = [len(prefix.ids_P) - 1 for prefix, *_ in rows]
-        setattr(mask, LAYOUT, build_layout(prompt_lengths, sizes, device))
-    span_N_3 = torch.tensor(spans, device=device)
-    offsets_C = torch.arange(longest, device=device)
-    valid_N_C = offsets_C < span_N_3[:, 2:]
-    columns_N_C = torch.where(valid_N_C, span_N_3[:, 1:2] + offsets_C, 0)
+    layout = _layout(rows, prompt_width, ids_R_T)
+    if reads_masks:
+        mask = branch_mask(branches_R_T, attention, model.dtype)
+    else:
+        accept_packed_rows(attention)
+        # A mask in form only, which takes no memory.
+        none = torch.zeros((), dtype=torch.bool, device=device)
+        mask = none.expand(len(rows), 1, *ids_R_T.shape[1:] * 2)
+        setattr(mask, LAYOUT, layout)
+    spans_N_2 = torch.tensor([*chain.from_iterable(layout.continuations)], device=device)
+    offsets_C = torch.arange(int(spans_N_2[:, 1].max()), device=device)
+    valid_N_C = offsets_C < spans_N_2[:, 1:]
     inputs = {
         "input_ids": ids_R_T,
         "position_ids": positions if positions.dim() == 2 else positions.permute(2, 0, 1),
         "attention_mask": mask,
-        **join_images(prefix.images for prefix, *_ in rows),
+        **join_images(prefix.images for prefix in prefixes),
     }
-    return Packed(inputs, labels_R_T, span_N_3[:, :1].expand_as(valid_N_C), columns_N_C, valid_N_C)
+    places_N_C = torch.where(valid_N_C, spans_N_2[:, :1] + offsets_C, 0)
+    return Packed(inputs, labels_R_T, places_N_C, valid_N_C)
+
+
+class _Group(NamedTuple):
+    """A prompt, the rotary positions of its tokens, and its continuations."""
+
+    prefix: Prefix
+    positions: Tensor
+    continuations: Sequence[Tensor]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Without the last, which is repeated before each continuation."""
+        return len(self.prefix.ids_P) - 1
+
+
+def _layout(rows: Sequence[Sequence[_Group]], prompt_width: int, ids_R_T: Tensor) -> Layout:
+    """Where rows hold their prompts and continuations."""
+    prompts, continuations = [], []
+    width = ids_R_T.shape[1]
+    for index, row in enumerate(rows):
+        place, column = index * width, index * width + prompt_width
+        for group in row:
+            prompts.append((place, group.prompt_tokens))
+            place += group.prompt_tokens
+            lengths = [len(tokens) for tokens in group.continuations]
+            starts = list(accumulate(lengths, initial=column))
+            continuations.append(list(zip(starts, lengths, strict=False)))
+            column = starts[-1]
+    return Layout(prompts, continuations, ids_R_T.numel(), ids_R_T.device)
 
 
 def _row_tensors(
-    prefix: Prefix, positions: Tensor, continuations: Sequence[Tensor], prompt_length: int
+    groups: Sequence[_Group], prompt_width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ids, positions, branches and labels of a row's T tokens; positions are T or T × 3."""
-    prompt, last = prefix.ids_P[:-1], prefix.ids_P[-1:]
-    padding = (0, prompt_length - len(prompt))
-    # Padded with the last token: unlike an image token, any text token will do.
-    ids = [prompt, last.expand(padding[1])]
-    row_positions = [functional.pad(positions[..., :-1], padding)]
-    branches = [functional.pad(torch.zeros_like(prompt), padding, value=PADDING)]
-    labels = [prompt.new_full((prompt_length,), IGNORED), *continuations]
-    for number, tokens in enumerate(continuations, 1):
-        ids.append(torch.cat([last, tokens[:-1]])[: len(tokens)])
-        offsets = torch.arange(len(tokens), device=tokens.device)
-        row_positions.append(positions[..., -1:] + offsets)
-        branches.append(torch.full_like(tokens, number))
-    positions = torch.cat(row_positions, dim=-1).movedim(-1, 0)
-    return torch.cat(ids), positions, torch.cat(branches), torch.cat(labels)
+    last = groups[-1].prefix.ids_P[-1:]
+    padding = (0, prompt_width - sum(group.prompt_tokens for group in groups))
+    prompts = [group.prefix.ids_P[:-1] for group in groups]
+    positions = [torch.cat([group.positions[..., :-1] for group in groups], dim=-1)]
+    positions[0] = functional.pad(positions[0], padding)
+    # Padded with a prompt's last token: unlike an image token, any text token will do.
+    ids = [*prompts, last.expand(padding[1])]
+    branches = [functional.pad(torch.zeros_like(torch.cat(prompts)), padding, value=PADDING)]
+    labels = [last.new_full((prompt_width,), IGNORED)]
+    for group in groups:
+        for number, tokens in enumerate(group.continuations, 1):
+            ids.append(torch.cat([group.prefix.ids_P[-1:], tokens[:-1]])[: len(tokens)])
+            offsets = torch.arange(len(tokens), device=tokens.device)
+            positions.append(group.positions[..., -1:] + offsets)
+            branches.append(torch.full_like(tokens, number))
+            labels.append(tokens)
+    return (
+        torch.cat(ids),
+        torch.cat(positions, dim=-1).movedim(-1, 0),
+        torch.cat(branches),
+        torch.cat(labels),
+    )
 
 
 def branch_mask(branches_R_T: Tensor, attention: str, dtype: torch.dtype) -> Tensor:

@@ -56,7 +56,6 @@ from mtrl_judge.models.packing import (
     packing_unsupported_reason,
     prefix_unsupported_reason,
     unique_prefixes,
-    use_packed_attention,
 )
 from mtrl_judge.models.placeholders import placeholder_ids
 from mtrl_judge.models.shared_prefill import share_prefill
@@ -201,9 +200,6 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self._packing_obstacle = packing_unsupported_reason(inner)
         dataset, seed = self.train_dataset, self.args.seed
         self._other_prompts = OtherPrompts(dataset, unit, seed) if resample_tries else None
-        if share_prompt:
-            for model in filter(None, (self.model, self.ref_model)):
-                use_packed_attention(self._inner(model))
 
     # 1. Prompts
 

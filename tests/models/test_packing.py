@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.flash_on_cpu import flash_on_cpu
 from transformers import AutoModelForImageTextToText
 
+from mtrl_judge.models import packed_attention as packed_attention_module
 from mtrl_judge.models import packing
-from mtrl_judge.models.packed_attention import LAYOUT, build_layout, packed_attention
+from mtrl_judge.models.packed_attention import (
+    Layout,
+    flash_unsupported_reason,
+    packed_attention,
+)
 from mtrl_judge.models.packing import (
     Prefix,
     join_images,
@@ -38,7 +46,9 @@ def test_models_that_cannot_share_a_prompt_are_recognized(
     assert "linear_attention" in str(packing_unsupported_reason(linear))
     flash = model()
     flash.config.text_config._attn_implementation = "flash_attention_2"
-    assert "only sdpa and eager accept a custom mask" in str(packing_unsupported_reason(flash))
+    assert packing_unsupported_reason(flash) is None
+    flash.hf_device_map = {"model.visual": 0, "model.language_model": 1}
+    assert "over several devices only sdpa and eager" in str(packing_unsupported_reason(flash))
     assert prefix_unsupported_reason(flash) is None
     dropping = model()
     dropping.config.text_config.attention_dropout = 0.1
@@ -76,30 +86,65 @@ def test_prompts_are_equal_only_with_their_images() -> None:
     assert unique_prefixes(rows) == ([0, 2, 3, 4], [0, 0, 1, 2, 3])
 
 
-SIZES = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3), min_size=1, max_size=3)
-SIZES = SIZES.filter(lambda sizes: any(map(sum, sizes)))
+SIZES = st.lists(
+    st.tuples(st.integers(1, 5), st.lists(st.integers(0, 4), min_size=1, max_size=3)),
+    min_size=1,
+    max_size=3,
+)
 
 
-@given(SIZES, st.data())
-def test_attention_skips_only_what_the_mask_forbids(sizes: list[list[int]], data: Any) -> None:
-    bodies = [data.draw(st.integers(1, 5)) for _ in sizes]
-    branches = []
-    for body, row in zip(bodies, sizes, strict=True):
-        padding = [packing.PADDING] * (max(bodies) - body)
-        numbers = [number for k, n in enumerate(row) for number in [k + 1] * n]
-        branches.append(torch.tensor([0] * body + padding + numbers))
-    padded = torch.nn.utils.rnn.pad_sequence(
-        branches, batch_first=True, padding_value=packing.PADDING
-    )
-    mask = packing.branch_mask(padded, "sdpa", torch.float32)
+@given(SIZES, st.booleans(), st.booleans())
+def test_attention_over_packed_rows_is_that_of_their_mask(
+    sizes: list[tuple[int, list[int]]], one_row: bool, flash: bool
+) -> None:
+    """With a row for all prompts or one for each, with a mask and with flash kernels."""
+    width = sum(body + sum(lengths) for body, lengths in sizes)
+    rows, start, prompts, continuations = 1 if one_row else len(sizes), 0, [], []
+    group_S, branch_S = (torch.full((rows * width,), packing.PADDING) for _ in range(2))
+    for index, (body, _) in enumerate(sizes):
+        start = start if one_row else index * width
+        prompts.append((start, body))
+        group_S[start : start + body], branch_S[start : start + body] = index, 0
+        start += body
+    for index, (_, lengths) in enumerate(sizes):
+        start = start if one_row else index * width + max(b for b, _ in sizes)
+        continuations.append([])
+        for number, length in enumerate(lengths, 1):
+            continuations[-1].append((start, length))
+            group_S[start : start + length], branch_S[start : start + length] = index, number
+            start += length
+    same_S_S = group_S == group_S[:, None]
+    allowed_S_S = same_S_S & ((branch_S == 0) | (branch_S == branch_S[:, None]))
+    allowed_S_S = (allowed_S_S & (group_S >= 0)).tril()
     torch.manual_seed(0)
-    rows, width = padded.shape
-    query = torch.randn(rows, 4, width, 8)
-    key, value = torch.randn(2, rows, 2, width, 8)
+    states = [torch.randn(rows, h, width, 8, requires_grad=True) for h in (4, 2, 2)]
+    query, key, value = (part.transpose(1, 2).flatten(0, 1).transpose(0, 1) for part in states)
+    key, value = (part.repeat_interleave(2, dim=0) for part in (key, value))
+    scores = (query @ key.transpose(1, 2) / 8**0.5).masked_fill(~allowed_S_S, -torch.inf)
+    real = branch_S != packing.PADDING
+    expected = (scores[:, real].softmax(dim=-1) @ value).transpose(0, 1)
     module = torch.nn.Module()
     module.num_key_value_groups, module.is_causal = 2, True  # type: ignore[assignment]
-    dense, _ = packed_attention(module, query, key, value, mask)
-    setattr(mask, LAYOUT, build_layout(bodies, sizes, "cpu"))
-    ours, _ = packed_attention(module, query, key, value, mask)
-    real = padded != packing.PADDING
-    torch.testing.assert_close(ours[real], dense[real], rtol=1e-5, atol=1e-6)
+    layout = Layout(prompts, continuations, rows * width, "cpu")
+    with flash_on_cpu() if flash else nullcontext() as calls:
+        ours = packed_attention(module, states, layout).flatten(0, 1)[real]
+        direction = torch.randn_like(expected)
+        gradients = torch.autograd.grad((ours * direction).sum(), states)
+    if flash:
+        whole = all(sum(lengths) for _, lengths in sizes)
+        kept = [(n, k) for n, k in calls if n > 0]
+        assert (len(kept) > 2) == whole, "the kernels ran for these rows, if not only to be tried"
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    theirs = torch.autograd.grad((expected * direction).sum(), states)
+    torch.testing.assert_close(gradients, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_flash_kernels_that_cannot_be_used_are_found_out() -> None:
+    of = (torch.device("cpu"), torch.float32, 4, 2, 8)
+    flash_unsupported_reason.cache_clear()
+    assert "do not run here (Could not run" in str(flash_unsupported_reason(*of))
+    with flash_on_cpu():
+        assert flash_unsupported_reason(*of) is None
+        flash_unsupported_reason.cache_clear()
+        with patch.object(packed_attention_module, "_LAST_PLACES", 0):
+            assert "give other numbers here" in str(flash_unsupported_reason(*of))

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,11 +21,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from PIL import Image
 from support import tiny_models
+from support.flash_on_cpu import flash_on_cpu
 from support.images import random_image
 from support.vllm_stand_in import vllm_stand_in
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AttentionInterface, AutoModelForImageTextToText, AutoProcessor
 from transformers.image_utils import make_flat_list_of_images
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl import GRPOConfig, GRPOTrainer
 
 from mtrl_judge.common.errors import JudgeError
@@ -284,17 +287,48 @@ def test_a_frozen_vision_tower_gives_trls_numbers(checkpoint: Any, tmp_path: Pat
     trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, model=model).train()
 
 
-def test_other_attention_and_long_groups_give_trls_numbers(
-    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mask alone is right as well, and a group may take several rows."""
+@pytest.mark.parametrize("attention", ["eager", "sdpa over several devices"])
+def test_masks_alone_give_trls_numbers(checkpoint: Any, tmp_path: Path, attention: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(
-        checkpoint(QWEN3), attn_implementation="eager"
+        checkpoint(QWEN3), attn_implementation=attention.partition(" ")[0]
     )
-    trainer_of(checkpoint(QWEN3), tmp_path / "eager", kind=Compared, model=model).train()
-    monkeypatch.setattr(packing, "LONGEST_ROW", 150)
-    fields = {"num_generations": 16, "per_device_train_batch_size": 16}
-    trainer_of(checkpoint(QWEN3), tmp_path / "long", kind=Compared, **fields).train()
+    trainer = trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, model=model)
+    if attention != "eager":  # as far as packing can see
+        model.hf_device_map = {"model.visual": 0, "model.language_model": 1}
+    trainer.train()
+
+
+class Flash:
+    """flash_attention_2 as the stock path sees it; its package runs on GPUs only."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(
+        self, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **named: Any
+    ) -> Any:
+        assert mask is None or mask.dim() == 2, "flash_attention_2 takes no masks of token pairs"
+        self.calls += 1
+        if mask is not None:
+            causal_T_T = torch.ones(k.shape[2], k.shape[2], dtype=torch.bool).tril()
+            mask = (mask.bool()[:, None, None] & causal_T_T)[:, :, -q.shape[2] :]
+            mask = mask | ~mask.any(dim=-1, keepdim=True)
+        return sdpa_attention_forward(module, q, k, v, mask, **named)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_flash_attention_shares_the_prompt(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: bool
+) -> None:
+    """With PyTorch's flash kernels for the packed rows, and without them."""
+    stock, name = Flash(), "flash_attention_2"
+    monkeypatch.setitem(AttentionInterface._global_mapping, name, stock)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint(QWEN3))
+    model.config.text_config._attn_implementation = name
+    with flash_on_cpu() if kernels else nullcontext([]) as calls:
+        trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, model=model, images=2).train()
+    assert stock.calls
+    assert bool(calls) == kernels
 
 
 def test_a_whole_run_is_stock_trls(checkpoint: Any, tmp_path: Path) -> None:
@@ -485,15 +519,15 @@ def images_of_others(model: Any, prompts: Any, answers: Any) -> Any:
 
 def seen_padding(model: Any, prompts: Any, answers: Any) -> Any:
     packed = packing.pack(model, prompts, answers)
-    layout = getattr(packed.inputs["attention_mask"], packing.LAYOUT)
-    layout.mask_N_1_C_Q[..., : layout.prompt_length] = True
+    attention = getattr(packed.inputs["attention_mask"], packing.LAYOUT).masked
+    attention.mask_N_1_C_Q[..., : attention.prompts.index_A_B.shape[1]] = True
     return packed
 
 
 def seen_future(model: Any, prompts: Any, answers: Any) -> Any:
     packed = packing.pack(model, prompts, answers)
-    layout = getattr(packed.inputs["attention_mask"], packing.LAYOUT)
-    layout.mask_N_1_C_Q[..., layout.prompt_length :] = True
+    attention = getattr(packed.inputs["attention_mask"], packing.LAYOUT).masked
+    attention.mask_N_1_C_Q[..., attention.prompts.index_A_B.shape[1] :] = True
     return packed
 
 
