@@ -51,6 +51,7 @@ from mtrl_judge.common.attributes import replaced_attribute
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.models.image_dedup import deduplicate_images
 from mtrl_judge.models.judge import unwrap_adapters
+from mtrl_judge.models.packed_attention import flash_unsupported_reason
 from mtrl_judge.models.packing import (
     pack,
     packing_unsupported_reason,
@@ -598,6 +599,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if not self._shares(what, obstacles):
             fields["num_images"] = num_images
             return stock(model, *rows, batch_size, **wanted, **fields)  # type: ignore[no-any-return]
+        self._say_attention()
         parts = []
         for batch in micro_batches(*rows, batch_size or len(input_ids), num_images, fields):
             parts.append(self._packed_logps(model, batch))
@@ -676,11 +678,27 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             return False
         obstacle = next(filter(None, obstacles), None)
         how = f"as in TRL, because {obstacle}" if obstacle else "each prompt once"
-        line = f"share_prompt: {what}: {how}"
-        if line not in self._logged and self.accelerator.is_main_process:
-            logger.log(logging.WARNING if obstacle else logging.INFO, line)
-        self._logged.add(line)
+        self._log_once(
+            f"share_prompt: {what}: {how}", logging.WARNING if obstacle else logging.INFO
+        )
         return obstacle is None
+
+    def _say_attention(self) -> None:
+        """Log, once, how attention over packed rows is computed."""
+        config, dtype = (
+            self._inner(self.model).config.get_text_config(),
+            self._compute_dtype(self.model),
+        )
+        heads, groups = config.num_attention_heads, config.num_key_value_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        reason = flash_unsupported_reason(self.accelerator.device, dtype, heads, groups, size)
+        how = f"with a mask, because {reason}" if reason else "by flash kernels"
+        self._log_once(f"share_prompt: attention: {how}", logging.INFO)
+
+    def _log_once(self, line: str, level: int) -> None:
+        if line not in self._logged and self.accelerator.is_main_process:
+            logger.log(level, line)
+        self._logged.add(line)
 
     def _inner(self, model: Any) -> Any:
         """The transformers model within wrappers and adapters."""
