@@ -3,12 +3,14 @@
 An arm has one judge (or one for each task) for every corpus and training seed. In each of these
 *units* two arms are compared on the same rows, with shared draws, as judges are everywhere (see
 :mod:`mtrl_judge.leaderboard.compare`). Their mean difference varies with the rows, which the draws
-show, and with the training, which the units show; the variance of an effect is the sum of both.
+show, and from training to training, which independent units show: corpora, or the seeds of one
+corpus. The variance of an effect is the sum of both.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import variance
 from typing import Literal, NamedTuple, TypeAlias
@@ -20,6 +22,7 @@ from mtrl_judge.metrics.significance import holm
 from .arms_file import Claim
 
 ALPHA = 0.05
+_KNOWN = 1e9  # degrees of freedom of a variance that is as good as known
 Outcome: TypeAlias = Literal["holds", "does not hold", "cannot be decided"]
 
 
@@ -64,27 +67,30 @@ def effect(first: Mapping[Unit, Score], second: Mapping[Unit, Score]) -> Effect 
     The base model, which has no seed, is compared with every seed of its corpus. With one unit the
     interval says nothing about another training.
     """
-    differences = [
-        minus(score, other)
-        for (_, score), (_, other) in _common(first, second)
-        if None not in (score.value, other.value)
-    ]
-    if not differences:
+    by_corpus: defaultdict[int | None, list[Score]] = defaultdict(list)
+    for (unit, score), (_, other) in _common(first, second):
+        if None not in (score.value, other.value):
+            by_corpus[unit.corpus].append(minus(score, other))
+    if not by_corpus:
         return None
-    units, total = len(differences), mean(differences, [1.0] * len(differences))
-    of_items, of_units = total.standard_error, 0.0
-    if units > 1:
-        of_units = math.sqrt(variance([float(d.value or 0.0) for d in differences]) / units)
-    if of_items is None or total.value is None:
-        return Effect(Estimate(total.value), units, None, math.inf)
-    error = math.hypot(of_items, of_units)
-    # Satterthwaite (1946): the draws are spread as if the variance of items were known.
-    degrees = (units - 1) * (error / of_units) ** 4 if of_units else math.inf
+    means = [mean(differences, [1.0] * len(differences)) for differences in by_corpus.values()]
+    units, total = sum(map(len, by_corpus.values())), mean(means, [1.0] * len(means))
+    if total.standard_error is None or total.value is None:
+        return Effect(Estimate(total.value), units, None, _KNOWN)
+    # The seeds of a corpus share its rows and its base model, so its mean is one independent value.
+    independent = means if len(means) > 1 else next(iter(by_corpus.values()))
+    between = 0.0
+    if len(independent) > 1:
+        values = [float(score.value or 0.0) for score in independent]
+        between = math.sqrt(variance(values) / len(values))
+    error, degrees = math.hypot(total.standard_error, between), _KNOWN
+    if between:  # Satterthwaite (1946); the error over items allows for its clusters already
+        degrees = min(_KNOWN, (len(independent) - 1) * (error / between) ** 4)
     from scipy.special import stdtrit
 
-    half = float(stdtrit(min(degrees, 1e9), (1 + LEVEL) / 2)) * error
+    half = float(stdtrit(degrees, (1 + LEVEL) / 2)) * error
     estimate = Estimate(total.value, total.value - half, total.value + half)
-    return Effect(estimate, units, error, min(degrees, 1e9))
+    return Effect(estimate, units, error, degrees)
 
 
 def _common(
