@@ -10,7 +10,8 @@ from typing import NamedTuple
 PART_LIMIT = 32_768
 """Characters of an answer part that are read: about 8,000 tokens, more than an answer needs."""
 _HEAD = 1_024
-_TAG_FORM = r"{}\s{{0,4}}(/?)\s{{0,4}}(think|answer)\s{{0,4}}[>＞]"
+# (?a: Unicode's other i's and s's, which IGNORECASE takes for these, make no tag.
+_TAG_FORM = r"{}\s{{0,4}}(/?)\s{{0,4}}((?a:think|answer))\s{{0,4}}[>＞]"
 # A pattern that begins with one plain character is searched for several times faster.
 _TAG = re.compile(_TAG_FORM.format("<"), re.IGNORECASE)
 _WIDE_TAG = re.compile(_TAG_FORM.format("[<＜]"), re.IGNORECASE)
@@ -111,6 +112,7 @@ _PLAIN: dict[int, str | None] = _INVISIBLE | {
         ("≫", ">>"),
         ("≪", "<<"),
         ("\u2028\u2029\x85", "\n"),
+        ("ıİ", "i"),
     ]
     for char in chars
 }
@@ -129,10 +131,14 @@ _LATEX_FONT = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf|mathit|e
 
 
 def fold(text: str) -> str:
-    """Compatibility form, case-folded, without invisible characters and without markup."""
+    """Compatibility form, case-folded, without invisible characters and without markup.
+
+    Turkish has a dotless ı, whose capital is I, and a capital İ. `str.casefold` knows neither pair
+    (they are the rows T of Unicode's CaseFolding.txt), so all four letters become i.
+    """
     if not text.isascii():
         text = _NON_ASCII_RUN.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
-        text = text.translate(_PLAIN)
+        text = text.translate(_PLAIN).replace("i\u0307", "i")  # what İ is in lower case
     text = text.casefold().replace("\r", "\n")
     text = text.replace("*", "").replace("`", "").replace("~~", "")
     if "_" in text:

@@ -32,7 +32,7 @@ __all__ = [
     "read_reasoning",
 ]
 
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 """Increased whenever a reading changes; part of a run's identity."""
 
 SELF_CONTRADICTION = "self-contradiction"

@@ -192,6 +192,7 @@ READ = [
     ("是，因为有刀。", CHINESE, "是"),
     ("Si\u0301.", SPANISH, "Sí"),
     ("SÍ, porque hay un perro.", SPANISH, "Sí"),
+    ("<thınk>\nYes", YES_NO, "Yes"),
     ("Nein, da ist kein Hund.", ("Ja", "Nein"), "Nein"),
     ("Answer: A+", ("A", "A+"), "A+"),
     ("👍", ("👍", "👎"), "👍"),
@@ -355,6 +356,25 @@ def test_guesses_nothing(case: tuple[str, Sequence[str], str | None]) -> None:
 )
 def test_well_formed_is_the_exact_structure(text: str, well_formed: bool) -> None:
     assert parse_verdict(text, YES_NO).well_formed is well_formed
+
+
+OTHER_LANGUAGES = [
+    ("Evet", "Hayır"),
+    ("İyi", "Kötü"),
+    ("Ναι", "Όχι"),
+    ("Groß", "Klein"),
+    ("Да", "Нет"),
+]
+
+
+@pytest.mark.parametrize("verdicts", OTHER_LANGUAGES, ids=" ".join)
+def test_a_verdict_is_read_in_every_casing(verdicts: tuple[str, str]) -> None:
+    """Also in the capitals and small letters of Turkish, which Python's strings do not have."""
+    for verdict in verdicts:
+        turkish = verdict.replace("i", "İ").replace("ı", "I").upper()
+        small = verdict.replace("İ", "i").replace("I", "ı").lower()
+        for text in (verdict.upper(), verdict.lower(), verdict.swapcase(), turkish, small):
+            assert parse_verdict(f"<answer>{text}</answer>", verdicts).value == verdict, text
 
 
 def test_text_of_another_type_is_empty_text() -> None:
