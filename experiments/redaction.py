@@ -37,8 +37,14 @@ def redacted(output: BinaryIO, redactor: Redactor) -> Iterator[int]:
 
 def _pass_on(reading: int, output: BinaryIO, redactor: Redactor) -> None:
     with open(reading, "rb", buffering=0) as pipe:
-        with suppress(OSError, ValueError):  # nobody reads it any more, or the disk is full
-            _copy(pipe, output, redactor)
+        with suppress(OSError, ValueError):  # the disk is full, or the output is closed
+            try:
+                _copy(pipe, output, redactor)
+            except BrokenPipeError:
+                # Nobody reads it any more. More data than a buffer holds fails without being kept
+                # in it; something must be, so that the command's last flush fails as well and its
+                # exit code says so.
+                output.write(b"\n")
         # With the pipe closed, the command would end at its next line, and lose hours of work.
         while pipe.read(_READ_BYTES):
             pass

@@ -64,6 +64,7 @@ from mtrl_judge.experiments.launch import run_command
 from pathlib import Path
 
 def work():
+    print("a line " * 20_000)  # more than a buffer
     for _ in range(1000):
         print("a line " * 20)
     Path(sys.argv[2]).write_text("done")
