@@ -25,7 +25,12 @@ from support.flash_on_cpu import flash_on_cpu
 from support.images import random_image
 from support.vllm_stand_in import vllm_stand_in
 from torch import Tensor
-from transformers import AttentionInterface, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AttentionInterface,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen3VLMoeTextConfig,
+)
 from transformers.image_utils import make_flat_list_of_images
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl import GRPOConfig, GRPOTrainer
@@ -476,7 +481,16 @@ def test_it_says_once_what_it_cannot_share_and_why(
     assert caplog.messages == [
         f"share_prompt: {what}: as in TRL, {why}" for what in ("generation", "log-probabilities")
     ]
-    caplog.clear()
+
+
+@pytest.mark.skipif(
+    not hasattr(Qwen3VLMoeTextConfig(), "output_router_logits"),
+    reason="this version of Qwen3-VL-MoE has no auxiliary loss that TRL can read",
+)
+def test_the_auxiliary_loss_of_experts_is_computed_as_in_trl(
+    checkpoint: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="mtrl_judge")
     experts = checkpoint(tiny_models.tiny_qwen3_vl_moe)
     trainer_of(experts, tmp_path / "experts", router_aux_loss_coef=0.01, max_steps=2).train()
     assert (
@@ -561,6 +575,18 @@ PACKING_FAULTS = (
 
 
 STOPS = pytest.raises(JudgeError, match="differ from TRL's by")
+
+
+def test_the_last_place_of_a_logit_does_not_stop_the_run() -> None:
+    """Those of a nearly certain answer, whose logit is 40, next to those of the next float32."""
+    logit = torch.tensor(40.0)
+    theirs_B_C = (logit - 40.01).expand(2, 3)
+    next_B_C = (torch.nextafter(logit, torch.tensor(0.0)) - 40.01).expand(2, 3)
+    everything = torch.ones(2, 3, dtype=torch.bool)
+    rest = (theirs_B_C, theirs_B_C, everything, torch.float32)
+    self_check.check("log-probabilities", next_B_C, *rest)
+    with STOPS:
+        self_check.check("log-probabilities", theirs_B_C + 1e-5, *rest)
 
 
 class Planted(JudgeGRPOTrainer):
