@@ -13,7 +13,13 @@ from pydantic_core import PydanticCustomError
 class Frozen(BaseModel):
     """Immutable; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        strict=False,
+        protected_namespaces=(),  # before 2.10, pydantic warns of a field named model_…
+    )
 
 
 def _text_only(value: object) -> object:

@@ -26,6 +26,10 @@ def test_the_version_is_printed() -> None:
     assert call("--version").stdout == f"mtrl-judge {mtrl_judge.__version__}\n"
 
 
+def test_help_shows_the_default_of_an_option() -> None:
+    assert " [default: 0; x>=0]" in call("leaderboard", "show", "--help").stdout
+
+
 def test_tasks_lists_every_shipped_task_with_its_card() -> None:
     rows = json.loads(call("tasks", "--json").stdout)
     assert [row["task"] for row in rows] == [task.task for task in load_shipped_tasks()]

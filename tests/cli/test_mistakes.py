@@ -19,7 +19,7 @@ NO_ROOT = "data root: no folder"
 NO_RESULTS = "no lmms-eval results"
 # A command, and what its message says.
 MISTAKES = {
-    "tasks --jsn": "No such option: --jsn",
+    "tasks --jsn": "No such option",
     "new mine --kind pairwize": "did you mean 'pairwise'?",
     "new ../mine": "task name: found",
     "validate none": UNKNOWN_TASK,

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import yaml
+from packaging.version import Version
 from sklearn.metrics import accuracy_score, f1_score
 from support.commands import call
 from support.results import VERDICTS, judged_pairs, judged_rows, sample, write_results
@@ -612,6 +614,10 @@ def test_files_that_are_not_leaderboard_files_are_reported(
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.skipif(
+    Version(pydantic.VERSION) < Version("2.14"),
+    reason="earlier versions of pydantic write the same schema in another form",
+)
 def test_the_schema_is_the_published_one(results: Path) -> None:
     published = ROOT / "docs" / "leaderboard.schema.json"
     assert published.read_text(encoding="utf-8") == json_schema() + "\n"
