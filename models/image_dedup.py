@@ -73,7 +73,9 @@ def _distinct_features(stock: Any, given: dict[str, Any], rest: Mapping[str, Any
         given["batch_num_images"] = [1] * tiled + [len(chosen) - tiled]
     output = stock(**given, **rest)
     spread = [chosen.index(distinct[index]) for index in inverse]
-    result = {"pooler_output": [output.pooler_output[index] for index in spread]}
+    pooled = output.pooler_output  # one tensor where all images have as many tokens
+    one = isinstance(pooled, torch.Tensor)
+    result = {"pooler_output": pooled[spread] if one else [pooled[index] for index in spread]}
     if "deepstack_features" in output:
         lengths = [len(features) for features in output.pooler_output]
         result["deepstack_features"] = [

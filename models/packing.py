@@ -15,6 +15,8 @@ there is a row for each prompt, because a mask grows with the square of a row's 
 
     p₁ p₂ … pₙ₋₁         | pₙ a₁ a₂ … | pₙ b₁ b₂ …
     q₁ q₂ … qₘ₋₁ padding | qₘ c₁ c₂ … | qₘ d₁ d₂ … | padding
+
+Layers of linear attention split a row again (:mod:`.packed_linear_attention`).
 """
 
 from __future__ import annotations
@@ -29,15 +31,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .packed_attention import LAYOUT, Layout, accept_packed_rows
+from .packed_linear_attention import Fork, fork_linear_attention
 
 Images: TypeAlias = Mapping[str, Tensor]
 
 # Families whose position ids and image features are handled here, by the config's `model_type`.
 # Multimodal rotary positions (Qwen2-VL, arXiv 2409.12191, section 2.1): a token has a temporal, a
 # vertical and a horizontal position, and text after an image continues from the greatest of them.
-MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
 # One position per token.
-PLAIN = ("llava", "llava_onevision")
+PLAIN = ("llava", "llava_onevision", "internvl", "gemma3")
+# Types of layers that are handled in some families, besides full attention.
+OTHER_LAYERS = {"qwen3_5": ("linear_attention",), "gemma3": ("sliding_attention",)}
+# Families that may cut an image into tiles, each of which is an image to the model: the field of
+# the config with the number of tokens of a tile.
+TILE_TOKENS = {"internvl": "image_seq_length", "gemma3": "mm_tokens_per_image"}
 # transformers' attention functions that accept a custom mask.
 MASKED_ATTENTION = ("sdpa", "eager")
 
@@ -46,7 +54,9 @@ PADDING = -1  # branch of padding; the prompt's tokens are branch 0, its continu
 # What `pad_left` adds. A multiple of the blocks of attention kernels would leave their sums as they
 # are.
 MORE_PADDING = 7
-TEXT_FIELDS = ("input_ids", "attention_mask", "mm_token_type_ids")  # the other fields are images'
+# What kind of token each is: 0 text, 1 image. Families use one name or the other.
+TYPES = ("mm_token_type_ids", "token_type_ids")
+TEXT_FIELDS = ("input_ids", "attention_mask", *TYPES)  # the other fields are images'
 
 
 class Prefix(NamedTuple):
@@ -54,7 +64,7 @@ class Prefix(NamedTuple):
 
     ids_P: Tensor
     types_P: Tensor | None
-    """`mm_token_type_ids`: 0 text, 1 image; only families of MROPE have them."""
+    """0 text, 1 image; None where the family has no field of TYPES."""
     images: Images
     """The processor's tensors for its images, by the model's argument names."""
 
@@ -62,8 +72,8 @@ class Prefix(NamedTuple):
 class Packed(NamedTuple):
     """R rows of T tokens that hold N continuations of up to C tokens."""
 
-    inputs: dict[str, Tensor]
-    """The model's arguments; `attention_mask` is R × 1 × T × T."""
+    inputs: dict[str, Any]
+    """The model's arguments; `attention_mask` is R × 1 × T × T, or one for each type of layer."""
     labels_R_T: Tensor
     """The token that each position predicts; -100 where none is needed."""
     places_N_C: Tensor
@@ -85,9 +95,10 @@ def prefix_unsupported_reason(model: Any) -> str | None:
     config, text = model.config, model.config.get_text_config()
     if config.model_type not in MROPE + PLAIN:
         return f"its family, {config.model_type}, is not among {', '.join(MROPE + PLAIN)}"
-    other_layers = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention"})
+    other_layers = _layer_types(model) - {"full_attention"}
+    other_layers -= {*OTHER_LAYERS.get(config.model_type, ())}
     if other_layers:
-        return f"it has layers of {', '.join(other_layers)}"
+        return f"it has layers of {', '.join(sorted(other_layers))}"
     configs = [config, text, getattr(config, "vision_config", config)]
     rates = [float(getattr(part, "attention_dropout", 0.0) or 0.0) for part in configs]
     rates += [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
@@ -104,18 +115,29 @@ def packing_unsupported_reason(model: Any) -> str | None:
     """
     attention = model.config.get_text_config()._attn_implementation
     if _reads_masks(model) and attention not in MASKED_ATTENTION:
-        return f"attn_implementation is {attention}; over several devices only sdpa and eager do"
+        where = "over several devices" if _several_devices(model) else "with sliding windows"
+        return f"attn_implementation is {attention}; {where} only sdpa and eager do"
+    if "linear_attention" in _layer_types(model) and _several_devices(model):
+        return "it has layers of linear_attention over several devices"
     return prefix_unsupported_reason(model)
 
 
 def _reads_masks(model: Any) -> bool:
     """Whether the rows' mask says what to attend to, and not only their `Layout`.
 
-    "eager" is no function of transformers but a model's own, and accelerate copies a mask from
-    device to device, but not what it holds.
+    "eager" is no function of transformers but a model's own, accelerate copies a mask from device
+    to device, but not what it holds, and a `Layout` knows of no sliding windows.
     """
-    devices = set((getattr(model, "hf_device_map", None) or {}).values())
-    return len(devices) > 1 or model.config.get_text_config()._attn_implementation == "eager"
+    eager = model.config.get_text_config()._attn_implementation == "eager"
+    return eager or _several_devices(model) or "sliding_attention" in _layer_types(model)
+
+
+def _several_devices(model: Any) -> bool:
+    return len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+
+
+def _layer_types(model: Any) -> set[str]:
+    return set(getattr(model.config.get_text_config(), "layer_types", None) or ())
 
 
 def prefixes_of(inputs: Mapping[str, Any], image_counts: Sequence[int]) -> list[Prefix]:
@@ -123,13 +145,14 @@ def prefixes_of(inputs: Mapping[str, Any], image_counts: Sequence[int]) -> list[
 
     Args:
         inputs: the processor's output, on the model's device; text fields are B × T.
-        image_counts: number of images of each prompt.
+        image_counts: number of images of each prompt, as the model sees them: see
+            :func:`count_images`. So everywhere in this file.
     """
     images_B = split_images(
         {name: value for name, value in inputs.items() if name not in TEXT_FIELDS}, image_counts
     )
     masks_B_T = inputs["attention_mask"].bool()
-    types_B_T = inputs.get("mm_token_type_ids")
+    types_B_T = next((inputs[name] for name in TYPES if name in inputs), None)
     return [
         Prefix(
             inputs["input_ids"][index][mask_T],
@@ -138,6 +161,23 @@ def prefixes_of(inputs: Mapping[str, Any], image_counts: Sequence[int]) -> list[
         )
         for index, (mask_T, images) in enumerate(zip(masks_B_T, images_B, strict=True))
     ]
+
+
+def count_images(
+    config: Any, prompts: Iterable[Sequence[int] | Tensor], image_counts: Sequence[int]
+) -> list[int]:
+    """How many images the model sees in each prompt: where an image was cut, each of its tiles.
+
+    Args:
+        config: of the model.
+        prompts: the token ids of each prompt.
+        image_counts: number of images of each prompt, before they are cut.
+    """
+    if config.model_type not in TILE_TOKENS:
+        return list(image_counts)
+    tokens = getattr(config, TILE_TOKENS[config.model_type])
+    counts = (int((torch.as_tensor(ids) == config.image_token_id).sum()) for ids in prompts)
+    return [count // tokens for count in counts]
 
 
 def unique(
@@ -193,7 +233,8 @@ def split_images(fields: Mapping[str, Any], image_counts: Sequence[int]) -> list
 
     Args:
         fields: tensors or lists with one entry per image or one per prompt. With
-            `image_grid_thw`, the rows of `pixel_values` are patches (Qwen2-VL).
+            `image_grid_thw`, the rows of `pixel_values` are patches (Qwen2-VL); with
+            `num_patches`, they are tiles (InternVL).
         image_counts: number of images of each prompt.
 
     Raises:
@@ -206,6 +247,9 @@ def split_images(fields: Mapping[str, Any], image_counts: Sequence[int]) -> list
             patches = torch.as_tensor(fields["image_grid_thw"]).prod(dim=1).tolist()
             bounds = accumulate(image_counts, initial=0)
             sizes = [sum(patches[start:end]) for start, end in pairwise(bounds)]
+        elif name == "pixel_values" and "num_patches" in fields:
+            tiles = torch.split(torch.as_tensor(fields["num_patches"]), list(image_counts))
+            sizes = [int(of_prompt.sum()) for of_prompt in tiles]
         elif len(values) == images:
             sizes = list(image_counts)
         elif len(values) == prompts:
@@ -283,7 +327,10 @@ def pack(
         for column, fill in zip(columns, fills, strict=True)
     )
     layout = _layout(rows, prompt_width, ids_R_T)
-    if reads_masks:
+    mask: Any
+    if "sliding_attention" in _layer_types(model):
+        mask = _masks_by_layer_type(model, prefixes, positions, branches_R_T)
+    elif reads_masks:
         mask = branch_mask(branches_R_T, attention, model.dtype)
     else:
         accept_packed_rows(attention)
@@ -291,6 +338,9 @@ def pack(
         none = torch.zeros((), dtype=torch.bool, device=device)
         mask = none.expand(len(rows), 1, *ids_R_T.shape[1:] * 2)
         setattr(mask, LAYOUT, layout)
+    if "linear_attention" in _layer_types(model):
+        fork_linear_attention(model)
+        mask = {"full_attention": mask, "linear_attention": Fork.of(layout)}
     spans_N_2 = torch.tensor([*chain.from_iterable(layout.continuations)], device=device)
     offsets_C = torch.arange(int(spans_N_2[:, 1].max()), device=device)
     valid_N_C = offsets_C < spans_N_2[:, 1:]
@@ -373,12 +423,56 @@ def branch_mask(branches_R_T: Tensor, attention: str, dtype: torch.dtype) -> Ten
     width = branches_R_T.shape[1]
     keys, queries = branches_R_T[:, None, :], branches_R_T[:, :, None]
     causal_T_T = torch.ones(width, width, dtype=torch.bool, device=branches_R_T.device).tril()
-    allowed = (((keys == 0) | (keys == queries)) & causal_T_T)[:, None]
+    return _as_mask((((keys == 0) | (keys == queries)) & causal_T_T)[:, None], attention, dtype)
+
+
+def _as_mask(allowed: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
     if attention != "eager":
         return allowed
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
         ~allowed, torch.finfo(dtype).min
     )
+
+
+def _masks_by_layer_type(
+    model: Any, prefixes: Sequence[Prefix], positions_R_T: Tensor, branches_R_T: Tensor
+) -> dict[str, Tensor]:
+    """As :func:`branch_mask`, for a family with several masks, by the type of layer.
+
+    transformers' own masks of each prompt with one continuation say which tokens attend to which,
+    by their positions: within a sliding window, and to all tokens of the same image.
+
+    Args:
+        prefixes: the prompt of each row.
+    """
+    text = model.config.get_text_config()
+    length = int(positions_R_T.max()) + 1
+    types_R_L = torch.zeros(len(prefixes), length, dtype=torch.long, device=positions_R_T.device)
+    for row, prefix in enumerate(prefixes):
+        if prefix.types_P is not None:
+            types_R_L[row, : len(prefix.types_P)] = prefix.types_P
+    masks = model.create_masks_for_generate(
+        config=model.config,
+        inputs_embeds=torch.empty(*types_R_L.shape, 0, dtype=model.dtype, device=types_R_L.device),
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=None,
+        token_type_ids=types_R_L,
+    )
+    keys, queries = branches_R_T[:, None, :], branches_R_T[:, :, None]
+    same_branch_R_T_T = (keys == 0) | (keys == queries)
+    rows = torch.arange(len(prefixes), device=types_R_L.device)[:, None, None]
+    packed = {}
+    for layers, mask_R_1_L_L in masks.items():
+        if mask_R_1_L_L is None:  # causal
+            seen_R_T_T = positions_R_T[:, None, :] <= positions_R_T[:, :, None]
+        else:
+            mask_R_L_L = mask_R_1_L_L[:, 0]
+            allowed_R_L_L = mask_R_L_L if mask_R_L_L.dtype == torch.bool else mask_R_L_L == 0
+            seen_R_T_T = allowed_R_L_L[rows, positions_R_T[:, :, None], positions_R_T[:, None, :]]
+        allowed = (same_branch_R_T_T & seen_R_T_T)[:, None]
+        packed[layers] = _as_mask(allowed, text._attn_implementation, model.dtype)
+    return packed
 
 
 def _rotary_positions(model: Any, prefix: Prefix) -> Tensor:

@@ -15,9 +15,18 @@ from transformers.cache_utils import DynamicLayer
 from mtrl_judge.common.attributes import replaced_attribute
 
 from .image_dedup import deduplicate_images
-from .packing import MROPE, TEXT_FIELDS, join_images, prefixes_of, unique_prefixes
+from .packing import (
+    MROPE,
+    TEXT_FIELDS,
+    count_images,
+    join_images,
+    prefixes_of,
+    unique_prefixes,
+)
 
-Check: TypeAlias = Callable[[Tensor, dict[str, Any], Callable[[dict[str, Any]], Tensor]], None]
+Check: TypeAlias = Callable[
+    [Tensor, dict[str, Any], list[int], Callable[[dict[str, Any]], Tensor]], None
+]
 
 
 @contextmanager
@@ -34,7 +43,8 @@ def share_prefill(
             :func:`~.packing.prefix_unsupported_reason` is None.
         image_counts: number of images of each prompt that `generate` will be given.
         check: called once, with the logits of each row's first token (B × V), the arguments of
-            `generate`, and a function that returns transformers' own logits for such arguments.
+            `generate`, the number of images in each row as the model sees them, and a function that
+            returns transformers' own logits for such arguments.
     """
     stock = model.generate
 
@@ -52,13 +62,15 @@ def share_prefill(
 
     def generate(*, generation_config: Any, **inputs: Any) -> Any:
         max_new_tokens = generation_config.max_new_tokens or 0
+        counts = count_images(model.config, inputs["input_ids"], image_counts)
         if check is not None:
             # Ours first: a model may keep state (rope deltas) of the last prompts it read in full.
-            prefilled = prefill(model, inputs, image_counts, 1)
+            prefilled = prefill(model, inputs, counts, 1)
             ours_B_V = first_logits(prefilled, generation_config)
-            check(ours_B_V, inputs, partial(first_logits, generation_config=generation_config))
+            stock_logits = partial(first_logits, generation_config=generation_config)
+            check(ours_B_V, inputs, counts, stock_logits)
         # Prefilled again after a check, which has written into the cache.
-        prefilled = prefill(model, inputs, image_counts, max_new_tokens)
+        prefilled = prefill(model, inputs, counts, max_new_tokens)
         return stock(generation_config=generation_config, **prefilled)
 
     with replaced_attribute(model, "generate", generate):
@@ -93,6 +105,9 @@ def prefill(
 
     Also where no two prompts are equal: all processes of a sharded model must run as many forward
     passes, and others may have equal prompts.
+
+    Args:
+        image_counts: as for :func:`~.packing.prefixes_of`.
     """
     prefixes = prefixes_of(inputs, image_counts)
     distinct, inverse = unique_prefixes(prefixes)
@@ -103,11 +118,12 @@ def prefill(
     images = join_images(prefixes[index].images for index in distinct)
     with torch.no_grad(), deduplicate_images(model):
         cache = model(**text, **images, use_cache=True, logits_to_keep=1).past_key_values
-    # One more for the prompts' last tokens, which are still to be read.
-    cache.layers = [
-        PreallocatedLayer(layer.keys[inverse], layer.values[inverse], max_new_tokens + 1)
-        for layer in cache.layers
-    ]
+    rows = torch.tensor(inverse, device=inputs["input_ids"].device)
+    for index, layer in enumerate(cache.layers):
+        layer.reorder_cache(rows)
+        if type(layer) is DynamicLayer:  # others, of sliding windows and states, do not grow
+            # One more for the prompts' last tokens, which are still to be read.
+            cache.layers[index] = PreallocatedLayer(layer.keys, layer.values, max_new_tokens + 1)
     if model.config.model_type in MROPE:
         model.base_model.rope_deltas = model.base_model.rope_deltas[inverse]
     return {

@@ -16,7 +16,14 @@ from torch.func import functional_call
 
 from mtrl_judge.common.errors import JudgeError
 
-from .packing import Prefix, pack, packing_unsupported_reason, prefixes_of, unique_prefixes
+from .packing import (
+    Prefix,
+    count_images,
+    pack,
+    packing_unsupported_reason,
+    prefixes_of,
+    unique_prefixes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +82,8 @@ def verdict_logps(
     reason = packing_unsupported_reason(model)
     with float32_logits(model):
         if reason is None:
-            prefixes = prefixes_of(inputs, image_counts)
+            counts = count_images(model.config, inputs["input_ids"], image_counts)
+            prefixes = prefixes_of(inputs, counts)
             logps_B_V = _packed_logps(model, prefixes, tokens_V, end_ids)
         else:
             _warn_unshared(reason)

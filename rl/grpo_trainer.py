@@ -255,9 +255,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             inputs = self._balanced(self.balance, len(inputs))
         self._inputs = inputs  # which _resample may replace
         once = self.share_prompt and not self._prefix_obstacle
-        shared = processed_once if once else nullcontext
+        processor = self.processing_class
+        config = self._inner(self.model).config
         with (
-            shared(self.processing_class) as processor,
+            processed_once(processor, config) if once else nullcontext(processor) as processor,
             replaced_attribute(self, "processing_class", processor),
         ):
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -367,8 +368,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             return stock()
         counts = [len(row or ()) for row in images or [None] * len(prompt_ids)]
         inner, (embeddings, dtype) = self._inner(self.model), self._arithmetic(self.model)
-        checked = {"image_counts": counts, "embeddings": embeddings, "dtype": dtype}
-        check = partial(check_generation, **checked) if self._checks_generation else None
+        check = None
+        if self._checks_generation:
+            check = partial(check_generation, embeddings=embeddings, dtype=dtype)
         with share_prefill(inner, counts, check):
             answers = stock()
         self._checks_generation = False
@@ -575,6 +577,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
         num_images: list[int] | None = None,
+        num_tiles: list[int] | None = None,
         **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Overrides ``GRPOTrainer._get_per_token_logps_and_entropies``: each prompt computed once.
@@ -597,11 +600,13 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if self.args.gradient_checkpointing:
             what += " under gradient checkpointing"
         if not self._shares(what, obstacles):
-            fields["num_images"] = num_images
+            fields |= {"num_images": num_images, "num_tiles": num_tiles}
             return stock(model, *rows, batch_size, **wanted, **fields)  # type: ignore[no-any-return]
         self._say_attention()
         parts = []
-        for batch in micro_batches(*rows, batch_size or len(input_ids), num_images, fields):
+        # To the model, and so to TRL's own path below, each tile of an image is an image.
+        counts = num_tiles or num_images
+        for batch in micro_batches(*rows, batch_size or len(input_ids), counts, fields):
             parts.append(self._packed_logps(model, batch))
             if self._checks_logps:
                 self._checks_logps = False

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers.image_utils import make_flat_list_of_images
 
 from mtrl_judge.common.attributes import replaced_attribute
-from mtrl_judge.models.packing import join_images, split_images, unique
+from mtrl_judge.models.packing import TYPES, count_images, join_images, split_images, unique
 
 
 class DecodedOnce(Dataset[dict[str, Any]]):
@@ -40,24 +41,27 @@ class DecodedOnce(Dataset[dict[str, Any]]):
 
 
 @contextmanager
-def processed_once(processor: Any) -> Iterator[Any]:
+def processed_once(processor: Any, config: Any) -> Iterator[Any]:
     """A stand-in for a processor that processes rows of the same text and images once.
 
     Its outputs equal the processor's own to the last bit.
+
+    Args:
+        config: of the model.
     """
     cached = _ImagesOnce(processor.image_processor)
     with replaced_attribute(processor, "image_processor", cached):
-        yield _RowsOnce(processor)
+        yield _RowsOnce(processor, config)
 
 
 class _RowsOnce:
     """A processor that is given equal rows once; everything else is the processor's own."""
 
     # What a processor returns for a row's text; everything else is for its images.
-    TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+    TEXT = ("input_ids", "attention_mask", *TYPES)
 
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
+    def __init__(self, processor: Any, config: Any) -> None:
+        self._processor, self._config = processor, config
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
@@ -87,7 +91,8 @@ class _RowsOnce:
         """The output for the distinct rows as the output for all rows."""
         text = {name: values for name, values in output.items() if name in self.TEXT}
         images = {name: values for name, values in output.items() if name not in self.TEXT}
-        pieces = split_images(images, image_counts)
+        counts = count_images(self._config, text["input_ids"], image_counts)
+        pieces = split_images(images, counts)
         repeated = {
             name: values[list(inverse)]
             if isinstance(values, Tensor)
@@ -111,6 +116,13 @@ class _ImagesOnce:
         return getattr(self._image_processor, name)
 
     def __call__(self, images: Any, return_tensors: Any = None, **named: Any) -> Any:
+        if named.get("crop_to_patches"):  # TRL counts the tiles of all rows' images (InternVL)
+            flat = make_flat_list_of_images(images)
+            distinct, inverse = unique([*map(id, flat)])
+            if len(distinct) < len(flat):
+                output = self([flat[k] for k in distinct], return_tensors, **named)
+                pieces = split_images(output, [1] * len(distinct))
+                return join_images(pieces[k] for k in inverse)
         key = (_ids(images), repr(named))
         # Other outputs than tensors may be changed by the caller.
         tensors = self._output is not None and all(

@@ -116,8 +116,8 @@ def completed(batch: Mapping[str, Any]) -> Tensor:
 def check_generation(
     ours_B_V: Tensor,
     inputs: dict[str, Any],
-    stock: Callable[[dict[str, Any]], Tensor],
     image_counts: Sequence[int],
+    stock: Callable[[dict[str, Any]], Tensor],
     embeddings: nn.Module,
     dtype: torch.dtype,
 ) -> None:
@@ -129,8 +129,8 @@ def check_generation(
     Args:
         ours_B_V: logits of the first tokens.
         inputs: the arguments of ``generate``.
-        stock: the logits that transformers computes by itself, given such arguments.
         image_counts: number of images of each row.
+        stock: the logits that transformers computes by itself, given such arguments.
     """
     rows = _spread(len(ours_B_V))
     chosen = inputs if len(rows) == len(ours_B_V) else take_rows(inputs, rows, image_counts)

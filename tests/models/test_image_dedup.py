@@ -109,9 +109,9 @@ def test_answers_do_not_change(judge: Judge, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_images_that_differ_in_one_pixel_are_distinct(judge: Judge) -> None:
-    other = random_image(1)
+    image, other = random_image(1, (32, 32)), random_image(1, (32, 32))  # not cut into tiles
     other.putpixel((0, 0), (1, 2, 3))
-    rows = [row("a", random_image(1)), row("b", other)]
+    rows = [row("a", image), row("b", other)]
     (first, second, *_), inputs = features(judge, rows, deduplicate=True)
     assert not torch.equal(first, second)
     assert inputs == features(judge, rows, deduplicate=False)[1]
@@ -119,7 +119,7 @@ def test_images_that_differ_in_one_pixel_are_distinct(judge: Judge) -> None:
 
 def test_other_families_are_left_unchanged() -> None:
     class Other:
-        config = SimpleNamespace(model_type="gemma3")
+        config = SimpleNamespace(model_type="idefics3")
         base_model = object()
 
     with deduplicate_images(Other()):

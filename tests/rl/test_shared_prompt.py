@@ -27,6 +27,7 @@ from support.vllm_stand_in import vllm_stand_in
 from torch import Tensor
 from transformers import (
     AttentionInterface,
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     Qwen3VLMoeTextConfig,
@@ -37,6 +38,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.models import packing, shared_prefill
+from mtrl_judge.models.packed_linear_attention import Fork
 from mtrl_judge.rl import grpo_trainer, self_check
 from mtrl_judge.rl.generation_batch import shuffle_groups
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
@@ -55,6 +57,10 @@ FAMILIES = [
     (tiny_models.tiny_qwen3_vl_moe, 1),
     (tiny_models.tiny_llava, 2),
     (tiny_models.tiny_llava_onevision, 1),  # TRL does not support several images per prompt here
+    (tiny_models.tiny_qwen3_5, 1),
+    (tiny_models.tiny_qwen3_5, 2),
+    (tiny_models.tiny_gemma3, 2),
+    (tiny_models.tiny_internvl, 2),
 ]
 PROMPTS, TOKENS = 8, 8
 
@@ -447,13 +453,37 @@ def test_a_processor_that_takes_equal_rows_together_returns_the_same(
     ]
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True)
     given = {"text": texts, "images": [own for _, own in rows]}
-    with processed_once(processor) as once:
+    config = AutoConfig.from_pretrained(checkpoint(build))
+    with processed_once(processor, config) as once:
         found = once(**given, padding=True, return_tensors="pt")
         first = once.apply_chat_template(conversations, tokenize=True, return_dict=True)
     assert_equal(found, processor(**given, padding=True, return_tensors="pt"))
     assert_equal(
         first, processor.apply_chat_template(conversations, tokenize=True, return_dict=True)
     )
+
+
+def test_tiles_of_equal_images_are_counted_once(
+    checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TRL counts them for InternVL: for the images of all rows."""
+    processor = AutoProcessor.from_pretrained(checkpoint(tiny_models.tiny_internvl))
+    stock = processor.image_processor
+    processed: list[int] = []
+    stock_process = type(stock).preprocess
+
+    def process(self: Any, images: Sequence[Any], *arguments: Any, **named: Any) -> Any:
+        processed.append(len(make_flat_list_of_images(images)))
+        return stock_process(self, images, *arguments, **named)
+
+    monkeypatch.setattr(type(stock), "preprocess", process)
+    first, second = images_of(2, Random(1))
+    rows = [[first, second], [first, second], [second, first], [first]]
+    named = {"crop_to_patches": True, "return_tensors": "pt"}
+    with processed_once(processor, None) as once:
+        found = once.image_processor(rows, **named)
+    assert_equal(found, stock(rows, **named))
+    assert processed == [2, 7]
 
 
 def part(text: str) -> dict[str, str]:
@@ -532,23 +562,35 @@ def images_of_others(model: Any, prompts: Any, answers: Any) -> Any:
 
 
 def seen_padding(model: Any, prompts: Any, answers: Any) -> Any:
-    packed = packing.pack(model, prompts, answers)
-    attention = getattr(packed.inputs["attention_mask"], packing.LAYOUT).masked
-    attention.mask_N_1_C_Q[..., : attention.prompts.index_A_B.shape[1]] = True
-    return packed
+    return with_seen(model, prompts, answers, lambda prompt_length: slice(0, prompt_length))
 
 
 def seen_future(model: Any, prompts: Any, answers: Any) -> Any:
+    return with_seen(model, prompts, answers, lambda prompt_length: slice(prompt_length, None))
+
+
+def with_seen(model: Any, prompts: Any, answers: Any, columns: Callable[[int], slice]) -> Any:
+    """Answers also attend to columns that they must not attend to."""
     packed = packing.pack(model, prompts, answers)
-    attention = getattr(packed.inputs["attention_mask"], packing.LAYOUT).masked
-    attention.mask_N_1_C_Q[..., attention.prompts.index_A_B.shape[1] :] = True
+    masks = packed.inputs["attention_mask"]
+    length = max(len(prompt.ids_P) for prompt in prompts) - 1
+    for mask in masks.values() if isinstance(masks, dict) else [masks]:
+        if isinstance(mask, Fork):
+            mask.mask_M_P[:, columns(length)] = True
+        elif hasattr(mask, packing.LAYOUT):
+            getattr(mask, packing.LAYOUT).masked.mask_N_1_C_Q[..., columns(length)] = True
+        else:
+            mask[:, :, length:, columns(length)] = True
     return packed
 
 
 def cache_of_others(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
     prefilled = stock_prefill(model, inputs, *rest)
     for layer in prefilled["past_key_values"].layers:
-        layer._keys, layer._values = layer._keys.flip(0), layer._values.flip(0)
+        if hasattr(layer, "_keys"):
+            layer._keys, layer._values = layer._keys.flip(0), layer._values.flip(0)
+        else:
+            layer.reorder_cache(torch.arange(len(inputs["input_ids"])).flip(0))
     return prefilled
 
 
@@ -617,6 +659,10 @@ PLANTED = [
     *((QWEN3, dtype) for dtype in (torch.float32, torch.float16)),
     (tiny_models.tiny_llava, torch.float16),
 ]
+# As LLaVA to all that is planted; and with a mask in one of two layers, which bfloat16 may hide.
+PLANTED.remove((tiny_models.tiny_internvl, torch.bfloat16))
+PLANTED.remove((tiny_models.tiny_qwen3_5, torch.bfloat16))
+PLANTED.append((tiny_models.tiny_qwen3_5, torch.float32))
 
 
 @pytest.mark.parametrize(

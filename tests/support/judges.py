@@ -12,9 +12,12 @@ from mtrl_judge.models.checkpoint import load_model, load_processor
 from mtrl_judge.models.judge import Judge
 
 from .tiny_models import (
+    tiny_gemma3,
+    tiny_internvl,
     tiny_llava,
     tiny_llava_onevision,
     tiny_qwen2_5_vl,
+    tiny_qwen3_5,
     tiny_qwen3_vl,
     tiny_qwen3_vl_moe,
 )
@@ -25,6 +28,9 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "llava": tiny_llava,
     "llava_onevision": tiny_llava_onevision,
+    "qwen3_5": tiny_qwen3_5,
+    "gemma3": tiny_gemma3,
+    "internvl": tiny_internvl,
 }
 
 

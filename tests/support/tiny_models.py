@@ -1,4 +1,4 @@
-"""Random, seeded, very small checkpoints of five multimodal families, with processors.
+"""Random, seeded, very small checkpoints of eight multimodal families, with processors.
 
 Each builder writes a folder that `AutoProcessor` and `AutoModelForImageTextToText` load offline.
 The weights are random, with a standard deviation (`SPREAD`) large enough that greedy answers differ
@@ -8,6 +8,7 @@ from prompt to prompt, so that a shifted image or a wrong order shows in the tex
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,6 @@ def tiny_qwen3_vl_moe(folder: Path, seed: int = 0) -> Path:
 
     The experts are transposed in the file, as on the hub.
     """
-    from safetensors.torch import load_file, save_file
     from transformers import AutoProcessor, Qwen3VLMoeConfig
 
     processor = AutoProcessor.from_pretrained(tiny_qwen3_vl(folder, seed))
@@ -92,13 +92,38 @@ def tiny_qwen3_vl_moe(folder: Path, seed: int = 0) -> Path:
         vision_config=vision,
         **qwen_token_ids(processor.tokenizer),
     )
-    file = write_checkpoint(folder, config, processor, seed) / "model.safetensors"
-    weights = {
-        name: value.transpose(1, 2).contiguous() if ".experts." in name else value
-        for name, value in load_file(file).items()
-    }
-    save_file(weights, file, {"format": "pt"})
-    return folder
+    write_checkpoint(folder, config, processor, seed)
+    return change_weights(folder, ".experts.", lambda weight: weight.transpose(1, 2).contiguous())
+
+
+def tiny_qwen3_5(folder: Path, seed: int = 0) -> Path:
+    """Write a random Qwen3.5: one layer of gated linear attention and one of full attention.
+
+    Its states outlast a prompt; those of random weights are forgotten after a token or two. Images
+    count more than they would, so that answers differ.
+    """
+    from transformers import Qwen3_5Config, Qwen3VLProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    tokenizer = byte_tokenizer(QWEN_SPECIALS)
+    text = text_config(tokenizer, head_dim=32, mrope_section=[2, 3, 3])
+    text["rope_parameters"]["partial_rotary_factor"] = 0.5
+    config = Qwen3_5Config(
+        text_config={
+            **text,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+        vision_config={**QWEN_VISION, "num_position_embeddings": 64},
+        **qwen_token_ids(tokenizer),
+    )
+    processor = qwen_processor(Qwen3VLProcessor, Qwen3VLVideoProcessor, tokenizer)
+    write_checkpoint(folder, config, processor, seed)
+    change_weights(folder, "merger.linear_fc2.weight", lambda weight: weight * 3)
+    return change_weights(folder, "A_log", lambda weight: weight.exp().div(160).log())
 
 
 # A vision transformer's, of 16 patches an image.
@@ -180,8 +205,81 @@ def tiny_llava_onevision(folder: Path, seed: int = 0) -> Path:
     return write_checkpoint(folder, config, processor, seed)
 
 
-def byte_tokenizer(specials: tuple[str, ...]) -> Any:
-    """A byte-level BPE tokenizer of a few hundred tokens, which can represent any text."""
+def tiny_gemma3(folder: Path, seed: int = 0) -> Path:
+    """Write a random Gemma 3: a layer with a window of 24 tokens and one without, 16 an image."""
+    from transformers import Gemma3Config, Gemma3Processor
+    from transformers.models.gemma3.image_processing_gemma3 import Gemma3ImageProcessor
+
+    roles = {
+        "boi_token": "<start_of_image>",
+        "image_token": "<image_soft_token>",
+        "eoi_token": "<end_of_image>",
+    }
+    tokenizer = byte_tokenizer(tuple(roles.values()), roles)
+    processor = Gemma3Processor(
+        Gemma3ImageProcessor(size={"height": 32, "width": 32}),
+        tokenizer,
+        image_seq_length=16,
+        chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<start_of_image>"),
+    )
+    config = Gemma3Config(
+        text_config={
+            **text_config(tokenizer, head_dim=16),
+            "layer_types": ["sliding_attention", "full_attention"],
+            "sliding_window": 24,
+            "query_pre_attn_scalar": 16,
+        },
+        vision_config={**VISION, "vision_use_head": False},
+        mm_tokens_per_image=16,
+        tie_word_embeddings=False,  # else this random model repeats the last token
+        initializer_range=SPREAD,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+        image_token_id=tokenizer.image_token_id,
+    )
+    write_checkpoint(folder, config, processor, seed)
+    # transformers initializes it with 0, which would hide images from the text model.
+    projection = random_weight((VISION["hidden_size"], config.text_config.hidden_size), seed)
+    return change_weights(folder, "mm_input_projection_weight", lambda _: projection)
+
+
+def tiny_internvl(folder: Path, seed: int = 0) -> Path:
+    """Write a random InternVL, which cuts an image into tiles of 4 tokens."""
+    from transformers import InternVLConfig, InternVLProcessor
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
+    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+
+    roles = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    tokenizer = byte_tokenizer(tuple(roles.values()), roles)
+    tile = {"height": 32, "width": 32}
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessor(size=tile, max_patches=4),
+        tokenizer,
+        InternVLVideoProcessor(size=tile),
+        image_seq_length=4,
+        chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<IMG_CONTEXT>\n"),
+    )
+    config = InternVLConfig(
+        text_config={"model_type": "qwen2", **text_config(tokenizer)},
+        vision_config=VISION,
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=4,
+    )
+    return write_checkpoint(folder, config, processor, seed)
+
+
+def byte_tokenizer(specials: tuple[str, ...], roles: dict[str, str] | None = None) -> Any:
+    """A byte-level BPE tokenizer of a few hundred tokens, which can represent any text.
+
+    Args:
+        specials: special tokens besides those of the chat template.
+        roles: attributes of the tokenizer under which a processor looks for some of them.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -198,7 +296,10 @@ def byte_tokenizer(specials: tuple[str, ...]) -> Any:
     # As in Qwen3: single tokens, but not special ones.
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in ("<think>", "</think>")])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=roles or {},
     )
 
 
@@ -251,6 +352,23 @@ def text_config(
             "mrope_section": mrope_section,
         }
     return config
+
+
+def change_weights(folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    """Change the weights of a checkpoint whose names contain a name."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    changed = {key: change(value) if name in key else value for key, value in weights.items()}
+    save_file(changed, file, {"format": "pt"})
+    return folder
+
+
+def random_weight(shape: tuple[int, ...], seed: int) -> Any:
+    import torch
+
+    return SPREAD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def write_checkpoint(folder: Path, config: Any, processor: Any, seed: int) -> Path:
