@@ -118,7 +118,7 @@ def packing_unsupported_reason(model: Any) -> str | None:
         where = "over several devices" if _several_devices(model) else "with sliding windows"
         return f"attn_implementation is {attention}; {where} only sdpa and eager do"
     if "linear_attention" in _layer_types(model) and _several_devices(model):
-        return "it has layers of linear_attention over several devices"
+        return "it has layers of linear attention over several devices"
     return prefix_unsupported_reason(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.flash_on_cpu import flash_on_cpu
+from support.tiny_models import tiny_gemma3, tiny_qwen3_5
 from transformers import AutoModelForImageTextToText
 
 from mtrl_judge.models import packed_attention as packed_attention_module
@@ -57,6 +59,41 @@ def test_models_that_cannot_share_a_prompt_are_recognized(
     assert str(packing_unsupported_reason(model())).startswith(
         "its family, qwen3_vl, is not among qwen2_vl"
     )
+
+
+def test_layers_of_other_kinds_have_limits_of_their_own(tmp_path: Path) -> None:
+    gemma, qwen = (
+        AutoModelForImageTextToText.from_pretrained(build(tmp_path / build.__name__))
+        for build in (tiny_gemma3, tiny_qwen3_5)
+    )
+    assert packing_unsupported_reason(gemma) is packing_unsupported_reason(qwen) is None
+    gemma.config.text_config._attn_implementation = "flash_attention_2"
+    assert packing_unsupported_reason(gemma) == (
+        "attn_implementation is flash_attention_2; with sliding windows only sdpa and eager do"
+    )
+    qwen.hf_device_map = {"model.visual": 0, "model.language_model": 1}
+    assert packing_unsupported_reason(qwen) == (
+        "it has layers of linear attention over several devices"
+    )
+    assert prefix_unsupported_reason(gemma) is prefix_unsupported_reason(qwen) is None
+
+
+def test_a_copy_of_a_model_reads_packed_rows_with_its_own_layers(tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_qwen3_5(tmp_path)).eval()
+    ids = torch.tensor([5, 6, 7, 8])
+    packing.pack(model, [Prefix(ids, None, {})], [[ids]])
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.base_model.language_model.layers[0].linear_attn.parameters():
+            weight.mul_(2)
+        packed = packing.pack(other, [Prefix(ids, None, {})], [[ids]])
+        found = packed.unpack(_logps(other(**packed.inputs).logits, packed.labels_R_T))[0]
+        logits = other(torch.cat([ids, ids])[None, :-1]).logits[:, len(ids) - 1 :]
+    torch.testing.assert_close(found, _logps(logits, ids[None])[0], rtol=0, atol=1e-5)
+
+
+def _logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
 
 
 GRIDS = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 3)), min_size=1, max_size=3)
