@@ -41,8 +41,9 @@ from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressBars
 from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
+from mtrl_judge.judge_tasks.prompts import gold_answer
 from mtrl_judge.judge_tasks.raw_split import RawSplit
-from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask
+from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, DATA_CARD, SPLITS, JudgeTask
 from mtrl_judge.judge_tasks.spec import SplitName as Split
 
 from .drawing import (
@@ -453,7 +454,8 @@ def write_sample(
     Each task of :func:`sample_tasks` gets ``{train,validation,test}.parquet`` in its dataset's raw
     columns, ``facts.jsonl`` with what the items of all splits show, and a ``card.json``. Training
     splits also get :data:`TRUTH_FILE`, which has a line per row with what the image shows and the
-    reasoning that follows, for the curriculum.
+    reasoning that follows, for the curriculum, and ``answers.jsonl`` with the correct answer to
+    each row, after that reasoning, for SFT.
 
     Args:
         root: the data root. The folders of other tasks in it are left alone.
@@ -501,7 +503,8 @@ def _refuse_taken(root: Path, tasks: Sequence[str], force: bool) -> None:
 
 
 def _is_sample(folder: Path) -> bool:
-    ours = {DATA_CARD, FACTS_FILE, TRUTH_FILE, *(f"{split}.parquet" for split in SPLITS)}
+    ours = {DATA_CARD, ANSWERS_FILE, FACTS_FILE, TRUTH_FILE}
+    ours |= {f"{split}.parquet" for split in SPLITS}
     return (
         folder.is_dir()
         and {path.name for path in folder.iterdir()} <= ours
@@ -562,7 +565,8 @@ def _write_items(folder: Path, split: Split, items: Sequence[Item]) -> None:
     rows = [item.row for item in items]
     table = pa.Table.from_pylist(rows, schema=_features(rows[0]).arrow_schema)
     pq.write_table(table, folder / f"{split}.parquet")
-    ids = RawSplit(find_task(folder.name), Dataset(table)).ids
+    raw = RawSplit(find_task(folder.name), Dataset(table))
+    ids = raw.ids
     with (folder / FACTS_FILE).open("a", encoding="utf-8") as file:
         for name, item in zip(ids, items, strict=True):
             file.write(json_text({"id": name, "facts": item.facts}, indent=None) + "\n")
@@ -579,6 +583,20 @@ def _write_items(folder: Path, split: Split, items: Sequence[Item]) -> None:
         )
         lines = (json_text(truth, indent=None) + "\n" for truth in truths)
         write_text(folder / TRUTH_FILE, "".join(lines))
+        _write_answers(raw, items, folder / ANSWERS_FILE)
+
+
+def _write_answers(raw: RawSplit, items: Sequence[Item], file: Path) -> None:
+    """The correct answer to each training item with the reasoning from what it shows."""
+    threshold = raw.train_median() if raw.task.judge.label.uses_train_median else None
+    labels = raw.labels(threshold)
+    lines = []
+    for name, label, item in zip(raw.ids, labels, items, strict=True):
+        if label is not None:
+            text = gold_answer(label, "reasoned", item.reasoning)
+            answer = {"task": raw.task.task, "item_id": name, "swapped": False, "text": text}
+            lines.append(json_text(answer, indent=None) + "\n")
+    write_text(file, "".join(lines))
 
 
 def _features(row: dict[str, Any]) -> Any:

@@ -26,7 +26,11 @@ from mtrl_judge.harness_plugin.perturbations import (
 )
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.leaderboard.compatibility import require_comparable
+from mtrl_judge.leaderboard.compatibility import (
+    other_differences,
+    require_comparable,
+    unstated,
+)
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.rl.arguments import METHODS, Method
@@ -51,6 +55,7 @@ from .stages import (
 
 # Each judge is asked as its arm says, and the tables show what that changes.
 ACROSS = ("style", "scoring", "calibration")
+_BY_ARM = tuple(f"model_args {name}" for name in ACROSS)
 _MODEL = "model_name_or_path"
 _RUNS, _EVALUATIONS, _LOGS, _ARMS = "runs", "evaluations", "logs", "arms"
 _UNCHANGED = "unchanged"
@@ -508,13 +513,14 @@ def report(experiment: Experiment) -> Comparison | None:
         return None
     remarks: dict[str, None] = {}
     for corpus in dict.fromkeys(each.unit.corpus for each in judged):
-        found = require_comparable(
-            [each.run for each in judged if each.unit.corpus == corpus],
-            ACROSS,
-            f"remove the outdated ones in {experiment.out / _EVALUATIONS} and run the command "
-            "again",
+        runs = [each.run for each in judged if each.unit.corpus == corpus]
+        advice = f"remove the outdated ones in {experiment.out / _EVALUATIONS} and run it again"
+        require_comparable(runs, ACROSS, advice)
+        # The tables say how each arm is asked; the rest is not meant to differ.
+        others = [each for each in other_differences(runs) if each.name not in _BY_ARM]
+        remarks |= dict.fromkeys(
+            [*(f"Also different: {each}." for each in others), *unstated(runs)]
         )
-        remarks |= dict.fromkeys(found)
     comparison = compare(
         judged,
         experiment.arms_file,
@@ -560,9 +566,19 @@ def _notes(experiment: Experiment) -> Iterator[str]:
             if experiment.arms_file.arm(arm).one_per_task:
                 length = f"each task's share of {length}"
         lengths.setdefault(length, []).append(arm)
-    for length, arms in lengths.items():
-        yield f"Training length of {', '.join(arms)}: at most {length}."
+    yield from _by_value("Trained for at most", lengths)
+    asked: dict[str, list[str]] = {}
+    for each in experiment.arms_file.arms:
+        style = each.evaluation.style or experiment.settings_of(each).style
+        asked.setdefault(style, []).append(each.name)
+    yield from _by_value("Asked in the style", asked)
     yield (
         f"The checkpoint with the best validation score is evaluated. Recipe: {experiment.recipe}; "
         f"arms: {experiment.arms_file.path.name}."
     )
+
+
+def _by_value(what: str, arms: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    parts = [f"{value} ({'; '.join(names)})" for value, names in arms.items()]
+    if parts:
+        yield f"{what}: {', '.join(parts)}."

@@ -44,6 +44,9 @@ GENERATION_KEYS = (
 MAX_VERDICTS, MAX_VERDICT = 101, 200
 MAX_PARAPHRASES = 20
 DATA_CARD = "card.json"  # beside a task's parquet files: what they are
+ANSWERS_FILE = "answers.jsonl"
+"""Answers to learn from, beside a task's data or in a run's folder: JSON lines with task, item_id,
+swapped and text."""
 CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
 
 

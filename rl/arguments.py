@@ -72,7 +72,8 @@ class CommonArguments:
         str | None,
         Doc(
             "For sft: what to learn from in place of the labels: JSON lines with task, item_id, "
-            "swapped and text; or rft, the base model's own correct answers."
+            "swapped and text; data, such files beside the data; or rft, the base model's own "
+            "correct answers."
         ),
     ] = None
     rft_items: Annotated[Positive, Doc("Prompts per task that rft samples answers to.")] = 256

@@ -36,9 +36,7 @@ def training_set(
         settings.tasks,
         style=settings.style,
         balance=settings.judge.balance,
-        answers=Path(settings.judge.answers)
-        if settings.judge.answers is not None
-        else settings.method == "sft",
+        answers=settings.answer_files() or settings.method == "sft",
         keep_pairs=settings.judge.consistency_weight > 0,
         seed=settings.trainer.seed,
         loaded=loaded,
@@ -92,7 +90,7 @@ def build_dataset(
     style: Style = "reasoned",
     *,
     balance: Balance = "proportional",
-    answers: bool | Path = False,
+    answers: bool | Sequence[Path] = False,
     keep_pairs: bool = False,
     seed: int = 0,
     root: Path | None = None,
@@ -112,9 +110,9 @@ def build_dataset(
             weight per task. The dataset has as many rows as the tasks together; a task with too
             few rows repeats them in a new order, of a task with too many some are left out. With
             ``worst_task`` it has every row, and :mod:`.balance` draws from them.
-        answers: also ``completion``, the correct answer as the assistant's turn, for SFT. A file of
-            answers (:func:`.rejection_sampling.read_answers`) is what to learn from instead; of the
-            rows, only those that it answers are in the dataset, once for each answer.
+        answers: also ``completion``, the correct answer as the assistant's turn, for SFT. Files of
+            answers (:func:`.rejection_sampling.read_answers`) are what to learn from instead; of
+            the rows, only those that they answer are in the dataset, once for each answer.
         keep_pairs: rows 2k and 2k + 1 belong together; of a pair they are its two orders.
         loaded: the splits of the tasks, where they have been loaded already.
         fit: resizes an image that is read.
@@ -134,14 +132,15 @@ def build_dataset(
         labeled_rows(task, split, rows.rows.dataset)
         for task, rows in zip(tasks, loaded, strict=True)
     ]
-    given = read_answers(answers) if isinstance(answers, Path) else None
+    given = None if isinstance(answers, bool) else read_answers(answers)
     answered = [None if given is None else _answered(rows, given) for rows in sources]
     sizes = {
         task.task: len(rows) if texts is None else len(texts)
         for task, rows, texts in zip(tasks, sources, answered, strict=True)
     }
     if not sum(sizes.values()):
-        raise JudgeError(f"answers: {answers}: no answer to a training row of these tasks")
+        files = "" if isinstance(answers, bool) else ", ".join(map(str, answers))
+        raise JudgeError(f"answers: {files}: no answer to a training row of these tasks")
     counts = balanced_counts(sizes, balance)
     refs: dict[str, list[Any]] = {"source": [], "row": []}
     for source, task in enumerate(tasks):
@@ -225,11 +224,21 @@ def _refuse_unusable(
     if split == "test":
         names = ", ".join(task.task for task in tasks)
         raise JudgeError(f"the test split is never trained on: {names}")
+    if answers and style != "direct":
+        require_reasoning(tasks)
+
+
+def require_reasoning(tasks: Sequence[JudgeTask]) -> None:
+    """
+    Raises:
+        JudgeError: a task's data has no reasoning to learn from.
+    """
     lacking = [str(task.path) for task in tasks if task.judge.reasoning is None]
-    if answers and style != "direct" and lacking:
+    if lacking:
         raise JudgeError(
             f"style: reasoned answers cannot be learned from {', '.join(lacking)}: no "
-            "judge.reasoning names a column with the reasoning; add it, or use style: direct"
+            "judge.reasoning names a column with the reasoning; add it, give answers, or use "
+            "style: direct"
         )
 
 

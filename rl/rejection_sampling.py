@@ -10,6 +10,7 @@ import gc
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,15 +22,13 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import LoadedSplit
-from mtrl_judge.judge_tasks.spec import Style
+from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, Style
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
 
 if TYPE_CHECKING:
     from .settings import Settings
 
 logger = logging.getLogger(__name__)
-
-ANSWERS_FILE = "answers.jsonl"
 
 
 class RowKey(NamedTuple):
@@ -159,15 +158,15 @@ def _write(file: Path, style: Style, answered: Sequence[tuple[JudgeRow, Sequence
         out.writelines(json_text(line, indent=None) + "\n" for line in lines)
 
 
-def read_answers(file: Path) -> dict[RowKey, list[str]]:
-    """The answers to each row in a file of them, for SFT.
+def read_answers(files: Iterable[Path]) -> dict[RowKey, list[str]]:
+    """The answers to each row in files of them, for SFT.
 
     Raises:
-        JudgeError: the file cannot be read, or a line is malformed.
+        JudgeError: a file cannot be read, or a line is malformed.
     """
     answers: defaultdict[RowKey, list[str]] = defaultdict(list)
     types = {"task": str, "item_id": str, "swapped": bool, "text": str}
-    for where, line in read_json_lines(file):
+    for where, line in chain.from_iterable(map(read_json_lines, files)):
         if {name: type(value) for name, value in line.items()} != types:
             raise JudgeError(f"{where}: expected task, item_id, swapped (true or false) and text")
         answers[RowKey(line["task"], line["item_id"], line["swapped"])].append(line["text"])

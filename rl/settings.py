@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
-from mtrl_judge.judge_tasks.spec import JudgeTask, Style
+from mtrl_judge.judge_tasks.sources import data_root
+from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, JudgeTask, Style
 from mtrl_judge.metrics.rates import higher_is_better
 
 from .arguments import JudgeArguments, Method
+from .dataset import require_reasoning
 from .engine import named_engine
 from .fields import argument_classes, parse_flags, read_recipe, validate
 from .kl_schedule import kl_schedule
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 SAVE_STEPS = 50
 RFT = "rft"
+DATA = "data"
 _REQUIRED = {
     "model_name_or_path": "a checkpoint's folder or its name on the hub",
     "output_dir": "the folder of the run",
@@ -78,6 +81,20 @@ class Settings:
     def headline(self) -> str:
         """The metric that validation averages over the tasks; it chooses the best checkpoint."""
         return _shared_headline(self.tasks)
+
+    def answer_files(self) -> list[Path]:
+        """The files of answers to learn from in place of the labels; none without ``answers``.
+
+        Raises:
+            JudgeError: there is no data root for the files beside the data.
+        """
+        given = self.judge.answers
+        if given != DATA:
+            return [] if given is None else [Path(given)]
+        root = self.data_root or data_root()
+        if root is None:
+            raise JudgeError("answers: data: the files are beside the data; give data_root")
+        return [root / task.task / ANSWERS_FILE for task in self.tasks]
 
     @property
     def data_root(self) -> Path | None:
@@ -291,8 +308,10 @@ def _conflicts(settings: Settings) -> Iterator[str]:
             )
     if judge.answers is not None and settings.method == "grpo":
         yield "answers: not a field of grpo"
-    if judge.answers not in (None, RFT) and not Path(str(judge.answers)).is_file():
-        yield f"answers: no file {judge.answers}; expected a file, or {RFT}"
+    if judge.answers not in (None, RFT, DATA) and not Path(str(judge.answers)).is_file():
+        yield f"answers: no file {judge.answers}; expected a file, {DATA} or {RFT}"
+    if settings.method == "sft" and judge.answers is None and settings.style != "direct":
+        yield from _faults_of(lambda: require_reasoning(settings.tasks))
     if settings.data_root is not None and not settings.data_root.is_dir():
         yield f"data_root: no folder {judge.data_root}"
     if judge.processes % judge.machines:

@@ -26,8 +26,10 @@ from mtrl_judge.judge_tasks import loading
 from mtrl_judge.judge_tasks.facts import FACTS_FILE, as_facts, check_facts
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.scoring import score
 from mtrl_judge.judge_tasks.sources import find_source, load_rows
-from mtrl_judge.judge_tasks.spec import SPLITS, SplitName
+from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, SPLITS, SplitName
+from mtrl_judge.rl.rejection_sampling import RowKey, read_answers
 
 TASKS = [task.task for task in sample_tasks()]
 TINY = Sizes(train=8, validation=8, test=8, test_pairs=2)
@@ -112,6 +114,20 @@ def test_the_reasoning_to_learn_states_every_fact_that_counts(root: Path) -> Non
                 check = check_facts(truth["reasoning"], facts)
                 assert len(check.stated) == check.total
                 assert check.contradicted == ()
+
+
+def test_every_training_row_has_a_correct_answer_to_learn(root: Path) -> None:
+    for task in sample_tasks():
+        if task.judge.role != "train":
+            assert not (root / task.task / ANSWERS_FILE).exists()
+            continue
+        rows = [row for row in load_rows(task, "train", root).rows.dataset if row["label"]]
+        answers = read_answers([root / task.task / ANSWERS_FILE])
+        assert len(answers) == len(rows)
+        for row in map(JudgeRow.from_doc, rows):
+            (text,) = answers[RowKey(row.task, row.item_id, row.swapped)]
+            scored = score(row, text)
+            assert (scored.correct, scored.format) == (1.0, 1.0)
 
 
 def test_what_a_scene_does_not_show_contradicts_it() -> None:

@@ -194,6 +194,9 @@ def test_controls_ask_the_same_judges_in_other_ways(tmp_path: Path) -> None:
     fitted = commands["off the shelf, fitted threshold, corpus 0: evaluation"]
     assert "scoring=logprob,calibration=bias" in fitted
     assert "mjbench" not in fitted  # no validation rows to fit a threshold to
+    assert (
+        "--style reasoned --answers data" in commands["SFT, reasoned, corpus 0, seed 0: training"]
+    )
     answers = commands["SFT, own answers, corpus 0, seed 0: training"]
     assert "--style reasoned --answers rft" in answers
     single = commands["RL-Single mtrl_judge_seetrue, corpus 0, seed 0: training"]
@@ -504,14 +507,14 @@ def test_judges_of_other_rows_or_asked_otherwise_are_not_compared(
     assert f"remove the outdated ones in {tmp_path / 'evaluations'}" in str(caught.value)
 
 
-def test_judges_are_compared_across_their_styles_and_the_report_says_so(tmp_path: Path) -> None:
+def test_the_report_says_how_arms_were_asked(tmp_path: Path) -> None:
     experiment = set_up("tiny_cpu", tmp_path)
-    write_two_arms(experiment, style="direct", instruction="Say it.", scoring="logprob")
+    write_two_arms(experiment, style="direct", instruction="Say it.")
     report(experiment)
     text = (tmp_path / "results.md").read_text()
-    ours = "MT-RL-Judge, corpus 0, seed 0"
-    assert f"all tasks by style: reasoned: off the shelf, corpus 0 | direct: {ours}" in text
-    assert f"all tasks by scoring: generation: off the shelf, corpus 0 | logprob: {ours}" in text
+    asked = "reasoned (off the shelf; RL-Single; MT-RL-Judge), direct (SFT-Single; SFT-Unified)"
+    assert f"- Asked in the style: {asked}." in text
+    assert "by style" not in text
 
 
 # All of it

@@ -56,16 +56,16 @@ def test_the_dataset_has_a_row_for_each_answer(tmp_path: Path) -> None:
             for item, text in lines
         )
     )
-    rows = list(build_dataset([task], answers=file, root=tmp_path))
+    rows = list(build_dataset([task], answers=[file], root=tmp_path))
     assert "answer" not in rows[0]
     found = [(row["item_id"], row["completion"][0]["content"][0]["text"]) for row in rows]
     assert sorted(found) == sorted(lines)
     file.write_text('{"task": "my_task", "item_id": "another", "swapped": false, "text": "x"}\n')
     with pytest.raises(JudgeError, match="no answer to a training row"):
-        build_dataset([task], answers=file, root=tmp_path)
+        build_dataset([task], answers=[file], root=tmp_path)
     file.write_text('{"task": "my_task", "item_id": 3, "swapped": false, "text": "x"}\n')
     with pytest.raises(JudgeError, match=r"answers.jsonl.*expected task, item_id, swapped"):
-        read_answers(file)
+        read_answers([file])
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
+from mtrl_judge.judge_tasks.spec import ANSWERS_FILE
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.models.checkpoint import read_checkpoint_card
 from mtrl_judge.models.judge import Judge
@@ -49,7 +50,7 @@ from mtrl_judge.rl import train
 from mtrl_judge.rl.arguments import Method
 from mtrl_judge.rl.callbacks import JsonLog
 from mtrl_judge.rl.checkpoints import latest_checkpoint
-from mtrl_judge.rl.rejection_sampling import ANSWERS_FILE, read_answers
+from mtrl_judge.rl.rejection_sampling import read_answers
 from mtrl_judge.rl.settings import as_flags
 from mtrl_judge.rl.sft_trainer import JudgeSFTTrainer
 
@@ -277,7 +278,7 @@ def test_a_warm_up_learns_the_base_models_own_correct_answers(base: Path, tmp_pa
     fields = {"warm_up": f"rft:{recipe}", "rft_items": 9, "rft_samples": 3, **ONE_STEP}
     fields |= {"learning_rate": 0.0, "temperature": 1.5}
     train.main(command("grpo", grpo(base, out, guessing_judge(base), **fields)))
-    answers, world = read_answers(out / ANSWERS_FILE), small_world(base)
+    answers, world = read_answers([out / ANSWERS_FILE]), small_world(base)
     labels = {}
     for name in TASKS:
         task = load_judge_task(world / f"{name}.yaml")
@@ -297,7 +298,7 @@ def test_sft_alone_learns_the_base_models_own_correct_answers(base: Path, tmp_pa
     fields = {"answers": "rft", "rft_items": 9, "rft_samples": 3, "max_steps": 2, "save_steps": 2}
     given = values(small_world(base), tmp_path / "run", guessing_judge(base), **fields)
     train.main(command("sft", given))
-    assert 4 < len(read_answers(tmp_path / "run" / ANSWERS_FILE)) <= 18
+    assert 4 < len(read_answers([tmp_path / "run" / ANSWERS_FILE])) <= 18
     recorded = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert recorded["answers"] == "rft"  # the recipe of the same run
     assert changed(guessing_judge(base), tmp_path / "run" / "judge")
