@@ -446,7 +446,8 @@ def _masks_by_layer_type(
         prefixes: the prompt of each row.
     """
     text = model.config.get_text_config()
-    length = int(positions_R_T.max()) + 1
+    longest_prompt = max(len(prefix.ids_P) for prefix in prefixes)
+    length = max(int(positions_R_T.max()) + 1, longest_prompt)
     types_R_L = torch.zeros(len(prefixes), length, dtype=torch.long, device=positions_R_T.device)
     for row, prefix in enumerate(prefixes):
         if prefix.types_P is not None:

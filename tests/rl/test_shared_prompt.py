@@ -286,10 +286,13 @@ def test_every_loss_gives_trls_numbers(
     assert trainer.state.global_step == 2
 
 
-def test_completions_that_are_all_masked_give_trls_numbers(checkpoint: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", [QWEN3, tiny_models.tiny_qwen3_5, tiny_models.tiny_gemma3])
+def test_completions_that_are_all_masked_give_trls_numbers(
+    checkpoint: Any, tmp_path: Path, build: Build
+) -> None:
     fields = {"mask_truncated_completions": True, "generation_kwargs": {"min_new_tokens": TOKENS}}
     with pytest.raises(AssertionError, match="no gradient"):  # and all else is as TRL's
-        trainer_of(checkpoint(QWEN3), tmp_path, kind=Compared, **fields).train()
+        trainer_of(checkpoint(build), tmp_path, kind=Compared, **fields).train()
 
 
 def test_a_frozen_vision_tower_gives_trls_numbers(checkpoint: Any, tmp_path: Path) -> None:
