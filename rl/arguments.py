@@ -184,6 +184,13 @@ class JudgeArguments(CommonArguments):
     share_prompt_check: Annotated[
         bool, Doc("Compare the first micro-batch with TRL's own result; stop if they differ.")
     ] = True
+    micro_batch_tokens: Annotated[
+        Positive | None,
+        Doc(
+            "Compute per_device_train_batch_size completions in passes of up to so many tokens, a "
+            "shared prompt counted once; default: in one pass."
+        ),
+    ] = None
     warm_up: Annotated[
         str | None,
         Doc(

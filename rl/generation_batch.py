@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,13 +34,22 @@ def shuffle_groups(batch: Mapping[str, Any], generations: int) -> dict[str, Any]
     groups = torch.randperm(rows).div(generations, rounding_mode="floor").tolist()
     order = torch.tensor(list(dict.fromkeys(groups)))
     indices = (order[:, None] * generations + torch.arange(generations)).flatten()
+    return rows_of(batch, indices.tolist())
 
-    def shuffled(values: Any) -> Any:
+
+def rows_of(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Some rows of a batch whose entries are by row, as TRL's ``split_pixel_values_by_grid`` does.
+
+    What is a single number is of the whole batch, and stays.
+    """
+    indices = torch.tensor(rows)
+
+    def chosen(values: Any) -> Any:
         if isinstance(values, Tensor):
             return values[indices] if values.ndim else values
-        return None if values is None else [values[index] for index in indices]
+        return None if values is None else [values[index] for index in rows]
 
-    return {name: shuffled(values) for name, values in batch.items()}
+    return {name: chosen(values) for name, values in batch.items()}
 
 
 def forward_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,39 +64,40 @@ def forward_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def micro_batches(
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    logits_to_keep: int,
-    size: int,
-    num_images: Sequence[int] | None,
-    fields: Mapping[str, Any],
+    batch: Mapping[str, Any], passes: Iterable[Sequence[int]]
 ) -> Iterator[dict[str, Any]]:
-    """Up to ``size`` rows at a time, as arguments of TRL's method for log-probabilities.
+    """The rows of each pass, likewise as arguments of TRL's method for log-probabilities.
 
     Args:
-        input_ids: rows of a prompt, padded left, and a completion, padded right.
-        logits_to_keep: the length of the completions, padding included.
-        num_images: number of images of each row.
-        fields: what the processor made of the images, and ``mm_token_type_ids``.
+        batch: ``input_ids``, rows of a prompt, padded left, and a completion, padded right, of
+            ``logits_to_keep`` tokens, and what else the method takes.
     """
-    given = {name: values for name, values in fields.items() if values is not None}
-    given |= {"input_ids": input_ids, "attention_mask": attention_mask}
-    counts = num_images or [0] * len(input_ids)
-    for start in range(0, len(input_ids), size):
-        rows = range(len(input_ids))[start : start + size]
+    given, keep, counts = _fields(batch)
+    for rows in passes:
         yield {
             **take_rows(given, rows, counts),
-            "logits_to_keep": logits_to_keep,
-            "num_images": None if num_images is None else num_images[start : start + size],
+            "logits_to_keep": keep,
+            "num_images": [counts[row] for row in rows],
         }
+
+
+def _fields(batch: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[int]]:
+    """The tensors by row and by image, ``logits_to_keep``, and the number of images of each row.
+
+    To the model, and so to TRL's own path for log-probabilities, each tile of an image is an image.
+    """
+    fields = {name: values for name, values in batch.items() if values is not None}
+    keep, counts = fields.pop("logits_to_keep"), [0] * len(fields["input_ids"])
+    for name in ("num_images", "num_tiles"):
+        counts = fields.pop(name, counts)
+    return fields, keep, counts
 
 
 def prompts_and_completions(micro_batch: Mapping[str, Any]) -> tuple[list[Prefix], list[Tensor]]:
     """The prompts and the completions of a micro-batch, without padding and what is masked."""
-    fields = dict(micro_batch)
-    keep, num_images = fields.pop("logits_to_keep"), fields.pop("num_images")
+    fields, keep, counts = _fields(micro_batch)
     prompts = {name: fields[name][:, :-keep] for name in TEXT_FIELDS if name in fields}
-    prefixes = prefixes_of({**fields, **prompts}, num_images or [0] * len(fields["input_ids"]))
+    prefixes = prefixes_of({**fields, **prompts}, counts)
     completions = [
         ids[-keep:][mask[-keep:].bool()]
         for ids, mask in zip(fields["input_ids"], fields["attention_mask"], strict=True)

@@ -9,7 +9,7 @@ The file follows a generation batch in the order in which it runs:
 5. rewards               ``_calculate_rewards``
 6. log of each task      ``_log_tasks``
 7. log-probabilities     ``_get_per_token_logps_and_entropies``
-8. loss                  ``_compute_loss``, TRL's with the β of the step
+8. loss                  ``_compute_loss``, TRL's in passes of some tokens, with the β of the step
 
 TRL repeats a prompt G times before anything else. So it decodes and preprocesses its images, runs
 the vision tower and computes the prompt G times, in generation and in every forward and backward
@@ -23,9 +23,10 @@ M = N / G groups, F reward functions; B rows of this process, V tokens of the vo
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -33,11 +34,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import (
@@ -66,14 +68,24 @@ from .generation_batch import (
     forward_inputs,
     micro_batches,
     prompts_and_completions,
+    rows_of,
     shuffle_groups,
 )
 from .image_cache import DecodedOnce, processed_once
 from .kl_schedule import ZERO, KLSchedule
+from .passes import fill_passes, packed_groups, padded_rows, rows_of_passes, share_of_loss
 from .perception import OUTAGE, OutageError
 from .rewards import scores
 from .sampler_check import SamplerCheck
-from .self_check import Difference, check, check_generation, completed, rounded_otherwise, rounding
+from .self_check import (
+    CHECKED_ROWS,
+    Difference,
+    check,
+    check_generation,
+    completed,
+    rounded_otherwise,
+    rounding,
+)
 from .validation import JudgeTraining
 from .vllm_sampling import vllm_samples_as_trained
 from .zero_variance import Bools, Floats, OtherPrompts, WellFormedRate, uninformative
@@ -158,6 +170,8 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         share_prompt: False leaves the computation to TRL.
         share_prompt_check: compare the first micro-batch, and the first tokens of the first
             generation, with TRL's own, and stop if they differ.
+        micro_batch_tokens: a micro-batch is computed in passes of up to so many tokens, with the
+            loss and the gradients of the whole (:mod:`.passes`); None computes it at once.
     """
 
     processing_class: Any
@@ -173,11 +187,12 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         keep_pairs: bool = False,
         share_prompt: bool = True,
         share_prompt_check: bool = True,
+        micro_batch_tokens: int | None = None,
         **named: Any,
     ) -> None:
         self.kl_schedule, self._kls_of_step = kl_schedule, list[float]()
         self.resample_tries, self.keep_pairs = resample_tries, keep_pairs
-        self.share_prompt = share_prompt
+        self.share_prompt, self.micro_batch_tokens = share_prompt, micro_batch_tokens
         self._checks_logps = self._checks_generation = share_prompt_check
         self._logged: set[str] = set()
         self._inputs: list[dict[str, Any]] = []
@@ -185,6 +200,11 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self.well_formed_rate = WellFormedRate()
         with vllm_samples_as_trained():
             super().__init__(*arguments, **named)
+        if micro_batch_tokens and self.aux_loss_enabled:
+            raise JudgeError(
+                "micro_batch_tokens: the auxiliary loss of a mixture of experts is no sum over "
+                "passes; expected router_aux_loss_coef: 0.0"
+            )
         self.stateful = {**self.stateful, "well_formed_rate": self.well_formed_rate}
         unit = 2 if keep_pairs else 1
         self.balance: WorstTask | None = None
@@ -285,10 +305,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         ours_B_C, mask_B_C = batch.get("old_per_token_logps"), batch["completion_mask"].bool()
         rounded = None
         if ours_B_C is None or self._sampler_check.measures_rounding:
-            parts = split_tensor_dict(
-                split_pixel_values_by_grid(batch), self.args.steps_per_generation
-            )
-            first = forward_inputs(unsplit_pixel_values_by_grid(parts[0]))
+            rows = self.args.per_device_train_batch_size
+            if self.micro_batch_tokens:
+                rows = min(rows, CHECKED_ROWS)
+            first = forward_inputs(_some_rows(batch, range(rows)))
             local = torch.tensor(self._rounding(self.model, first).mean, device=mask_B_C.device)
             rounded = float(self.accelerator.gather(local).max())  # all processes decide alike
             if ours_B_C is None:  # without importance sampling TRL does not compute them
@@ -588,35 +608,77 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         Returns:
             Log-probabilities and entropies, each B × C, and the auxiliary loss.
         """
-        stock = super()._get_per_token_logps_and_entropies
-        rows = (input_ids, attention_mask, logits_to_keep)
-        wanted = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss}
-        obstacles = (
-            self._packing_obstacle,
-            "the auxiliary loss counts a prompt in every row" if compute_aux_loss else None,
-            "tools write into completions" if self.tools else None,
-        )
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "logits_to_keep": logits_to_keep,
+            "num_images": num_images,
+            "num_tiles": num_tiles,
+            **fields,
+        }
+        obstacles = self._obstacles(compute_aux_loss)
         what = "log-probabilities"
         if self.args.gradient_checkpointing:
             what += " under gradient checkpointing"
         if not self._shares(what, obstacles):
-            fields |= {"num_images": num_images, "num_tiles": num_tiles}
-            return stock(model, *rows, batch_size, **wanted, **fields)  # type: ignore[no-any-return]
+            size = self._stock_rows(batch) or batch_size
+            wanted = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss}
+            stock = super()._get_per_token_logps_and_entropies
+            return stock(model, **batch, batch_size=size, **wanted)  # type: ignore[no-any-return]
         self._say_attention()
+        passes = [list(range(len(input_ids)))]
+        if batch_size is not None:  # without gradients, for the whole generation batch
+            passes = self._passes(batch, batch_size)
         parts = []
-        # To the model, and so to TRL's own path below, each tile of an image is an image.
-        counts = num_tiles or num_images
-        for batch in micro_batches(*rows, batch_size or len(input_ids), counts, fields):
-            parts.append(self._packed_logps(model, batch))
+        for part in micro_batches(batch, passes):
+            parts.append(self._packed_logps(model, part))
             if self._checks_logps:
                 self._checks_logps = False
-                self._check_logps(model, batch, parts[0][0])
-        logps_B_C = torch.cat([logps for logps, _ in parts])
-        entropies_B_C = torch.cat([entropy for _, entropy in parts]) if compute_entropy else None
-        return logps_B_C, entropies_B_C, None
+                self._check_logps(model, part, parts[0][0])
+        order_B = torch.tensor([row for rows in passes for row in rows]).argsort()
+        logps_B_C = torch.cat([logps for logps, _ in parts])[order_B]
+        if not compute_entropy:
+            return logps_B_C, None, None
+        return logps_B_C, torch.cat([entropies for _, entropies in parts])[order_B], None
+
+    def _obstacles(self, compute_aux_loss: bool) -> tuple[str | None, ...]:
+        """Why log-probabilities are computed as in TRL."""
+        return (
+            self._packing_obstacle,
+            "the auxiliary loss counts a prompt in every row" if compute_aux_loss else None,
+            "tools write into completions" if self.tools else None,
+        )
+
+    def _passes(self, batch: dict[str, Any], size: int) -> list[list[int]]:
+        """The rows of each forward pass: up to ``size``, or up to ``micro_batch_tokens`` tokens.
+
+        All processes have as many passes.
+        """
+        rows = len(batch["input_ids"])
+        if self.micro_batch_tokens is None:
+            return [list(range(rows))[start : start + size] for start in range(0, rows, size)]
+        shares = self.share_prompt and not any(self._obstacles(self.aux_loss_enabled))
+        groups = packed_groups(batch) if shares else padded_rows(batch)
+        passes = fill_passes(groups, self.micro_batch_tokens)
+        return rows_of_passes(passes, self._largest(len(passes)))
+
+    def _stock_rows(self, batch: dict[str, Any]) -> int | None:
+        """How many rows TRL's own path computes at a time, where tokens limit them."""
+        if self.micro_batch_tokens is None:
+            return None
+        width = self._largest(batch["input_ids"].shape[1])
+        return max(1, self.micro_batch_tokens // width)
+
+    def _largest(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.accelerator.num_processes == 1:
+            return number
+        numbers = torch.tensor(number, device=self.accelerator.device)
+        return int(self.accelerator.gather(numbers).max())
 
     def _stock_logps(self, model: Any, **batch: Any) -> Tensor:
         """Log-probabilities of a micro-batch as TRL computes them, B × C."""
+        batch = {"batch_size": self._stock_rows(batch), **batch}
         logps_B_C: Tensor = super()._get_per_token_logps_and_entropies(model, **batch)[0]
         return logps_B_C
 
@@ -662,18 +724,76 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     # 8. The loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """Overrides ``GRPOTrainer._compute_loss``: β follows its schedule."""
+        """Overrides ``GRPOTrainer._compute_loss``: β follows its schedule, passes are of tokens."""
         if self.kl_schedule is None:
-            return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
+            return self._loss_by_passes(model, inputs)
         beta = self.kl_schedule.beta(self.state.global_step, self.state.max_steps)
         self.beta = beta or ZERO
-        loss: Tensor = super()._compute_loss(model, inputs)
+        kls = self._metrics["train"]["kl"]  # over all processes
+        before = len(kls)
+        loss = self._loss_by_passes(model, inputs)
         self._metrics["train"]["beta"].append(beta)
-        self._kls_of_step.append(self._metrics["train"]["kl"][-1])  # over all processes
+        self._kls_of_step.append(fmean(kls[before:]))
         if self.accelerator.sync_gradients:  # the last micro-batch of the step
             self.kl_schedule.end_step(fmean(self._kls_of_step))
             self._kls_of_step.clear()
         return loss
+
+    def _loss_by_passes(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss, with ``micro_batch_tokens`` pass by pass.
+
+        The gradients of all passes but the last have been computed when it returns.
+        """
+        if self.micro_batch_tokens is None:
+            return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
+        passes = self._passes(forward_inputs(inputs), len(inputs["prompt_ids"]))
+        mask_B_C = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+
+        stock_gather = self.accelerator.gather
+
+        def gather(values: Tensor) -> Tensor:
+            """TRL logs extremes over the rows of all processes, which here may have unequally many.
+
+            It ignores NaN, as of a row without tokens.
+            """
+            if values.ndim and self.accelerator.num_processes > 1:
+                values = self.accelerator.pad_across_processes(values, pad_index=math.nan)
+            gathered: Tensor = stock_gather(values)
+            return gathered
+
+        def loss_of(rows: list[int]) -> Tensor:
+            stock, part = super(JudgeGRPOTrainer, self)._compute_loss, _some_rows(inputs, rows)
+            with replaced_attribute(self.accelerator, "gather", gather):
+                loss: Tensor = stock(model, part)
+            return share_of_loss(self.loss_type, mask_B_C, rows) * loss
+
+        *others, last = passes
+        done = []
+        for rows in others:
+            with self._accumulating(model) as options:
+                loss = loss_of(rows)
+                self.accelerator.backward(loss, **options)
+                done.append(loss.detach())
+        return loss_of(last) + sum(done)
+
+    @contextmanager
+    def _accumulating(self, model: Any) -> Iterator[dict[str, Any]]:
+        """Within the context, a backward pass is not the step's last; its options for accelerate.
+
+        As in ``Trainer._inner_training_loop`` and ``Trainer.training_step`` of transformers. DDP
+        adds up gradients over processes in the last pass. FSDP does so in each, because it would
+        otherwise keep them for the whole model.
+        """
+        state = self.accelerator.gradient_state
+        last = state.sync_gradients
+        state._set_sync_gradients(False)
+        ddp = isinstance(model, DistributedDataParallel)
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        try:
+            with model.no_sync() if ddp else nullcontext():
+                yield {"scale_wrt_gas": False} if deepspeed else {}
+        finally:
+            state._set_sync_gradients(last)
 
     # What several steps use
 
@@ -720,3 +840,11 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
             dtype = torch.float16  # as many bits of mantissa as TF32
         return mixed.get(self.accelerator.mixed_precision, dtype)
+
+
+def _some_rows(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Rows of a batch as TRL's loss takes it, where images of all rows are in one tensor."""
+    chosen: dict[str, Any] = unsplit_pixel_values_by_grid(
+        rows_of(split_pixel_values_by_grid(batch), list(rows))
+    )
+    return chosen

@@ -7,6 +7,7 @@ passes take is an estimate from the sizes of the tensors that are kept for the b
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,6 +124,15 @@ def estimate(settings: Settings, config: PreTrainedConfig, prompt_tokens: int) -
     return Estimate(device.counts, [*states, *passes, *generating, *validating], peaks)
 
 
+class _Pass(NamedTuple):
+    """Tokens of a forward and backward pass, in words and numbers; parts are upper bounds."""
+
+    counted: str
+    tokens: int
+    of_prompts: int
+    of_answers: int
+
+
 class _Device:
     """One device of a run."""
 
@@ -226,26 +236,45 @@ class _Device:
 
     def passes(self) -> list[Part]:
         """What the forward and backward pass of one micro-batch add."""
-        batch, width, text = self.trainer.per_device_train_batch_size, self.compute_bytes, self.text
+        width, text, largest = self.compute_bytes, self.text, self._largest_pass()
         checkpointed = self.trainer.gradient_checkpointing
         layers, per_token = text.num_hidden_layers, self._block_width()
         kept = layers * text.hidden_size + per_token if checkpointed else layers * per_token
-        activations = batch * (self.prompt_tokens + self.answer_tokens) * kept * width
+        activations = largest.tokens * kept * width
         if not (self.adapters or self.judge.freeze_vision):
-            activations += self._vision_numbers(batch * self.prompt_tokens, checkpointed) * width
-        tiles = min(batch * self.answer_tokens, _HEAD_TOKENS) * min(
-            text.vocab_size, _HEAD_VOCABULARY
-        )
+            activations += self._vision_numbers(largest.of_prompts, checkpointed) * width
+        tiles = min(largest.of_answers, _HEAD_TOKENS) * min(text.vocab_size, _HEAD_VOCABULARY)
         head = tiles * 4 * 2
         if not self.adapters:
             head += text.vocab_size * text.hidden_size * 4
         how = "with" if checkpointed else "without"
-        tokens = f"{batch} x ({self.prompt_tokens} + {self.answer_tokens}) tokens"
         return [
-            _part("activations", activations, f"estimate: {tokens}, {how} checkpointing"),
+            _part(
+                "activations",
+                activations,
+                f"estimate: {largest.counted} tokens, {how} checkpointing",
+            ),
             _part("head", head, "estimate: tiles of the logits, gradient of the head"),
             *self._gathered_block(),
         ]
+
+    def _largest_pass(self) -> _Pass:
+        """The tokens of the largest forward and backward pass.
+
+        Without a limit, prompts are counted as if they were not shared: whether they can be is not
+        known before the model is loaded.
+        """
+        rows, limit = self.trainer.per_device_train_batch_size, self.judge.micro_batch_tokens
+        prompt, answer = self.prompt_tokens, self.answer_tokens
+        if limit is None:
+            counted = f"{rows} x ({prompt} + {answer})"
+            return _Pass(counted, rows * (prompt + answer), rows * prompt, rows * answer)
+        group = self.trainer.num_generations if self.judge.share_prompt else 1
+        if prompt + group * answer > limit:
+            counted = f"one group of {prompt} + {group} x {answer}"
+            return _Pass(counted, prompt + group * answer, prompt, group * answer)
+        tokens = min(limit, math.ceil(rows / group) * prompt + rows * answer)
+        return _Pass(f"{tokens:,}", tokens, tokens, tokens)
 
     def generating(self) -> list[Part]:
         """What sampling completions adds."""

@@ -324,6 +324,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield "balance: worst_task goes by rewards, which sft has not; expected another balance"
     if settings.method == "grpo":
         yield from _length_conflicts(judge, trainer)
+        yield from _pass_conflicts(judge, trainer)
         yield from _reward_conflicts(settings)
         server = trainer.use_vllm and trainer.vllm_mode == "server"
         if server and (judge.min_pixels is None) != (judge.max_pixels is None):
@@ -394,6 +395,18 @@ def _reward_conflicts(settings: Settings) -> Iterator[str]:
     for name in ("perception_model", "perception_base_url"):
         if judge.perception_checker == "phrase" and getattr(judge, name) is not None:
             yield f"{name}: has no effect with perception_checker: phrase; leave it out"
+
+
+def _pass_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
+    """What TRL takes over all tokens of a micro-batch is no sum over its passes."""
+    over_all = {
+        "top_entropy_quantile": trainer.top_entropy_quantile < 1,
+        "entropy_coef": trainer.entropy_coef,
+        "use_adaptive_entropy": trainer.use_adaptive_entropy,
+    }
+    for name, given in over_all.items():
+        if judge.micro_batch_tokens and given:
+            yield f"micro_batch_tokens: does not go with {name}; leave out one of the two"
 
 
 def _group_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:

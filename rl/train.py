@@ -261,6 +261,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
             keep_pairs=judge.consistency_weight > 0,
             share_prompt=judge.share_prompt,
             share_prompt_check=judge.share_prompt_check,
+            micro_batch_tokens=judge.micro_batch_tokens,
         )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)

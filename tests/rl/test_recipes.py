@@ -329,6 +329,10 @@ def test_a_field_of_the_other_method_is_refused(tmp_path: Path) -> None:
         ({"patience": 2, "eval_strategy": "no"}, "patience: has no effect"),
         ({"fsdp": "full_shard"}, "fsdp: unknown field; use accelerate: fsdp2"),
         ({"machines": 2}, "machines: 1 processes cannot be split over 2"),
+        (
+            {"micro_batch_tokens": 9, "entropy_coef": 0.1, "top_entropy_quantile": 0.5},
+            "(?s)does not go with top_entropy_quantile;.*does not go with entropy_coef;",
+        ),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, fields: dict[str, Any], fault: str) -> None:
@@ -390,6 +394,28 @@ def test_the_states_of_a_small_model_are_estimated_exactly(random_judge: Path) -
     counts = memory.count_parameters(frozen, model.config)
     vision = sum(p.numel() for p in model.get_encoder(modality="image").parameters())
     assert counts.trained == counts.model - vision
+
+
+@pytest.mark.parametrize(
+    ("limit", "tokens"),
+    [
+        ("null", "8 x (1280 + 1024)"),  # as TRL computes them: not known to be shared
+        ("16384", "9,472"),  # all, each prompt once
+        ("4096", "one group of 1280 + 8 x 1024"),
+    ],
+)
+def test_the_memory_of_a_pass_is_that_of_its_tokens(limit: str, tokens: str) -> None:
+    flags = ["--recipe", "qwen3_vl_4b_lora_1gpu", "--dry_run", "--micro_batch_tokens", limit]
+    more = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "16"]
+    settings = parse_settings("grpo", [*flags, *more])
+    found = memory.architecture(str(settings.model.model_name_or_path))
+    assert found is not None
+    estimate = memory.estimate(settings, found[0], memory.ASSUMED_PROMPT_TOKENS)
+    (activations,) = (part for part in estimate.parts if part.name == "activations")
+    assert f"estimate: {tokens} tokens" in activations.note
+    counted = eval(tokens.replace(",", "").replace("x", "*").removeprefix("one group of "))
+    text = found[0].get_text_config()
+    assert activations.gib * memory.GIB > counted * text.num_hidden_layers * text.hidden_size * 2
 
 
 def test_an_unknown_model_gets_no_estimate(

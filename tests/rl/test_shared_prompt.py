@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +40,7 @@ from trl import GRPOConfig, GRPOTrainer
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.models import packing, shared_prefill
 from mtrl_judge.models.packed_linear_attention import Fork
-from mtrl_judge.rl import grpo_trainer, self_check
+from mtrl_judge.rl import grpo_trainer, passes, self_check
 from mtrl_judge.rl.generation_batch import shuffle_groups
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
 from mtrl_judge.rl.image_cache import processed_once
@@ -122,7 +123,11 @@ def trainer_of(
 ) -> Any:
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.padding_side = "left"
-    own = {name: fields.pop(name) for name in ("share_prompt_check",) if name in fields}
+    own = {
+        name: fields.pop(name)
+        for name in ("share_prompt_check", "micro_batch_tokens")
+        if name in fields
+    }
     reward = fields.pop("reward", None) or Distinct()
     rows = fields.pop("rows", None) or prompts(images)
     model = fields.pop("model", None) or AutoModelForImageTextToText.from_pretrained(folder)
@@ -185,23 +190,30 @@ class Compared(JudgeGRPOTrainer):
         self.found.append(found[:2])
         return found
 
-    def results(self, inputs: dict[str, Any], *, share: bool) -> Any:
-        self.share_prompt = share
+    def results(self, inputs: dict[str, Any], *, share: bool, tokens: int | None = None) -> Any:
+        self.share_prompt, self.micro_batch_tokens = share, tokens
         self.rows.clear()
         loss = super().compute_loss(self.model, inputs)
-        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        self.share_prompt = True
-        return loss, dict(zip(named, gradients, strict=True)), *self.found[-1], self.rows[0]
+        loss.backward()
+        named = self.model.named_parameters()
+        gradients = {name: part.grad for name, part in named if part.requires_grad}
+        self.model.zero_grad()
+        self.share_prompt, self.micro_batch_tokens = True, None
+        return loss.detach(), gradients, *self.found[-1], [r * t for r, t in self.rows]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> Tensor:
         inputs["advantages"] = torch.randn(len(inputs["advantages"]), generator=self.random)
-        loss, gradients, logps, entropies, shape = self.results(inputs, share=True)
+        # The first time, the self-check's passes follow.
+        loss, gradients, logps, entropies, (tokens, *_) = self.results(inputs, share=True)
         theirs = self.results(inputs, share=False)
-        assert shape[0] * shape[1] < 0.8 * theirs[4][0] * theirs[4][1], "nothing was shared"
+        assert tokens < 0.8 * theirs[4][0], "nothing was shared"
         torch.testing.assert_close(loss, theirs[0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(logps, theirs[2], rtol=0, atol=1e-5)
         torch.testing.assert_close(entropies, theirs[3], rtol=0, atol=1e-4)
+        assert_same_gradients(gradients, theirs[1])
+        loss, gradients, *_, each = self.results(inputs, share=True, tokens=tokens // 2)
+        assert len(each) > 1
+        torch.testing.assert_close(loss, theirs[0], rtol=1e-5, atol=1e-6)
         assert_same_gradients(gradients, theirs[1])
         return super().compute_loss(model, inputs)
 
@@ -364,6 +376,85 @@ def test_a_whole_run_is_stock_trls(checkpoint: Any, tmp_path: Path) -> None:
     for line, other in zip(ours.state.log_history, stock.state.log_history, strict=True):
         figures = {name: line[name] for name in names if name in line}
         assert figures == pytest.approx({n: other[n] for n in figures}, rel=1e-3, abs=1e-6)
+
+
+class Unshared(Compared):
+    """Compares passes of TRL's own computation with the whole micro-batch."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> Tensor:
+        inputs["advantages"] = torch.randn(len(inputs["advantages"]), generator=self.random)
+        loss, gradients, *_, (tokens,) = self.results(inputs, share=False)
+        ours = self.results(inputs, share=False, tokens=tokens // 3)
+        assert len(ours[4]) > 3, "of as many tokens, but whole rows"
+        assert max(ours[4]) <= tokens // 3
+        torch.testing.assert_close(ours[0], loss, rtol=1e-5, atol=1e-6)
+        assert_same_gradients(ours[1], gradients)
+        return JudgeGRPOTrainer.compute_loss(self, model, inputs)
+
+
+def test_passes_without_sharing_give_trls_numbers(checkpoint: Any, tmp_path: Path) -> None:
+    trainer_of(checkpoint(QWEN3), tmp_path, kind=Unshared, images=2).train()
+
+
+def test_a_run_in_passes_trains_the_same(checkpoint: Any, tmp_path: Path) -> None:
+    """With log-probabilities before the loss, of the old policy and of the reference model."""
+    # SGD, as AdamW makes steps of full size of gradients that are nothing but rounding.
+    fields: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.05, "beta": 0.05}
+    fields |= {"num_iterations": 2, "max_steps": 4}
+    fields |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    runs, packed = [], dict[int | None, list[int]]()
+
+    def count(_: Any, __: Any, named: dict[str, Any], counted: list[int]) -> None:
+        if named["attention_mask"].dim() == 4:
+            counted.append(named["input_ids"].numel())
+
+    for tokens in (None, 100):
+        packed[tokens] = []
+        out = tmp_path / str(tokens)
+        run = trainer_of(checkpoint(QWEN3), out, micro_batch_tokens=tokens, **fields)
+        for model in (run.model, run.ref_model):
+            hook = partial(count, counted=packed[tokens])
+            model.register_forward_pre_hook(hook, with_kwargs=True)
+        run.train()
+        runs.append(run.model)
+    assert max(packed[100]) <= 100 < min(packed[None])
+    start = AutoModelForImageTextToText.from_pretrained(checkpoint(QWEN3))
+    models = (model.parameters() for model in (*runs, start))
+    moved = 0.0
+    for one, other, before in zip(*models, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+        moved = max(moved, float((one - before).abs().max()))
+    assert moved > 1e-3
+
+
+GROUPS = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(1, 60)).map(
+        lambda drawn: passes.Group([0] * drawn[0], drawn[1])
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(GROUPS, st.integers(1, 100), st.integers(1, 12))
+def test_passes_hold_whole_groups_within_their_budget(
+    groups: list[passes.Group], budget: int, count: int
+) -> None:
+    rows = iter(range(100))
+    groups = [passes.Group([next(rows) for _ in group.rows], group.tokens) for group in groups]
+    filled = passes.fill_passes(groups, budget)
+    assert sorted(group for each in filled for group in each) == sorted(groups)
+    for each in filled:
+        assert len(each) == 1 or sum(group.tokens for group in each) <= budget
+    every = sorted(row for group in groups for row in group.rows)
+    count = min(count, len(every))
+    cut = passes.rows_of_passes(filled, count)
+    assert len(cut) == max(count, len(filled))
+    assert all(cut)
+    assert sorted(row for each in cut for row in each) == every
+    together = {frozenset(group.rows) for group in groups}
+    whole = {frozenset(rows) for rows in together if any(rows <= set(each) for each in cut)}
+    assert whole == together or len(cut) > len(groups)
 
 
 def test_log_probabilities_are_shared_where_vllm_generates(
