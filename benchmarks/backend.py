@@ -9,24 +9,30 @@ affect both sides alike.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.models.chat.qwen3_vl import Qwen3_VL
 from PIL import Image
 
 from mtrl_judge.harness_plugin.hooks import JudgeHooks
-from mtrl_judge.harness_plugin.model import MtrlJudge
+from mtrl_judge.harness_plugin.model import MtrlJudge, prefetched
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.token_budget import TokenBudget, token_budget
 
-from .timing import alternate, median_ratio
+from .timing import alternate, median_ratio, timed
 
 TASK, SPLIT = "benchmark", "test"
 # qwen_vl_utils, which the stock backend calls, resizes to multiples of two patches of 16 pixels,
@@ -161,6 +167,83 @@ def shared_work_ratios(
     }
 
 
+def backend_variants(
+    checkpoint: Path,
+    task: JudgeTask,
+    root: Path,
+    *,
+    edge: int,
+    batch_size: int,
+    new_tokens: int,
+    batches: int,
+    device: str,
+) -> Iterator[tuple[str, Any]]:
+    """Docs/s of the stock `qwen3_vl`, of `mtrl_judge`, and of it with other ways to prepare inputs.
+
+    All judge the same rows by the same prompts, which ask for the verdict alone. Figures come as
+    soon as they are known, as names and values.
+
+    Args:
+        checkpoint: a Qwen3-VL checkpoint; weights may be random.
+        edge: pixels of the edge of the images that replace those of the task; a multiple of 32.
+        new_tokens: generated for every prompt, exactly.
+        batches: how many batches of `batch_size` are judged in a run.
+    """
+    size = {"min_pixels": edge**2, "max_pixels": edge**2}
+    # Scoring last: the prompt style is global, and that of the backend that was built last.
+    stock = _backend(Qwen3_VL, checkpoint, batch_size, device=device, device_map=device, **size)
+    ours, scoring = (
+        _backend(MtrlJudge, checkpoint, batch_size, device=device, scoring=scoring, **size)
+        for scoring in ("generation", "logprob")
+    )
+    for backend in (stock, ours):
+        backend.model.generation_config.min_new_tokens = new_tokens
+    host, draw = _HostTask(task, root), Random(0)
+    rows = list(islice(cycle(host.rows), batch_size * batches))
+    host.rows = [
+        {**row, "images": [Image.frombytes("RGB", (edge, edge), draw.randbytes(3 * edge**2))]}
+        for row in rows
+    ]
+    for backend in (stock, ours, scoring):
+        backend.task_dict[host.name] = {SPLIT: host.rows}
+    requests = host.requests(new_tokens)
+    generate, work = ours.judge.generate, ours._work
+
+    def docs_per_s(backend: Any) -> float:
+        started = time.perf_counter()
+        backend.generate_until(list(requests))
+        return round(len(requests) / (time.perf_counter() - started), 3)
+
+    for backend in (stock, ours, scoring):  # warm up
+        backend.generate_until(requests[:batch_size])
+    synchronize = torch.cuda.synchronize if device == "cuda" else None
+    runs: dict[str, list[float]] = {"stock": [], "inline": []}
+    for _ in range(2):
+        runs["stock"].append(docs_per_s(stock))
+        with timed({n: (Judge, n) for n in ("inputs", "generate")}, synchronize) as spans:
+            runs["inline"].append(docs_per_s(ours))
+    medians = {name: statistics.median(values) for name, values in runs.items()}
+    yield "docs_per_s", medians
+    yield "generation_ratio", round(medians["inline"] / medians["stock"], 2)
+    for name, calls in spans.items():
+        yield f"{name}_s", [round(seconds, 3) for _, seconds in calls]
+    scored = docs_per_s(scoring)
+    yield "logprob_docs_per_s", scored
+    yield "logprob_ratio", round(scored / medians["stock"], 2)
+    with patch.object(ours.judge, "preprocessing_device", "cpu"):
+        yield "inline_on_cpu_docs_per_s", docs_per_s(ours)
+    with patch.object(ours, "_work", lambda requests: prefetched(work(requests))):
+        yield "thread_docs_per_s", docs_per_s(ours)
+    budget = token_budget(ours.model) if device == "cuda" else TokenBudget(4096)
+    with patch.object(ours, "_prompts_at_once", budget):
+        yield "auto_docs_per_s", docs_per_s(ours)
+    with patch.object(ours.judge, "generate", partial(generate, cache_implementation="static")):
+        started = time.perf_counter()
+        ours.generate_until(requests[:batch_size])
+        yield "static_cache_first_batch_s", round(time.perf_counter() - started, 1)
+        yield "static_cache_docs_per_s", docs_per_s(ours)
+
+
 class _HostTask:
     """A judge task as lmms-eval passes it to a model."""
 
@@ -168,7 +251,7 @@ class _HostTask:
         self.name = task.task
         self._hooks = JudgeHooks(task)
         self.config = SimpleNamespace(process_results=self._hooks.config()["process_results"])
-        self.rows = list(load_rows(task, SPLIT, root).rows.dataset)
+        self.rows: list[Any] = list(load_rows(task, SPLIT, root).rows.dataset)
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self._hooks.doc_to_messages(doc)
@@ -182,9 +265,8 @@ def _backend(kind: Any, checkpoint: Path, batch_size: int, **options: Any) -> An
     return kind(
         pretrained=str(checkpoint),
         batch_size=batch_size,
-        device="cpu",
         system_prompt="You are a helpful assistant.",
-        **options,
+        **{"device": "cpu", **options},
     )
 
 

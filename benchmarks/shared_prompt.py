@@ -11,8 +11,7 @@ tokens, and therefore the same completions (``same_completions`` is the share th
 - ``step_ratio``: from the start of a step to the start of the next
 - ``memory_ratio``: peak memory that loss and backward allocate
 
-With a GPU, ``cuda`` contains the same for a randomly initialized Qwen3-VL of about two billion
-parameters in bfloat16.
+``python -m benchmarks.gpu`` is for GPUs.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
-from transformers import Qwen3VLForConditionalGeneration, Trainer
+from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from mtrl_judge.demo.tiny_model import PATCH, build_model, build_processor, build_tokenizer
+from mtrl_judge.demo.tiny_model import build_model, build_processor, build_tokenizer
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
 
 from .timing import median_ratio, step_seconds, timed
@@ -60,45 +59,34 @@ class Setting:
     completion: int  # tokens, exactly
     text: int  # characters, each a token of the benchmark's tokenizer
     edge: int  # pixels of the square image's edge
-    patch: int = PATCH  # pixels of a patch's edge; two by two patches are a token
     prompts: int = 2
     steps: int = 7
     rounds: int = 3
 
 
 CPU = [Setting(group, completion=24, text=268, edge=64) for group in (4, 8, 16, 20)]
-CUDA = {
-    f"edge{edge}.C{completion}.G16": Setting(
-        16, completion, text=350, edge=edge, patch=16, steps=5, rounds=2
-    )
-    for edge in (512, 896)
-    for completion in (64, 256)
-}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--groups", type=int, nargs="*", help="only these G on the CPU")
     groups = parser.parse_args().groups
-    cpu = {f"G{s.group}": compare(s, "cpu") for s in CPU if not groups or s.group in groups}
-    figures: dict[str, Any] = {"cpu": cpu}
-    if torch.cuda.is_available():
-        figures["cuda"] = {name: compare(setting, "cuda") for name, setting in CUDA.items()}
-    print(json.dumps(figures))
+    cpu = {f"G{s.group}": compare(s) for s in CPU if not groups or s.group in groups}
+    print(json.dumps({"cpu": cpu}))
 
 
-def compare(setting: Setting, device: str) -> dict[str, Any]:
+def compare(setting: Setting) -> dict[str, Any]:
     """Medians and ratios of one setting; the runs of both alternate."""
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in TRAINERS}
     texts: dict[str, list[str]] = {}
     memory: dict[str, int] = {}
     for run in range(setting.rounds):
         for name in list(TRAINERS)[:: 1 if run % 2 else -1]:
-            with _trainer(TRAINERS[name], setting, device) as trainer:
+            with _trainer(TRAINERS[name], setting) as trainer:
                 parts[name].append(_step_parts(trainer))
                 texts[name] = list(trainer._logs["completion"])
                 if run == 0:
-                    memory[name] = _peak_bytes(trainer, device)
+                    memory[name] = _peak_bytes(trainer)
     medians = {
         name: {part: statistics.median(run[part] for run in runs) for part in runs[0]}
         for name, runs in parts.items()
@@ -123,17 +111,16 @@ def compare(setting: Setting, device: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _trainer(kind: type, setting: Setting, device: str) -> Iterator[Any]:
+def _trainer(kind: type, setting: Setting) -> Iterator[Any]:
     """A trainer to run, with a learning rate of 0; kept until its last batch has been used."""
-    processor = _processor(setting.edge, setting.patch)
+    processor = _processor(setting.edge)
     tokenizer = processor.tokenizer
     images = [tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>")]
-    cpu = device == "cpu"
     with tempfile.TemporaryDirectory() as folder:
         arguments = GRPOConfig(
             output_dir=folder,
-            use_cpu=cpu,
-            bf16=not cpu,
+            use_cpu=True,
+            bf16=False,
             learning_rate=0.0,
             max_steps=setting.steps,
             per_device_train_batch_size=setting.prompts * setting.group,
@@ -152,7 +139,7 @@ def _trainer(kind: type, setting: Setting, device: str) -> Iterator[Any]:
             seed=SEED,
         )
         trainer = kind(
-            model=_model(tokenizer, setting.patch, device),
+            model=_model(tokenizer),
             args=arguments,
             train_dataset=_rows(setting),
             processing_class=processor,
@@ -168,48 +155,16 @@ def _distinct(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 
 @cache
-def _processor(edge: int, patch: int) -> Any:
+def _processor(edge: int) -> Any:
     processor = build_processor(build_tokenizer([]))
-    processor.image_processor.patch_size = patch
     size = {"shortest_edge": edge * edge, "longest_edge": edge * edge}
     processor.image_processor.size = size
     return processor
 
 
-def _model(tokenizer: Any, patch: int, device: str) -> Any:
+def _model(tokenizer: Any) -> Any:
     torch.manual_seed(SEED)
-    model = build_model(tokenizer)
-    if device == "cpu":
-        return model
-    config = model.config
-    config.text_config.update(
-        {
-            "vocab_size": 151_936,
-            "hidden_size": 2048,
-            "intermediate_size": 6144,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-        }
-    )
-    config.text_config.rope_parameters["mrope_section"] = [24, 20, 20]
-    config.vision_config.update(
-        {
-            "patch_size": patch,
-            "depth": 24,
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_heads": 16,
-            "out_hidden_size": 2048,
-            "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": [5, 11, 17],
-        }
-    )
-    with torch.device(device):
-        large = Qwen3VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
-    large.generation_config = model.generation_config
-    return large
+    return build_model(tokenizer)
 
 
 def _rows(setting: Setting) -> Dataset:
@@ -238,7 +193,7 @@ def _rows(setting: Setting) -> Dataset:
 
 
 def _prompt_tokens(setting: Setting) -> int:
-    processor, row = _processor(setting.edge, setting.patch), _rows(replace(setting, steps=1))[0]
+    processor, row = _processor(setting.edge), _rows(replace(setting, steps=1))[0]
     content = [{"type": "image"}, {"type": "text", "text": row["prompt"][0]["content"]}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -248,7 +203,6 @@ def _prompt_tokens(setting: Setting) -> int:
 
 def _step_parts(trainer: Any) -> dict[str, float]:
     """Median seconds of a step, by part."""
-    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else None
     kind = type(trainer)
     methods: dict[str, tuple[type, str]] = {
         "rows": (Trainer, "get_batch_samples"),
@@ -259,7 +213,7 @@ def _step_parts(trainer: Any) -> dict[str, float]:
         "logprob": (kind, "_get_per_token_logps_and_entropies"),
         "backward": (Accelerator, "backward"),
     }
-    with timed(methods, synchronize) as spans:
+    with timed(methods) as spans:
         trainer.train()
     parts = [
         {
@@ -273,7 +227,7 @@ def _step_parts(trainer: Any) -> dict[str, float]:
     return {part: statistics.median(step[part] for step in parts) for part in parts[0]}
 
 
-def _peak_bytes(trainer: Any, device: str) -> int:
+def _peak_bytes(trainer: Any) -> int:
     """Peak memory that loss and backward of the last batch allocate."""
     inputs = trainer._buffered_inputs[-1]
 
@@ -282,11 +236,6 @@ def _peak_bytes(trainer: Any, device: str) -> int:
         trainer.model.zero_grad(set_to_none=True)
 
     loss_and_backward()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        loss_and_backward()
-        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         loss_and_backward()
     allocated = peak = 0

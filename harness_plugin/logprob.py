@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from mtrl_judge.models.base_judge import Answer, BaseJudge, Batch
+    from mtrl_judge.models.token_budget import TokenBudget
 
 CALIBRATION_ITEMS = 256  # enough to fit so few parameters
 MIN_CALIBRATION_ROWS = 50
@@ -175,7 +176,7 @@ class LogprobScorer:
         calibration: what is fitted.
         style: of the prompts.
         verdicts: those that the judged prompts offer, which a perturbation may have renamed.
-        batch_size: calibration prompts computed together.
+        batch_size: calibration prompts computed together, or the tokens that fit.
         generation: settings of `BaseJudge.generate` for the reasoning.
 
     Raises:
@@ -191,7 +192,7 @@ class LogprobScorer:
         calibration: Method,
         style: Style,
         verdicts: Sequence[str],
-        batch_size: int,
+        batch_size: int | TokenBudget,
         generation: Mapping[str, Any],
     ) -> None:
         self._judge, self._task, self._rows, self._method = judge, task, rows, calibration
@@ -283,7 +284,8 @@ class LogprobScorer:
         )
         logps_N_V = np.empty((len(labels_N), len(verdicts)))
         failed: dict[int, str] = {}
-        for batch in self._judge.batches(prompts, self._batch_size):
+        longest = self._generation["max_new_tokens"]
+        for batch in self._judge.batches(prompts, self._batch_size, answer_tokens=longest):
             scored = self._score(batch, verdicts)
             logps_N_V[list(batch.indices)] = scored.logps_B_V
             answered = zip(batch.indices, scored.failures_B, strict=True)

@@ -48,6 +48,7 @@ from mtrl_judge.models.checkpoint import (
 )
 from mtrl_judge.models.judge import Judge
 from mtrl_judge.models.openai_judge import OpenAIJudge
+from mtrl_judge.models.token_budget import TokenBudget, token_budget
 from mtrl_judge.models.vllm_judge import VLLMJudge, require_vllm
 
 from .hooks import hooks_behind
@@ -62,6 +63,7 @@ from .prompt_style import (
 )
 
 DEFAULT_MAX_NEW_TOKENS = 1024
+AUTO = "auto"
 ENGINES = ("transformers", "vllm", "openai")
 # Arguments that only one engine takes; they are passed on under their own names.
 OPTIONS = {
@@ -108,6 +110,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     Args:
         engine: transformers, vllm or openai.
         dtype: by default ("auto") bfloat16 on a GPU and float32 on a CPU.
+        batch_size: prompts answered together; auto is as many as fit into a GPU's memory with their
+            answers.
         min_pixels: lower bound of width × height of each image as the model sees it.
         max_pixels: upper bound, likewise; by default the checkpoint's own, at most 12.8 megapixels.
         max_new_tokens: overrides the tasks' own.
@@ -156,7 +160,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             pretrained = str(expanded(pretrained))
         if max_batch_size is not None:  # one of lmms-eval's flags
             raise JudgeError("max_batch_size: not supported by this backend; set batch_size")
-        self.batch_size = _positive("batch_size", batch_size)
+        size = None if batch_size == AUTO else _positive("batch_size", batch_size)
+        self.batch_size = size or AUTO
         options = _options(
             engine,
             attn_implementation=attn_implementation,
@@ -204,6 +209,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         else:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
+        self._prompts_at_once: int | TokenBudget
         limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         self.judge: BaseJudge
         if engine == "openai":
@@ -212,12 +218,17 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             for name, value in local.items():
                 if value is not None:
                     raise JudgeError(f"{name}: not with engine=openai, whose server decides it")
+            if size is None:
+                raise JudgeError(
+                    "batch_size: auto is not supported with engine=openai; expected the number of "
+                    "requests at a time"
+                )
             self.device = torch.device("cpu")
-            self._prompts_at_once = min(WINDOW, _BATCHES_AT_ONCE * self.batch_size)
+            self._prompts_at_once = min(WINDOW, _BATCHES_AT_ONCE * size)
             server = OpenAIJudge(
                 pretrained,
                 base_url=base_url,
-                concurrency=self.batch_size,
+                concurrency=size,
                 seed=torch.initial_seed() % 2**32,  # lmms-eval's --seed
                 **limits,
                 system_prompt=system_prompt,
@@ -247,13 +258,13 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 **options,
             )
         else:
-            self._prompts_at_once = self.batch_size
             options = {"device_map": {"": self.device}, **options}
             self.model = load_model(pretrained, **source, **options, dtype=torch_dtype)
             self.device = self.model.device
             self.judge = Judge(self.model, processor, **limits, system_prompt=system_prompt)
             # A checkpoint's own sampling settings would make greedy decoding warn, or sample.
             self.model.generation_config = GenerationConfig()
+            self._prompts_at_once = size or token_budget(self.model)
         weights = model_revision(pretrained, revision)
         self._announce(
             engine, style=card.get("style"), system_prompt=system_prompt, weights=weights
@@ -295,14 +306,13 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """
         results: dict[int, GenerationResult] = {}
         work = self._work(requests)
-        if self.device.type != "cpu":
-            work = _prefetch(work)
+        if isinstance(self.judge, VLLMJudge) and self.device.type != "cpu":
+            work = prefetched(work)
         tokens, seconds = 0, 0.0
         with tqdm(total=len(requests), disable=self.rank != 0, desc="Judging") as progress:
             for part in work:
                 started = time.perf_counter()
-                with torch.inference_mode():
-                    answers = part.answer(part.batch)
+                answers = self._answers(part.batch, part.answer)
                 seconds += time.perf_counter() - started
                 for index, answer in zip(part.requests, answers, strict=True):
                     counts = TokenCounts(answer.input_tokens, answer.output_tokens)
@@ -321,6 +331,23 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             additional_metrics={"rank": self.rank, "total_requests": len(requests)},
         )
         return [results[index] for index in range(len(requests))]
+
+    def _answers(self, batch: Batch, answer: Callable[[Batch], list[Answer]]) -> list[Answer]:
+        """The answers to a batch, in halves where its size was a guess that was too large."""
+        budget = self._prompts_at_once
+        try:
+            with torch.inference_mode():
+                return answer(batch)
+        except torch.OutOfMemoryError:
+            if not isinstance(budget, TokenBudget) or len(batch.prompts) == 1:
+                raise
+        # Here, the exception no longer holds the tensors of the failed attempt.
+        from loguru import logger
+
+        torch.cuda.empty_cache()
+        budget.tokens //= 2
+        logger.info(f"batch_size=auto: {len(batch.prompts)} prompts do not fit; trying halves")
+        return [each for half in self.judge.halves(batch) for each in self._answers(half, answer)]
 
     def _report_scaled_down(self) -> None:
         from loguru import logger
@@ -348,13 +375,15 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             groups[task if self._scoring == "logprob" else key].append(index)
         for indices in groups.values():
             first = requests[indices[0]]
+            settings = self._generation_settings(first.args[2])
             if self._scoring == "logprob":
                 answer = self._scorer(first).answer
             else:
-                settings = self._generation_settings(first.args[2])
                 answer = partial(self.judge.generate, **settings)
             prompts = (self._prompt(requests[index]) for index in indices)
-            for batch in self.judge.batches(prompts, self._prompts_at_once):
+            for batch in self.judge.batches(
+                prompts, self._prompts_at_once, answer_tokens=settings["max_new_tokens"]
+            ):
                 yield Work([indices[index] for index in batch.indices], batch, answer)
 
     def _prompt(self, request: Instance) -> Prompt:
@@ -420,11 +449,12 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return self._scorers[task]
 
 
-def _prefetch(items: Iterator[T]) -> Iterator[T]:
+def prefetched(items: Iterator[T]) -> Iterator[T]:
     """Prepare the next item in a background thread while the caller works on the current one.
 
-    Only for a model on a GPU: on a CPU the thread competes with the model for cores, and two cores
-    generated half as fast with it.
+    Only for vLLM on a GPU, which decodes in a process of its own. The loop of transformers, which
+    launches kernels, waits for the thread whenever that holds the interpreter's lock: a batch took
+    up to three times as long on an H100.
     """
     with ThreadPoolExecutor(max_workers=1) as background:
         upcoming = background.submit(next, items, None)

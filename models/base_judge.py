@@ -21,6 +21,7 @@ from mtrl_judge.common.markup import JUDGE_TAGS, neutralize, special_token_patte
 from mtrl_judge.judge_tasks.prompts import render_messages
 
 from .pixels import DEFAULT_MAX_PIXELS, fit_pixels, supports_pixel_limits, with_pixel_limits
+from .token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -138,13 +139,20 @@ class BaseJudge(ABC):
         return fit_pixels(image, self._min_pixels, self._max_pixels)
 
     def batches(
-        self, prompts: Iterable[Prompt], batch_size: int, *, keep_pairs: bool = True
+        self,
+        prompts: Iterable[Prompt],
+        batch_size: int | TokenBudget,
+        *,
+        answer_tokens: int = 0,
+        keep_pairs: bool = True,
     ) -> Iterator[Batch]:
         """Sort prompts by length within a window and cut them into batches, lazily.
 
         The longest come first, so a lack of memory shows in the first batch.
 
         Args:
+            batch_size: prompts of a batch, or the tokens that fit.
+            answer_tokens: of the longest answer, which count towards a budget.
             keep_pairs: a batch is one prompt shorter where that keeps two prompts with the same
                 images together, such as the two orders of a pair, because equal images of a batch
                 pass the vision tower once. Otherwise the number of batches depends on the number
@@ -155,11 +163,20 @@ class BaseJudge(ABC):
             window.sort(key=lambda item: -item[1].length)
             while window:
                 size = batch_size
+                if isinstance(size, TokenBudget):
+                    size = size.rows(window[0][1].length + answer_tokens)
                 if keep_pairs:
                     size = _batch_size([prompt for _, prompt in window[: size + 1]], size)
                 indices, batch = zip(*window[:size], strict=True)
                 yield Batch(indices, batch, self.inputs(batch))
                 del window[:size]
+
+    def halves(self, batch: Batch) -> Iterator[Batch]:
+        """A batch of several prompts as two batches."""
+        middle = len(batch.prompts) // 2
+        for part in (slice(None, middle), slice(middle, None)):
+            prompts = batch.prompts[part]
+            yield Batch(batch.indices[part], prompts, self.inputs(prompts))
 
     @abstractmethod
     def inputs(self, prompts: Sequence[Prompt]) -> Any:

@@ -17,6 +17,7 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 
 from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps
 from .image_dedup import deduplicate_images
+from .pixels import fit_grid, has_grid
 from .verdict_logps import verdict_logps, verdict_tokens
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Judge(TokenizingJudge):
             system_prompt=system_prompt,
         )
         self.model = model
+        self.preprocessing_device = model.device
 
     def judge(
         self,
@@ -113,15 +115,24 @@ class Judge(TokenizingJudge):
         return [found[index] for index in range(len(rows))]
 
     def inputs(self, prompts: Sequence[Prompt]) -> Mapping[str, torch.Tensor]:
-        """The model's inputs for B prompts, padded on the left to T tokens; on the CPU.
+        """The model's inputs for B prompts, padded on the left to T tokens.
 
-        `input_ids` and `attention_mask` are B × T; the image tensors depend on the family.
+        `input_ids` and `attention_mask` are B × T; the image tensors depend on the family. Images
+        of a family that fits them to a grid are normalized and cut into patches on the
+        preprocessing device, the model's; 8 images of a megapixel become 150 MB of patches. They
+        are resized on the CPU, because a GPU rounds pixels differently. All others are preprocessed
+        on the CPU.
         """
-        images = [prompt.images for prompt in prompts]
+        image_processor = self.processor.image_processor
+        images = [
+            [fit_grid(image, image_processor) for image in prompt.images] for prompt in prompts
+        ]
+        fitted = {"device": self.preprocessing_device, "do_resize": False}
         bos = self.tokenizer.bos_token
         inputs: Mapping[str, torch.Tensor] = self.processor(
             text=[prompt.text for prompt in prompts],
             images=images if any(images) else None,
+            images_kwargs=fitted if has_grid(image_processor) else {},
             padding=True,
             padding_side="left",
             return_tensors="pt",

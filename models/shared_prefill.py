@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, StaticCache
 
 from mtrl_judge.common.attributes import replaced_attribute
 
@@ -24,6 +24,7 @@ from .packing import (
     unique_prefixes,
 )
 
+STATIC_TOKENS = 256  # a static cache is as long as a multiple of these
 Check: TypeAlias = Callable[
     [Tensor, dict[str, Any], list[int], Callable[[dict[str, Any]], Tensor]], None
 ]
@@ -31,7 +32,10 @@ Check: TypeAlias = Callable[
 
 @contextmanager
 def share_prefill(
-    model: Any, image_counts: Sequence[int], check: Check | None = None
+    model: Any,
+    image_counts: Sequence[int],
+    check: Check | None = None,
+    static: StaticDecoding | None = None,
 ) -> Iterator[None]:
     """Within the context, `model.generate` reads equal prompts once and returns the same answers.
 
@@ -45,6 +49,7 @@ def share_prefill(
         check: called once, with the logits of each row's first token (B × V), the arguments of
             `generate`, the number of images in each row as the model sees them, and a function that
             returns transformers' own logits for such arguments.
+        static: decode into its cache.
     """
     stock = model.generate
 
@@ -70,7 +75,7 @@ def share_prefill(
             stock_logits = partial(first_logits, generation_config=generation_config)
             check(ours_B_V, inputs, counts, stock_logits)
         # Prefilled again after a check, which has written into the cache.
-        prefilled = prefill(model, inputs, counts, max_new_tokens)
+        prefilled = prefill(model, inputs, counts, max_new_tokens, static)
         return stock(generation_config=generation_config, **prefilled)
 
     with replaced_attribute(model, "generate", generate):
@@ -98,8 +103,53 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
         return self.keys, self.values
 
 
+class StaticDecoding:
+    """A static key-value cache that is filled again by each generation.
+
+    transformers compiles decoding into a static cache, on a GPU with CUDA graphs. Both refer to the
+    memory of the cache (``StaticLayer.lazy_initialization`` in transformers/cache_utils.py), so
+    another cache would be compiled for and captured again.
+    """
+
+    def __init__(self) -> None:
+        self._cache: StaticCache | None = None
+        self._rows = self._length = 0
+
+    def filled(
+        self, config: Any, layers: Sequence[DynamicLayer], inverse: Sequence[int], room: int
+    ) -> StaticCache | None:
+        """The cache with the prompts of B rows; None for fewer rows than it has.
+
+        Args:
+            config: the model's.
+            layers: the cache of the distinct prompts.
+            inverse: which of them each row has.
+            room: tokens that are still to come.
+        """
+        length = layers[0].keys.shape[2]
+        if len(inverse) < self._rows:
+            return None
+        if self._cache is None or len(inverse) > self._rows or length + room > self._length:
+            self._rows = len(inverse)
+            self._length = -(-(length + room) // STATIC_TOKENS) * STATIC_TOKENS
+            self._cache = None  # free the old one first
+            self._cache = StaticCache(config=config, max_cache_len=self._length)
+        for layer, prompts in zip(self._cache.layers, layers, strict=True):
+            keys, values = prompts.keys[inverse], prompts.values[inverse]
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys, values)
+            layer.keys[:, :, :length] = keys
+            layer.values[:, :, :length] = values
+            layer.cumulative_length.fill_(length)
+        return self._cache
+
+
 def prefill(
-    model: Any, inputs: dict[str, Any], image_counts: Sequence[int], max_new_tokens: int
+    model: Any,
+    inputs: dict[str, Any],
+    image_counts: Sequence[int],
+    max_new_tokens: int,
+    static: StaticDecoding | None = None,
 ) -> dict[str, Any]:
     """Arguments of `generate` that continue from a cache of all but the prompts' last tokens.
 
@@ -118,16 +168,19 @@ def prefill(
     images = join_images(prefixes[index].images for index in distinct)
     with torch.no_grad(), deduplicate_images(model):
         cache = model(**text, **images, use_cache=True, logits_to_keep=1).past_key_values
-    rows = torch.tensor(inverse, device=inputs["input_ids"].device)
-    for index, layer in enumerate(cache.layers):
-        layer.reorder_cache(rows)
-        if type(layer) is DynamicLayer:  # others, of sliding windows and states, do not grow
-            # One more for the prompts' last tokens, which are still to be read.
-            cache.layers[index] = PreallocatedLayer(layer.keys, layer.values, max_new_tokens + 1)
+    # One more for the prompts' last tokens, which are still to be read.
+    room = max_new_tokens + 1
+    filled = static.filled(model.config, cache.layers, inverse, room) if static else None
+    if filled is None:
+        rows = torch.tensor(inverse, device=inputs["input_ids"].device)
+        for index, layer in enumerate(cache.layers):
+            layer.reorder_cache(rows)
+            if type(layer) is DynamicLayer:  # others, of sliding windows and states, do not grow
+                cache.layers[index] = PreallocatedLayer(layer.keys, layer.values, room)
     if model.config.model_type in MROPE:
         model.base_model.rope_deltas = model.base_model.rope_deltas[inverse]
     return {
         "input_ids": inputs["input_ids"],
         "attention_mask": inputs["attention_mask"],
-        "past_key_values": cache,
+        "past_key_values": cache if filled is None else filled,
     }

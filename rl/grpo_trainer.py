@@ -61,7 +61,7 @@ from mtrl_judge.models.packing import (
     unique_prefixes,
 )
 from mtrl_judge.models.placeholders import placeholder_ids
-from mtrl_judge.models.shared_prefill import share_prefill
+from mtrl_judge.models.shared_prefill import StaticDecoding, share_prefill
 
 from .balance import WorstTask
 from .generation_batch import (
@@ -219,6 +219,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self._sampler_check = SamplerCheck()
         self._prefix_obstacle = prefix_unsupported_reason(inner)
         self._packing_obstacle = packing_unsupported_reason(inner)
+        self._static = self._static_decoding()
         dataset, seed = self.train_dataset, self.args.seed
         self._other_prompts = OtherPrompts(dataset, unit, seed) if resample_tries else None
 
@@ -342,6 +343,24 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         self.generation_config.suppress_tokens = suppressed
         self.generation_kwargs["suppress_tokens"] = suppressed
 
+    def _static_decoding(self) -> StaticDecoding | None:
+        """With ``cache_implementation: static``, what all generations decode into.
+
+        On a GPU, transformers compiles the decoding then, which TRL disables; without compilation a
+        static cache has no advantage.
+        """
+        wanted = not self.use_vllm and self.args.cache_implementation == "static"
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        text = self._inner(self.model).config.get_text_config()
+        other_layers = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+        if not (wanted and self.share_prompt) or sharded or self._prefix_obstacle or other_layers:
+            return None
+        # The cache itself is given to `generate`, which then refuses a name.
+        self.generation_config.disable_compile = False
+        self.generation_config.cache_implementation = None
+        self.generation_kwargs["cache_implementation"] = None
+        return StaticDecoding()
+
     def sampler_record(self) -> dict[str, Any]:
         """What samples completions, for the record of a run; for the main process."""
         if self.use_vllm:
@@ -381,8 +400,9 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             return stock()
         obstacles = (
             self._prefix_obstacle,
-            "continuous batching is on" if self.use_transformers_continuous_batching else None,
-            "cache_implementation is set" if self.args.cache_implementation else None,
+            "cache_implementation is set"
+            if self.args.cache_implementation and self._static is None
+            else None,
         )
         if not self._shares("generation", obstacles):
             return stock()
@@ -391,7 +411,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         check = None
         if self._checks_generation:
             check = partial(check_generation, embeddings=embeddings, dtype=dtype)
-        with share_prefill(inner, counts, check):
+        with share_prefill(inner, counts, check, self._static):
             answers = stock()
         self._checks_generation = False
         return answers

@@ -117,6 +117,8 @@ def estimate(settings: Settings, config: PreTrainedConfig, prompt_tokens: int) -
     held = sum(part.gib for part in states)
     sleeps = getattr(settings.trainer, "vllm_enable_sleep_mode", False)
     resident = held + (0.0 if sleeps else device.vllm_gib)
+    if device.keeps_cache:
+        resident += generating[0].gib
     peaks = [Part("while training", resident + sum(part.gib for part in passes), "")]
     if generating:
         peaks.append(Part("while generating", held + sum(part.gib for part in generating), ""))
@@ -203,6 +205,13 @@ class _Device:
         if self.settings.method == "sft" or not trainer.use_vllm or trainer.vllm_mode == "server":
             return 0.0
         return float(trainer.vllm_gpu_memory_utilization * DEVICE_GIB)
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether the cache of generation stays, because compiled decoding refers to it."""
+        trainer = self.trainer
+        static = getattr(trainer, "cache_implementation", None) == "static"
+        return static and not trainer.use_vllm and self.sharding.engine is None
 
     # What it holds
 

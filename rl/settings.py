@@ -326,6 +326,11 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield from _length_conflicts(judge, trainer)
         yield from _pass_conflicts(judge, trainer)
         yield from _reward_conflicts(settings)
+        if trainer.use_transformers_continuous_batching:
+            yield (
+                "use_transformers_continuous_batching: TRL does not support it for models with "
+                "images; use vLLM (use_vllm: true), or cache_implementation: static"
+            )
         server = trainer.use_vllm and trainer.vllm_mode == "server"
         if server and (judge.min_pixels is None) != (judge.max_pixels is None):
             name = "min_pixels" if judge.min_pixels is None else "max_pixels"

@@ -15,10 +15,13 @@ from PIL import Image
 from support.images import random_image
 from support.tiny_models import CHAT_SPECIALS, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
 
+from mtrl_judge.harness_plugin import model as backend
 from mtrl_judge.harness_plugin import prompt_style as style
 from mtrl_judge.harness_plugin.model import MtrlJudge
 from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.models.base_judge import Batch
 from mtrl_judge.models.checkpoint import read_checkpoint_card
+from mtrl_judge.models.token_budget import TokenBudget
 
 TASK, SPLIT = "shapes", "test"
 FAMILIES: dict[str, Callable[[Path], Path]] = {
@@ -140,6 +143,30 @@ def test_answers_do_not_depend_on_the_batch_size(judge: MtrlJudge, folder: Path)
     assert len(set(in_eights)) == len(MIXED), "equal answers would hide a wrong order"
 
 
+def test_batches_by_tokens_are_halved_where_memory_is_short(
+    qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    budget = TokenBudget(500)
+    monkeypatch.setattr(backend, "token_budget", lambda model: budget)
+    judge = build(qwen3, batch_size="auto")
+    generate, tried = judge.judge.generate, []
+
+    def generate_three(batch: Batch, **settings: Any) -> Any:
+        tried.append([prompt.length + settings["max_new_tokens"] for prompt in batch.prompts])
+        if len(batch.prompts) > 3:
+            raise torch.OutOfMemoryError
+        return generate(batch, **settings)
+
+    monkeypatch.setattr(judge.judge, "generate", generate_three)
+    answers = ask(judge, MIXED)
+    assert answers == ask(build(qwen3, batch_size=1), MIXED)
+    assert max(len(lengths) for lengths in tried) > 3, "nothing was halved"
+    assert all(len(lengths) * max(lengths) <= 500 for lengths in tried)
+    assert budget.tokens < 500
+
+
 def test_requests_with_different_settings_are_batched_apart(judge: MtrlJudge) -> None:
     judge.task_dict[TASK] = {SPLIT: MIXED}
     short = requests_for(MIXED, {"max_new_tokens": 3, "until": []})
@@ -241,7 +268,11 @@ def test_system_prompt(qwen3: Path) -> None:
     ("model_args", "message"),
     [
         ({"max_pixel": 4096}, "unknown key 'max_pixel'; did you mean 'max_pixels'?"),
-        ({"batch_size": "auto"}, "batch_size: found 'auto'"),
+        ({"batch_size": "many"}, "batch_size: found 'many'"),
+        (
+            {"batch_size": "auto"},
+            "batch_size: auto goes by the memory of a GPU, but the model is on",
+        ),
         ({"batch_size": 0}, "batch_size: found 0"),
         ({"dtype": "float99"}, "dtype: found 'float99'"),
         ({"min_pixels": 9000, "max_pixels": 4000}, "min_pixels: 9000 is more than max_pixels"),

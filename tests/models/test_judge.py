@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -262,6 +263,23 @@ def test_only_very_large_images_are_scaled_down_by_default(model: Any, processor
     assert prompt.images[0].size == photo.size
     assert prompt.images[1].size == (4138, 3103)
     assert (judge.images_scaled_down, judge.images_seen) == (1, 2)
+
+
+def test_the_model_sees_the_pixels_of_its_processor(model: Any, processor: Any) -> None:
+    judge = Judge(model, processor)
+    sizes = ((33, 71), (64, 64), (128, 40))
+    rows = [row("Is it safe?", random_image(n, size)) for n, size in enumerate(sizes)]
+    prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
+    ours = judge.inputs(prompts)
+    theirs = judge.processor(
+        text=[prompt.text for prompt in prompts],
+        images=[prompt.images for prompt in prompts],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_reasoning_tags_survive_decoding(model: Any, random_judge: Path) -> None:

@@ -327,6 +327,10 @@ def test_a_field_of_the_other_method_is_refused(tmp_path: Path) -> None:
             "expected a multiple of 2 x num_generations",
         ),
         ({"patience": 2, "eval_strategy": "no"}, "patience: has no effect"),
+        (
+            {"use_transformers_continuous_batching": True},
+            "use_transformers_continuous_batching: TRL does not support it",
+        ),
         ({"fsdp": "full_shard"}, "fsdp: unknown field; use accelerate: fsdp2"),
         ({"machines": 2}, "machines: 1 processes cannot be split over 2"),
         (
@@ -390,6 +394,12 @@ def test_the_states_of_a_small_model_are_estimated_exactly(random_judge: Path) -
     assert states == sum(tensor.numel() * tensor.element_size() for tensor in held)
     (reference,) = (part.gib for part in estimate.parts if part.name == "reference model")
     assert reference == estimate.parts[0].gib
+    static = parse_settings(
+        "grpo", [*flags, "--freeze_vision", "false", "--cache_implementation", "static"]
+    )
+    (cache,) = (part.gib for part in estimate.parts if part.name == "cache of generation")
+    peaks = memory.estimate(static, model.config, prompt_tokens=100).peaks
+    assert peaks[0].gib == pytest.approx(estimate.peaks[0].gib + cache)
     frozen = parse_settings("grpo", [*flags, "--freeze_vision"])
     counts = memory.count_parameters(frozen, model.config)
     vision = sum(p.numel() for p in model.get_encoder(modality="image").parameters())

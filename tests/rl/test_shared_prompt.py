@@ -31,7 +31,9 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    CompileConfig,
     Qwen3VLMoeTextConfig,
+    TrainerCallback,
 )
 from transformers.image_utils import make_flat_list_of_images
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -455,6 +457,44 @@ def test_passes_hold_whole_groups_within_their_budget(
     together = {frozenset(group.rows) for group in groups}
     whole = {frozenset(rows) for rows in together if any(rows <= set(each) for each in cut)}
     assert whole == together or len(cut) > len(groups)
+
+
+def test_decoding_into_a_static_cache_samples_the_same(checkpoint: Any, tmp_path: Path) -> None:
+    """It is compiled once for prompts of several lengths."""
+    graphs: list[Any] = []
+
+    def compiler(graph: Any, *_: Any, **__: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = CompileConfig(backend=compiler)
+    compiled._compile_all_devices = True
+    samples, numbers = [], []
+    for name, fields in (("dynamic", {}), ("static", {"cache_implementation": "static"})):
+        reward = Distinct()
+        trainer = trainer_of(
+            checkpoint(QWEN3),
+            tmp_path / name,
+            reward=reward,
+            max_steps=3,
+            learning_rate=0.0,
+            **fields,
+        )
+        trainer.generation_config.compile_config = compiled if fields else None
+        trainer.add_callback(_EachStep(lambda: numbers.append(len(graphs))))
+        trainer.train()
+        samples.append(reward.completions)
+    assert samples[0] == samples[1]
+    assert numbers[:3] == [0, 0, 0]
+    assert 0 < numbers[3] == numbers[5]
+
+
+class _EachStep(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.call()
 
 
 def test_log_probabilities_are_shared_where_vllm_generates(
