@@ -125,7 +125,8 @@ class Judge(TokenizingJudge):
         """
         image_processor = self.processor.image_processor
         images = [
-            [fit_grid(image, image_processor) for image in prompt.images] for prompt in prompts
+            [fit_grid(image, image_processor, once=True) for image in prompt.images]
+            for prompt in prompts
         ]
         fitted = {"device": self.preprocessing_device, "do_resize": False}
         bos = self.tokenizer.bos_token

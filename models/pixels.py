@@ -78,14 +78,21 @@ def has_grid(image_processor: Any) -> bool:
     return isinstance(image_processor, Qwen2VLImageProcessor)
 
 
-def grid_size(width: int, height: int, image_processor: Any) -> tuple[int, int]:
+def grid_size(
+    width: int, height: int, image_processor: Any, *, once: bool = False
+) -> tuple[int, int]:
     """Width and height to which a processor with a grid resizes, and which it leaves as they are.
 
-    One pass is not always enough: a strip much longer than wide may still exceed the limits.
+    One pass is not always enough: a strip much longer than wide may still exceed the limits. Where
+    the limits leave no room for a multiple of the patches, sizes alternate, and one of them is
+    returned.
+
+    Args:
+        once: return the size after one pass, which is all that a processor does.
     """
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-    limits, size = image_processor.size, (height, width)
+    limits, size, seen = image_processor.size, (height, width), set[tuple[int, int]]()
     while True:
         resized = smart_resize(
             *size,
@@ -93,23 +100,27 @@ def grid_size(width: int, height: int, image_processor: Any) -> tuple[int, int]:
             min_pixels=limits["shortest_edge"],
             max_pixels=limits["longest_edge"],
         )
-        if resized == size:
+        if once or resized == size or resized in seen:
             return resized[1], resized[0]
+        seen.add(resized)
         size = resized
 
 
-def fit_grid(image: Image.Image, image_processor: Any) -> Image.Image:
+def fit_grid(image: Image.Image, image_processor: Any, *, once: bool = False) -> Image.Image:
     """Resize an image as a processor with a grid does, so that no processor changes its size again.
 
     The pixels are those that the processor would compute. An image for a processor without a grid
     stays as it is.
+
+    Args:
+        once: as for :func:`grid_size`.
     """
     from transformers.image_processing_backends import TorchvisionBackend
     from transformers.image_utils import SizeDict
 
     if not has_grid(image_processor):
         return image
-    width, height = grid_size(*image.size, image_processor)
+    width, height = grid_size(*image.size, image_processor, once=once)
     if (width, height) == image.size:
         return image
     pixels = image_processor.process_image(image, do_convert_rgb=True)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from mtrl_judge.models.checkpoint import (
     read_checkpoint_card,
 )
 from mtrl_judge.models.judge import Batch, Judge
-from mtrl_judge.models.pixels import DEFAULT_MAX_PIXELS, fit_pixels, with_pixel_limits
+from mtrl_judge.models.pixels import DEFAULT_MAX_PIXELS, fit_pixels, grid_size, with_pixel_limits
 
 NEW_TOKENS = 12
 
@@ -349,3 +350,14 @@ def test_a_folder_without_config_and_a_card_with_unknown_style(tmp_path: Path) -
         JudgeError, match="style: found 'verbose'; expected reasoned or direct or confidence"
     ):
         read_checkpoint_card(tmp_path)
+
+
+@pytest.mark.parametrize("sides", [(192, 128), (16, 16), (2000, 16)])
+def test_sizes_that_cannot_be_kept_within_limits_come_to_an_end(sides: tuple[int, int]) -> None:
+    """No multiple of 16 pixels has an area of exactly 1,000: sizes alternate around it."""
+    processor = SimpleNamespace(
+        size={"shortest_edge": 1000, "longest_edge": 1000}, patch_size=8, merge_size=2
+    )
+    width, height = grid_size(*sides, processor)
+    assert width % 16 == height % 16 == 0
+    assert grid_size(*sides, processor, once=True)[0] % 16 == 0
