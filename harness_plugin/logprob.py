@@ -284,7 +284,7 @@ class LogprobScorer:
         )
         logps_N_V = np.empty((len(labels_N), len(verdicts)))
         failed: dict[int, str] = {}
-        longest = self._generation["max_new_tokens"]
+        longest = self._generation.get("max_new_tokens", 0)
         for batch in self._judge.batches(prompts, self._batch_size, answer_tokens=longest):
             scored = self._score(batch, verdicts)
             logps_N_V[list(batch.indices)] = scored.logps_B_V

@@ -259,7 +259,7 @@ def test_experiment_lists_its_steps(tmp_path: Path) -> None:
     arguments = ["experiment", "--recipe", "tiny_cpu", "--out", tmp_path / "e", "--dry-run"]
     shown = call(*arguments, "--seeds", "4,7", "--only", "mt-rl-judge,off-the-shelf")
     assert shown.exit_code == 0, shown.output
-    assert "[7/7] MT-RL-Judge, seed 7: evaluation: to do" in shown.stdout
+    assert "[7/7] MT-RL-Judge, corpus 0, seed 7: evaluation: to do" in shown.stdout
     assert not (tmp_path / "e").exists()
 
 

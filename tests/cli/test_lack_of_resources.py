@@ -23,7 +23,7 @@ WRITING = [
     ["leaderboard", "merge", "{board}", "--out", "{file}", "--force"],
     ["baseline", "save", "{results}", "--out", "{file}", "--force"],
     ["gate", "{results}", "--baseline", "{results}", "--summary", "{file}", "--force"],
-    ["experiment", "--recipe", "tiny_cpu", "--data-root", "{data}", "--out", "{folder}"],
+    ["experiment", "--recipe", "tiny_cpu", "--model", "base", "--out", "{folder}"],
 ]
 
 

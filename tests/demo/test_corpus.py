@@ -229,7 +229,7 @@ def test_the_same_seed_writes_the_same_bytes(root: Path, tmp_path: Path) -> None
     write_sample(tmp_path / "again", seed=3, sizes=SMALL)
     write_sample(tmp_path / "other", seed=4, sizes=SMALL)
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    assert len(files) == 1 + 9 + 6 * 3 + 3 + 6 + 9
+    assert len(files) == 1 + 9 + 6 * 3 + 3 + 6 + 6 + 9
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (root / file).read_bytes(), file
     test = Path("mtrl_judge_seetrue/test.parquet")
