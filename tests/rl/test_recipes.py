@@ -183,7 +183,10 @@ def test_what_follows_from_the_method_and_from_what_is_given(tmp_path: Path) -> 
     assert (sft.style, sft.answer_tokens) == ("direct", 16)
     assert not sft.trainer.load_best_model_at_end
     assert sft.trainer.completion_only_loss
-    assert settings_of(tmp_path, {"style": "reasoned"}, method="sft").answer_tokens == 1024
+    reasoned = settings_of(tmp_path, {"style": "reasoned", "answers": "rft"}, method="sft")
+    assert reasoned.answer_tokens == 1024
+    with pytest.raises(JudgeError, match="give answers, or use style: direct"):
+        settings_of(tmp_path, {"style": "reasoned"}, method="sft")
 
 
 def test_mappings_come_as_mappings_or_as_yaml_text(tmp_path: Path) -> None:

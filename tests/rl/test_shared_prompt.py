@@ -195,6 +195,7 @@ class Compared(JudgeGRPOTrainer):
     def results(self, inputs: dict[str, Any], *, share: bool, tokens: int | None = None) -> Any:
         self.share_prompt, self.micro_batch_tokens = share, tokens
         self.rows.clear()
+        self.model.zero_grad()  # of the micro-batch before
         loss = super().compute_loss(self.model, inputs)
         loss.backward()
         named = self.model.named_parameters()
