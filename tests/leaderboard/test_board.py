@@ -627,7 +627,9 @@ def test_the_papers_table(tmp_path: Path) -> None:
     """Rendered by the same code from a file that has the paper's numbers."""
     done = call("leaderboard", ROOT / "docs" / "paper.json", "--digits", 4, "--sort", "name")
     assert done.exit_code == 0, done.output
-    paper = yaml.safe_load((ROOT / "experiments" / "paper_results.yaml").read_text(encoding="utf-8"))
+    paper = yaml.safe_load(
+        (ROOT / "experiments" / "paper_results.yaml").read_text(encoding="utf-8")
+    )
     for arm, scores in paper["macro_f1"].items():
         (line,) = (line for line in done.stdout.split("## Means")[0].splitlines() if arm in line)
         assert all(f"{score / 100:.4f}" in line for score in scores.values())
