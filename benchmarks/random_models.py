@@ -84,20 +84,20 @@ def random_prompts(number: int, *, edge: int, text: int) -> Dataset:
             [Image.frombytes("RGB", size, draw.randbytes(3 * edge**2))] for _ in range(number)
         ],
     }
-    columns: Mapping[str, Any] = {
-        "task": "t",
-        "kind": "pointwise",
-        "label": "Yes",
-        "verdicts": ["Yes", "No"],
-    }
+    return as_dataset(rows, number)
+
+
+def as_dataset(rows: Mapping[str, list[Any]], number: int) -> Dataset:
+    """Prompts and images with the columns that a training of a judge reads beside them."""
+    columns = {"task": "t", "kind": "pointwise", "label": "Yes", "verdicts": ["Yes", "No"]}
     features = {
         "prompt": [{"role": Value("string"), "content": Value("string")}],
         "images": List(ImageFeature()),
         **dict.fromkeys(("task", "kind", "label"), Value("string")),
         "verdicts": List(Value("string")),
     }
-    rows |= {name: [value] * number for name, value in columns.items()}
-    return Dataset.from_dict(rows, features=Features(features))
+    made = {**rows, **{name: [value] * number for name, value in columns.items()}}
+    return Dataset.from_dict(made, features=Features(features))
 
 
 def never_sampled(tokenizer: Any) -> list[int]:

@@ -30,8 +30,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, Features, List, Value
-from datasets import Image as ImageFeature
+from datasets import Dataset
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 from transformers import Trainer
@@ -40,6 +39,7 @@ from trl import GRPOConfig, GRPOTrainer
 from mtrl_judge.demo.tiny_model import build_model, build_processor, build_tokenizer
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
 
+from .random_models import as_dataset
 from .timing import median_ratio, step_seconds, timed
 
 WARMUP = 2
@@ -181,15 +181,7 @@ def _rows(setting: Setting) -> Dataset:
             for _ in range(number)
         ],
     }
-    columns = {"task": "t", "kind": "pointwise", "label": "Yes", "verdicts": ["Yes", "No"]}
-    features = {
-        "prompt": [{"role": Value("string"), "content": Value("string")}],
-        "images": List(ImageFeature()),
-        **dict.fromkeys(("task", "kind", "label"), Value("string")),
-        "verdicts": List(Value("string")),
-    }
-    rows |= {name: [value] * number for name, value in columns.items()}
-    return Dataset.from_dict(rows, features=Features(features))
+    return as_dataset(rows, number)
 
 
 def _prompt_tokens(setting: Setting) -> int:

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
-from mtrl_judge.common.files import expanded
 from mtrl_judge.common.plain_yaml import read_yaml
 from mtrl_judge.common.printable import printable_line
 from mtrl_judge.harness_plugin.perturbations import PERTURBATIONS
@@ -25,6 +24,7 @@ from mtrl_judge.leaderboard.compare import METRICS
 from mtrl_judge.models.calibration import Method as Calibration
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.fields import validate
+from mtrl_judge.rl.recipes import find_shipped
 
 SHIPPED_ARMS = Path(__file__).parent / "arms"
 HEADLINE = "headline"
@@ -131,7 +131,7 @@ def read_arms(name: str) -> ArmsFile:
     Raises:
         JudgeError: there is no such file, or with all its faults.
     """
-    path = _find(name)
+    path = find_shipped("--arms", name, shipped_arms())
     raw, problems = read_yaml(path)
     faults = list(map(str, problems))
     if isinstance(raw, dict):
@@ -196,20 +196,6 @@ def _recipe_faults(shared: Any, arms: Sequence[Mapping[str, Any]]) -> Iterator[s
                     yield f"{where}.{name}: is set by the experiment for all arms; leave it out"
             _, faults = validate(method, fields)
             yield from (f"{where}.{name}: {fault}" for name, fault in faults.items())
-
-
-def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        path = expanded(name)
-        if not path.is_file():
-            raise JudgeError(f"--arms: no file {path}")
-        return path
-    by_name = {path.stem: path for path in shipped_arms()}
-    if name not in by_name:
-        raise JudgeError(
-            f"--arms: {name!r} is neither shipped nor a .yaml file; {did_you_mean(name, by_name)}"
-        )
-    return by_name[name]
 
 
 def _fault(error: Any, names: Sequence[str]) -> str:

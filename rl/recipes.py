@@ -37,7 +37,7 @@ def find_recipe(name: str, method: Method, *, field: str = "recipe") -> Path:
     Raises:
         JudgeError: there is no such recipe.
     """
-    return _find(field, name, shipped_recipes(method))
+    return find_shipped(field, name, shipped_recipes(method))
 
 
 def find_accelerate_config(name: str) -> Path:
@@ -46,7 +46,7 @@ def find_accelerate_config(name: str) -> Path:
     Raises:
         JudgeError: there is no such configuration.
     """
-    return _find("accelerate", name, sorted((RECIPES / "accelerate").glob("*.yaml")))
+    return find_shipped("accelerate", name, sorted((RECIPES / "accelerate").glob("*.yaml")))
 
 
 def resolve_tasks(names: Sequence[str]) -> list[JudgeTask]:
@@ -134,7 +134,15 @@ def as_shell(command: Sequence[str]) -> str:
     return " ".join(word if word.startswith("$") else shlex.quote(word) for word in command)
 
 
-def _find(field: str, name: str, shipped: Sequence[Path]) -> Path:
+def find_shipped(field: str, name: str, shipped: Sequence[Path]) -> Path:
+    """A shipped file by its name, or any YAML file by its path.
+
+    Args:
+        field: the field or option that names it, for the message.
+
+    Raises:
+        JudgeError: there is no such file.
+    """
     if name.endswith((".yaml", ".yml")):
         path = expanded(name)
         if not path.is_file():
