@@ -1,0 +1,145 @@
+"""Scores of orders against scipy, scikit-learn and the definitions worked out by hand."""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations, product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import ndcg_score
+
+from mtrl_judge.metrics.rankings import (
+    Order,
+    first_place_shares,
+    intransitive_share,
+    order_by,
+    read_order,
+    score_order,
+    write_order,
+)
+
+NAMES = "ABCDEF"
+
+
+@st.composite
+def two_orders(draw: st.DrawFn) -> tuple[list[int], list[int]]:
+    """Ranks of the same candidates by a judge and by people, with ties."""
+    n = draw(st.integers(2, 6))
+    ranks = st.lists(st.integers(1, n), min_size=n, max_size=n)
+    return draw(ranks), draw(ranks)
+
+
+def order(ranks: list[int]) -> Order:
+    return order_by(dict(zip(NAMES, ranks, strict=False)), lowest_first=True)
+
+
+def test_orders_are_texts() -> None:
+    assert read_order("B>A=C") == (("B",), ("A", "C"))
+    assert write_order([["B"], ["C", "A"]]) == "B>A=C"
+    assert order_by({"A": 3.0, "B": 5.0, "C": 3.0}) == read_order("B>A=C")
+    for wrong in ("", "A>", "A>B=A", "A>>B"):
+        with pytest.raises(ValueError, match="no order such as"):
+            read_order(wrong)
+    with pytest.raises(ValueError, match="not of the same candidates"):
+        score_order(read_order("A>B"), read_order("A>B>C"))
+
+
+@given(two_orders())
+def test_kendall_and_ndcg_are_those_of_scipy_and_scikit_learn(
+    ranks: tuple[list[int], list[int]],
+) -> None:
+    judged, truth = ranks
+    scores = score_order(order(judged), order(truth))
+    if len(set(truth)) == 1:
+        assert scores[:4] == (None, None, None, None)
+        return
+    if len(set(judged)) == 1:
+        assert scores.kendall == 0
+    else:
+        assert scores.kendall == pytest.approx(stats.kendalltau(judged, truth).statistic)
+    behind = [sum(other > rank for other in truth) for rank in truth]
+    expected = ndcg_score([behind], [[-rank for rank in judged]])
+    assert scores.ndcg == pytest.approx(expected)
+
+
+@given(two_orders())
+def test_a_tie_is_worth_a_random_choice(ranks: tuple[list[int], list[int]]) -> None:
+    """Of pairs, of the best and of gains: the mean over all ways to break the judge's ties."""
+    judged, truth = order(ranks[0]), order(ranks[1])
+    if len(truth) == 1:
+        return
+    broken = [
+        tuple((name,) for names in places for name in names)
+        for places in product(*(permutations(names) for names in judged))
+    ]
+    scores = np.array([score_order(each, truth)[1:4] for each in broken], dtype=float)
+    assert score_order(judged, truth)[1:4] == pytest.approx(tuple(scores.mean(axis=0)))
+
+
+def test_pairs_of_the_truth_are_counted() -> None:
+    scores = score_order(read_order("B>A>C>D"), read_order("A>B>C=D"))
+    assert scores.pairwise_accuracy == 4 / 5  # all but A and B; C and D are not compared
+    assert scores.top1 == 0
+    assert score_order(read_order("A=B>C"), read_order("B>A>C")).top1 == 1 / 2
+    assert score_order(read_order("A>B>C"), read_order("A=C>B")).top1 == 1
+
+
+@pytest.mark.parametrize(
+    ("judged", "truth", "edits"),
+    [
+        ("CDAB", "CDAB", 0),
+        ("CDBA", "CDAB", 2),  # two substitutions
+        ("ABCD", "BCDA", 2),  # one deletion and one insertion: a shift costs less than its places
+        ("DCBA", "ABCD", 4),
+        ("BADC", "ABCD", 3),
+    ],
+)
+def test_edit_distance_is_levenshtein_over_the_length(judged: str, truth: str, edits: int) -> None:
+    scores = score_order(read_order(">".join(judged)), read_order(">".join(truth)))
+    assert scores.edit_distance == edits / 4
+
+
+def test_edit_distance_with_ties() -> None:
+    for judged in ("A>B>C", "A>C>B"):  # either is right
+        assert score_order(read_order(judged), read_order("A>B=C")).edit_distance == 0
+    # Not better than the worse of the two orders that the judge leaves open.
+    undecided = score_order(read_order("A>B=C"), read_order("A>B>C")).edit_distance
+    assert undecided == score_order(read_order("A>C>B"), read_order("A>B>C")).edit_distance
+
+
+def test_slots_share_a_tied_first_place() -> None:
+    orders = [read_order(text) for text in ("A>B>C", "A=B>C", "C>A=B", "A>B=C")]
+    shares = first_place_shares(orders, "ABC")
+    assert shares == {"A": 2.5 / 4, "B": 0.5 / 4, "C": 1 / 4}
+    assert first_place_shares([], "ABC") is None
+
+
+def test_intransitive_triples_are_those_that_no_order_agrees_with() -> None:
+    """Every combination of preferences among four items, against all orders with ties."""
+
+    def preferences(ranks: tuple[int, ...]) -> dict[tuple[str, str], int]:
+        pairs = combinations(range(len(ranks)), 2)
+        return {(NAMES[a], NAMES[b]): int(np.sign(ranks[b] - ranks[a])) for a, b in pairs}
+
+    possible = {tuple(preferences(ranks).values()) for ranks in product(range(3), repeat=3)}
+    pairs = list(combinations("ABCD", 2))
+    for signs in product((-1, 0, 1), repeat=len(pairs)):
+        judged = dict(zip(pairs, signs, strict=True))
+        triples = [
+            tuple(judged[pair] for pair in combinations(items, 2))
+            for items in combinations("ABCD", 3)
+        ]
+        wrong = sum(triple not in possible for triple in triples)
+        assert intransitive_share(judged) == wrong / 4
+
+
+def test_only_triples_with_three_judged_pairs_count() -> None:
+    cycle = {("A", "B"): 1.0, ("B", "C"): 0.5, ("C", "A"): 2.0}
+    assert intransitive_share(cycle) == 1
+    assert intransitive_share({**cycle, ("C", "D"): 1, ("D", "A"): -1}) == 1 / 2
+    assert intransitive_share({("A", "B"): 1, ("B", "C"): 1}) is None
+    with pytest.raises(ValueError, match="twice"):
+        intransitive_share({("A", "B"): 1, ("B", "A"): 1})
