@@ -65,7 +65,9 @@ def fixed_passages(tasks: Sequence[JudgeTask]) -> list[str]:
         for piece in re.split(r"\{\{.*?\}\}|<image>", task.judge.question.strip())
         if piece
     )
-    instructions = (instruction(t.judge.verdicts, style) for t in tasks for style in STYLES)
+    instructions = (
+        instruction(t.judge.kind, t.judge.verdicts, style) for t in tasks for style in STYLES
+    )
     return [*passages, *dict.fromkeys("\n\n" + text for text in instructions)]
 
 

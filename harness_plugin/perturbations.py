@@ -67,13 +67,13 @@ class Perturbation:
         """
         if self.name is None:
             return row
-        label = None if row.label is None else self.renamed[row.label]
+        label = None if row.label is None else self.renamed.get(row.label, row.label)
         return replace(row, verdicts=self.verdicts, label=label)
 
     def restore(self, verdict: str | None) -> str | None:
         """The task's verdict that a verdict on a perturbed row means."""
         original = {new_name: name for name, new_name in self.renamed.items()}
-        return None if verdict is None else original[verdict]
+        return None if verdict is None else original.get(verdict, verdict)
 
     def score(self, row: JudgeRow, text: str) -> Score:
         """Score an answer to the perturbed row; the verdict is the task's own.
@@ -235,6 +235,8 @@ def applies(name: str, *, kind: str, paraphrases: int) -> bool:
     """
     if name == "swap":
         return KINDS[kind].compares
+    if name == "verdict_names":
+        return KINDS[kind].named
     return _paraphrase_number(name) <= paraphrases
 
 

@@ -116,7 +116,7 @@ def evaluation_record(task: JudgeTask) -> dict[str, Any]:
     record = {
         # Templates and verdicts of the YAML, also where a perturbation shows others.
         "question": task.judge.question,
-        "instruction": instruction(task.judge.verdicts, style),
+        "instruction": instruction(task.judge.kind, task.judge.verdicts, style),
         "label_rule": task.judge.label.model_dump(mode="json", exclude_none=True),
         "style": style,
         "style_source": source,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from mtrl_judge.common.errors import DataError
 
+from .kinds import KINDS
 from .spec import Style
 from .templates import RENDER_ERRORS, render
 
@@ -20,18 +21,16 @@ REASONED_INSTRUCTION = (
     "Think first, then judge. Write your reasoning between <think> and </think>: "
     "describe what you see and how it relates to the question. "
     "Then write your verdict between <answer> and </answer>, and nothing after it. "
-    "The verdict is exactly one of: {verdicts}."
+    "{verdict_form}"
 )
 CONFIDENCE_INSTRUCTION = (
     "Think first, then judge. Write your reasoning between <think> and </think>: "
     "describe what you see and how it relates to the question. "
     "Then write your verdict between <answer> and </answer>, and then, between <confidence> and "
     "</confidence>, the probability from 0 to 1 that it is correct; write nothing after that. "
-    "The verdict is exactly one of: {verdicts}."
+    "{verdict_form}"
 )
-DIRECT_INSTRUCTION = (
-    "Reply with only the verdict and nothing else. The verdict is exactly one of: {verdicts}."
-)
+DIRECT_INSTRUCTION = "Reply with only the verdict and nothing else. {verdict_form}"
 
 
 _INSTRUCTIONS: Mapping[Style, str] = {
@@ -44,6 +43,8 @@ _INSTRUCTIONS: Mapping[Style, str] = {
 class Judgeable(Protocol):
     """What a prompt is made from: a :class:`~.rows.JudgeRow` or anything shaped like one."""
 
+    @property
+    def kind(self) -> str: ...
     @property
     def question(self) -> str: ...
     @property
@@ -73,9 +74,9 @@ def render_question(
     return text
 
 
-def instruction(verdicts: Sequence[str], style: Style) -> str:
+def instruction(kind: str, verdicts: Sequence[str], style: Style) -> str:
     """How the judge is to answer."""
-    return _INSTRUCTIONS[style].format(verdicts=", ".join(verdicts))
+    return _INSTRUCTIONS[style].format(verdict_form=KINDS[kind].verdict_form(verdicts))
 
 
 def render_messages(row: Judgeable, style: Style) -> list[dict[str, Any]]:
@@ -91,7 +92,7 @@ def render_messages(row: Judgeable, style: Style) -> list[dict[str, Any]]:
         if index:
             parts.append({"type": "image"})
         if index == len(pieces) - 1:
-            piece = f"{piece.rstrip()}\n\n{instruction(row.verdicts, style)}"
+            piece = f"{piece.rstrip()}\n\n{instruction(row.kind, row.verdicts, style)}"
         if piece.strip():
             parts.append({"type": "text", "text": piece if index else piece.lstrip()})
     return [{"role": "user", "content": parts}]
@@ -102,7 +103,7 @@ def render_text(row: Judgeable, style: Style) -> str:
     text = row.question
     for number in range(1, row.n_images + 1):
         text = text.replace(IMAGE_MARK, f"[image {number}]", 1)
-    return f"{text}\n\n{instruction(row.verdicts, style)}"
+    return f"{text}\n\n{instruction(row.kind, row.verdicts, style)}"
 
 
 def gold_answer(verdict: str, style: Style, reasoning: str = "The image shows it.") -> str:

@@ -165,7 +165,7 @@ def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
     if missing:
         raise DataError(f"{where}: no field {missing[0]!r}; found: {', '.join(map(str, row))}")
     label, text = row["label"], row["text"]
-    if label is not None and label not in task.judge.verdicts:
+    if label is not None and not task.kind.has_label(label, task.judge.verdicts):
         hint = did_you_mean(label, task.judge.verdicts)
         raise DataError(f"{where}: label {label!r} is not a verdict of {task.task}; {hint}")
     if not isinstance(text, str | None):

@@ -217,7 +217,7 @@ def _facts(
     for (index, _), question in zip(kept, questions, strict=True):
         of_row = raw.facts[index]
         if of_row:
-            prompt = f"{question}\n\n{instruction(judge.verdicts, 'reasoned')}"
+            prompt = f"{question}\n\n{instruction(judge.kind, judge.verdicts, 'reasoned')}"
             of_row = compared_with_prompt(of_row, prompt)
         facts.append(of_row)
     return facts

@@ -42,5 +42,7 @@ def score(row: Labeled, text: str) -> Score:
     """
     kind = KINDS[row.kind]
     verdict = kind.read(text, row.verdicts)
-    correct = None if row.label is None else kind.correctness(verdict.value, row.label)
+    correct = None
+    if row.label is not None:
+        correct = kind.correctness(verdict.value, row.label, row.verdicts)
     return Score(verdict, correct, float(verdict.well_formed))

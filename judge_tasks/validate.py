@@ -14,6 +14,7 @@ from typing import Any
 from mtrl_judge.common.errors import DataError
 
 from .facts import read_facts
+from .kinds import KINDS
 from .loading import load_judge_task
 from .prompts import gold_answer, render_messages, render_question, render_text
 from .row_checks import identical_fault, identical_pairs, revealed_labels
@@ -96,12 +97,13 @@ def _stand_in_question(field: str, template: str, n_images: int) -> str:
 
 
 def _gold_faults(task: JudgeTask, row: JudgeRow) -> Iterator[str]:
-    for verdict in task.judge.verdicts:
+    kind, verdicts = task.kind, task.judge.verdicts
+    for label in kind.gold_labels(verdicts):
         for style in STYLES:
-            labeled = replace(row, label=verdict)
-            text = gold_answer(verdict, style)
+            labeled = replace(row, label=label)
+            text = gold_answer(kind.gold(label, verdicts), style)
             scored = score(labeled, text)
-            if scored.correct != 1.0:
+            if scored.correct != kind.attainable(label, verdicts):
                 read = scored.verdict.value
                 why = scored.verdict.reason if read is None else f"read as {read!r}"
                 yield (
@@ -118,7 +120,7 @@ def _prompt_faults(row: JudgeRow, style: Any) -> Iterator[str]:
     placed = sum(part["type"] == "image" for part in parts)
     if placed != row.n_images:
         yield f"judge.question: {placed} images placed of {row.n_images}"
-    if not all(verdict in render_text(row, style) for verdict in row.verdicts):
+    if KINDS[row.kind].verdict_form(row.verdicts) not in render_text(row, style):
         yield f"judge.verdicts: not all of them are named in the {style} prompt"
 
 
@@ -160,5 +162,9 @@ def _row_faults(task: JudgeTask, split: SplitName, source: Source, rows: int) ->
         row = JudgeRow.from_doc(doc)
         if len(row.images) != row.n_images:
             yield f"{split}: item {row.item_id}: {len(row.images)} images of {row.n_images}"
-        if row.label is not None and score(row, gold_answer(row.label, "reasoned"))[1:] != (1, 1):
-            yield f"{split}: item {row.item_id}: its gold answer does not score 1.0"
+        if row.label is None:
+            continue
+        text = gold_answer(task.kind.gold(row.label, row.verdicts), "reasoned")
+        expected = task.kind.attainable(row.label, row.verdicts)
+        if score(row, text)[1:] != (expected, 1.0):
+            yield f"{split}: item {row.item_id}: its gold answer does not score {expected:g}"

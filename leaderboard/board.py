@@ -14,8 +14,9 @@ from typing import NamedTuple
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.spec import Role
 from mtrl_judge.metrics.bootstrap import MIN_CLUSTERS, MIN_ROWS_OF_CLASS, RESAMPLES, Estimate
+from mtrl_judge.metrics.drawn import DRAWN_RESAMPLES
 from mtrl_judge.metrics.groups import GROUP_MEANS
-from mtrl_judge.metrics.human import HUMAN_RATES, HUMAN_RESAMPLES
+from mtrl_judge.metrics.human import HUMAN_RATES
 from mtrl_judge.metrics.ranks import RankRange, rank_ranges
 from mtrl_judge.metrics.rates import RATES_OF_ALL_CLASSES, higher_is_better
 from mtrl_judge.metrics.significance import detectable_difference
@@ -161,14 +162,14 @@ def _too_few_draws(metric: str, pairs: int, resamples: int) -> list[str]:
     # The smallest p-value is one of the draws, and Holm multiplies it by the number of tests.
     draws, smallest = resamples, 1 / (resamples + 1)
     if metric in HUMAN_RATES:
-        draws = min(resamples, HUMAN_RESAMPLES)
+        draws = min(resamples, DRAWN_RESAMPLES)
         smallest = 2 / (draws + 1)
     if pairs * smallest < ALPHA:
         return []
     needed = round(pairs / ALPHA) * (2 if metric in HUMAN_RATES else 1)
     fix = f"give --resamples {needed:,d} or more"
-    if metric in HUMAN_RATES and needed > HUMAN_RESAMPLES:
-        fix = f"{HUMAN_RESAMPLES:,} are drawn at most for {metric}, so compare fewer judges"
+    if metric in HUMAN_RATES and needed > DRAWN_RESAMPLES:
+        fix = f"{DRAWN_RESAMPLES:,} are drawn at most for {metric}, so compare fewer judges"
     return [
         f"{draws:,} resamples are too few for any of {pairs} pairs of judges to differ "
         f"significantly; {fix}."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
-from mtrl_judge.metrics.human import Agreement, RatedRow, human_agreement
+from mtrl_judge.metrics.drawn import Drawn
+from mtrl_judge.metrics.human import RatedRow, human_agreement
 
 from .runs import TaskResult
 from .scores import Score, TaskScores
@@ -48,7 +49,7 @@ def rated_rows(result: TaskResult) -> list[RatedRow]:
     ]
 
 
-def _score(agreement: Agreement) -> Score:
+def _score(agreement: Drawn) -> Score:
     if agreement.draws_B is None:
         return Score(Estimate(agreement.value))
     return Score.of(agreement.value, agreement.draws_B, agreement.clusters)

@@ -240,8 +240,9 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
     for field in ("item_id", "label", "verdict", "well_formed", "pair_id", "order", "text"):
         if field not in row:
             raise DataError(f"{where} has no {field!r}; it is not a sample of a judge task")
-    for field in ("label", "verdict"):
-        if row[field] is not None and row[field] not in result.verdicts:
+    known = {"label": result.kind.has_label, "verdict": result.kind.has_verdict}
+    for field, is_known in known.items():
+        if row[field] is not None and not is_known(row[field], result.verdicts):
             raise DataError(
                 f"{where}: {field} is {row[field]!r}; expected one of {result.verdicts}"
             )

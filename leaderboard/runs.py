@@ -126,7 +126,9 @@ class TaskResult:
 
     def is_correct(self, record: Record) -> bool:
         """Whether a verdict is fully correct; a missing one is not, and none is without a label."""
-        return record.label is not None and self.kind.correctness(record.verdict, record.label) == 1
+        if record.label is None:
+            return False
+        return self.kind.correctness(record.verdict, record.label, self.verdicts) == 1
 
     @cached_property
     def records(self) -> list[Record]:

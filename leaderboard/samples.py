@@ -202,7 +202,7 @@ def _question(sample: Sample, result: TaskResult) -> str:
     """The prompt without the instruction how to answer, which all items share."""
     question = sample.input
     for style in STYLES:
-        question = question.removesuffix(instruction(result.verdicts, style))
+        question = question.removesuffix(instruction(result.kind.name, result.verdicts, style))
     return question.strip()
 
 

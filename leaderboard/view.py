@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
 from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS, Estimate
+from mtrl_judge.metrics.drawn import DRAWN_RESAMPLES
 from mtrl_judge.metrics.groups import GROUP_MEANS
-from mtrl_judge.metrics.human import HUMAN_RATES, HUMAN_RESAMPLES
+from mtrl_judge.metrics.human import HUMAN_RATES
 from mtrl_judge.metrics.perception import NGRAM, distinct_ngrams
 from mtrl_judge.metrics.rates import ANSWERED_RATES
 
@@ -126,7 +127,7 @@ def score_table(board: Leaderboard) -> Table:
         values = {name: Cell(value_of(column), kind) for name, column in columns.items()}
         if any(cell.value is not None for cell in values.values()):
             rows.append(Row(title, values, "baseline"))
-    draws = min(board.resamples, HUMAN_RESAMPLES) if _of_people(board) else board.resamples
+    draws = min(board.resamples, DRAWN_RESAMPLES) if _of_people(board) else board.resamples
     note = (
         f"In brackets: 95 % intervals ({draws:,} draws of the Bayesian bootstrap over "
         f"independent clusters, seed {board.seed}). #: the ranks that a judge may have; judges "

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_judge.common.hashing import stable_hash
-
 from .agreement import ratings
-from .bootstrap import blocks, effective_clusters, mean_size, spread_factor
+from .bootstrap import effective_clusters, mean_size, spread_factor
+from .drawn import DRAWN_RESAMPLES, Drawn, shared_weights
 from .rates import Rates
 from .roc import roc_auc
 from .voting import vote_shares
@@ -32,8 +31,6 @@ HUMAN_RATES = (
     "auc_human_group_mean",
 )
 """Correlations in [-1, 1], then shares in [0, 1]; more is better in all of them."""
-HUMAN_RESAMPLES = 2_000
-"""Draws of their intervals at most: a draw costs far more than one of a rate from counts."""
 MAX_CLUSTERS = 3_000
 """With more clusters there is no interval: the table of their pairs would not fit into memory."""
 _BLOCK = 256  # rows whose pairs with all others are compared at a time
@@ -60,17 +57,6 @@ class RatedRow(NamedTuple):
     human: HumanRating | None
     label: str | None
     cluster: Hashable
-
-
-class Agreement(NamedTuple):
-    """One of :data:`HUMAN_RATES` of one judge."""
-
-    value: float | None
-    """None where it is not defined, for instance if all scores are the same."""
-    draws_B: Rates | None
-    """Of the cluster bootstrap; None if they are not computed or all the same."""
-    clusters: float
-    """How many independent clusters the draws rest on; 0 if too few rows have a label."""
 
 
 def judge_score(
@@ -109,9 +95,9 @@ def human_agreement(
     classes: Sequence[Sequence[str]],
     names: Sequence[str],
     *,
-    resamples: int = HUMAN_RESAMPLES,
+    resamples: int = DRAWN_RESAMPLES,
     seed: int = 0,
-) -> list[dict[str, Agreement]]:
+) -> list[dict[str, Drawn]]:
     """Every rate of :data:`HUMAN_RATES` that the rows of each judge allow, with draws.
 
     Draws are those of the Bayesian bootstrap over clusters (see :mod:`.bootstrap`). Judges with
@@ -123,28 +109,20 @@ def human_agreement(
         judges: the rows of each judge, which may be of different tasks.
         classes: for each judge, the verdicts of its task; two are needed for the AUC.
         names: for each judge, that of its task; it decides the random numbers.
-        resamples: no more than HUMAN_RESAMPLES of them are drawn.
+        resamples: no more than DRAWN_RESAMPLES of them are drawn.
     """
-    draws = min(resamples, HUMAN_RESAMPLES)
-    found: dict[int, dict[str, Agreement]] = {}
-    clusters = [list(dict.fromkeys(row.cluster for row in rows)) for rows in judges]
-    for block in blocks(clusters):
-        place: dict[Hashable, int] = {}
-        for judge in block:
-            for cluster in clusters[judge]:
-                place.setdefault(cluster, len(place))
-        rng = np.random.default_rng(
-            stable_hash("human", seed, *sorted({names[judge] for judge in block})) % 2**63
-        )
-        weights_B_U = None
-        if 1 < len(place) <= MAX_CLUSTERS:
-            weights_B_U = rng.standard_exponential((draws, len(place)))
-        for judge in block:
-            halves_B_2 = rng.standard_gamma(0.5, (draws, 2))
-            found[judge] = _agreement_of(
-                judges[judge], classes[judge], place, weights_B_U, halves_B_2
-            )
-    return [found[judge] for judge in range(len(judges))]
+    weights = shared_weights(
+        "human",
+        [[row.cluster for row in rows] for rows in judges],
+        names,
+        resamples=resamples,
+        seed=seed,
+        most=MAX_CLUSTERS,
+    )
+    return [
+        _agreement_of(rows, of_task, *of_judge)
+        for rows, of_task, of_judge in zip(judges, classes, weights, strict=True)
+    ]
 
 
 def interval_p_value(difference_B: Rates, clusters: float, *, one_sided: bool = False) -> float:
@@ -204,7 +182,7 @@ def _agreement_of(
     place: Mapping[Hashable, int],
     weights_B_U: Rates | None,
     halves_B_2: Rates,
-) -> dict[str, Agreement]:
+) -> dict[str, Drawn]:
     rated, places_K = _rated(rows, classes, place)
     if len(rated.scores_N) < 2:
         return {}
@@ -249,12 +227,12 @@ def _rated(
 # Correlations
 
 
-def _correlations(rated: _Rated, weights_B_K: Rates | None) -> dict[str, Agreement]:
+def _correlations(rated: _Rated, weights_B_K: Rates | None) -> dict[str, Drawn]:
     from scipy import stats
 
     scores_N, ratings_N = rated.scores_N, rated.ratings_N
     if np.ptp(scores_N) == 0 or np.ptp(ratings_N) == 0:
-        return {name: Agreement(None, None, 0) for name in HUMAN_RATES[:3]}
+        return {name: Drawn(None, None, 0) for name in HUMAN_RATES[:3]}
     values = {
         "spearman_human": stats.spearmanr(scores_N, ratings_N).statistic,
         "pearson_human": stats.pearsonr(scores_N, ratings_N).statistic,
@@ -270,7 +248,7 @@ def _correlations(rated: _Rated, weights_B_K: Rates | None) -> dict[str, Agreeme
             drawn["kendall_human"] = product_B / np.sqrt(first_B * second_B)
     clusters = effective_clusters(np.bincount(rated.cluster_N))
     return {
-        name: Agreement(float(value), _varying(drawn.get(name)), clusters)
+        name: Drawn(float(value), _varying(drawn.get(name)), clusters)
         for name, value in values.items()
     }
 
@@ -348,7 +326,7 @@ def _quadratic(weights_B_K: Rates, sums_K_K: Rates) -> Rates:
     return drawn_B
 
 
-def _pairwise(rated: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Agreement:
+def _pairwise(rated: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Drawn:
     """Share of the pairs of a group that people order which the scores order alike.
 
     A pair with equal scores counts half.
@@ -372,10 +350,10 @@ def _pairwise(rated: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Ag
         product, differ = within_2_K.sum(axis=1) + spread_2_K_K.sum(axis=(1, 2))
         pairs_K = pairs_K + spread_2_K_K[1].sum(axis=1) - np.diagonal(spread_2_K_K[1]) / 2
     if not differ:
-        return Agreement(None, None, 0)
+        return Drawn(None, None, 0)
     value = float((differ + product) / (2 * differ))
     if weights_B_K is None:
-        return Agreement(value, None, 0)
+        return Drawn(value, None, 0)
     product_B, differ_B = (weights_B_K @ sums_K for sums_K in within_2_K)
     if spread_2_K_K is not None:
         product_B = product_B + _quadratic(weights_B_K, spread_2_K_K[0])
@@ -383,7 +361,7 @@ def _pairwise(rated: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Ag
     # As many pairs as a cluster takes part in: half of them right and half of them wrong.
     prior_B_2 = halves_B_2 * (pairs_K**2).sum() / pairs_K.sum()
     right_B = (differ_B + product_B) / 4 + prior_B_2[:, 0]
-    return Agreement(
+    return Drawn(
         value, right_B / (differ_B / 2 + prior_B_2.sum(axis=1)), effective_clusters(pairs_K)
     )
 
@@ -391,13 +369,13 @@ def _pairwise(rated: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Ag
 # Labels
 
 
-def _area(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Agreement:
+def _area(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Drawn:
     positive_N = labeled.labels_N == 1
     area = roc_auc(labeled.scores_N, positive_N, labeled.cluster_N, weights_B_K, halves_B_2)
-    return Agreement(None, None, 0) if area is None else Agreement(*area)
+    return Drawn(None, None, 0) if area is None else Drawn(*area)
 
 
-def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Agreement:
+def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Drawn:
     """Mean AUC over the groups that have rows of both labels."""
     values, drawn, clusters = [], [], []
     within: list[tuple[int, float]] = []  # clusters of groups that lie in one, and their AUC
@@ -413,10 +391,10 @@ def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -
             drawn.append(area.draws_B)
             clusters.append(area.clusters)
     if not values:
-        return Agreement(None, None, 0)
+        return Drawn(None, None, 0)
     value = float(np.mean(values))
     if weights_B_K is None:
-        return Agreement(value, None, 0)
+        return Drawn(value, None, 0)
     total_B, groups_B = np.zeros(len(weights_B_K)), np.zeros(len(weights_B_K))
     if within:
         # Such groups are drawn with their cluster.
@@ -428,7 +406,7 @@ def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -
     if drawn:
         total_B += np.sum(drawn, axis=0)
         groups_B += len(drawn)
-    return Agreement(value, total_B / groups_B, min(clusters))
+    return Drawn(value, total_B / groups_B, min(clusters))
 
 
 def _groups(rated: _Rated) -> list[Indices]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.prompts import gold_answer, render_messages
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -297,7 +298,8 @@ class _PromptOnAccess:
         return raw.cell(index, name) if name in raw.dataset.column_names else None
 
     def _answer(self, row: JudgeRow) -> list[dict[str, Any]]:
-        return _turn(gold_answer(str(row.label), self.style, row.reasoning or ""))
+        verdict = KINDS[row.kind].gold(str(row.label), row.verdicts)
+        return _turn(gold_answer(verdict, self.style, row.reasoning or ""))
 
 
 def _turn(text: str) -> list[dict[str, Any]]:

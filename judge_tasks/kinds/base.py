@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from mtrl_judge.common.errors import Problem
+from mtrl_judge.metrics.bootstrap import RESAMPLES
+from mtrl_judge.metrics.drawn import Drawn, JudgedRows
 from mtrl_judge.metrics.rates import PAIR_RATES, RATES
 from mtrl_judge.metrics.records import Record
-from mtrl_judge.metrics.summary import summarize
+from mtrl_judge.metrics.summary import majority_macro_f1, summarize
 
 from ..fields import Column, Frozen, label_key, mapping
 from ..verdicts import Verdict, parse_verdict
@@ -71,6 +73,16 @@ class Kind(ABC):
     """Lines of a ``judge:`` block that depend on the kind, for ``mtrl-judge new``."""
     compares: ClassVar[bool] = False
     """Whether two candidates are compared, which can change places."""
+    named: ClassVar[bool] = True
+    """Whether verdicts are names, which could as well be others."""
+    drawn_metrics: ClassVar[tuple[str, ...]] = ()
+    """The metrics that :meth:`drawn` computes from rows; empty for kinds whose metrics are rates of
+    counts (:meth:`rates`)."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether the metrics are rates of a table that counts labels by verdicts."""
+        return not self.drawn_metrics
 
     # The YAML
 
@@ -98,31 +110,93 @@ class Kind(ABC):
         """The label of a row whose candidates are swapped."""
         return label
 
+    def has_label(self, text: str, verdicts: Sequence[str]) -> bool:
+        """Whether a text is a label of such a task."""
+        return text in verdicts
+
+    def has_verdict(self, text: str, verdicts: Sequence[str]) -> bool:
+        """Whether a text is a verdict of such a task."""
+        return text in verdicts
+
+    def label_class(self, label: str, verdicts: Sequence[str]) -> str:
+        """The one of `verdicts` that a label or a verdict comes closest to.
+
+        It is what splits and validation items are stratified by, and what tables count.
+        """
+        return label
+
+    # Prompts
+
+    def verdict_form(self, verdicts: Sequence[str]) -> str:
+        """The sentence of the instruction that says how the verdict is written."""
+        return f"The verdict is exactly one of: {', '.join(verdicts)}."
+
+    def gold(self, label: str, verdicts: Sequence[str]) -> str:
+        """The verdict that a perfect judge writes, as the instruction asks for it."""
+        return label
+
+    def gold_labels(self, verdicts: Sequence[str]) -> Sequence[str]:
+        """Labels whose gold answers show that verdicts can be told apart in text."""
+        return verdicts
+
     # Scoring
 
     def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
         """The verdict of a judge's output; see :func:`~..verdicts.parse_verdict`."""
         return parse_verdict(text, verdicts, ratings=False if self.compares else None)
 
-    def correctness(self, verdict: str | None, label: str) -> float:
+    def correctness(self, verdict: str | None, label: str, verdicts: Sequence[str]) -> float:
         """How right a verdict is, from 0 to 1; no verdict is wrong."""
         return float(verdict == label)
+
+    def attainable(self, label: str, verdicts: Sequence[str]) -> float:
+        """The correctness of the gold answer: below 1 where a label lies between verdicts."""
+        return 1.0
 
     # Metrics
 
     def rates(self, paired: bool) -> tuple[str, ...]:
         """The rates of :data:`~mtrl_judge.metrics.rates.RATES` that tasks of this kind have.
 
+        Of kinds that are not :attr:`counted`, those that only depend on whether there is a verdict.
+
         Args:
             paired: whether every item was judged in both orders.
         """
+        if not self.counted:
+            return ("null_rate", "well_formed_rate")
         return tuple(name for name in RATES if paired or name not in PAIR_RATES)
 
     def summarize(
         self, records: Sequence[Record], verdicts: Sequence[str], paired: bool
     ) -> dict[str, float | int | None]:
-        """Every metric of one task; see :func:`~mtrl_judge.metrics.summary.summarize`."""
+        """Every metric of one task as a flat table; see
+        :func:`~mtrl_judge.metrics.summary.summarize`.
+
+        A kind with :attr:`drawn_metrics` overrides it. Its table has the counts `n`, `n_unlabeled`,
+        `n_failed` and `n_refused`, every metric of `drawn_metrics`, and :meth:`rates`.
+        """
         return summarize(records, verdicts, self.rates(paired))
+
+    def drawn(
+        self, judges: Sequence[JudgedRows], *, resamples: int = RESAMPLES, seed: int = 0
+    ) -> list[dict[str, Drawn]]:
+        """Each of :attr:`drawn_metrics` that the rows of each judge allow, with draws.
+
+        Judges and tasks with clusters in common share the weights of these
+        (:func:`~mtrl_judge.metrics.drawn.shared_weights`), so that differences are paired.
+
+        Args:
+            judges: the rows of each, which may be of several tasks of this kind.
+        """
+        raise NotImplementedError(f"the kind {self.name} computes its metrics from counts")
+
+    def baseline(
+        self, metric: str, labels: Sequence[str | None], verdicts: Sequence[str]
+    ) -> float | None:
+        """A metric of the best judge that always gives the same verdict; None where undefined, or
+        for metrics that are not compared with one."""
+        return majority_macro_f1(labels, verdicts) if metric == "macro_f1" else None
 
     def metrics(self, verdicts: Sequence[str], paired: bool) -> list[str]:
         """The keys of :meth:`summarize`'s table that are not counts."""

@@ -99,7 +99,7 @@ def test_results_say_from_what_they_came(run: Run, data_root: Path, random_judge
         assert judge["card"]["license"]
         task = find_task(name).judge
         assert judge["question"] == task.question
-        assert judge["instruction"] == instruction(task.verdicts, "reasoned")
+        assert judge["instruction"] == instruction(task.kind, task.verdicts, "reasoned")
         assert judge["label_rule"]["column"] == task.label.column
         assert judge["generation"] == GREEDY
         assert (judge["system_prompt"], judge["demonstrations"]) == ("", 0)

@@ -25,7 +25,7 @@ class Graded(Kind):
     label_rules = (MapLabel,)
     example = ""
 
-    def correctness(self, verdict, label):
+    def correctness(self, verdict, label, verdicts):
         return 0.0 if verdict is None else 1 - abs(int(verdict) - int(label)) / 4
 
     def rates(self, paired):

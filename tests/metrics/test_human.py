@@ -13,9 +13,9 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from mtrl_judge.metrics import human as module
 from mtrl_judge.metrics.bootstrap import interval
+from mtrl_judge.metrics.drawn import Drawn
 from mtrl_judge.metrics.human import (
     HUMAN_RATES,
-    Agreement,
     HumanRating,
     RatedRow,
     human_agreement,
@@ -42,7 +42,7 @@ def rows_of(
     return rows
 
 
-def agreement(rows: list[RatedRow], **keys: int) -> dict[str, Agreement]:
+def agreement(rows: list[RatedRow], **keys: int) -> dict[str, Drawn]:
     return human_agreement([rows], [CLASSES], ["t"], **keys)[0]
 
 
@@ -177,7 +177,7 @@ def test_a_perfect_judge_has_an_interval_that_ends_at_one() -> None:
     assert (area.value, round(ends.high, 2)) == (1.0, 1.0)
     assert 0.85 < ends.low < 0.97
     # A correlation of 1 in every draw has no interval.
-    assert agreement(rows)["spearman_human"] == Agreement(pytest.approx(1.0), None, 50.0)
+    assert agreement(rows)["spearman_human"] == Drawn(pytest.approx(1.0), None, 50.0)
 
 
 def test_what_is_undefined_is_none() -> None:

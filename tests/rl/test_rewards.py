@@ -45,7 +45,7 @@ def test_the_reward_is_the_evaluation_on_the_same_completions(data_root: Path) -
         "<think></think><answer>Yes</answer>",
         "<think>" * 1000 + "x" + "</think>" * 1000 + "<answer>Yes</answer>",
         "<answer>Yes</answer>" + "<think>x</think>" * 500 + "<answer>No</answer>",
-        instruction(("Yes", "No"), "reasoned"),
+        instruction("pointwise", ("Yes", "No"), "reasoned"),
         "<think>x</think><answer>Yes</answer> The verdict is No.",
     ],
 )
