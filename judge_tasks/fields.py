@@ -61,7 +61,6 @@ def as_tuple(value: object) -> object:
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text_only)]
 Column: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
 Columns: TypeAlias = Annotated[tuple[Column, ...], BeforeValidator(as_tuple), Field(min_length=1)]
-RawValue: TypeAlias = Annotated[str, BeforeValidator(label_key)]
 
 
 # For checks of a raw mapping, before pydantic has seen it: whatever has another shape counts as

@@ -51,15 +51,22 @@ class Names:
         spelled: the folded form of every verdict, and the verdict.
         candidates: where the verdicts name two candidates, the verdict for each one's token.
         ratings: whether the verdicts are ratings.
+        ties: the verdicts that mean a tie.
         tie: what a tie stands for: the verdict that means one, or :data:`TIE`.
     """
 
-    def __init__(self, verdicts: Sequence[str], ratings: bool | None) -> None:
+    def __init__(
+        self, verdicts: Sequence[str], ratings: bool | None, ties: Sequence[str] | None = None
+    ) -> None:
         self.spelled = _spelled(verdicts)
         forms = list(self.spelled)
+        if ties is None:
+            ties = [self.spelled[form] for form in forms if _TIE_VERDICT.fullmatch(form)]
+        self.ties = set(ties)
         self.ratings = _are_ratings(forms) if ratings is None else ratings
-        self.candidates = {} if self.ratings else _candidates(self.spelled)
-        self.ties = {self.spelled[form] for form in forms if _TIE_VERDICT.fullmatch(form)}
+        # A letter that means a tie names no candidate.
+        named = {form: value for form, value in self.spelled.items() if value not in self.ties}
+        self.candidates = {} if self.ratings else _candidates(named)
         self.tie = next(iter(self.ties)) if len(self.ties) == 1 else TIE
         self.reads_ratings = self.ratings or not (
             self.candidates or any(form.isdecimal() for form in forms)
@@ -84,12 +91,14 @@ class Names:
             owned = rf"(?:'s (?:\w{{1,20}} ){{0,2}}?(?:{NOUN}|{_WORK}))?"
             mark = rf"(?:[ _-]?(?:#|\(|\"|no\.? )?)(?P<token>{token})(?:\)|\")?"
             operator = r"\s?(?:>{1,3}|<{1,3}|={1,2})\s?"
+            # GenAI-Bench's prompt (arXiv 2406.04485) has two ties, [[A=B=Good]] and [[A=B=Bad]].
+            quality = r"(?:\s?=\s?(?:good|bad))?" if len(self.ties) < 2 else ""
             left, right = (
                 rf"['\"]?(?:{NOUN}[ -]?)?(?P<{side}>{token})['\"]?" for side in ("left", "right")
             )
             alternatives.append(
                 r"(?<![^\W_])(?:"
-                rf"(?P<comparison>{left}{operator}{right}(?![^\W_])(?!\s?[>=<]))"
+                rf"(?P<comparison>{left}{operator}{right}{quality}(?![^\W_])(?!\s?[>=<]))"
                 rf"|(?P<named>(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})"
                 rf"|(?P<ordinal>(?:the )?(?:(?:first|second|left|right) {_MADE}(?:{NOUN}|one)"
                 rf"|{NOUN} on the (?:left|right))"
@@ -187,5 +196,7 @@ def _candidates(spelled: dict[str, str]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def names_of(verdicts: tuple[str, ...], ratings: bool | None) -> Names:
-    return Names(verdicts, ratings)
+def names_of(
+    verdicts: tuple[str, ...], ratings: bool | None, ties: tuple[str, ...] | None
+) -> Names:
+    return Names(verdicts, ratings, ties)

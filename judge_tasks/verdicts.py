@@ -32,7 +32,7 @@ __all__ = [
     "read_reasoning",
 ]
 
-PARSER_VERSION = 4
+PARSER_VERSION = 5
 """Increased whenever a reading changes; part of a run's identity."""
 
 SELF_CONTRADICTION = "self-contradiction"
@@ -63,7 +63,12 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = None) -> Verdict:
+def parse_verdict(
+    text: str,
+    verdicts: Sequence[str],
+    ratings: bool | None = None,
+    ties: Sequence[str] | None = None,
+) -> Verdict:
     """Read the verdict of a judge's output, in time linear in its length.
 
     Anything that is not a string counts as empty text.
@@ -71,6 +76,7 @@ def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = Non
     Args:
         ratings: whether the verdicts are ratings, so that "Score: 4" is a verdict. None: they are
             if they are three or more consecutive integers in order.
+        ties: the verdicts that mean a tie. None: those that say so, such as "tie", "A=B" and "0".
 
     Raises:
         ValueError: `verdicts` is empty, or two of them differ only in case, emphasis or Unicode
@@ -79,7 +85,7 @@ def parse_verdict(text: str, verdicts: Sequence[str], ratings: bool | None = Non
     >>> parse_verdict("<think>A knife.</think><answer>yes.</answer>", ["Yes", "No"])
     Verdict(value='Yes', well_formed=True, reason='whole')
     """
-    names = names_of(tuple(verdicts), ratings)
+    names = names_of(tuple(verdicts), ratings, None if ties is None else tuple(ties))
     if not isinstance(text, str) or not text.strip():
         return Verdict(None, False, "empty text")
     if failure := request_failure(text):

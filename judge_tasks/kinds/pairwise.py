@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from mtrl_judge.common.errors import Problem
 from mtrl_judge.common.hashing import stable_hash
 
-from ..fields import Column, RawValue, strings
+from ..fields import Column, label_key, strings
+from ..verdicts import Verdict, parse_verdict
 from .base import Kind, LabelRule
 
 if TYPE_CHECKING:
     from ..spec import JudgeSpec
+
+
+def _raw_values(value: object) -> object:
+    """A single value stays one, since label rules are part of rows' fingerprints."""
+    if value == []:
+        raise PydanticCustomError("no_values", "is an empty list")
+    return tuple(map(label_key, value)) if isinstance(value, list) else label_key(value)
+
+
+_RawValues: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_raw_values)]
 
 
 class _Preference(LabelRule):
@@ -35,13 +47,28 @@ class PairLabel(_Preference):
     keys = frozenset({"first", "second", "tie"})
 
     column: Column = Field(description="the column that holds the preference")
-    first: RawValue = Field(description="the value that prefers the first candidate")
-    second: RawValue = Field(description="the value that prefers the second candidate")
-    tie: RawValue | None = Field(None, description="the value that prefers neither")
+    first: _RawValues = Field(description="the value, or list of values, for the first candidate")
+    second: _RawValues = Field(description="the value, or list of values, for the second candidate")
+    tie: _RawValues | None = Field(None, description="the value, or list of values, for neither")
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        yield from super().problems(label, verdicts)
+        fields: dict[str, str] = {}
+        for field in ("first", "second", "tie"):
+            given = label.get(field)
+            for value in map(label_key, given if isinstance(given, list) else [given]):
+                if given is not None and fields.setdefault(value, field) != field:
+                    wrong = f"{value!r} is also a value of {fields[value]}"
+                    yield Problem(f"judge.label.{field}", wrong, "name each value once")
 
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
-        preferred = {self.first: verdicts[0], self.second: verdicts[1]}
-        return preferred if self.tie is None else {**preferred, self.tie: verdicts[2]}
+        values = zip((self.first, self.second, self.tie), verdicts, strict=False)
+        return {
+            value: verdict
+            for given, verdict in values
+            for value in ((given,) if isinstance(given, str) else given or ())
+        }
 
 
 class IndexLabel(_Preference):
@@ -97,6 +124,10 @@ class Pairwise(Kind):
         if judge.orders == "both":
             return (False, True)
         return (stable_hash("order", item_id) % 2 == 1,)
+
+    def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
+        """The verdict of a text; what the task has beside the two slots are ties."""
+        return parse_verdict(text, verdicts, ratings=False, ties=verdicts[2:])
 
     def swapped_label(self, label: str | None, verdicts: Sequence[str]) -> str | None:
         first, second, *_ = verdicts

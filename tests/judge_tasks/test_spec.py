@@ -250,3 +250,17 @@ def test_groups_and_ratings_of_people_are_columns(tmp_path: Path) -> None:
         "judge.human": "rates single items, and here two are compared; "
         "remove it or set kind: pointwise"
     }
+
+
+def test_a_preference_may_be_several_values(tmp_path: Path) -> None:
+    pairs = SOUND.replace("pointwise", "pairwise").replace("[image]", "[image0, image1]")
+    rule = "{column: vote, first: left, second: [right, 2.0], tie: [both, true]}"
+    pairs = pairs.replace('{column: label, map: {1: "Yes", 0: "No"}}', rule)
+    pairs = pairs.replace('["Yes", "No"]', '["A", "B", "C"]')
+    label = load_judge_task(write(tmp_path, pairs)).judge.label
+    values = ("left", "right", 2, "2", "both", True)
+    assert [label.verdict(value, "ABC", None) for value in values] == list("ABBBCC")
+    twice = pairs.replace("[right, 2.0]", "[right, both]").replace("[both, true]", "[both, left]")
+    assert "'left' is also a value of first" in faults(write(tmp_path, twice))["judge.label.tie"]
+    empty = faults(write(tmp_path, pairs.replace("[right, 2.0]", "[]")))
+    assert "is an empty list" in empty["judge.label.second"]

@@ -577,3 +577,22 @@ def test_the_kind_decides_whether_verdicts_are_ratings() -> None:
     assert parse_verdict("Score: 2", ("2", "5"), ratings=True).value == "2"
     assert KINDS["pairwise"].read("Score: 2", three).value is None
     assert KINDS["pointwise"].read("Score: 2", three).value == "2"
+
+
+@pytest.mark.parametrize("verdicts", [("A", "B", "C"), ("A", "B", "tie"), ("A>B", "B>A", "A=B")])
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[[A>>B]]", 0),
+        ("My verdict: [[B>>A]]", 1),
+        ("[[A=B]]", 2),
+        ("[[C]]", 2),  # MT-Bench's and MLLM-as-a-Judge's tie
+        ("Both are bad: [[A=B=Bad]]", 2),  # GenAI-Bench's
+        ("It is a tie.", 2),
+        ("Response B is better.", 1),
+    ],
+)
+def test_the_third_verdict_of_a_pair_is_the_tie(
+    text: str, place: int, verdicts: Sequence[str]
+) -> None:
+    assert KINDS["pairwise"].read(text, verdicts).value == verdicts[place]
