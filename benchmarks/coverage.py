@@ -34,6 +34,7 @@ from mtrl_judge.metrics.bootstrap import Panel, draw_rates, estimate, informatio
 from mtrl_judge.metrics.rates import (
     PAIR_RATES,
     RATES,
+    TIE_RATES,
     Counts,
     PairCount,
     Rate,
@@ -175,7 +176,8 @@ class Coverage(NamedTuple):
 
 def cover(cell: Cell, samples: int, draws: int, seed: int = 0) -> list[Coverage]:
     """The coverage of each rate whose interval is printed in most samples of a cell."""
-    rates = {name: RATES[name] for name in RATES if cell.pairs or name not in PAIR_RATES}
+    others = {*TIE_RATES, *(() if cell.pairs else PAIR_RATES)}
+    rates = {name: rate for name, rate in RATES.items() if name not in others}
     rates |= {name: rate for name, rate in class_rates(CLASSES).items() if name.endswith("_Yes")}
     everything = cell._replace(rows=MANY, clusters=MANY * cell.clusters // cell.rows, uneven=False)
     rng = np.random.default_rng(seed)

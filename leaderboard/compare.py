@@ -155,7 +155,7 @@ def _panel(task: str, judges: Sequence[TaskResult]) -> Panel:
 def _rates(result: TaskResult, names: Collection[str] | None) -> dict[str, Rate]:
     if names is not None:
         return {name: RATES[name] for name in names if name in RATES}
-    of_kind = {name: RATES[name] for name in result.kind.rates(result.paired)}
+    of_kind = {name: RATES[name] for name in result.kind.rates(result.verdicts, result.paired)}
     return {**of_kind, **class_rates(result.verdicts)}
 
 

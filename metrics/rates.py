@@ -120,6 +120,28 @@ def verdict_share(counts_X_C_C1: Counts, verdict: int) -> Rates:
     return _ratio(counts_X_C_C1[..., verdict].sum(axis=-1), _total(counts_X_C_C1))
 
 
+def accuracy_without_ties(counts_X_C_C1: Counts) -> Rates:
+    """Accuracy on the pairs that are not labeled a tie; a tie or no verdict is wrong there.
+
+    As GenAI-Bench's pairs are reported without ties, such as by UnifiedReward (arXiv 2503.05236).
+    The first two verdicts are the slots.
+    """
+    preferred_X_2_C1 = counts_X_C_C1[..., :2, :]
+    hits_X = np.trace(preferred_X_2_C1, axis1=-2, axis2=-1)
+    return _ratio(hits_X, preferred_X_2_C1.sum(axis=(-2, -1)))
+
+
+def accuracy_decided(counts_X_C_C1: Counts) -> Rates:
+    """The same without the pairs whose verdict is a tie; no verdict is wrong.
+
+    As MLLM-as-a-Judge (arXiv 2402.04788) reports pairs without ties: its `calculate_metrics.ipynb`
+    leaves out a pair if its label or its verdict is a tie.
+    """
+    decided_X_C_C1 = counts_X_C_C1.copy()
+    decided_X_C_C1[..., 2:-1] = 0
+    return accuracy_without_ties(decided_X_C_C1)
+
+
 def cohen_kappa(counts_X_C_C1: Counts) -> Rates:
     """Cohen's κ with "no verdict" as one more category; nan where chance agreement is total."""
     agreed_X, by_chance_X, _, _ = _agreement(counts_X_C_C1)
@@ -182,6 +204,8 @@ RATES: Mapping[str, Rate] = {
     "macro_f1_answered": lambda tally: macro_f1(answered(tally.confusion_X_C_C1)),
     "accuracy_answered": lambda tally: accuracy(answered(tally.confusion_X_C_C1)),
     "well_formed_rate": well_formed_rate,
+    "accuracy_without_ties": lambda tally: accuracy_without_ties(tally.confusion_X_C_C1),
+    "accuracy_decided": lambda tally: accuracy_decided(tally.confusion_X_C_C1),
     "both_orders_correct": lambda tally: both_orders_correct(tally.pairs_X_P),
     "flip_rate": lambda tally: flip_rate(tally.pairs_X_P),
     "first_slot_rate": lambda tally: first_slot_rate(tally.pairs_X_P),
@@ -191,6 +215,8 @@ RATES_OF_ALL_CLASSES = ("macro_f1", "macro_f1_answered", "cohen_kappa", "matthew
 """Rates to which every class contributes, however rare it is."""
 ANSWERED_RATES = ("macro_f1_answered", "accuracy_answered")
 """Rates of the records that have a verdict; high for a judge that answers only what is easy."""
+TIE_RATES = ("accuracy_without_ties", "accuracy_decided")
+"""Rates of comparisons in which a verdict means a tie."""
 PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
 # A first-slot rate of 0.5 is best; the majority-class baseline is a property of the data.
 _DIRECTIONS: Mapping[str, bool | None] = {

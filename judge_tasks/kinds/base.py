@@ -16,7 +16,7 @@ from pydantic import Field
 from mtrl_judge.common.errors import Problem
 from mtrl_judge.metrics.bootstrap import RESAMPLES
 from mtrl_judge.metrics.drawn import Drawn, JudgedRows
-from mtrl_judge.metrics.rates import PAIR_RATES, RATES
+from mtrl_judge.metrics.rates import PAIR_RATES, RATES, TIE_RATES
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import majority_macro_f1, summarize
 
@@ -155,7 +155,7 @@ class Kind(ABC):
 
     # Metrics
 
-    def rates(self, paired: bool) -> tuple[str, ...]:
+    def rates(self, verdicts: Sequence[str], paired: bool) -> tuple[str, ...]:
         """The rates of :data:`~mtrl_judge.metrics.rates.RATES` that tasks of this kind have.
 
         Of kinds that are not :attr:`counted`, those that only depend on whether there is a verdict.
@@ -165,7 +165,9 @@ class Kind(ABC):
         """
         if not self.counted:
             return ("null_rate", "well_formed_rate")
-        return tuple(name for name in RATES if paired or name not in PAIR_RATES)
+        ties = self.compares and len(verdicts) > 2
+        others = {*(() if paired else PAIR_RATES), *(() if ties else TIE_RATES)}
+        return tuple(name for name in RATES if name not in others)
 
     def summarize(
         self, records: Sequence[Record], verdicts: Sequence[str], paired: bool
@@ -176,7 +178,7 @@ class Kind(ABC):
         A kind with :attr:`drawn_metrics` overrides it. Its table has the counts `n`, `n_unlabeled`,
         `n_failed` and `n_refused`, every metric of `drawn_metrics`, and :meth:`rates`.
         """
-        return summarize(records, verdicts, self.rates(paired))
+        return summarize(records, verdicts, self.rates(verdicts, paired))
 
     def drawn(
         self, judges: Sequence[JudgedRows], *, resamples: int = RESAMPLES, seed: int = 0

@@ -28,7 +28,7 @@ class Graded(Kind):
     def correctness(self, verdict, label, verdicts):
         return 0.0 if verdict is None else 1 - abs(int(verdict) - int(label)) / 4
 
-    def rates(self, paired):
+    def rates(self, verdicts, paired):
         return ("accuracy", "null_rate")
 
 

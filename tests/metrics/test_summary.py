@@ -51,6 +51,20 @@ def _quietly(metric: Callable[..., float], *args: object, **options: object) -> 
 
 
 @exactly
+@given(st.lists(st.tuples(st.sampled_from(SLOTS), st.sampled_from([*SLOTS, None]))))
+def test_accuracy_without_ties_is_that_of_the_published_scripts(
+    rows: list[tuple[str, str | None]],
+) -> None:
+    table = summarize([Record(*row) for row in rows], SLOTS)
+    # UnifiedReward's test_qwen_genAI_bench_image.py skips labels that are ties.
+    preferred = [label == verdict for label, verdict in rows if label != "tie"]
+    # MLLM-as-a-Judge's calculate_metrics.ipynb skips these and verdicts that are ties.
+    decided = [label == verdict for label, verdict in rows if "tie" not in (label, verdict)]
+    for name, right in (("accuracy_without_ties", preferred), ("accuracy_decided", decided)):
+        assert table[name] == (pytest.approx(np.mean(right)) if right else None)
+
+
+@exactly
 @given(judged())
 def test_equal_to_scikit_learn(
     sample: tuple[tuple[str, ...], list[str], list[str | None]],
