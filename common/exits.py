@@ -2,7 +2,8 @@
 
 0: done. 1: the command ran and the result is negative (a worse judge, leaks, failed requests, a
 failed run). 2: a mistake of the user, such as an invalid YAML, or of the machine, such as a full
-disk. 128 + n: ended by signal n, as shells report it (POSIX.1-2017, Shell Command Language, 2.8.2).
+disk. 128 + n: ended by signal n, or by that of a command that it ran, as shells report it
+(POSIX.1-2017, Shell Command Language, 2.8.2).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, TextIO, cast
 from .errors import JudgeError, first_line
 from .printable import printable
 from .secrets import redact
+from .signals import exit_code_of_signal, noted_interrupts
 
 CLOSED_OUTPUT = 128 + signal.SIGPIPE
 _INTERRUPTED = 128 + signal.SIGINT
@@ -29,21 +31,27 @@ def exits_with_message(*, quiet: bool = False) -> Iterator[None]:
     Args:
         quiet: without the message, for all but one of several processes.
     """
-    try:
+    with noted_interrupts():
         try:
-            yield
-        finally:
-            # Here and not when Python ends, which would print a traceback that nobody can catch.
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except JudgeError as error:
-        _exit(error.exit_code, "" if quiet else str(error))
-    except BrokenPipeError:
-        _exit(CLOSED_OUTPUT)
-    except KeyboardInterrupt:
-        _exit(_INTERRUPTED)
-    except (OSError, MemoryError, RecursionError) as error:
-        _exit(JudgeError.exit_code, "" if quiet else _message(error))
+            try:
+                yield
+            finally:
+                # Here and not when Python ends: nobody could catch the traceback.
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except JudgeError as error:
+            _exit(error.exit_code, "" if quiet else str(error))
+        except BrokenPipeError:
+            _exit(CLOSED_OUTPUT)
+        except KeyboardInterrupt:
+            _exit(_INTERRUPTED)
+        except (OSError, MemoryError, RecursionError) as error:
+            _exit(JudgeError.exit_code, "" if quiet else _message(error))
+        except BaseException as error:
+            succeeded = isinstance(error, SystemExit) and not error.code
+            if succeeded or exit_code_of_signal() is None:
+                raise
+            _exit(JudgeError.exit_code)  # what the signal's exception was turned into
 
 
 class _Unread:
@@ -94,6 +102,7 @@ def _message(error: OSError | MemoryError | RecursionError) -> str:
 
 
 def _exit(code: int, message: str = "") -> None:
+    """End the process with this exit code, or with that of a signal which it has received."""
     if message:
         with suppress(OSError):  # nobody reads it
             print(printable(redact(message)), file=sys.stderr, flush=True)
@@ -102,7 +111,7 @@ def _exit(code: int, message: str = "") -> None:
             sys.stdout.flush()
     except OSError:  # Python would try again as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    sys.exit(exit_code_of_signal() or code)
 
 
 def exit_of_host(message: str) -> SystemExit:

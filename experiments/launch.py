@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ class CommandError(JudgeError):
     """A command failed; the message ends with the last lines of its log."""
 
     def __init__(self, name: str, reason: str, exit_code: int, log: Path | None) -> None:
-        self.exit_code = exit_code if exit_code > 0 else 1  # negative: ended by a signal
+        self.exit_code = exit_code
         lines = [f"{name}: {reason}; see its output above"]
         if log is not None:
             text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
@@ -101,6 +102,9 @@ def run_command(
         variables = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONIOENCODING": "utf-8"}
         variables |= environment or {}
         exit_code = run_to_end(command, environment=variables, folder=folder, **streams)
+    if exit_code < 0:  # as `subprocess` has it; common/exits.py says how we report it
+        reason = f"ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
+        raise CommandError(name, reason, 128 - exit_code, log)
     if exit_code:
         raise CommandError(name, f"failed with exit code {exit_code}", exit_code, log)
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json, write_json
-
-from .processes import sigterm_as_exit
+from mtrl_judge.common.signals import sigterm_as_exit
 
 
 @dataclass(frozen=True)

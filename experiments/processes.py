@@ -11,34 +11,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from mtrl_judge.common.locks import inherited_locks
+from mtrl_judge.common.signals import signals_wait, sigterm_as_exit
 
 POLL_SECONDS = 0.1
 LEFTOVERS_SECONDS = 5.0
 # After SIGTERM a training finishes its step and writes a checkpoint. Once the command is gone, no
 # user can end one that hangs.
 ORPHAN_SECONDS = 600.0
-
-
-@contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """Meanwhile, SIGTERM raises SystemExit, so that the block can clean up; exit code 143."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in the main thread only
-        return
-    handler = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 def run_to_end(
@@ -54,7 +40,8 @@ def run_to_end(
         folder: its working directory; None is that of this process.
         io: its streams, as for `subprocess.Popen`.
     """
-    with sigterm_as_exit():
+    # A signal while Popen starts a process would lose it: Popen waits for the command to begin.
+    with sigterm_as_exit(), signals_wait() as deliver_signals:
         locks = inherited_locks()
         process = subprocess.Popen(command, env=environment, cwd=folder, pass_fds=locks, **io)
         try:
@@ -63,6 +50,7 @@ def run_to_end(
                 watch, stdin=subprocess.PIPE, start_new_session=True, pass_fds=locks
             )
             try:
+                deliver_signals()
                 return process.wait()
             finally:
                 watcher.kill()
@@ -119,10 +107,6 @@ def _send(process: Any, number: signal.Signals) -> None:
 
     with suppress(psutil.NoSuchProcess):
         process.send_signal(number)
-
-
-def _exit(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _watch(process_id: int) -> None:

@@ -81,7 +81,8 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     A context manager and a callback; the previous handlers are restored when the block ends. All
     processes stop at the same step, whichever got the signal. A run that reaches its end at that
     very step is finished, not stopped. A second Ctrl-C interrupts at once, unless there are several
-    processes: their launcher passes a Ctrl-C on, so each gets it twice.
+    processes: their launcher passes a Ctrl-C on, so each gets it twice. A SIGINT that was ignored
+    stays ignored, as of a command in the background of a script.
 
     >>> stop = StopOnSignal()
     >>> with stop:
@@ -98,6 +99,8 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
     def __enter__(self) -> StopOnSignal:
         for number in _SIGNALS:
+            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._handlers[number] = signal.signal(number, self._receive)
         return self
 

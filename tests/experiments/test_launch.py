@@ -69,3 +69,12 @@ def test_the_end_of_a_failed_commands_log_is_in_the_message(tmp_path: Path) -> N
         run_command("it", [sys.executable, "-c", code], environment={"MARK": "!"}, log=log)
     assert failed.value.exit_code == 3
     assert log.read_text() == "the reason!\n"
+
+
+def test_a_command_that_a_signal_ends_is_reported_as_shells_do(tmp_path: Path) -> None:
+    """Also a Ctrl-C that reaches the command, which has the same terminal, before this process."""
+    command = [sys.executable, "-c", "import os, sys; os.kill(os.getpid(), int(sys.argv[1]))"]
+    for number, name in ((2, "Interrupt"), (15, "Terminated"), (9, "Killed")):
+        with pytest.raises(CommandError, match=rf"ended by signal {number} \({name}\)") as failed:
+            run_command("it", [*command, str(number)], log=tmp_path / "log")
+        assert failed.value.exit_code == 128 + number

@@ -369,6 +369,15 @@ def test_a_second_interrupt_does_not_wait() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_an_interrupt_that_was_ignored_stays_ignored() -> None:
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopOnSignal():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def test_by_epochs_a_run_stops_within_one_and_resumes_exactly(tmp_path: Path) -> None:
     by_epoch = {"eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": -1}
     changes: dict[str, Any] = {**by_epoch, "num_train_epochs": 2, "save_total_limit": None}
