@@ -27,7 +27,7 @@ class OrderScores(NamedTuple):
     pairwise_accuracy: float | None
     """Of the pairs of candidates that are not tied in the truth, the share in the right order; a
     pair that the judge ties counts half."""
-    top1: float | None
+    top1_accuracy: float | None
     """Whether the judge's best candidate is among the best of the truth; of several, the share that
     is. None where the truth is one tie."""
     ndcg: float | None
@@ -36,7 +36,9 @@ class OrderScores(NamedTuple):
     """Edits that turn the judge's sequence into the truth's, over its length; 0 is best."""
 
 
-NO_ORDER = OrderScores(kendall=0.0, pairwise_accuracy=0.0, top1=0.0, ndcg=0.0, edit_distance=1.0)
+NO_ORDER = OrderScores(
+    kendall=0.0, pairwise_accuracy=0.0, top1_accuracy=0.0, ndcg=0.0, edit_distance=1.0
+)
 """Of a judge that gives no order: it is right about nothing."""
 
 
@@ -84,7 +86,7 @@ def score_order(judged: Order, truth: Order) -> OrderScores:
     return OrderScores(
         kendall=_kendall(judged_N, truth_N),
         pairwise_accuracy=_pairwise_accuracy(judged_N, truth_N),
-        top1=_top1(judged, truth),
+        top1_accuracy=_top1(judged, truth),
         ndcg=_ndcg(judged_N, truth_N),
         edit_distance=_edit_distance(judged_N, truth_N),
     )
@@ -176,25 +178,16 @@ def _levenshtein(one: Sequence[int], other: Sequence[int]) -> int:
     return row[-1]
 
 
-def first_place_shares(orders: Iterable[Order], slots: Sequence[str]) -> dict[str, float] | None:
-    """How often each presented slot is judged best; tied slots share the place.
+def first_places(order: Order, slots: Sequence[str]) -> list[float]:
+    """What each presented slot has of the first place; tied slots share it.
 
-    A judge without position bias gives each slot 1 / their number, if every candidate was shown in
-    every slot equally often.
+    The means over items show a position bias: without one, each slot has 1 / their number if every
+    candidate is shown in every slot equally often.
 
-    Args:
-        orders: in terms of slots.
-
-    Returns:
-        None without orders.
+    >>> first_places((("A", "C"), ("B",)), "ABC")
+    [0.5, 0.0, 0.5]
     """
-    shares = dict.fromkeys(slots, 0.0)
-    count = 0
-    for order in orders:
-        count += 1
-        for slot in order[0]:
-            shares[slot] += 1 / len(order[0])
-    return {slot: share / count for slot, share in shares.items()} if count else None
+    return [(slot in order[0]) / len(order[0]) for slot in slots]
 
 
 def intransitive_share(preferences: Mapping[tuple[str, str], float]) -> float | None:

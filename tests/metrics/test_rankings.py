@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import ndcg_score
 
+from mtrl_judge.metrics.drawn import JudgedRows
+from mtrl_judge.metrics.ranking_summary import (
+    RANKING_METRICS,
+    drawn_rankings,
+    summarize_rankings,
+)
 from mtrl_judge.metrics.rankings import (
     Order,
-    first_place_shares,
     intransitive_share,
     order_by,
     read_order,
     score_order,
     write_order,
 )
+from mtrl_judge.metrics.records import Record
 
 NAMES = "ABCDEF"
 
@@ -82,9 +88,9 @@ def test_a_tie_is_worth_a_random_choice(ranks: tuple[list[int], list[int]]) -> N
 def test_pairs_of_the_truth_are_counted() -> None:
     scores = score_order(read_order("B>A>C>D"), read_order("A>B>C=D"))
     assert scores.pairwise_accuracy == 4 / 5  # all but A and B; C and D are not compared
-    assert scores.top1 == 0
-    assert score_order(read_order("A=B>C"), read_order("B>A>C")).top1 == 1 / 2
-    assert score_order(read_order("A>B>C"), read_order("A=C>B")).top1 == 1
+    assert scores.top1_accuracy == 0
+    assert score_order(read_order("A=B>C"), read_order("B>A>C")).top1_accuracy == 1 / 2
+    assert score_order(read_order("A>B>C"), read_order("A=C>B")).top1_accuracy == 1
 
 
 @pytest.mark.parametrize(
@@ -108,13 +114,6 @@ def test_edit_distance_with_ties() -> None:
     # Not better than the worse of the two orders that the judge leaves open.
     undecided = score_order(read_order("A>B=C"), read_order("A>B>C")).edit_distance
     assert undecided == score_order(read_order("A>C>B"), read_order("A>B>C")).edit_distance
-
-
-def test_slots_share_a_tied_first_place() -> None:
-    orders = [read_order(text) for text in ("A>B>C", "A=B>C", "C>A=B", "A>B=C")]
-    shares = first_place_shares(orders, "ABC")
-    assert shares == {"A": 2.5 / 4, "B": 0.5 / 4, "C": 1 / 4}
-    assert first_place_shares([], "ABC") is None
 
 
 def test_intransitive_triples_are_those_that_no_order_agrees_with() -> None:
@@ -143,3 +142,69 @@ def test_only_triples_with_three_judged_pairs_count() -> None:
     assert intransitive_share({("A", "B"): 1, ("B", "C"): 1}) is None
     with pytest.raises(ValueError, match="twice"):
         intransitive_share({("A", "B"): 1, ("B", "A"): 1})
+
+
+ORDERS = ("A>B>C", "A=B>C", "C>A=B", "A>B=C")
+
+
+def test_position_bias_is_what_would_have_to_go_to_other_slots() -> None:
+    table = summarize_rankings([Record(None, text) for text in ORDERS], "ABC")
+    shares = {slot: table[f"first_place_{slot}"] for slot in "ABC"}
+    assert shares == {"A": 2.5 / 4, "B": 0.5 / 4, "C": 1 / 4}
+    assert table["position_bias"] == pytest.approx(2.5 / 4 - 1 / 3)
+    assert table["kendall"] is None
+    alike = [Record(None, text) for text in ("A>B>C", "B>C>A", "C>A>B")]
+    assert summarize_rankings(alike, "ABC")["position_bias"] == 0
+
+
+def test_a_missing_order_is_right_about_nothing_and_a_failed_request_counts_nowhere() -> None:
+    rows = [Record("A>B>C", "A>B>C"), Record("A>B>C", None), Record("A=B=C", None)]
+    table = summarize_rankings([*rows, Record("A>B>C", None, failure="failed")], "ABC")
+    assert (table["kendall"], table["pairwise_accuracy"], table["ndcg"]) == (0.5, 0.5, 0.5)
+    assert table["edit_distance"] == pytest.approx(2 / 3)
+    assert table["first_place_A"] == 1
+    empty = summarize_rankings([], "ABC")
+    assert empty.keys() == table.keys()
+    assert set(empty.values()) == {None}
+
+
+def test_draws_are_of_clusters_and_shared_by_judges() -> None:
+    rng = np.random.default_rng(0)
+    orders = [">".join(names) for names in permutations("ABC")]
+    truth, said = rng.choice(orders, 60), rng.choice(orders, 60)
+    right = [Record(t, t if n % 2 else v) for n, (t, v) in enumerate(zip(truth, said, strict=True))]
+    judges = [
+        JudgedRows("t", rows, clusters, "ABC")
+        for rows in (right, [Record(row.label, row.label) for row in right])
+        for clusters in (range(60), [n // 4 for n in range(60)])
+    ]
+    found = drawn_rankings(judges, resamples=2_000)
+    alone, together, perfect, _ = found
+    assert tuple(alone) == RANKING_METRICS
+    assert [known.clusters for known in alone.values()] == [60] * len(RANKING_METRICS)
+    assert [known.clusters for known in together.values()] == [15] * len(RANKING_METRICS)
+    for name, value in summarize_rankings(right, "ABC").items():
+        if name in RANKING_METRICS:
+            draws_B = alone[name].draws_B
+            assert alone[name].value == value
+            assert draws_B is not None
+            if name != "position_bias":
+                assert draws_B.mean() == pytest.approx(value, abs=0.02)
+    scores = [
+        score_order(read_order(row.verdict or ""), read_order(row.label or "")) for row in right
+    ]
+    error = np.std([score.kendall for score in scores], ddof=1) / np.sqrt(60)
+    assert np.std(alone["kendall"].draws_B) == pytest.approx(error, rel=0.1)
+    # A judge that is always right has an interval, too; one cluster alone shows no variation.
+    assert perfect["kendall"].value == 1
+    assert 0.9 < np.quantile(perfect["kendall"].draws_B, 0.05) < 1
+    (single,) = drawn_rankings([JudgedRows("t", right[:2], [0, 0], "ABC")], resamples=9)
+    assert {known.draws_B for known in single.values()} == {None}
+
+
+def test_judges_of_the_same_rows_are_drawn_together() -> None:
+    rows = [Record("A>B>C", "C>B>A" if n % 3 else "A>B>C") for n in range(300)]
+    better = [Record(row.label, row.verdict if n > 9 else "A>B>C") for n, row in enumerate(rows)]
+    judges = [JudgedRows("t", each, range(300), "ABC") for each in (rows, better)]
+    first, other = (judge["kendall"].draws_B for judge in drawn_rankings(judges, resamples=500))
+    assert np.std(other - first) < np.std(first) / 3

@@ -1,0 +1,141 @@
+"""How well a judge orders the candidates of its items, with draws of the cluster bootstrap.
+
+All metrics but the position bias are means over rows. A row without an order counts as
+:data:`~.rankings.NO_ORDER`; a row whose truth is one tie asks for nothing and counts for none of
+them but the edit distance and the position bias.
+
+Axis suffixes: `R` rows, `X` metrics, `S` the slots in which candidates are presented, `K` clusters
+of rows, `B` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bootstrap import effective_clusters, mean_size
+from .drawn import Drawn, JudgedRows, Weights, shared_weights
+from .rankings import NO_ORDER, OrderScores, first_places, read_order, score_order, write_order
+from .rates import Rates
+from .records import Record
+
+Indices = NDArray[np.int64]
+RANKING_METRICS = (*OrderScores._fields, "position_bias")
+
+
+def summarize_rankings(records: Sequence[Record], slots: Sequence[str]) -> dict[str, float | None]:
+    """Each of :data:`RANKING_METRICS`, and `first_place_S` of each slot S.
+
+    Args:
+        records: labels and verdicts are orders of the slots. Without a label, a record counts only
+            for the first places; if its request failed, for nothing.
+        slots: the names of the candidates, in the order in which they are presented.
+    """
+    scores_R_X, first_R_S = _scores(records), _first_places(records, slots)
+    table: dict[str, float | None] = {}
+    for column, name in enumerate(OrderScores._fields):
+        known_R = scores_R_X[~np.isnan(scores_R_X[:, column]), column]
+        table[name] = float(known_R.mean()) if known_R.size else None
+    first_R_S = first_R_S[~np.isnan(first_R_S[:, 0])]
+    shares_S = first_R_S.mean(axis=0) if len(first_R_S) else None
+    table["position_bias"] = None if shares_S is None else float(_bias(shares_S))
+    for index, slot in enumerate(slots):
+        table[f"first_place_{slot}"] = None if shares_S is None else float(shares_S[index])
+    return table
+
+
+def drawn_rankings(
+    judges: Sequence[JudgedRows], *, resamples: int, seed: int = 0
+) -> list[dict[str, Drawn]]:
+    """Each of :data:`RANKING_METRICS` of each judge, with draws.
+
+    To each draw of a mean, half a cluster is added that is right, and half a one in the reverse of
+    the true order, so that the interval of a judge that is always right has a width.
+    """
+    weights = shared_weights(
+        "ranking",
+        [judge.clusters for judge in judges],
+        [judge.task for judge in judges],
+        resamples=resamples,
+        seed=seed,
+    )
+    return [_drawn(judge, of_judge) for judge, of_judge in zip(judges, weights, strict=True)]
+
+
+def _drawn(judge: JudgedRows, weights: Weights) -> dict[str, Drawn]:
+    values = summarize_rankings(judge.records, judge.verdicts)
+    scores_R_X = _scores(judge.records)
+    extremes_2_R_X = np.stack([_scores(_answered(judge.records, way)) for way in (1, -1)])
+    columns_R = np.array([weights.place[name] for name in judge.clusters], dtype=np.int64)
+    found = {}
+    for column, name in enumerate(OrderScores._fields):
+        known_R = ~np.isnan(scores_R_X[:, column])
+        rows_K, (sums_K,) = _by_cluster(
+            scores_R_X[known_R, column : column + 1], columns_R[known_R], len(weights.place)
+        )
+        draws_B = None
+        if weights.weights_B_U is not None and rows_K.any():
+            halves_B_2 = weights.halves_B_2 * mean_size(rows_K)
+            prior_B = halves_B_2 @ extremes_2_R_X[:, known_R, column].mean(axis=1)
+            draws_B = (weights.weights_B_U @ sums_K + prior_B) / (
+                weights.weights_B_U @ rows_K + halves_B_2.sum(axis=1)
+            )
+        found[name] = Drawn(values[name], draws_B, effective_clusters(rows_K))
+    first_R_S = _first_places(judge.records, judge.verdicts)
+    known_R = ~np.isnan(first_R_S[:, 0])
+    rows_K, sums_S_K = _by_cluster(first_R_S[known_R], columns_R[known_R], len(weights.place))
+    draws_B = None
+    if weights.weights_B_U is not None and rows_K.any():
+        shares_B_S = (weights.weights_B_U @ sums_S_K.T) / (weights.weights_B_U @ rows_K)[:, None]
+        draws_B = _bias(shares_B_S)
+    found["position_bias"] = Drawn(values["position_bias"], draws_B, effective_clusters(rows_K))
+    return found
+
+
+def _by_cluster(values_R_X: Rates, columns_R: Indices, clusters: int) -> tuple[Rates, Rates]:
+    """The rows of each cluster, and the sums of their values, X × K."""
+    sums_X_K = np.zeros((values_R_X.shape[1], clusters))
+    for sums_K, values_R in zip(sums_X_K, values_R_X.T, strict=True):
+        sums_K += np.bincount(columns_R, values_R, minlength=clusters)
+    return np.bincount(columns_R, minlength=clusters).astype(float), sums_X_K
+
+
+def _scores(records: Sequence[Record]) -> Rates:
+    """The scores of each row, R × X; nan where there is nothing to score."""
+    scores_R_X = np.full((len(records), len(OrderScores._fields)), np.nan)
+    for row, record in enumerate(records):
+        if record.label is None or record.failed:
+            continue
+        truth = read_order(record.label)
+        scores = NO_ORDER
+        if record.verdict is not None:
+            scores = score_order(read_order(record.verdict), truth)
+        elif len(truth) == 1:
+            scores = OrderScores(None, None, None, None, NO_ORDER.edit_distance)
+        scores_R_X[row] = [np.nan if score is None else score for score in scores]
+    return scores_R_X
+
+
+def _answered(records: Sequence[Record], way: int) -> list[Record]:
+    """The records with the true order as their verdict, or its reverse."""
+    return [
+        record._replace(verdict=record.label and write_order(read_order(record.label)[::way]))
+        for record in records
+    ]
+
+
+def _first_places(records: Sequence[Record], slots: Sequence[str]) -> Rates:
+    """What each slot has of the first place in each row, R × S; nan in a row without an order."""
+    first_R_S = np.full((len(records), len(slots)), np.nan)
+    for row, record in enumerate(records):
+        if record.verdict is not None and not record.failed:
+            first_R_S[row] = first_places(read_order(record.verdict), slots)
+    return first_R_S
+
+
+def _bias(shares_X_S: Rates) -> Rates:
+    """How far the shares are from equal ones: the share that would have to go to other slots."""
+    bias_X: Rates = np.abs(shares_X_S - 1 / shares_X_S.shape[-1]).sum(axis=-1) / 2
+    return bias_X
