@@ -225,7 +225,9 @@ def load_raw(task: JudgeTask, split: SplitName, source: Source) -> RawSplit:
 def _strata(raw: RawSplit, stratify: str | None) -> Sequence[str | None] | None:
     if stratify == "label":
         # The median of all rows: there is no training split yet.
-        return raw.labels(raw.train_median())
+        kind, verdicts = raw.task.kind, raw.task.judge.verdicts
+        labels_N = raw.labels(raw.train_median())
+        return [label and kind.label_class(label, verdicts) for label in labels_N]
     return _texts(raw, stratify)
 
 

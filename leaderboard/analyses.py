@@ -109,7 +109,7 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
 def _with_people(board: Leaderboard) -> Iterator[Row]:
     """κ and accuracy of each judge on each task; rank correlations where labels are ratings."""
     columns = {column.name: column for column in board.tasks}
-    for run, result in _all_results(board.runs):
+    for run, result in _counted_results(board.runs):
         column = columns[result.task]
         cells = {
             "judge": Cell(run.name, "name"),
@@ -260,7 +260,7 @@ def votes_of(runs: Sequence[Run]) -> list[Votes]:
     """Repeats within runs, and runs of one model on the same rows in the same way."""
     votes = []
     alike: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
-    for run, result in _all_results(runs):
+    for run, result in _counted_results(runs):
         votes_N = [sample.votes for sample in result.samples]
         known = all(sample.votes or sample.record.failed for sample in result.samples)
         if known and max(map(len, votes_N), default=0) > 1:
@@ -282,7 +282,7 @@ def confidences(runs: Sequence[Run]) -> list[Confidence]:
         JudgeError: the probabilities in a sample file are invalid.
     """
     known = []
-    for run, result in _all_results(runs):
+    for run, result in _counted_results(runs):
         probabilities = [sample.probabilities for sample in result.samples]
         if any(probabilities):  # rows that failed or were refused have none
             try:
@@ -309,6 +309,11 @@ def _all_results(runs: Sequence[Run]) -> Iterator[tuple[Run, TaskResult]]:
         yield from ((run, run.tasks[task]) for run in runs if task in run.tasks)
 
 
+def _counted_results(runs: Sequence[Run]) -> Iterator[tuple[Run, TaskResult]]:
+    """Those of kinds whose labels and verdicts are counted."""
+    return ((run, result) for run, result in _all_results(runs) if result.kind.counted)
+
+
 def _panels(board: Leaderboard) -> list[list[TaskResult]]:
     """By task, the judges of the same rows, if there are several that have answers in common."""
     panels: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
@@ -319,7 +324,7 @@ def _panels(board: Leaderboard) -> list[list[TaskResult]]:
 
 
 def _verdicts_of_all(panel: Sequence[TaskResult]) -> list[list[str | None]]:
-    """The verdicts of each judge, on the rows on which no request failed."""
+    """The verdicts of each judge, or their classes, on the rows on which no request failed."""
     records_N = zip(*(result.records for result in panel), strict=True)
-    judged_N = [row for row in records_N if not any(record.failed for record in row)]
-    return [[row[judge].verdict for row in judged_N] for judge in range(len(panel))]
+    judged_N = [n for n, row in enumerate(records_N) if not any(record.failed for record in row)]
+    return [[result.classes[n] for n in judged_N] for result in panel]

@@ -16,14 +16,13 @@ from mtrl_judge.judge_tasks.spec import Role
 from mtrl_judge.metrics.bootstrap import MIN_CLUSTERS, MIN_ROWS_OF_CLASS, RESAMPLES, Estimate
 from mtrl_judge.metrics.drawn import DRAWN_RESAMPLES
 from mtrl_judge.metrics.groups import GROUP_MEANS
-from mtrl_judge.metrics.human import HUMAN_RATES
 from mtrl_judge.metrics.ranks import RankRange, rank_ranges
 from mtrl_judge.metrics.rates import RATES_OF_ALL_CLASSES, higher_is_better
 from mtrl_judge.metrics.significance import detectable_difference
-from mtrl_judge.metrics.summary import majority_macro_f1
 
 from .compare import (
     ALPHA,
+    FROM_ROWS,
     METRICS,
     Comparison,
     compare,
@@ -57,7 +56,8 @@ class Column(NamedTuple):
     """The smallest difference that any pair of judges would show with a probability of 80 %; for
     one judge, that to another one whose errors are independent of its own."""
     majority: float | None = None
-    """Macro-F1 of the majority-class baseline; None for means and other metrics."""
+    """The metric of the best constant verdict, for Macro-F1 the majority-class baseline; None for
+    means and for metrics that are not compared with it."""
     groups: Mapping[str, Mapping[str, GroupScores]] = {}
     """By judge and group of rows, where rows have groups."""
 
@@ -161,14 +161,14 @@ def _too_few_draws(metric: str, pairs: int, resamples: int) -> list[str]:
     """Why no pair of judges can differ significantly, if so."""
     # The smallest p-value is one of the draws, and Holm multiplies it by the number of tests.
     draws, smallest = resamples, 1 / (resamples + 1)
-    if metric in HUMAN_RATES:
+    if metric in FROM_ROWS:
         draws = min(resamples, DRAWN_RESAMPLES)
         smallest = 2 / (draws + 1)
     if pairs * smallest < ALPHA:
         return []
-    needed = round(pairs / ALPHA) * (2 if metric in HUMAN_RATES else 1)
+    needed = round(pairs / ALPHA) * (2 if metric in FROM_ROWS else 1)
     fix = f"give --resamples {needed:,d} or more"
-    if metric in HUMAN_RATES and needed > DRAWN_RESAMPLES:
+    if metric in FROM_ROWS and needed > DRAWN_RESAMPLES:
         fix = f"{DRAWN_RESAMPLES:,} are drawn at most for {metric}, so compare fewer judges"
     return [
         f"{draws:,} resamples are too few for any of {pairs} pairs of judges to differ "
@@ -192,7 +192,7 @@ def _task_column(
         first.role,
         scored.scores,
         n={name: result.n for name, result in results.items()},
-        majority=majority_macro_f1(labels, first.verdicts) if metric == "macro_f1" else None,
+        majority=first.kind.baseline(metric, labels, first.verdicts),
         clusters=clusters.pop() if len(clusters) == 1 else None,
         groups=scored.groups,
     )
@@ -244,10 +244,10 @@ def _why_no_interval(
             f"{column.name} has no interval of {metric}: one of its groups has too few independent "
             "clusters or labeled rows of a verdict."
         )
-    if metric in HUMAN_RATES:
+    if metric in FROM_ROWS:
         return (
-            f"{column.name} has no interval of {metric}: its rated rows form too few independent "
-            "clusters, or too many to draw from, or have too few rows of a label."
+            f"{column.name} has no interval of {metric}: its rows with a rating or label form too "
+            "few independent clusters, or too many to draw from, or have too few rows of a label."
         )
     rows_C = known[0].confusion.sum(axis=1).tolist()
     rare = dict(zip(known[0].verdicts, rows_C, strict=True))

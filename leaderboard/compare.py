@@ -16,6 +16,7 @@ import numpy as np
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.judge_tasks.kinds import DRAWN_METRICS
 from mtrl_judge.metrics.bootstrap import (
     RESAMPLES,
     Estimate,
@@ -30,6 +31,7 @@ from mtrl_judge.metrics.rates import RATES, Rate, class_rates
 from mtrl_judge.metrics.records import tally
 from mtrl_judge.metrics.significance import detectable_difference, holm, randomization_p_value
 
+from .drawn_scores import with_drawn
 from .group_scores import with_groups
 from .human_scores import with_human
 from .perception_scores import with_perception
@@ -37,8 +39,10 @@ from .runs import TaskResult
 from .scores import Score, TaskScores, minus
 from .stability import KEPT, KEPT_RATE, kept_verdicts
 
-METRICS = (*RATES, *GROUP_MEANS, *HUMAN_RATES)
-"""Every rate that judges can be compared by."""
+FROM_ROWS = (*HUMAN_RATES, *DRAWN_METRICS)
+"""The metrics that are computed from rows instead of counts."""
+METRICS = (*RATES, *GROUP_MEANS, *FROM_ROWS)
+"""Every metric that judges can be compared by."""
 ALPHA = 0.05
 PERTURBATION_SEED = 0  # of the draws; lmms-eval has a --seed of its own
 
@@ -53,7 +57,7 @@ class Comparison(NamedTuple):
     difference: Estimate
     """First minus second, from the same draws of both."""
     p_value: float
-    """By the randomization test; for agreement with people's ratings, by the bootstrap."""
+    """By the randomization test; for metrics that are computed from rows, by the bootstrap."""
     adjusted: float
     """The same after Holm's correction over all pairs of judges of the column."""
     standard_error: float | None = None
@@ -96,7 +100,8 @@ def score_results(
     Args:
         results: by task and judge.
         rates: by default all that a task has: those of its kind, precision, recall and F1 of each
-            verdict, those by group, the agreement with people's ratings, and how well it sees.
+            verdict that is counted, those by group, the agreement with people's ratings, and how
+            well it sees.
     """
     scores = {
         task: {
@@ -113,13 +118,13 @@ def score_results(
             if result.samples:
                 same_rows[result.rows, tuple(result.verdicts), result.paired].append(name)
         for names in same_rows.values():
-            panels.append(_panel(task, [judges[name] for name in names]))
+            panels.append(_panel(task, [judges[name].counted() for name in names]))
             members.append((task, names, _rates(judges[names[0]], rates)))
     drawn = draw_rates(panels, [known for *_, known in members], resamples=resamples, seed=seed)
     places: dict[str, dict[str, tuple[Panel, int]]] = {task: {} for task in results}
     for panel, (task, names, known), draws in zip(panels, members, drawn, strict=True):
         for index, name in enumerate(names):
-            result, supported = results[task][name], information(panel.tallies, index)
+            result, supported = results[task][name].counted(), information(panel.tallies, index)
             counts = tally(result.records, result.verdicts, result.paired)
             scores[task][name] = {}
             for rate, function in known.items():
@@ -135,6 +140,8 @@ def score_results(
         scored = with_groups(scored, results, resamples=resamples, seed=seed)
     if rates is None or not set(HUMAN_RATES).isdisjoint(rates):
         scored = with_human(scored, results, resamples=resamples, seed=seed)
+    if rates is None or not set(DRAWN_METRICS).isdisjoint(rates):
+        scored = with_drawn(scored, results, resamples=resamples, seed=seed)
     if rates is None:
         scored = with_perception(scored, results, resamples=resamples, seed=seed)
     return scored
@@ -153,10 +160,12 @@ def _panel(task: str, judges: Sequence[TaskResult]) -> Panel:
 
 
 def _rates(result: TaskResult, names: Collection[str] | None) -> dict[str, Rate]:
+    of_kind = result.kind.rates(result.verdicts, result.paired)
     if names is not None:
-        return {name: RATES[name] for name in names if name in RATES}
-    of_kind = {name: RATES[name] for name in result.kind.rates(result.verdicts, result.paired)}
-    return {**of_kind, **class_rates(result.verdicts)}
+        known = RATES if result.kind.counted else of_kind
+        return {name: RATES[name] for name in names if name in known}
+    by_verdict = class_rates(result.verdicts) if result.kind.counted else {}
+    return {**{name: RATES[name] for name in of_kind}, **by_verdict}
 
 
 def compare(
@@ -186,7 +195,7 @@ def compare(
             continue
         difference = minus(score, baseline)
         p_value = None
-        if metric in HUMAN_RATES:
+        if metric in FROM_ROWS:
             if difference.draws_B is not None:
                 p_value = interval_p_value(
                     difference.draws_B, difference.clusters, one_sided=one_sided
@@ -212,7 +221,7 @@ def compare(
                 difference.standard_error,
                 difference.clusters * len(tasks),
                 _discordant(results[first], results[second])
-                if results and metric not in HUMAN_RATES
+                if results and metric not in FROM_ROWS
                 else None,
             )
         )
@@ -321,7 +330,7 @@ def compare_perturbation(
         perturbation=perturbation,
         metric=metric,
         rows=len(unchanged.samples),
-        n=int(unchanged.confusion.sum()),
+        n=sum(record.label is not None and not record.failed for record in unchanged.records),
         unchanged=of_metric["unchanged"].value,
         perturbed=of_metric["perturbed"].value,
         difference=difference,

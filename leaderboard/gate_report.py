@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from mtrl_judge.metrics.human import HUMAN_RATES
 from mtrl_judge.metrics.rates import higher_is_better
 
+from .compare import FROM_ROWS
 from .formats import format_number, one_line
 from .gate import BASELINE, NOW, OUTCOMES, Gate
 from .tables import Table, markdown_lines
@@ -64,7 +64,7 @@ def _rule(gate: Gate) -> str:
             "A task fails unless the 95 % interval of its difference excludes a drop of more than "
             f"{gate.margin:g} (`--margin`; {gate.resamples:,} draws, seed {gate.seed})."
         )
-    if gate.metric in HUMAN_RATES:
+    if gate.metric in FROM_ROWS:
         return (
             "A task fails if it is significantly worse: one-sided test by the bootstrap over "
             f"clusters, p below {gate.alpha:g} after Holm over the tested tasks."

@@ -63,6 +63,8 @@ def with_groups(
 def _same_groups(task: str, judges: Mapping[str, TaskResult]) -> list[_SameGroups]:
     alike: defaultdict[object, list[str]] = defaultdict(list)
     for name, result in judges.items():
+        if not result.kind.counted:
+            continue
         groups = tuple(record.group for record in result.records)
         if any(group is not None for group in groups):
             alike[result.rows, tuple(result.verdicts), groups].append(name)

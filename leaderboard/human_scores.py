@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mtrl_judge.metrics.bootstrap import RESAMPLES, Estimate
-from mtrl_judge.metrics.drawn import Drawn
+from mtrl_judge.metrics.bootstrap import RESAMPLES
 from mtrl_judge.metrics.human import RatedRow, human_agreement
 
 from .runs import TaskResult
@@ -36,7 +35,8 @@ def with_human(
     )
     found = dict(scored)
     for (task, name, _), agreement in zip(rated, agreements, strict=True):
-        scores = {**found[task].scores[name], **{k: _score(v) for k, v in agreement.items()}}
+        known = {rate: Score.drawn(drawn) for rate, drawn in agreement.items()}
+        scores = {**found[task].scores[name], **known}
         found[task] = found[task]._replace(scores={**found[task].scores, name: scores})
     return found
 
@@ -47,9 +47,3 @@ def rated_rows(result: TaskResult) -> list[RatedRow]:
         RatedRow(sample.score, sample.human, sample.record.label, sample.cluster)
         for sample in result.samples
     ]
-
-
-def _score(agreement: Drawn) -> Score:
-    if agreement.draws_B is None:
-        return Score(Estimate(agreement.value))
-    return Score.of(agreement.value, agreement.draws_B, agreement.clusters)

@@ -32,7 +32,7 @@ def with_perception(
             drawn = drawn_perception(
                 result.records,
                 [sample.cluster for sample in result.samples],
-                result.verdicts,
+                result.verdicts if result.kind.counted else (),
                 task,
                 resamples=resamples,
                 seed=seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.human import HumanRating
 from mtrl_judge.metrics.rates import Counts
 from mtrl_judge.metrics.records import Record, complete_pairs, tally
+
+_ANY = "any verdict"
 
 
 class Sample(NamedTuple):
@@ -125,10 +127,12 @@ class TaskResult:
         return self.rates[rate].value if rate in self.rates else None
 
     def is_correct(self, record: Record) -> bool:
-        """Whether a verdict is fully correct; a missing one is not, and none is without a label."""
+        """Whether a verdict is as correct as can be; a missing one is not, and none is without a
+        label."""
         if record.label is None:
             return False
-        return self.kind.correctness(record.verdict, record.label, self.verdicts) == 1
+        correctness = self.kind.correctness(record.verdict, record.label, self.verdicts)
+        return correctness >= self.kind.attainable(record.label, self.verdicts)
 
     @cached_property
     def records(self) -> list[Record]:
@@ -140,8 +144,40 @@ class TaskResult:
 
     @property
     def confusion(self) -> Counts:
-        """Labeled rows by label and verdict, C × C1."""
-        return tally(self.records, self.verdicts, paired=False).confusion_X_C_C1
+        """Labeled rows by label and verdict, C × C1; of kinds without such counts, rows and columns
+        are the classes of labels and verdicts (:meth:`.Kind.label_class`)."""
+        records = [
+            record._replace(label=self._class(record.label), verdict=self._class(record.verdict))
+            for record in self.records
+        ]
+        return tally(records, self.verdicts, paired=False).confusion_X_C_C1
+
+    def _class(self, text: str | None) -> str | None:
+        return None if text is None else self.kind.label_class(text, self.verdicts)
+
+    @cached_property
+    def classes(self) -> list[str | None]:
+        """The verdict of each row, as one of the task's :attr:`verdicts`."""
+        return [self._class(record.verdict) for record in self.records]
+
+    def counted(self) -> TaskResult:
+        """The same result with records that rates of counts can be computed from.
+
+        Of kinds whose metrics are not such rates, all that is counted is whether there is a
+        verdict.
+        """
+        if self.kind.counted:
+            return self
+        samples = [
+            sample._replace(
+                record=sample.record._replace(
+                    label=None if sample.record.label is None else _ANY,
+                    verdict=None if sample.record.verdict is None else _ANY,
+                )
+            )
+            for sample in self.samples
+        ]
+        return replace(self, metadata={**self.metadata, "verdicts": [_ANY]}, samples=samples)
 
     @cached_property
     def rows(self) -> tuple[tuple[str, bool, str | None], ...]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mtrl_judge.metrics.bootstrap import Estimate, Panel, estimate, spread_factor
+from mtrl_judge.metrics.drawn import Drawn
 from mtrl_judge.metrics.rates import Rates
 
 
@@ -26,6 +27,12 @@ class Score(NamedTuple):
     def of(cls, value: float | None, draws_B: Rates, clusters: float) -> Score:
         known = estimate(value, draws_B, clusters)
         return cls(known) if known.low is None else cls(known, draws_B, clusters)
+
+    @classmethod
+    def drawn(cls, metric: Drawn) -> Score:
+        if metric.draws_B is None:
+            return cls(Estimate(metric.value))
+        return cls.of(metric.value, metric.draws_B, metric.clusters)
 
     @property
     def value(self) -> float | None:

@@ -48,7 +48,7 @@ def _kept(same: bool, *, failed: bool) -> Record:
 
 
 def _result(of: TaskResult, samples: Sequence[Sample]) -> TaskResult:
-    # Single rows are compared; the two rows of a pair share their cluster all the same.
-    return replace(
-        of, metadata={**of.metadata, "paired": False, "verdicts": [KEPT]}, samples=samples
-    )
+    # Single rows are compared; the two rows of a pair share their cluster all the same. Whatever
+    # the kind of task, this is a verdict for each row.
+    about = {"kind": "pointwise", "paired": False, "verdicts": [KEPT]}
+    return replace(of, metadata={**of.metadata, **about}, samples=samples)

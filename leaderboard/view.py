@@ -10,24 +10,24 @@ from dataclasses import asdict, replace
 from math import ceil
 from typing import Any, NamedTuple
 
+from mtrl_judge.judge_tasks.kinds import KINDS, Kind
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
 from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS, Estimate
 from mtrl_judge.metrics.drawn import DRAWN_RESAMPLES
 from mtrl_judge.metrics.groups import GROUP_MEANS
-from mtrl_judge.metrics.human import HUMAN_RATES
 from mtrl_judge.metrics.perception import NGRAM, distinct_ngrams
 from mtrl_judge.metrics.rates import ANSWERED_RATES
 
 from .analyses import Confidence, analyses, confidences
 from .board import OVERALL, Column, Leaderboard
-from .compare import PerturbationEffect
+from .compare import FROM_ROWS, PerturbationEffect
 from .compatibility import tasks_of
 from .formats import ROLE_NAMES, format_date, metric_name, one_line, task_labels
 from .gate import Gate
 from .runs import Run, TaskResult
 from .tables import Cell, CellKind, Labels, Row, RowStyle, Table
 
-MAJORITY = "majority-class baseline"
+MAJORITY, CONSTANT = "majority-class baseline", "best constant verdict"
 # With more judges a table has one row per judge, as leaderboards do; with fewer, one per task.
 SIDE_BY_SIDE = 3
 TIDY_FIELDS = (
@@ -112,7 +112,8 @@ def score_table(board: Leaderboard) -> Table:
         rows.append(Row(run.name, cells))
     if any(task.majority is not None for task in board.tasks):
         baseline = {title: Cell(column.majority, "rate") for title, column in columns.items()}
-        rows.append(Row(MAJORITY, baseline, "baseline"))
+        title = MAJORITY if board.metric == "macro_f1" else CONSTANT
+        rows.append(Row(title, baseline, "baseline"))
     counts = {
         title: Cell(sorted({n for n in column.n.values() if n is not None}), "count")
         for title, column in columns.items()
@@ -127,7 +128,7 @@ def score_table(board: Leaderboard) -> Table:
         values = {name: Cell(value_of(column), kind) for name, column in columns.items()}
         if any(cell.value is not None for cell in values.values()):
             rows.append(Row(title, values, "baseline"))
-    draws = min(board.resamples, DRAWN_RESAMPLES) if _of_people(board) else board.resamples
+    draws = min(board.resamples, DRAWN_RESAMPLES) if _from_rows(board) else board.resamples
     note = (
         f"In brackets: 95 % intervals ({draws:,} draws of the Bayesian bootstrap over "
         f"independent clusters, seed {board.seed}). #: the ranks that a judge may have; judges "
@@ -141,12 +142,12 @@ def score_table(board: Leaderboard) -> Table:
     return table.transposed("task", styles) if len(board.runs) <= SIDE_BY_SIDE else table
 
 
-def _of_people(board: Leaderboard) -> bool:
-    return board.metric in HUMAN_RATES
+def _from_rows(board: Leaderboard) -> bool:
+    return board.metric in FROM_ROWS
 
 
 def _test(board: Leaderboard) -> str:
-    if _of_people(board):
+    if _from_rows(board):
         return "bootstrap"
     return "paired randomization test, exact for few discordant clusters"
 
@@ -290,7 +291,7 @@ def class_table(board: Leaderboard) -> Table:
     for task in board.tasks:
         for run in board.runs:
             result = run.tasks.get(task.name)
-            if result is None or not result.samples:
+            if result is None or not result.samples or not result.kind.counted:
                 continue
             rows_C = result.confusion.sum(axis=1).tolist()
             for verdict, rows_of_verdict in zip(result.verdicts, rows_C, strict=True):
@@ -311,9 +312,18 @@ def class_table(board: Leaderboard) -> Table:
 
 
 def detail_tables(board: Leaderboard) -> list[Table]:
-    """Rates by group, how well judges see, and agreement with people; those that have rows."""
-    tables = (group_table(board), perception_table(board), human_table(board))
+    """Metrics from rows, rates by group, how well judges see, and agreement with people; those that
+    have rows."""
+    of_kinds = [kind_table(board, kind) for kind in KINDS.values() if not kind.counted]
+    tables = (*of_kinds, group_table(board), perception_table(board), human_table(board))
     return [table for table in tables if table.rows]
+
+
+def kind_table(board: Leaderboard, kind: Kind) -> Table:
+    """The metrics of each judge on the tasks of a kind that computes them from rows."""
+    titles = {metric: metric_name(metric) for metric in (*kind.drawn_metrics, *kind.rates((), False))}
+    rows = [row for row, result in _rows_of_rates(board, titles) if result.kind is kind]
+    return Table(f"Metrics of {kind.name} tasks", "judge", rows, kind.note, group="task")
 
 
 def group_table(board: Leaderboard) -> Table:

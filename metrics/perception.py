@@ -76,7 +76,8 @@ def _areas(
     weights_B_K: Rates | None,
     halves_B_2: Rates,
 ) -> list[Area]:
-    """Of two verdicts, the area of the first; of more, that of each against the others."""
+    """Of two verdicts, the area of the first; of more, that of each against the others; none
+    without classes."""
     rows = [
         row
         for row, record in enumerate(records)
@@ -103,7 +104,8 @@ def perception(records: Sequence[Record], classes: Sequence[str]) -> dict[str, f
 
     Args:
         records: those whose request failed count nowhere.
-        classes: the task's verdicts.
+        classes: the task's verdicts; empty if no label is one of few classes, so that there is no
+            AUC.
     """
     judged = [record for record in records if not record.failed]
     found: dict[str, float | None] = dict.fromkeys(PERCEPTION_RATES)

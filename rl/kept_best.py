@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.metrics.bootstrap import draw_rates, panel_of
-from mtrl_judge.metrics.rates import RATES
+from mtrl_judge.metrics.drawn import JudgedRows
+from mtrl_judge.metrics.rates import RATES, Rates
 from mtrl_judge.metrics.records import Record
 
 _RESAMPLES = 1000
@@ -42,38 +43,65 @@ class KeptBest:
         """
         if self.verdicts is None:
             return None
-        panels = []
-        for task, of_task, kept, names in zip(
-            self.tasks, records, self.verdicts, clusters, strict=True
-        ):
-            before = [
-                record._replace(verdict=verdict)
-                for record, verdict in zip(of_task, kept, strict=True)
-            ]
-            panels.append(
-                panel_of(
-                    task.task,
-                    [of_task, before],
-                    names,
-                    task.judge.verdicts,
-                    paired=task.paired,
-                    fixed_labels=True,  # items are chosen by label
-                )
+        compared = [
+            _Compared(task, of_task, _with_verdicts(of_task, kept), names)
+            for task, of_task, kept, names in zip(
+                self.tasks, records, self.verdicts, clusters, strict=True
             )
-        headlines = [task.kind.headline for task in self.tasks]
-        rates = [{name: RATES[name]} for name in headlines]
-        drawn = draw_rates(panels, rates, resamples=_RESAMPLES)
-        differences_B = np.mean(
-            [
-                draws[name][:, 0] - draws[name][:, 1]
-                for draws, name in zip(drawn, headlines, strict=True)
-            ],
-            axis=0,
-        )
-        return _ONE_SIDED * float(differences_B.std())
+        ]
+        counted = [each for each in compared if each.task.kind.counted]
+        others = [each for each in compared if not each.task.kind.counted]
+        differences = [*_of_counts(counted), *map(_of_rows, others)]
+        return _ONE_SIDED * float(np.mean(differences, axis=0).std())
 
     def state(self) -> dict[str, Any]:
         return {"verdicts": self.verdicts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.verdicts = state["verdicts"]
+
+
+class _Compared(NamedTuple):
+    """A task before and after."""
+
+    task: JudgeTask
+    now: Sequence[Record]
+    before: Sequence[Record]
+    clusters: Sequence[str]
+
+
+def _with_verdicts(records: Sequence[Record], verdicts: Sequence[str | None]) -> list[Record]:
+    return [
+        record._replace(verdict=verdict) for record, verdict in zip(records, verdicts, strict=True)
+    ]
+
+
+def _of_counts(compared: Sequence[_Compared]) -> list[Rates]:
+    """Draws of each task's headline metric now minus that of the kept verdicts."""
+    panels = [
+        panel_of(
+            each.task.task,
+            [each.now, each.before],
+            each.clusters,
+            each.task.judge.verdicts,
+            paired=each.task.paired,
+            fixed_labels=True,  # items are chosen by label
+        )
+        for each in compared
+    ]
+    names = [each.task.kind.headline for each in compared]
+    drawn = draw_rates(panels, [{name: RATES[name]} for name in names], resamples=_RESAMPLES)
+    return [draws[name][:, 0] - draws[name][:, 1] for draws, name in zip(drawn, names, strict=True)]
+
+
+def _of_rows(compared: _Compared) -> Rates:
+    """The same for a kind whose metrics are computed from rows."""
+    task, *both, clusters = compared
+    judged = [JudgedRows(task.task, records, clusters, task.judge.verdicts) for records in both]
+    metrics = task.kind.drawn(judged, resamples=_RESAMPLES)
+    drawn = [of_judge[task.kind.headline].draws_B for of_judge in metrics]
+    # As in the mean score, a metric that is undefined counts as 0.
+    zeros_B = np.zeros(_RESAMPLES)
+    first_B, second_B = (zeros_B if of_B is None else np.nan_to_num(of_B) for of_B in drawn)
+    difference_B: Rates = first_B - second_B
+    return difference_B

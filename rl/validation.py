@@ -205,10 +205,12 @@ class Validation:
         return texts, [None] * len(rows)
 
     def label_shares(self) -> dict[str, float]:
-        """The share of the most frequent label of each task."""
+        """The share of the most frequent class of labels of each task."""
         shares = {}
         for task, rows in zip(self.tasks, self.rows, strict=True):
-            counts = Counter(rows.with_format(None)["label"][:])
+            labels = rows.with_format(None)["label"][:]
+            verdicts = task.judge.verdicts
+            counts = Counter(task.kind.label_class(label, verdicts) for label in labels)
             shares[task.task] = max(counts.values()) / counts.total()
         return shares
 
@@ -231,9 +233,10 @@ class Validation:
             figures[f"{task.task}/{task.kind.headline}"] = scores[-1]
             figures[f"{task.task}/null_rate"] = float(summary["null_rate"] or 0.0)
             summary["distinct_ngrams"] = distinct_ngrams(answer.reasoning for answer in of_task)
+            summary |= _verdict_shares(task, [answer.record for answer in of_task])
             shares = (f"share_{verdict}" for verdict in task.judge.verdicts)
             for name in (*shares, *PERCEPTION_RATES, "distinct_ngrams"):
-                if (value := summary[name]) is not None:
+                if (value := summary.get(name)) is not None:
                     figures[f"{task.task}/{name}"] = float(value)
             if self.style == "confidence":
                 known = [
@@ -334,6 +337,17 @@ class JudgeTraining(WholeCheckpoints):
         if is_best:
             self.kept_best.keep(self._records)
         return is_best
+
+
+def _verdict_shares(task: JudgeTask, records: Sequence[Record]) -> dict[str, float]:
+    """The share of rows with each of the task's verdicts, or with a verdict of its class."""
+    verdicts = task.judge.verdicts
+    counts = Counter(
+        task.kind.label_class(record.verdict, verdicts)
+        for record in records
+        if record.verdict is not None
+    )
+    return {f"share_{verdict}": counts[verdict] / len(records) for verdict in verdicts}
 
 
 def share_of(rows: int, processes: int, process: int) -> list[int]:

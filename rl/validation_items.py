@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
@@ -31,16 +32,15 @@ def validation_rows(task: JudgeTask, settings: Settings) -> Dataset:
 def choose_items(rows: Dataset, items: int, seed: int) -> Dataset:
     """The rows of up to ``items`` items, whatever the order; more items include fewer.
 
-    Each label has the share that it has in the split, up to one item. A pair is one item, with the
-    label of its first order.
+    Each class of labels (:meth:`.Kind.label_class`) has the share that it has in the split, up to
+    one item. A pair is one item, with the label of its first order.
     """
     columns = rows.with_format(None)
     labels: dict[str, str] = {}
-    for item, label, swapped in zip(
-        columns["item_id"], columns["label"], columns["swapped"], strict=True
-    ):
+    names = ("item_id", "swapped", "kind", "label", "verdicts")
+    for item, swapped, kind, label, verdicts in zip(*(columns[n] for n in names), strict=True):
         if not swapped or item not in labels:
-            labels[item] = label
+            labels[item] = KINDS[kind].label_class(label, verdicts)
     of_label: defaultdict[str, list[str]] = defaultdict(list)
     for item in sorted(labels, key=lambda item: stable_hash("validation", seed, item)):
         of_label[labels[item]].append(item)

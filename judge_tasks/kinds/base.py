@@ -78,6 +78,8 @@ class Kind(ABC):
     drawn_metrics: ClassVar[tuple[str, ...]] = ()
     """The metrics that :meth:`drawn` computes from rows; empty for kinds whose metrics are rates of
     counts (:meth:`rates`)."""
+    note: ClassVar[str] = ""
+    """What readers of a table of these metrics should know."""
 
     @property
     def counted(self) -> bool:
