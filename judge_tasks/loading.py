@@ -174,7 +174,7 @@ def _build(raw: dict[str, Any], path: Path) -> tuple[JudgeTask | None, Iterable[
     judge = mapping(raw.get("judge"))
     kind = KINDS.get(str(judge.get("kind")))
     if kind is not None and not problems:
-        raw = {**raw, "judge": {**kind.defaults(judge), **judge}}
+        raw = {**raw, "judge": kind.completed(judge)}
     try:
         return JudgeTask.model_validate({**raw, "path": path}), problems
     except ValidationError as error:

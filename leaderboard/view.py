@@ -321,7 +321,8 @@ def detail_tables(board: Leaderboard) -> list[Table]:
 
 def kind_table(board: Leaderboard, kind: Kind) -> Table:
     """The metrics of each judge on the tasks of a kind that computes them from rows."""
-    titles = {metric: metric_name(metric) for metric in (*kind.drawn_metrics, *kind.rates((), False))}
+    metrics = (*kind.drawn_metrics, *kind.rates((), paired=False))
+    titles = {metric: metric_name(metric) for metric in metrics}
     rows = [row for row, result in _rows_of_rates(board, titles) if result.kind is kind]
     return Table(f"Metrics of {kind.name} tasks", "judge", rows, kind.note, group="task")
 

@@ -90,7 +90,7 @@ class Kind(ABC):
 
     def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
         """Faults between fields of a ``judge:`` block as it was written, before validation."""
-        label = judge.get("label")
+        label = self.completed(judge).get("label")
         rule = label_rule(label)
         if isinstance(label, Mapping) and rule not in self.label_rules:
             known = " or ".join(
@@ -101,6 +101,10 @@ class Kind(ABC):
     def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         """Values of fields that the YAML may leave out."""
         return {}
+
+    def completed(self, judge: Mapping[str, Any]) -> dict[str, Any]:
+        """The block with the defaults."""
+        return {**self.defaults(judge), **judge}
 
     # Rows
 

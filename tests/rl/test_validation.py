@@ -141,8 +141,9 @@ def test_the_chosen_rows_do_not_depend_on_the_order(base: Path, tmp_path: Path) 
 def test_each_label_has_its_share_of_the_chosen_items() -> None:
     """Of pairs too, which are one item, with the label of their first order."""
     labels = ["Yes"] * 70 + ["No"] * 20 + ["Tie"] * 10
+    about = {"kind": "pairwise", "verdicts": ["Yes", "No", "Tie"]}
     rows = [
-        {"item_id": f"item{n}", "label": label, "swapped": swapped}
+        {"item_id": f"item{n}", "label": label, "swapped": swapped, **about}
         for n, label in enumerate(labels)
         for swapped in (False, True)
     ]
