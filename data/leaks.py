@@ -61,15 +61,15 @@ class _Item(NamedTuple):
 class _Images(Sequence[bytes]):
     """Images in their datasets; each is read when it is accessed."""
 
-    def __init__(self, cells: Sequence[tuple[RawSplit, int, str]]) -> None:
+    def __init__(self, cells: Sequence[tuple[RawSplit, int, int]]) -> None:
         self.cells = cells
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        raw, row, column = self.cells[index]
-        return raw.image_bytes(row, column)
+        raw, row, number = self.cells[index]
+        return raw.image_bytes(row)[number]
 
 
 class _Side:
@@ -78,7 +78,7 @@ class _Side:
     def __init__(self) -> None:
         self.by_digest: dict[str, list[_Item]] = {}
         self.by_text: dict[str, list[_Item]] = {}
-        self.cells: dict[str, tuple[RawSplit, int, str]] = {}
+        self.cells: dict[str, tuple[RawSplit, int, int]] = {}
         """Where the first image of each digest is."""
 
     def add(self, raw: RawSplit, split: SplitName) -> int:
@@ -91,9 +91,9 @@ class _Side:
             if name not in known_bad
         }
         for row, item in items.items():
-            for column, image_digest in _image_digests(raw, row).items():
+            for number, image_digest in _image_digests(raw, row).items():
                 self.by_digest.setdefault(image_digest, []).append(item)
-                self.cells.setdefault(image_digest, (raw, row, column))
+                self.cells.setdefault(image_digest, (raw, row, number))
         for column in sorted(question_columns(judge.question) - set(judge.images)):
             values = raw.column(column)
             for row, item in items.items():
@@ -102,14 +102,10 @@ class _Side:
         return len(items)
 
 
-def _image_digests(raw: RawSplit, row: int) -> dict[str, str]:
-    """The digests of a row's readable images by column."""
-    columns = raw.task.judge.images
-    if len(columns) == 1:  # the digest of a row is that of its images together
-        digests = {columns[0]: raw.digests[row]}
-    else:
-        digests = {column: digest([raw.image_bytes(row, column)]) for column in columns}
-    return {column: value for column, value in digests.items() if value != _UNREADABLE}
+def _image_digests(raw: RawSplit, row: int) -> dict[int, str]:
+    """The digests of a row's readable images by their number."""
+    digests = [digest([data]) for data in raw.image_bytes(row)]
+    return {number: value for number, value in enumerate(digests) if value != _UNREADABLE}
 
 
 _UNREADABLE = digest([b""])

@@ -166,7 +166,7 @@ def _pair(
         item_id=f"{better.row.item_id}/{worse.row.item_id}",
         task=task.task,
         kind=task.judge.kind,
-        question=render_question(task.judge.question, {"caption": caption}, 2),
+        question=render_question(task.judge.question, {"caption": caption}, 2).text,
         verdicts=task.judge.verdicts,
         label=verdict,
         n_images=2,

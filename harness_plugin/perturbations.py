@@ -20,6 +20,7 @@ from mtrl_judge.common.errors import DataError, JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.common.markup import neutralize
 from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.prompts import Rendered
 from mtrl_judge.judge_tasks.rows import JudgeRow, Rows, render_variant
 from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -97,11 +98,14 @@ class _Rephrased(Perturbation):
         super().__init__(name, task, rows)
         dataset = rows.dataset.with_format(None)
         keys = zip(dataset["item_id"][:], dataset["swapped"][:], strict=True)
-        questions = render_variant(rows, field, exchanged=exchanged)
-        self._questions = dict(zip(keys, questions, strict=True))
+        variants = render_variant(rows, field, exchanged=exchanged)
+        self._questions = dict(zip(keys, [variant.text for variant in variants], strict=True))
+        self._positions = _positions(rows, variants)
 
     def apply(self, row: JudgeRow) -> JudgeRow:
-        return replace(super().apply(row), question=self._questions[row.item_id, row.swapped])
+        key = row.item_id, row.swapped
+        images = row.images and tuple(row.images[position] for position in self._positions[key])
+        return replace(super().apply(row), question=self._questions[key], images=images)
 
 
 class Swap(_Rephrased):
@@ -113,8 +117,7 @@ class Swap(_Rephrased):
         self.renamed = {v: str(task.kind.swapped_label(v, verdicts)) for v in verdicts}
 
     def apply(self, row: JudgeRow) -> JudgeRow:
-        images = _swap_candidates(self.task, row.images)
-        return replace(super().apply(row), swapped=not row.swapped, images=images)
+        return replace(super().apply(row), swapped=not row.swapped)
 
 
 class Paraphrase(_Rephrased):
@@ -141,6 +144,14 @@ class ShuffledImage(Perturbation):
         self._dataset = rows.dataset
         dataset = rows.dataset.with_format(None)
         columns = (dataset[key][:] for key in ("item_id", "source_index", "swapped"))
+        if len(set(dataset["n_images"][:])) > 1:
+            raise DataError(
+                f"{name}: {task.task}: its items have different numbers of images; leave this "
+                "perturbation out"
+            )
+        self._exchanged = _positions(
+            rows, render_variant(rows, "judge.question", exchanged=bool(task.candidates))
+        )
         self._rows_of: dict[str, dict[bool, int]] = {}  # item id -> order -> row
         digests = {}
         for row, (item, source_index, swapped) in enumerate(zip(*columns, strict=True)):
@@ -159,7 +170,8 @@ class ShuffledImage(Perturbation):
         if row.swapped in donor:
             return replace(changed, images=tuple(self._dataset[donor[row.swapped]]["images"]))
         images = self._dataset[donor[not row.swapped]]["images"]
-        return replace(changed, images=_swap_candidates(self.task, images))
+        positions = self._exchanged[self._donors[row.item_id], not row.swapped]
+        return replace(changed, images=tuple(images[position] for position in positions))
 
 
 class Length(Perturbation):
@@ -300,13 +312,14 @@ def _paraphrase_number(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _swap_candidates(task: JudgeTask, images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
-    """The images of a row with the two candidates swapped, where candidates are images."""
-    if not images:
-        return ()
-    columns, candidates = task.judge.images, task.candidates or ()
-    partner = dict(zip(candidates, reversed(candidates), strict=True))
-    return tuple(images[columns.index(partner.get(name, name))] for name in columns)
+def _positions(rows: Rows, variants: Sequence[Rendered]) -> dict[tuple[str, bool], tuple[int, ...]]:
+    """For each row's (item id, order), which of its images stands where in a variant of it."""
+    about = rows.dataset.with_format(None)
+    columns = (about[name][:] for name in ("item_id", "swapped", "image_order"))
+    return {
+        (item, swapped): tuple(map(order.index, variant.images))
+        for item, swapped, order, variant in zip(*columns, variants, strict=True)
+    }
 
 
 def _unused_names(verdicts: Sequence[str]) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from mtrl_judge.common.errors import Problem, did_you_mean
 
+from .column_paths import parse_path
 from .dataset_keys import dataset_problems
 from .fields import mapping, strings
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import label_rule
-from .prompts import IMAGE_MARK
 from .question_checks import shown_problems
 from .spec import (
     GENERATION_KEYS,
@@ -26,7 +26,7 @@ from .spec import (
     SPLIT_KEYS,
     SPLITS,
 )
-from .templates import QuestionError, question_columns
+from .templates import IMAGE_MARK, QuestionError, question_columns
 from .verdicts import parse_verdict
 
 # Keys that lmms-eval merges into every request's metadata (lmms_eval/api/task.py), and ours.
@@ -93,11 +93,16 @@ def _check_paraphrases(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iter
 
 def _template_problems(field: str, template: str, images: Sequence[str]) -> Iterator[Problem]:
     try:
-        question_columns(template)
+        columns = question_columns(template)
     except QuestionError as error:
         yield Problem(field, error.found, error.expected)
+        columns = frozenset()
     marks = template.count(IMAGE_MARK)
-    if images and marks not in (0, len(images)):
+    names = {parse_path(path).column for path in images}
+    if marks and not names.isdisjoint(columns):
+        wrong = f"places images both by {IMAGE_MARK} and as values"
+        yield Problem(field, wrong, f"write all of them as values, such as {{{{ {images[0]} }}}}")
+    elif images and marks not in (0, len(images)):
         wrong = f"has {marks} {IMAGE_MARK} for {len(images)} image columns"
         right = f"place each image once, or no {IMAGE_MARK} at all to put them before the text"
         yield Problem(field, wrong, right)

@@ -6,6 +6,7 @@ in known formats and within limits.
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
@@ -43,13 +44,19 @@ DECODE_ERRORS = (Exception,)
 # From 8K on (7680 × 4320), as decoding takes up to twelve bytes a pixel in each thread.
 _ONE_AT_A_TIME, _LARGE = Lock(), 7680 * 4320
 
+# A data URL, or how the bytes that each format begins with look in base64.
+_BASE64_IMAGE = re.compile(
+    r"data:image/[a-z0-9.+-]{1,20};base64,|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK)"
+    r"[A-Za-z0-9+/\s]{60}"
+)
 _JPEG_SCAN = b"\xff\xda"
 # A marker with a segment, or the end of the image; within a scan, 00 and D0 to D7 follow an FF.
 _JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 
 
 def encoded(cell: Any, folder: Path | None = None) -> bytes:
-    """The bytes of a cell, which is raw bytes or ``datasets``' ``{bytes, path}``.
+    """The bytes of a cell: raw bytes, ``datasets``' ``{bytes, path}``, or a text, which is a path,
+    a data URL or base64.
 
     Args:
         folder: the dataset's own folder, below which paths in cells are read and to which they are
@@ -62,12 +69,28 @@ def encoded(cell: Any, folder: Path | None = None) -> bytes:
     """
     if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
         return _read(str(cell["path"]), folder)
+    if isinstance(cell, str) and cell:
+        return _of_text(cell, folder)
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
         raise ValueError(
             "the image cell is empty" if not data else f"not an image cell: {type(data)}"
         )
     return data
+
+
+def _of_text(text: str, folder: Path | None) -> bytes:
+    """The image that a text has or names."""
+    if text.startswith(("http://", "https://")):
+        raise ValueError(f"the image is a web address ({text[:60]!r}), which is never opened here")
+    if _BASE64_IMAGE.match(text) is None:
+        return _read(text, folder)
+    if len(text) > MAX_IMAGE_BYTES:
+        raise ValueError(f"larger than the limit of {MAX_IMAGE_BYTES // 2**20} MiB per image")
+    try:
+        return base64.b64decode(text.partition(",")[2] or text, validate=True)
+    except ValueError:
+        raise ValueError(f"neither base64 nor a path: {text[:30]!r}…") from None
 
 
 def _read(path: str, folder: Path | None) -> bytes:

@@ -7,15 +7,13 @@ arXiv 2603.11665, section on training); its prompt texts could not be read, thes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mtrl_judge.common.errors import DataError
 
 from .kinds import KINDS
 from .spec import Style
-from .templates import RENDER_ERRORS, render
-
-IMAGE_MARK = "<image>"
+from .templates import IMAGE_MARK, RENDER_ERRORS, render
 
 REASONED_INSTRUCTION = (
     "Think first, then judge. Write your reasoning between <think> and </think>: "
@@ -53,25 +51,53 @@ class Judgeable(Protocol):
     def n_images(self) -> int: ...
 
 
+class Rendered(NamedTuple):
+    """A row's question and its images."""
+
+    text: str
+    """With :data:`IMAGE_MARK` where an image stands; without any, all stand before it."""
+    images: list[int]
+    """Which of the row's images are shown, in order."""
+
+
 def render_question(
-    question: str, values: Mapping[str, Any], n_images: int, field: str = "judge.question"
-) -> str:
-    """The question for one row; each :data:`IMAGE_MARK` in the result places one image.
+    question: str,
+    values: Mapping[str, Any],
+    n_images: int | None,
+    field: str = "judge.question",
+    placed: list[int] | None = None,
+) -> Rendered:
+    """The question for one row.
 
     Args:
+        n_images: the images of the row; None: as many as the template places.
         field: where the YAML has the template, for a message.
+        placed: that of the :class:`~.templates.Place` objects among the values, if the template
+            reads images as values; else they are in their own order.
 
     Raises:
-        DataError: a name is not defined, the template fails, or the marks do not fit the images.
+        DataError: a name is not defined, the template fails, or not each image is placed once.
     """
     try:
         text = render(question, values).strip()
     except RENDER_ERRORS as error:
         raise DataError(f"{field}: {error}") from None
     marks = text.count(IMAGE_MARK)
+    if placed is not None:
+        if marks != len(placed):
+            raise DataError(
+                f"{field}: places images both by {IMAGE_MARK} and as values; write all of them as "
+                "values, such as {{ image }}"
+            )
+        if n_images is not None and sorted(placed) != list(range(n_images)):
+            raise DataError(
+                f"{field}: places {len(placed)} images, {len(set(placed))} of the row's "
+                f"{n_images}; expected each image of judge.images once"
+            )
+        return Rendered(text, placed)
     if marks not in (0, n_images):
         raise DataError(f"{field}: {marks} {IMAGE_MARK} placed for {n_images} images")
-    return text
+    return Rendered(text, list(range(n_images or 0)))
 
 
 def instruction(kind: str, verdicts: Sequence[str], style: Style) -> str:

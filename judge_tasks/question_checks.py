@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 from mtrl_judge.common.errors import Problem
 
+from .column_paths import parse_path
 from .fields import mapping, strings
 from .kinds import KINDS
 from .templates import QuestionError, question_columns
@@ -26,17 +27,20 @@ def shown_problems(field: str, template: str, judge: Mapping[str, Any]) -> Itera
     except QuestionError:
         return  # reported as a fault of the template
     for name, what in _answers(judge):
-        if name in columns:
+        if reads_path(template, columns, name):
             wrong = f"reads the column {name!r}, {what}"
             yield Problem(field, wrong, "show only what a judge may know")
-    candidates, images = strings(judge.get("candidates")), strings(judge.get("images"))
-    unseen = [name for name in candidates if name not in (*columns, *images)]
+    images = strings(judge.get("images"))
+    candidates = compared_paths(judge.get("candidates"))
+    # Images that the question does not place stand before it.
+    shown = {*columns, *(parse_path(path).column for path in images)}
+    unseen = [path for path in candidates if parse_path(path).column not in shown]
     if unseen:
         wrong = f"never shows {' and '.join(map(repr, unseen))}, which judge.candidates compares"
         yield Problem(field, wrong, f"write {{{{ {unseen[0]} }}}} where the candidate stands")
     kind = KINDS.get(str(judge.get("kind")))
     compared = candidates or (images if kind is not None and kind.compares else [])
-    if len(compared) == 2:
+    if len(compared) == 2 and not any(parse_path(path).steps for path in compared):
         # The images beside two texts need not belong to them.
         others = {*columns, *images} if compared[0] in images else {*columns} - {*images}
         yield from _left_behind(field, sorted(others - {*compared}), compared)
@@ -55,6 +59,21 @@ def _answers(judge: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, what in columns:
         if isinstance(name, str):
             yield name, what
+
+
+def compared_paths(candidates: object) -> list[str]:
+    """The columns and paths of all candidates as they were written."""
+    if isinstance(candidates, str):
+        return [candidates]
+    each = candidates if isinstance(candidates, list) else []
+    return [path for group in each for path in strings(group)]
+
+
+def reads_path(template: str, columns: Collection[str], path: str) -> bool:
+    """Whether a template may read what a path leads to: its column, and the keys on the way."""
+    name, steps = parse_path(path)
+    keys = [step for step in steps if isinstance(step, str)]
+    return name in columns and all(key in template for key in keys)
 
 
 def _left_behind(field: str, columns: list[str], candidates: list[str]) -> Iterator[Problem]:

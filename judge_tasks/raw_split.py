@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
@@ -20,11 +20,12 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.metrics.human import HumanRating
 
+from .column_paths import MISSING, ColumnPath, Step, leaves, mapped, parse_path, value_at
 from .facts import Fact, as_facts, read_facts
 from .fields import label_key
 from .images import encoded, fault_of, shown, truncation_refused
 from .spec import JudgeTask
-from .templates import question_columns
+from .templates import IMAGE_MARK, question_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -92,19 +93,59 @@ class RawSplit:
             part._digests_N = [self._digests_N[index] for index in chosen]
         return part
 
-    def column(self, name: str) -> list[Any]:
-        """The N values of a column that holds no image."""
-        if name not in self._columns:
+    def column(self, path: str) -> list[Any]:
+        """The N values of a column or of a path; images in them are True.
+
+        Raises:
+            DataError: there is no such column, or the path leads nowhere in a row.
+        """
+        if path not in self._columns:
+            name, steps = self.path_of(path)
             if name not in self.dataset.column_names:
                 raise DataError(
                     f"{self.task.path}: no column {name!r} in the data; "
                     f"{did_you_mean(name, self.dataset.column_names)}"
                 )
-            self._columns[name] = self.dataset.select_columns([name])[:][name].to_pylist()
-        return self._columns[name]
+            if steps:
+                values_N = [value_at(value, steps) for value in self.column(name)]
+                _check_reached(self.task, path, values_N)
+            elif name in self._image_paths:
+                values_N = self._without_images(name)
+            else:
+                values_N = self.dataset.select_columns([name])[:][name].to_pylist()
+            self._columns[path] = values_N
+        return self._columns[path]
 
-    def cell(self, index: int, name: str) -> Any:
-        """One value of any column; of an image column the decoded image.
+    def path_of(self, path: str) -> ColumnPath:
+        return parse_path(path, self.dataset.column_names)
+
+    @cached_property
+    def _image_paths(self) -> dict[str, list[tuple[Step, ...]]]:
+        """Where images are, by column."""
+        paths: dict[str, list[tuple[Step, ...]]] = {}
+        for name, steps in map(self.path_of, self.task.judge.images):
+            paths.setdefault(name, []).append(steps)
+        return paths
+
+    def _without_images(self, name: str) -> list[Any]:
+        """The values of a column with True in place of each image, so that none stays in memory."""
+        from pyarrow.types import is_nested, is_struct
+
+        values_N: list[Any] = []
+        for start in range(0, len(self), _BATCH):
+            column = self.encoded[start : start + _BATCH][name]
+            single = is_struct(column.type) or not is_nested(column.type)
+            if self._image_paths[name] == [()] and single:
+                values_N += [valid or None for valid in column.is_valid().to_pylist()]
+                continue
+            for value in column.to_pylist():
+                for steps in self._image_paths[name]:
+                    value = mapped(value, steps, _present)
+                values_N.append(value)
+        return values_N
+
+    def cell(self, index: int, path: str) -> Any:
+        """One value of any column or path; of an image column the decoded image.
 
         Raises:
             ValueError: the image cannot be shown.
@@ -112,9 +153,10 @@ class RawSplit:
         """
         from datasets import Image
 
-        value = self.dataset.select_columns([name])[index][name][0].as_py()
+        name, steps = self.path_of(path)
+        value = value_at(self.dataset.select_columns([name])[index][name][0].as_py(), steps)
         is_image = isinstance(self.dataset.features[name], Image)
-        if value is None or not (is_image or name in self.task.judge.images):
+        if value is None or not (is_image or path in self.task.judge.images):
             return value
         return shown(encoded(value, self.folder))
 
@@ -122,19 +164,59 @@ class RawSplit:
         """The columns that a template (default: the question) reads or that name an item."""
         judge = self.task.judge
         names = question_columns(template or judge.question)
-        names |= {*(judge.id or ()), *(judge.candidates or ())}
+        names |= {*(judge.id or ()), *(self.path_of(path).column for path in self._compared)}
         return {name: self.column(name) for name in sorted(names - set(judge.images))}
+
+    @property
+    def _compared(self) -> set[str]:
+        """The paths of all candidates."""
+        return {path for group in self.task.candidates for path in group}
 
     # Images
 
     @cached_property
     def encoded(self) -> Dataset:
-        """The image columns alone, as encoded cells in Arrow tables."""
-        return self.dataset.select_columns(list(self.task.judge.images))
+        """The columns with images alone, as encoded cells in Arrow tables."""
+        return self.dataset.select_columns(list(self._image_paths))
 
-    def image_bytes(self, index: int, column: str) -> bytes:
-        """An encoded image; empty if it cannot be read."""
-        return _bytes_of(self.encoded[index][column][0].as_py(), self.folder)
+    def cells_of(self, row: Mapping[str, Any]) -> list[Any]:
+        """The image cells of a row of :attr:`encoded`, in the order of ``judge.images``.
+
+        A null is no image, but stays where the item is not complete without it.
+        """
+        cells: list[Any] = []
+        for path in self.task.judge.images:
+            name, steps = self.path_of(path)
+            found = list(leaves(row[name], steps))
+            if found != [None] or path in self._may_be_null:
+                found = [cell for cell in found if cell is not None]
+            cells += found
+        return cells
+
+    @cached_property
+    def _may_be_null(self) -> frozenset[str]:
+        """Image columns that an item can be without: where the question places images as values, or
+        something else is judged and no mark stands for the image."""
+        judge = self.task.judge
+        shown = {name for text in self.task.questions.values() for name in question_columns(text)}
+        marked = any(IMAGE_MARK in text for text in self.task.questions.values())
+        alone = {self.path_of(group[0]).column for group in self.task.candidates if len(group) == 1}
+        beside = not marked and bool(self.task.candidates)
+        names = {path: self.path_of(path).column for path in judge.images}
+        return frozenset(
+            path for path, name in names.items() if name in shown or (beside and name not in alone)
+        )
+
+    def image_cells(self, index: int) -> list[Any]:
+        """The image cells of one row; see :meth:`cells_of`."""
+        if not self._image_paths:
+            return []
+        row = self.encoded[index]
+        return self.cells_of({name: row[name][0].as_py() for name in self._image_paths})
+
+    def image_bytes(self, index: int) -> list[bytes]:
+        """The encoded images of one row; empty where one is null or cannot be read."""
+        return [_bytes_of(cell, self.folder) for cell in self.image_cells(index)]
 
     @property
     def digests(self) -> list[str]:
@@ -146,7 +228,7 @@ class RawSplit:
     @cached_property
     def faults(self) -> dict[int, str]:
         """Why images cannot be shown to a judge, by the index of the row."""
-        few = len(self) * len(self.task.judge.images) < _PROGRESS_FROM
+        few = len(self) * max(1, len(self.task.judge.images)) < _PROGRESS_FROM
         hashed = self._digests_N is not None
         check = self._fault if hashed else self._digest_and_fault
         with truncation_refused(), ThreadPoolExecutor() as pool:
@@ -163,12 +245,15 @@ class RawSplit:
             self._digests_N = [row_digest for row_digest, _ in results]
         return {index: why for index, (_, why) in enumerate(results) if why}
 
-    def _cells(self) -> Iterator[tuple[Any, ...]]:
-        """The encoded image cells of each row, in the order of ``judge.images``."""
-        for start in range(0, len(self), _BATCH):
+    def _cells(self) -> Iterator[list[Any]]:
+        """The encoded image cells of each row."""
+        if not self._image_paths:
+            yield from ([] for _ in range(len(self)))
+        for start in range(0, len(self) if self._image_paths else 0, _BATCH):
             batch = self.encoded[start : start + _BATCH]
-            columns = (batch[name].to_pylist() for name in self.task.judge.images)
-            yield from zip(*columns, strict=True)
+            columns = {name: batch[name].to_pylist() for name in self._image_paths}
+            for values in zip(*columns.values(), strict=True):
+                yield self.cells_of(dict(zip(columns, values, strict=True)))
 
     def _digest(self, cells: Iterable[Any]) -> str:
         return digest(_bytes_of(cell, self.folder) for cell in cells)
@@ -215,7 +300,7 @@ class RawSplit:
     def _content(self, index: int) -> tuple[str, ...]:
         """All of a row that decides how it is judged and scored; equal rows are interchangeable."""
         if self._digests_N is None:  # hashing all images takes long
-            images = digest(self.image_bytes(index, name) for name in self.task.judge.images)
+            images = digest(self.image_bytes(index))
         else:
             images = self._digests_N[index]
         texts = (str(values[index]) for values in self.texts().values())
@@ -225,7 +310,8 @@ class RawSplit:
     def repeats(self, labels_N: Sequence[str | None]) -> Repeats:
         """The rows that show a judge the same as another one, and those with another label."""
         judge = self.task.judge
-        names = question_columns(judge.question) | {*(judge.candidates or ())}
+        names = question_columns(judge.question)
+        names |= {self.path_of(path).column for path in self._compared}
         texts = [self.column(name) for name in sorted(names - set(judge.images))]
         shown_N = zip(self.digests, *(map(str, values) for values in texts), strict=True)
         groups = [indices for indices in _groups(shown_N).values() if len(indices) > 1]
@@ -249,8 +335,9 @@ class RawSplit:
         if judge.cluster_by is None:
             return self._names
         if judge.cluster_by in judge.images:
-            position = judge.images.index(judge.cluster_by)
-            return [self._digest([cells[position]])[:16] for cells in self._cells()]
+            name, steps = self.path_of(judge.cluster_by)
+            cells_N = (leaves(row[name][0].as_py(), steps) for row in self.encoded)
+            return [self._digest(cells)[:16] for cells in cells_N]
         return [digest([str(value).encode()])[:16] for value in self.column(judge.cluster_by)]
 
     @cached_property
@@ -438,7 +525,7 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
         **{field: sorted(question_columns(text)) for field, text in task.questions.items()},
         "judge.label.column": [judge.label.column],
         "judge.id": [*(judge.id or ())],
-        "judge.candidates": [*(judge.candidates or ())],
+        "judge.candidates": [path for group in task.candidates for path in group],
         "judge.reasoning": [judge.reasoning] if judge.reasoning else [],
         "judge.cluster_by": [judge.cluster_by] if judge.cluster_by else [],
         "judge.groups": [judge.groups] if judge.groups else [],
@@ -448,14 +535,33 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
 
 
 def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
+    named = {
+        field: dict.fromkeys(parse_path(path, there).column for path in paths)
+        for field, paths in named_columns(task).items()
+    }
     faults = [
         f"{task.path}: {field}: no column {name!r} in the data; {did_you_mean(name, there)}"
-        for field, names in named_columns(task).items()
+        for field, names in named.items()
         for name in names
         if name not in there
     ]
     if faults:
         raise DataError("\n".join([*faults, f"columns in the data: {', '.join(there)}"]))
+
+
+def _check_reached(task: JudgeTask, path: str, values_N: Sequence[Any]) -> None:
+    lost = [index for index, value in enumerate(values_N) if value is MISSING]
+    if lost:
+        raise DataError(
+            f"{task.path}: {path!r} leads nowhere in {len(lost)} of {len(values_N)} rows, the "
+            f"first of them row {lost[0]}; expected that entry in every row"
+        )
+
+
+def _present(cells: Any) -> Any:
+    if isinstance(cells, list):
+        return [_present(cell) for cell in cells]
+    return None if cells is None else True
 
 
 def _groups(values_N: Iterable[Hashable]) -> dict[Any, list[int]]:

@@ -65,30 +65,30 @@ def identical_pairs(rows: Rows) -> list[str]:
     Whatever a judge answers, it is wrong about one of the two orders.
     """
     task, raw = rows.raw.task, rows.raw
-    if task.candidates is None:
+    if not task.candidates:
         return []
     about = rows.dataset.with_format(None)
     items, labels, indices, asked = (
         about[name][:] for name in ("item_id", "label", "source_index", "question")
     )
-    swapped_texts = render_variant(rows, "judge.question", exchanged=True)
-    images = [name for name in task.candidates if name in task.judge.images]
+    variants = render_variant(rows, "judge.question", exchanged=True)
+    orders = about["image_order"][:]
     same: dict[str, None] = {}
-    for item, label, index, text, swapped in zip(
-        items, labels, indices, asked, swapped_texts, strict=True
+    for item, label, index, text, order, swapped in zip(
+        items, labels, indices, asked, orders, variants, strict=True
     ):
-        if item in same or text != swapped:
+        if item in same or text != swapped.text:
             continue
         if task.kind.swapped_label(label, task.judge.verdicts) == label:
             continue  # a tie, or no label
-        if not images or _same_image(raw, index, images):
+        if order == swapped.images or _same_images(raw, index, order, swapped.images):
             same[item] = None
     return list(same)
 
 
-def _same_image(raw: RawSplit, index: int, names: Sequence[str]) -> bool:
-    first, second = (raw.image_bytes(index, name) for name in names)
-    return first == second
+def _same_images(raw: RawSplit, index: int, first: list[int], second: list[int]) -> bool:
+    data = raw.image_bytes(index)
+    return [data[image] for image in first] == [data[image] for image in second]
 
 
 def checked_pairs(rows: Rows, labels_N: Sequence[str | None]) -> list[str]:

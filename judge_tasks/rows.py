@@ -14,8 +14,9 @@ from mtrl_judge.metrics.human import HumanRating
 from .facts import Fact, compared_with_prompt, from_cells, to_cells
 from .fields import label_key
 from .images import encoded, shown
-from .prompts import instruction, render_question
+from .prompts import Rendered, instruction
 from .raw_split import RawSplit, Repeats
+from .row_renderer import RowRenderer
 from .spec import JudgeTask
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ class Rows(NamedTuple):
     """The judge rows of a split and what became of its items."""
 
     dataset: Dataset
-    """The fields of :class:`JudgeRow` as columns, and ``source_index``, the row's index in
-    ``raw``; ``images`` are decoded on access."""
+    """The fields of :class:`JudgeRow` as columns; ``source_index``, the row's index in ``raw``;
+    ``image_order``, which of its images are shown, in order. ``images`` are decoded on access."""
     raw: RawSplit
     undecodable: dict[str, str]
     """Item id -> why it was left out."""
@@ -140,7 +141,8 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
     verdicts = task.judge.verdicts
     reasoning_N, clusters_N = raw.reasoning, raw.clusters
     groups_N, human_N = raw.groups, raw.human
-    questions = _questions(raw, "judge.question", kept)
+    rendered = _rendered(raw, "judge.question", kept)
+    questions = [question for question, _ in rendered]
     facts = _facts(raw, kept, questions)
     columns: dict[str, list[Any]] = {
         "item_id": ids,
@@ -152,7 +154,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
             task.kind.swapped_label(labels_N[index], verdicts) if swapped else labels_N[index]
             for index, swapped in kept
         ],
-        "n_images": [len(task.judge.images)] * len(kept),
+        "n_images": [len(images) for _, images in rendered],
         "pair_id": ids if task.paired else [None] * len(kept),
         "swapped": [swapped for _, swapped in kept],
         "reasoning": [reasoning_N[index] for index, _ in kept],
@@ -162,6 +164,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "human": [rating and json.dumps(rating) for rating in (human_N[i] for i, _ in kept)],
         "facts": [to_cells(of_row) for of_row in facts],
         "source_index": [index for index, _ in kept],
+        "image_order": [images for _, images in rendered],
     }
     return Rows(
         dataset=_with_images(raw, columns),
@@ -175,7 +178,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
     )
 
 
-def render_variant(rows: Rows, field: str, *, exchanged: bool = False) -> list[str]:
+def render_variant(rows: Rows, field: str, *, exchanged: bool = False) -> list[Rendered]:
     """The question of each row with one thing changed; the rows themselves stay as they are.
 
     Args:
@@ -187,25 +190,18 @@ def render_variant(rows: Rows, field: str, *, exchanged: bool = False) -> list[s
     """
     about = rows.dataset.with_format(None)
     kept = zip(about["source_index"][:], about["swapped"][:], strict=True)
-    return _questions(rows.raw, field, ((index, swapped != exchanged) for index, swapped in kept))
+    return _rendered(rows.raw, field, ((index, swapped != exchanged) for index, swapped in kept))
 
 
-def _questions(raw: RawSplit, field: str, kept: Iterable[tuple[int, bool]]) -> list[str]:
+def _rendered(raw: RawSplit, field: str, kept: Iterable[tuple[int, bool]]) -> list[Rendered]:
     """The rendered question of each (index in the raw split, whether candidates are swapped)."""
-    task, template = raw.task, raw.task.questions[field]
-    texts = raw.texts(template)
-    # A swapped row shows each candidate in the other's column.
-    exchange = dict(zip(task.candidates or (), reversed(task.candidates or ()), strict=True))
-    questions = []
+    renderer, rendered = RowRenderer(raw, field), []
     for index, swapped in kept:
-        values = {
-            name: texts[exchange.get(name, name) if swapped else name][index] for name in texts
-        }
         try:
-            questions.append(render_question(template, values, len(task.judge.images), field))
+            rendered.append(renderer.render(index, (1, 0) if swapped else None))
         except DataError as error:
-            raise DataError(f"{task.task}: item {raw.ids[index]}: {error}") from None
-    return questions
+            raise DataError(f"{raw.task.task}: item {raw.ids[index]}: {error}") from None
+    return rendered
 
 
 def _facts(
@@ -255,23 +251,15 @@ class _ImagesOnAccess:
     """Adds the decoded images to the rows that are read, so that no image is ever copied."""
 
     def __init__(self, raw: RawSplit) -> None:
-        self.cells, self.folder = raw.encoded, raw.folder
-        names, candidates = raw.task.judge.images, raw.task.candidates or ()
-        exchange = dict(zip(candidates, reversed(candidates), strict=True))
-        self.names = {False: names, True: tuple(exchange.get(name, name) for name in names)}
+        self.raw = raw
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if "source_index" not in batch or "swapped" not in batch:
+        if "source_index" not in batch or "image_order" not in batch:
             return batch
         images = []
-        for index, swapped in zip(batch["source_index"], batch["swapped"], strict=True):
-            cells = self.cells[index]
-            images.append(
-                [
-                    shown(encoded(cells[name][0].as_py(), self.folder))
-                    for name in self.names[swapped]
-                ]
-            )
+        for index, order in zip(batch["source_index"], batch["image_order"], strict=True):
+            cells = self.raw.image_cells(index) if order else []
+            images.append([shown(encoded(cells[image], self.raw.folder)) for image in order])
         return {**batch, "images": images}
 
 
@@ -281,7 +269,7 @@ def _with_images(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> Dataset
     types = {"n_images": "int32", "swapped": "bool", "source_index": "int64"}
     texts = List(Value("string"))
     fact = {"phrase": Value("string"), "instead": texts, "in_question": Value("bool")}
-    lists = {"verdicts": texts, "facts": List(fact)}
+    lists = {"verdicts": texts, "facts": List(fact), "image_order": List(Value("int32"))}
     features = Features(
         {name: lists.get(name) or Value(types.get(name, "string")) for name in columns}
     )

@@ -162,7 +162,9 @@ class JudgeSpec(Frozen):
     kind: str = Field(description=f"one of: {', '.join(KINDS)}")
     role: Role = Field(description="train, or ood for data that no training may see")
     dimension: str = Field(min_length=1, description="what is judged, such as safety")
-    images: Columns = Field(description="the image columns, such as [image]")
+    images: Annotated[tuple[Column, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="the columns of images, such as [image]; [] without images"
+    )
     question: str = Field(min_length=1, description="the text that the judge is asked")
     paraphrases: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
         (),
@@ -180,8 +182,10 @@ class JudgeSpec(Frozen):
     id: Columns | None = Field(
         None, description="columns that identify an item; without them its content does"
     )
-    candidates: tuple[Column, Column] | None = Field(
-        None, description="the two columns to compare, such as [image0, image1]"
+    candidates: Column | tuple[Columns, ...] | None = Field(
+        None,
+        description="what is compared: a column for each, such as [image0, image1], or the columns "
+        "that belong together, such as [[text0, image0], [text1, image1]], or a column of lists",
     )
     orders: Literal["both", "hashed"] | None = Field(
         None, description="both (each pair is judged as AB and as BA) or hashed (in one of them)"
@@ -282,9 +286,10 @@ class JudgeTask(Frozen):
         return self.judge.fixed_class_counts or stratified
 
     @property
-    def candidates(self) -> tuple[str, str] | None:
-        """The two columns that are compared; None for a task that judges one thing at a time."""
-        return self.judge.candidates
+    def candidates(self) -> tuple[tuple[str, ...], ...]:
+        """What is compared, each candidate as the columns or paths that belong to it; empty for a
+        task that judges one thing at a time."""
+        return self.kind.candidates(self.judge)
 
     def summarize(self, records: Sequence[Record]) -> dict[str, float | int | None]:
         """Every metric of judged rows of this task; see :meth:`.kinds.base.Kind.summarize`."""

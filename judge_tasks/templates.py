@@ -27,6 +27,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mtrl_judge.common.markup import neutralize
 
+IMAGE_MARK = "<image>"
+"""Where an image stands in a rendered question; data that has it is neutralized."""
 MAX_TEMPLATE = 20_000
 """Characters of a template."""
 MAX_TOKENS = 300
@@ -83,6 +85,29 @@ RENDER_ERRORS = (
     *(jinja2.TemplateError, ArithmeticError, AssertionError, TypeError, ValueError, LookupError),
     RecursionError,
 )
+
+
+class Place:
+    """An image as a value of a template: ``{{ … }}`` places it.
+
+    Args:
+        index: which of the row's images it is.
+        placed: the indices of the images placed so far, in order.
+    """
+
+    def __init__(self, index: int, placed: list[int]) -> None:
+        self.index, self.placed = index, placed
+
+    def mark(self) -> str:
+        self.placed.append(self.index)
+        return IMAGE_MARK
+
+    def __str__(self) -> str:
+        raise ValueError("an image is no text; write {{ column }} where it stands, without filters")
+
+
+class Places(list[Place]):
+    """Several images, or none, as one value of a template."""
 
 
 class _Question(NamedTuple):
@@ -197,6 +222,29 @@ def _arguments(node: nodes.Filter) -> Iterator[nodes.Node]:
     yield from filter(None, (node.dyn_args, node.dyn_kwargs))
 
 
+class StandIn:
+    """A value for a column when there is no data: whatever is taken from it is itself, and a loop
+    over it passes once."""
+
+    def __iter__(self) -> Iterator[StandIn]:
+        yield self
+
+    def __len__(self) -> int:
+        return 1
+
+
+class StandInText(StandIn, str):  # type: ignore[misc]  # its items are not texts
+    """One that is a text."""
+
+
+class StandInNumber(StandIn, int):
+    """One that is a number."""
+
+
+class StandInImage(StandIn, Place):
+    """One that is an image, or holds images."""
+
+
 class _Steps:
     """Counts passes through the loops of one rendering."""
 
@@ -214,7 +262,7 @@ def _counted(context: Context, items: Any) -> Any:
     """What a loop is over, charged to this rendering."""
     if isinstance(items, Undefined):
         return items  # iterating over it raises
-    if not isinstance(items, list | tuple | str | Mapping):
+    if not isinstance(items, list | tuple | str | Mapping | StandIn):
         raise ValueError(f"for over {type(items).__name__}; expected a list")
     context[_STEPS].take(len(items))
     return items
@@ -238,7 +286,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     """Access reaches keys and positions of the data; no value of a template has attributes."""
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if isinstance(obj, Undefined):
+        if isinstance(obj, Undefined | StandIn):
             return obj
         if isinstance(obj, LoopContext) and argument in LOOP_ATTRIBUTES:
             return getattr(obj, argument)
@@ -257,6 +305,10 @@ def _finalize(value: Any) -> Any:
     """What ``{{ … }}`` inserts; text of the template itself does not pass through here."""
     if value is None:
         raise ValueError("a value of the question is null; write {{ column or '' }} to allow it")
+    if isinstance(value, Place):
+        return value.mark()
+    if isinstance(value, Places):
+        return "".join(place.mark() for place in value)
     if isinstance(value, Undefined | int | float):
         return value
     return neutralize(str(value))

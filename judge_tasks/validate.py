@@ -6,26 +6,27 @@ The gold answer goes through prompt, parser and scorer, without a model and with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import DataError
 
+from .column_paths import parse_path
 from .facts import read_facts
 from .kinds import KINDS
 from .loading import load_judge_task
-from .prompts import gold_answer, render_messages, render_question, render_text
+from .prompts import Rendered, gold_answer, render_messages, render_question, render_text
 from .row_checks import identical_fault, identical_pairs, revealed_labels
 from .rows import JudgeRow, render_variant, to_rows
 from .scoring import score
 from .sources import Source, find_source, load_raw
 from .spec import STYLES, JudgeTask, SplitName
-from .templates import question_columns
+from .templates import StandInImage, StandInNumber, StandInText, question_columns
 
 # Values for a column when there is no data: the question must render with one of them.
-_STAND_INS: tuple[Any, ...] = ("1", 1, ["1", "1"], {})
+_STAND_INS: tuple[Any, ...] = (StandInText("1"), StandInNumber(1), ["1", "1"], {})
 
 
 def validate(path: Path | str, rows: int = 0) -> list[str]:
@@ -70,27 +71,39 @@ def repeated_rows(path: Path | str) -> list[str]:
 
 def _stand_in_row(task: JudgeTask) -> tuple[JudgeRow | None, list[str]]:
     """A row, or None if its question does not render, and the faults of all questions."""
-    n_images = len(task.judge.images)
     rendered, faults = {}, []
     for field, template in task.questions.items():
         try:
-            rendered[field] = _stand_in_question(field, template, n_images)
+            rendered[field] = _stand_in_question(task, field, template)
         except DataError as error:
             faults.append(str(error))
     question = rendered.get("judge.question")
     if question is None:
         return None, faults
     row = JudgeRow(
-        "stand-in", task.task, task.judge.kind, question, task.judge.verdicts, None, n_images
+        "stand-in",
+        task.task,
+        task.judge.kind,
+        question.text,
+        task.judge.verdicts,
+        None,
+        len(question.images),
     )
     return row, faults
 
 
-def _stand_in_question(field: str, template: str, n_images: int) -> str:
+def _stand_in_question(task: JudgeTask, field: str, template: str) -> Rendered:
+    """The question with one image for each image column, or those that the template places."""
+    columns, paths = question_columns(template), map(parse_path, task.judge.images)
+    names = {path.column for path in paths}
     for value in _STAND_INS:
-        values: Mapping[str, Any] = dict.fromkeys(question_columns(template), value)
+        placed: list[int] = []
+        values: dict[str, Any] = dict.fromkeys(columns, value)
+        values |= {name: StandInImage(0, placed) for name in names & columns}
         try:
-            return render_question(template, values, n_images, field)
+            if names & columns:
+                return render_question(template, values, None, field, placed)
+            return render_question(template, values, len(task.judge.images), field)
         except DataError as error:
             fault = error
     raise fault

@@ -108,6 +108,10 @@ class Kind(ABC):
 
     # Rows
 
+    def candidates(self, judge: JudgeSpec) -> tuple[tuple[str, ...], ...]:
+        """The columns or paths that belong to each candidate, in the dataset's order."""
+        return ()
+
     def orders(self, judge: JudgeSpec, item_id: str) -> tuple[bool, ...]:
         """Whether the candidates are swapped, for each row that an item becomes."""
         return (False,)

@@ -104,20 +104,17 @@ class Pairwise(Kind):
 
     def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
         yield from super().problems(judge)
-        images, candidates = strings(judge.get("images")), strings(judge.get("candidates"))
-        if not candidates and images and len(images) != 2:
-            wrong = f"unclear which of {len(images)} image columns are compared"
-            yield Problem("judge.candidates", wrong, "name the two columns to compare")
-        if len({c in images for c in candidates}) == 2:
-            wrong = "one is an image column, the other is not"
-            yield Problem("judge.candidates", wrong, "compare two images or two texts")
-
+        yield from _candidate_problems(judge.get("candidates"), strings(judge.get("images")))
         if judge.get("human") is not None:
             wrong = "rates single items, and here two are compared"
             yield Problem("judge.human", wrong, "remove it or set kind: pointwise")
 
     def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         return {"candidates": judge.get("images"), "orders": "both"}
+
+    def candidates(self, judge: JudgeSpec) -> tuple[tuple[str, ...], ...]:
+        listed = judge.candidates or ()
+        return tuple((f"{listed}[{n}]",) for n in (0, 1)) if isinstance(listed, str) else listed
 
     def orders(self, judge: JudgeSpec, item_id: str) -> tuple[bool, ...]:
         """Both, or one by a hash, so that always preferring the first candidate gains nothing."""
@@ -132,6 +129,28 @@ class Pairwise(Kind):
     def swapped_label(self, label: str | None, verdicts: Sequence[str]) -> str | None:
         first, second, *_ = verdicts
         return {first: second, second: first}.get(label, label) if label is not None else None
+
+
+def _candidate_problems(candidates: Any, images: Sequence[str]) -> Iterator[Problem]:
+    field = "judge.candidates"
+    if not candidates:
+        if images and len(images) != 2:
+            wrong = f"unclear which of {len(images)} image columns are compared"
+            right = "name the two columns to compare, or the column with the list of both"
+            yield Problem(field, wrong, right)
+        elif not images:
+            yield Problem(field, "is missing, and there are no images", "name what is compared")
+        return
+    if not isinstance(candidates, list):
+        return
+    if len(candidates) != 2:
+        wrong = f"names {len(candidates)} candidates"
+        yield Problem(field, wrong, "name the two to compare, such as [image0, image1]")
+        return
+    first, second = (strings(each) for each in candidates)
+    if [path in images for path in first] != [path in images for path in second]:
+        wrong = "what is an image of one candidate is none of the other"
+        yield Problem(field, wrong, "name for each the same: two images, two texts, or groups")
 
 
 KIND = Pairwise()

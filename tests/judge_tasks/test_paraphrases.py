@@ -31,7 +31,9 @@ def test_every_fault_of_paraphrases_is_reported(tmp_path: Path) -> None:
     for index in (2, 5):
         assert faults[f"judge.paraphrases.{index}"] == "repeats an earlier text"
     path = write_yaml(
-        tmp_path, paraphrases="['{{ text | length | first }}', '{{ text.nope }}', '{{ text }}']"
+        tmp_path,
+        paraphrases="['{{ text | length | first }}', '{{ text | float | join }}', "
+        "'{{ text.key[0] }}']",
     )
     assert [fault.partition(": ")[2].partition(": ")[0] for fault in validate(path)] == [
         "judge.paraphrases.0",

@@ -43,7 +43,7 @@ ROW: dict[str, Any] = {
 )
 def test_what_a_question_may_say(template: str, expected: str) -> None:
     values = {name: ROW[name] for name in question_columns(template) if name in ROW}
-    assert render_question(template, values, 0) == expected
+    assert render_question(template, values, 0).text == expected
 
 
 @pytest.mark.parametrize(

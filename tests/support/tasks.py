@@ -80,7 +80,7 @@ def write_split(
 def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
     """A train and a test split with just the columns that a task's YAML names."""
     judge = task.judge
-    names = {*(judge.id or ()), *(judge.candidates or ())}
+    names = {*(judge.id or ()), *sum(task.candidates, ())}
     names |= {name for text in task.questions.values() for name in question_columns(text)}
     names |= {name for name in (judge.reasoning, judge.cluster_by, judge.groups) if name}
     human = judge.human.model_dump() if judge.human else {}
