@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mtrl_judge.common.errors import DataError, first_line
+
+from .parquet_lengths import DELTA_BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, PLAIN, check_lengths
+from .parquet_pages import Page, read_pages
 
 # Compressed text is a third to a tenth of its size, and images do not become smaller. Columns that
 # repeat a few texts grow more, but hardly to this size.
@@ -37,7 +40,7 @@ def check_growth(file: Path) -> None:
 
     try:
         _check_growth(file)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{file}: cannot be read as parquet ({first_line(error)}); is the file truncated? "
             "download it again"
@@ -51,7 +54,7 @@ def _check_growth(file: Path) -> None:
     stored = file.stat().st_size
     limit = max(ALWAYS_ACCEPTED_BYTES, MAX_GROWTH * stored)
     # What the file says first: it is read only if that is within the limit.
-    for sizes in (_stated_sizes(metadata), _counted_sizes(file, metadata)):
+    for sizes in (_stated_sizes(file, metadata), _counted_sizes(file, metadata)):
         total = 0
         for size in sizes:
             total += size
@@ -64,13 +67,24 @@ def _check_growth(file: Path) -> None:
                 )
 
 
-def _stated_sizes(metadata: Any) -> Iterator[int]:
-    """The bytes of each column in each row group, without those that a dictionary saves."""
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for index in range(metadata.num_columns):
-            chunk, column = group.column(index), metadata.schema.column(index)
-            width = _WIDTHS.get(chunk.physical_type, max(_OFFSET, column.length or 0))
-            yield max(chunk.total_uncompressed_size, chunk.num_values * width)
+def _stated_sizes(file: Path, metadata: Any) -> Iterator[int]:
+    """The bytes of each page, without those that a dictionary saves.
+
+    By the pages' own headers: the footer may say less, and Arrow allocates what a header says.
+    """
+    with file.open("rb") as opened:
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for index in range(metadata.num_columns):
+                chunk, column = group.column(index), metadata.schema.column(index)
+                width = _WIDTHS.get(chunk.physical_type, max(_OFFSET, column.length or 0))
+                values = 0
+                for page in _pages(opened, chunk):
+                    yield max(page.uncompressed, page.values * width)
+                    check_lengths(opened, page, chunk, column)
+                    values += page.values
+                # Every row has a value or a null in every column.
+                if group.num_rows > values:
+                    raise ValueError(f"{group.num_rows:,} rows, but {values:,} values")
 
 
 def _counted_sizes(file: Path, metadata: Any) -> Iterator[int]:
@@ -81,18 +95,36 @@ def _counted_sizes(file: Path, metadata: Any) -> Iterator[int]:
             chunk = metadata.row_group(number).column(index)
             if chunk.physical_type != "BYTE_ARRAY":
                 continue
-            # Arrow cannot read values that continue the one before them as a dictionary.
-            continued = "DELTA_BYTE_ARRAY" in chunk.encodings
+            with file.open("rb") as opened:
+                pages = [*_pages(opened, chunk)]
+            size, encodings = sum(page.uncompressed for page in pages), {p.encoding for p in pages}
+            if encodings <= {PLAIN, DELTA_LENGTH_BYTE_ARRAY}:  # each text is stored where it is
+                yield size
+                continue
+            # Arrow cannot read all encodings as a dictionary.
+            as_dictionary = encodings.isdisjoint((DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY))
             repeated = column.max_repetition_level > 0
-            if repeated or (chunk.total_uncompressed_size <= _AT_ONCE_BYTES and not continued):
+            if repeated and not as_dictionary:
+                raise DataError(
+                    f"{file}: {column.path}: lists of texts in the encoding DELTA_BYTE_ARRAY do "
+                    "not say how large they are; write the file again with pyarrow's default "
+                    "encoding"
+                )
+            if repeated or (size <= _AT_ONCE_BYTES and as_dictionary):
                 rows = max(1, metadata.row_group(number).num_rows)
                 batches = _batches(file, number, column.path, rows, read_dictionary=[column.path])
             else:
                 # No value is longer than all that is stored.
-                rows = max(1, _BATCH_BYTES // max(1, chunk.total_uncompressed_size))
+                rows = max(1, _BATCH_BYTES // max(1, size))
                 batches = _batches(file, number, column.path, rows)
             for batch in batches:
                 yield sum(map(_value_bytes, batch.columns))
+
+
+def _pages(opened: BinaryIO, chunk: Any) -> Iterator[Page]:
+    # As Arrow, which begins with the dictionary only if that comes first.
+    starts = chunk.dictionary_page_offset, chunk.data_page_offset
+    return read_pages(opened, min(filter(None, starts)), chunk.total_compressed_size)
 
 
 def _batches(file: Path, group: int, column: str, rows: int, **options: Any) -> Iterator[Any]:

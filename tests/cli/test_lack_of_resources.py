@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.commands import call, fails
+from support.limits import limited_files
 from support.results import judged_rows, write_results
 from support.shared import sample_corpus
 
@@ -51,12 +51,8 @@ def test_a_full_disk_leaves_what_was_there(
     places = {"file": file, "folder": tmp_path / "folder", "rows": rows, "board": board}
     places |= {"data": sample_corpus(base), **results}
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400, limits[1]))  # a lock's file has less
-    try:
+    with limited_files(400):  # a lock's file has less
         message = fails(capsys, monkeypatch, *(word.format(**places) for word in words))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "File too large" in message
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 

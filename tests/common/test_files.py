@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.limits import limited_files
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import (
@@ -100,14 +100,13 @@ def test_a_folder_is_old_or_new_wherever_its_replacement_is_killed(tmp_path: Pat
 
 def test_a_full_disk_leaves_the_previous_content(tmp_path: Path) -> None:
     """As far as a limit on the size of files is one; both are an OSError of write()."""
-    file, limits = tmp_path / "a.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = tmp_path / "a.json"
     write_json(file, {"a": 1})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(JudgeError, match=r"a.json: cannot be written: .*is unchanged"):
-            write_json(file, {"a": "x" * 100_000})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        limited_files(1000),
+        pytest.raises(JudgeError, match=r"a.json: cannot be written: .*is unchanged"),
+    ):
+        write_json(file, {"a": "x" * 100_000})
     assert read_json(file) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.images import image_cell
+from support.limits import limited_files
 from support.tasks import write_split, write_yaml
 
 from benchmarks.hostile_attacks import HUGE_TABLES
@@ -56,13 +56,9 @@ def test_a_full_cache_is_not_called_a_damaged_file(tmp_path: Path) -> None:
     task = load_judge_task(write_yaml(tmp_path, "mine"))
     columns = {"image": [image_cell("red")] * 99, "text": ["a"] * 99, "label": [1] * 99}
     write_split(tmp_path, "mine", "test", columns)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(DataError, match=r"into the cache of .*: File too large"):
-            load_rows(task, "test", tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(DataError, match=r"into the cache of .*: File too large")
+    with limited_files(1000), refused:
+        load_rows(task, "test", tmp_path)
     load_rows(task, "test", tmp_path)
 
 
@@ -100,6 +96,110 @@ def test_bytes_are_counted_exactly(
     monkeypatch.setattr(parquet_limits, "ALWAYS_ACCEPTED_BYTES", size - 10_000)
     with pytest.raises(DataError, match="become more than 42 MB"):
         check_growth(file)
+
+
+ENCODINGS = ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"]
+FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "required": (pa.string(), {"compression": "none"}),
+    "nullable": (pa.string(), {"compression": "snappy", "data_page_version": "1.0"}),
+    "second version": (pa.string(), {"compression": "zstd", "data_page_version": "2.0"}),
+    "lists": (pa.list_(pa.string()), {"compression": "lz4", "data_page_version": "1.0"}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_encodings_that_store_lengths_apart_are_read(
+    tmp_path: Path, encoding: str, form: str
+) -> None:
+    file, (kind, options) = tmp_path / "a.parquet", FORMS[form]
+    texts = [f"text {i}" * (i % 7) for i in range(1000)]
+    column = pa.array([texts[:500], None, [], texts[500:]] if form == "lists" else texts, kind)
+    if form not in ("required", "lists"):
+        column = pa.concat_arrays([column, pa.nulls(9, kind)])
+    schema = pa.schema([pa.field("text", kind, nullable=form != "required")])
+    keys = {"use_dictionary": False, "column_encoding": encoding, "data_page_size": 999}
+    pq.write_table(pa.table([column], schema), file, **keys, **options)
+    if (encoding, form) == ("DELTA_BYTE_ARRAY", "lists"):
+        with pytest.raises(DataError, match=r"lists of texts .*with pyarrow's default encoding"):
+            check_growth(file)
+    else:
+        check_growth(file)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "place"),
+    [("DELTA_LENGTH_BYTE_ARRAY", 1), ("DELTA_BYTE_ARRAY", 1), ("DELTA_BYTE_ARRAY", 2)],
+)
+def test_more_lengths_than_values_are_refused(tmp_path: Path, encoding: str, place: int) -> None:
+    """Arrow would reserve four bytes for each."""
+    file = tmp_path / "a.parquet"
+    schema = pa.schema([pa.field("text", pa.string(), nullable=False)])
+    keys = {"use_dictionary": False, "column_encoding": encoding, "compression": "none"}
+    pq.write_table(pa.table([["x" * 9] * 30], schema), file, **keys)
+    check_growth(file)
+    stated = bytes([128, 1, 4, 30])  # blocks of 128 lengths in 4 parts, and their number
+    parts = file.read_bytes().split(stated)
+    more = stated[:-1] + b"\37"
+    file.write_bytes(stated.join(parts[:place]) + more + stated.join(parts[place:]))
+    with pytest.raises(DataError, match="a page states 31 lengths of texts, but has 30 values"):
+        check_growth(file)
+
+
+def with_footer(file: Path, *numbers: tuple[int, int]) -> None:
+    """Replace numbers in the footer by others, which take as many bytes."""
+
+    def encoded(number: int, length: int) -> bytes:
+        # Thrift's zigzag varint, and zeros at its end, which readers accept.
+        parts = [2 * number >> 7 * place & 127 for place in range(length)]
+        return bytes([*(part | 128 for part in parts[:-1]), parts[-1]])
+
+    data = file.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for number, other in numbers:
+        before = encoded(number, ((2 * number).bit_length() + 6) // 7)
+        assert before in data[footer:]
+        data = data[:footer] + data[footer:].replace(before, encoded(other, len(before)))
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("what", ["values", "bytes"])
+def test_a_footer_that_understates_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    file, n = tmp_path / "a.parquet", 2**20
+    nulls = pa.ListArray.from_arrays([0, n], pa.nulls(n, pa.int64()))
+    column = nulls if what == "values" else pa.array([b"\0" * n])
+    pq.write_table(pa.table({"column": column}), file, use_dictionary=False, compression="zstd")
+    chunk = pq.read_metadata(file).row_group(0).column(0)
+    number = chunk.num_values if what == "values" else chunk.total_uncompressed_size
+    with_footer(file, (number, 1))
+    chunk = pq.read_metadata(file).row_group(0).column(0)
+    assert min(chunk.num_values, chunk.total_uncompressed_size) == 1
+    assert file.stat().st_size < 10_000
+    monkeypatch.setattr(parquet_limits, "ALWAYS_ACCEPTED_BYTES", n - 1)
+    with pytest.raises(DataError, match="become more than 1 MB"):
+        check_growth(file)
+
+
+def test_more_rows_than_values_are_refused(tmp_path: Path) -> None:
+    """Arrow reserves memory for as many rows as the footer says."""
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 200}), file, use_dictionary=False)
+    check_growth(file)
+    with_footer(file, (200, 8191))
+    with pytest.raises(DataError, match="8,191 rows, but 200 values"):
+        check_growth(file)
+
+
+def test_what_is_no_page_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 200}), file, use_dictionary=False)
+    data = file.read_bytes()
+    for damage in (b"\0", b"\x1c" * 40, b"\x19\xfc" * 20, b"\xff" * 60):
+        file.write_bytes(data[:4] + damage + data[4 + len(damage) :])
+        with pytest.raises(DataError, match="cannot be read as parquet"):
+            check_growth(file)
 
 
 def test_a_large_file_may_be_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
