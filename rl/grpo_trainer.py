@@ -654,7 +654,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             parts.append(self._packed_logps(model, part))
             if self._checks_logps:
                 self._checks_logps = False
-                self._check_logps(model, part, parts[0][0])
+                # Sharded models are run once for each row, so all processes must check as many.
+                checked = range(-self._largest(-len(part["input_ids"])))
+                (first,) = micro_batches(part, [checked])
+                self._check_logps(model, first, parts[0][0][: len(checked)])
         order_B = torch.tensor([row for rows in passes for row in rows]).argsort()
         logps_B_C = torch.cat([logps for logps, _ in parts])[order_B]
         if not compute_entropy:
@@ -677,8 +680,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         rows = len(batch["input_ids"])
         if self.micro_batch_tokens is None:
             return [list(range(rows))[start : start + size] for start in range(0, rows, size)]
-        shares = self.share_prompt and not any(self._obstacles(self.aux_loss_enabled))
-        groups = packed_groups(batch) if shares else padded_rows(batch)
+        if self.share_prompt and not any(self._obstacles(self.aux_loss_enabled)):
+            groups = packed_groups(batch)
+        else:
+            groups = padded_rows(batch, self._largest(batch["input_ids"].shape[1]))
         passes = fill_passes(groups, self.micro_batch_tokens)
         return rows_of_passes(passes, self._largest(len(passes)))
 
@@ -783,6 +788,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
         def loss_of(rows: list[int]) -> Tensor:
             stock, part = super(JudgeGRPOTrainer, self)._compute_loss, _some_rows(inputs, rows)
+            self._gather_head(model)  # again, after the backward pass before
             with replaced_attribute(self.accelerator, "gather", gather):
                 loss: Tensor = stock(model, part)
             return share_of_loss(self.loss_type, mask_B_C, rows) * loss

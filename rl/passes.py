@@ -43,10 +43,14 @@ def packed_groups(batch: Mapping[str, Any]) -> list[Group]:
     ]
 
 
-def padded_rows(batch: Mapping[str, Any]) -> list[Group]:
-    """Each row by itself, and its tokens with padding, as TRL computes them."""
-    rows, width = batch["input_ids"].shape
-    return [Group([row], width) for row in range(rows)]
+def padded_rows(batch: Mapping[str, Any], width: int) -> list[Group]:
+    """Each row by itself, as TRL computes them.
+
+    Args:
+        width: the tokens of a row with padding, the same in all processes, so that their passes
+            have equally many rows.
+    """
+    return [Group([row], width) for row in range(len(batch["input_ids"]))]
 
 
 def fill_passes(groups: Sequence[Group], budget: int) -> list[list[Group]]:

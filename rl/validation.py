@@ -289,7 +289,12 @@ class JudgeTraining(WholeCheckpoints):
             self.stateful = {**self.stateful, "kept_best": self.kept_best}
 
     def compute_loss(self, model: Any, *arguments: Any, **named: Any) -> Any:
-        """Overrides both trainers' method: FSDP2 gathers the weights of the output layer.
+        """Overrides both trainers' method: FSDP2 gathers the output layer's weights."""
+        self._gather_head(model)
+        return super().compute_loss(model, *arguments, **named)
+
+    def _gather_head(self, model: Any) -> None:
+        """Let FSDP2 gather the weights of the output layer, until the next backward pass.
 
         TRL multiplies with them in place of the layer's forward pass, which is where FSDP would
         gather them (``add_fused_lm_head`` in trl/trainer/utils.py). What TRL gathers instead, by
@@ -298,7 +303,6 @@ class JudgeTraining(WholeCheckpoints):
         head = unwrap_adapters(self.accelerator.unwrap_model(model)).get_output_embeddings()
         if isinstance(head, FSDPModule):
             head.unshard()
-        return super().compute_loss(model, *arguments, **named)
 
     def evaluate(
         self,

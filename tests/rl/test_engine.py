@@ -141,63 +141,70 @@ def figures_of(folder: Path) -> list[dict[str, float]]:
     ]
 
 
+# SGD, as AdamW makes steps of full size of gradients that are nothing but rounding. Five rows are a
+# micro-batch of a process and four a group, some of whose rows another process has: processes need
+# unequally many passes, of unequally many rows.
+BOTH = {
+    **GRPO,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 2,
+    "save_steps": 1,
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "generation_kwargs": {"min_new_tokens": GRPO["max_completion_length"]},
+    "user_rewards": "{'support.training:drawn_by_tokens': 1.0}",
+}
+
+
+@pytest.fixture(scope="module")
+def one_process(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of one process, each with a validation after a generation."""
+    out, fields = tmp_path_factory.mktemp("engine") / "one", {"per_device_train_batch_size": 10}
+    given = values(small_world(base), out, guessing_judge(base), "red", "guess", **BOTH, **fields)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(torch, "multinomial", SampledByRow())
+        train.main(["grpo", *as_flags(given)])
+    return out
+
+
 @pytest.mark.slow
-def test_fsdp2_trains_as_one_process_does(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("engine", "tokens"), [("fsdp2", None), ("fsdp2", 1), (None, 1)], ids=str)
+def test_two_processes_train_as_one_does(
+    base: Path, tmp_path: Path, one_process: Path, engine: str | None, tokens: int | None
 ) -> None:
-    """Two steps, each with a validation after a generation.
-
-    Two rows are a micro-batch of a process and three a group, so that processes may have equal
-    prompts in a micro-batch where others have none.
-    """
-    steps = {"gradient_accumulation_steps": 3, "max_steps": 2, "save_steps": 1}
-    # SGD, as AdamW makes steps of full size of gradients that are nothing but rounding.
-    fields = {
-        **GRPO,
-        **steps,
-        "optim": "sgd",
-        "learning_rate": 0.1,
-        "num_generations": 3,
-        "generation_kwargs": {"min_new_tokens": GRPO["max_completion_length"]},
-        "user_rewards": "{'support.training:drawn_by_tokens': 1.0}",
-    }
-    one, two = tmp_path / "one", tmp_path / "two"
-    given = values(
-        small_world(base),
-        one,
-        guessing_judge(base),
-        "red",
-        "guess",
-        **fields,
-        per_device_train_batch_size=4,
-    )
-    monkeypatch.setattr(torch, "multinomial", SampledByRow())
-    train.main(["grpo", *as_flags(given)])
-    monkeypatch.undo()
-
-    engine: dict[str, Any] = {"processes": 2, "accelerate": "fsdp2"}
-    fields |= {"per_device_train_batch_size": 2, "use_cpu": False, **engine}
+    """With `micro_batch_tokens` too, of which 1 gives each group a pass of its own."""
+    one, two = one_process, tmp_path / "two"
+    fields: dict[str, Any] = {"processes": 2, "use_cpu": engine is None}
+    fields |= {"accelerate": engine} if engine else {}
+    fields |= {"micro_batch_tokens": tokens} if tokens else {}
+    fields |= {"per_device_train_batch_size": 5, **BOTH}
     given = values(small_world(base), two, guessing_judge(base), "red", "guess", **fields)
-    judge = replace(settings_of(base, one).judge, **engine)
+    judge = replace(settings_of(base, one).judge, processes=2, accelerate=engine)
+    on_cpu = {"ACCELERATE_TORCH_DEVICE": "cpu"} if engine else {"ACCELERATE_USE_CPU": "true"}
     words = launch_command("grpo", judge, as_flags(given), python=sys.executable)
     words[words.index("mtrl_judge.rl.train")] = "support.engines_on_cpu"
     at = words.index("--num_processes")
     words[at:at] = ["--mixed_precision", "no", "--main_process_port", "0"]
+    words[at:at] = [] if engine else ["--multi_gpu"]  # --cpu would start one process
     done = subprocess.run(
         words,
-        env=environment(ACCELERATE_TORCH_DEVICE="cpu"),
+        env=environment(**on_cpu),
         capture_output=True,
         text=True,
+        timeout=300,  # processes that wait for each other
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (start,) = json.loads((two / "run.json").read_text())["starts"]
     # The process has compared this with `fsdp_plugin.fsdp_version` of its trainer's accelerator.
-    started = {"type": "FSDP", "version": 2, "processes": 2, "mixed_precision": "no"}
-    assert start["engine"] == started
+    kind = {"type": "FSDP", "version": 2} if engine else {"type": "DDP", "version": None}
+    assert start["engine"] == {**kind, "processes": 2, "mixed_precision": "no"}
     validated = [line["eval_guess/macro_f1"] for line in log_of(one) if "eval_macro_f1" in line]
     assert all(0 < score < 1 for score in validated)
     for ours, theirs in zip(figures_of(two), figures_of(one), strict=True):
+        if tokens:  # the log has its mean over passes, and processes need unequally many
+            for figures in (ours, theirs):
+                figures.pop("entropy", None)
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
     before = load_file(guessing_judge(base) / "model.safetensors")
     for folder in ("checkpoint-2", "judge"):

@@ -25,7 +25,9 @@ def test_all_parts_are_measured() -> None:
     assert not [name for name, of_part in figures.items() if "error" in of_part], figures
     for name in ("update_2b", "update_4b_lora"):
         assert figures[name]["update_ratio"] > 0
-    assert figures["step_2b"]["step_ratio"] > 0
+        assert figures[name]["passes_ratio"] > 0
+    for name in ("step_ratio", "passes_step_ratio"):
+        assert figures["step_2b"][name] > 0
     for checked in (figures["recipe"], figures["generation_4b_lora"]):
         (check,) = checked["self_check"].values()
         assert 0 < check["rounding_mean"] < 0.1

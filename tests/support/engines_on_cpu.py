@@ -45,6 +45,7 @@ class SampledByRow:
 if __name__ == "__main__":
     from mtrl_judge.rl.train import main
 
-    PartialState._prepare_backend = _prepare_backend
+    if "ACCELERATE_TORCH_DEVICE" in os.environ:  # else DDP, which accelerate has for CPUs
+        PartialState._prepare_backend = _prepare_backend
     torch.multinomial = SampledByRow()
     main()
