@@ -171,7 +171,7 @@ def planted_copies(n_near: int, n_exact: int) -> Iterator[bytes]:
 def write(path: Path, images: Iterator[bytes], task: str) -> None:
     """Write a split in the task's own columns as a stream."""
     labels = {TRAINED: [7, 1], JUDGED: ["Unsafe", "Safe"]}[task]
-    column = find_task(task).judge.label.column
+    (column,) = find_task(task).judge.label.columns
     label_type = Value("int64") if task == TRAINED else Value("string")
     features = Features({"image": ImageFeature(), "prompt": Value("string"), column: label_type})
     path.parent.mkdir(parents=True, exist_ok=True)

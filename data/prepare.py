@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -36,9 +37,11 @@ from mtrl_judge.common.files import (
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressCallback
+from mtrl_judge.judge_tasks.column_paths import parse_path, value_at
 from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
-from mtrl_judge.judge_tasks.raw_split import labels_of, named_columns, train_median
+from mtrl_judge.judge_tasks.labels import label_values, labels_of, train_median
+from mtrl_judge.judge_tasks.raw_split import named_columns
 from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE
 from mtrl_judge.judge_tasks.sources import has_only_facts, split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
@@ -274,7 +277,7 @@ class _Preparation:
         return _SourceSplit(name, table, index, images, features.arrow_schema)
 
     def _check_columns(self, found: Sequence[str], file: str) -> None:
-        needed = {column for task in self.tasks for column in _needed_columns(task)}
+        needed = {column for task in self.tasks for column in _needed_columns(task, found)}
         missing = sorted(needed - {*found})
         unused = [name for name in found if name not in needed]
         if missing:
@@ -306,8 +309,10 @@ class _Preparation:
     def _check_labels(self, splits: Sequence[_SourceSplit]) -> None:
         """The label rules must cover every row; checked before anything is written."""
         for task in self.tasks:
-            column = task.judge.label.column
-            values = {split.name: split.table.column(column) for split in splits}
+            values = {
+                split.name: label_values(task, partial(_values, split.table), split.table.rows)
+                for split in splits
+            }
             median = train_median(task, values["train"]) if "train" in values else None
             for split_values in values.values():
                 labels_of(task, split_values, threshold=median)
@@ -411,9 +416,16 @@ def _skip_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Reco
         rows = max(0, rows - len(batch))
 
 
-def _needed_columns(task: JudgeTask) -> set[str]:
+def _values(table: Table, path: str) -> list[Any]:
+    """The values of a column or path."""
+    name, steps = parse_path(path, table.schema.names)
+    return [value_at(value, steps) for value in table.column(name)]
+
+
+def _needed_columns(task: JudgeTask, there: Sequence[str]) -> set[str]:
     """The columns that the dataset's tables must have."""
-    columns = set(chain.from_iterable(named_columns(task).values()))
+    paths = chain.from_iterable(named_columns(task).values())
+    columns = {parse_path(path, there).column for path in paths}
     image_files = task.judge.raw.images if task.judge.raw else None
     return columns - {image_files.image} | {image_files.named_by} if image_files else columns
 

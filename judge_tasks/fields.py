@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
@@ -53,6 +54,55 @@ def label_key(value: object) -> str:
     return str(value)
 
 
+_SPELLINGS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+
+
+def lookup(table: Mapping[str, Any], value: object, default: Any) -> Any:
+    """What a table by :func:`label_key` has for a raw value, compared by its value.
+
+    A number of single precision is the decimal it was written as; 1 and 0 stand for true and false,
+    and so do the words for which YAML 1.1 has no text (``Yes:`` without quotes is true).
+
+    >>> import struct
+    >>> (single,) = struct.unpack("f", struct.pack("f", 0.9))
+    >>> [lookup({"0.9": "a", "1": "b", "false": "c"}, v, None) for v in (single, True, 0, "No")]
+    ['a', 'b', 'c', 'c']
+    """
+    key = label_key(value)
+    if key in table:
+        return table[key]
+    if isinstance(value, bool):
+        return table.get(str(int(value)), default)
+    if isinstance(value, float) and math.isfinite(value):
+        return table.get(_shortest_single(value), default)
+    word = key.casefold()
+    word = {"1": "true", "0": "false"}.get(word) or _SPELLINGS.get(word, word)
+    return table.get(word, default) if word in ("true", "false") else default
+
+
+def _shortest_single(value: float) -> str:
+    """The shortest decimal of a number that has single precision."""
+    single = np.float32(value)
+    return str(single) if float(single) == value else ""
+
+
+def as_number(value: Any) -> float:
+    """A raw value as a number.
+
+    Raises:
+        LookupError: it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise LookupError("not a number") from None
+
+
+def is_null(value: object) -> bool:
+    """Whether a value is missing: None, or not a number."""
+    return value is None or value != value  # NaN is not itself
+
+
 def as_tuple(value: object) -> object:
     """A single name stands for a list of one."""
     return (value,) if isinstance(value, str) else value
@@ -60,6 +110,7 @@ def as_tuple(value: object) -> object:
 
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text_only)]
 Column: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
+RawValue: TypeAlias = Annotated[str, BeforeValidator(label_key)]
 Columns: TypeAlias = Annotated[tuple[Column, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
 

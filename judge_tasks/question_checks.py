@@ -48,16 +48,17 @@ def shown_problems(field: str, template: str, judge: Mapping[str, Any]) -> Itera
 
 def _answers(judge: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The columns that say what a judge is to find out."""
-    human = mapping(judge.get("human"))
+    human, label = mapping(judge.get("human")), mapping(judge.get("label"))
     columns = (
-        (mapping(judge.get("label")).get("column"), "the label"),
+        (label.get("column"), "the label"),
+        (label.get("larger_of"), "the label"),
         (human.get("column"), "people's ratings"),
         (human.get("rank"), "people's ranking"),
         (judge.get("reasoning"), "the reasoning of a good answer"),
         (mapping(judge.get("facts")).get("column"), "the facts that a judge is to see itself"),
     )
-    for name, what in columns:
-        if isinstance(name, str):
+    for names, what in columns:
+        for name in strings(names):
             yield name, what
 
 

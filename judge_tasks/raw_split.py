@@ -9,7 +9,6 @@ from functools import cached_property
 from itertools import islice
 from math import inf, isfinite
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
@@ -22,8 +21,9 @@ from mtrl_judge.metrics.human import HumanRating
 
 from .column_paths import MISSING, ColumnPath, Step, leaves, mapped, parse_path, value_at
 from .facts import Fact, as_facts, read_facts
-from .fields import label_key
+from .fields import is_null, label_key, lookup
 from .images import encoded, fault_of, shown, truncation_refused
+from .labels import is_dropped, label_values, labels_of, train_median
 from .spec import JudgeTask
 from .templates import IMAGE_MARK, question_columns
 
@@ -81,6 +81,8 @@ class RawSplit:
         _check_columns(task, dataset.column_names)
         self._columns: dict[str, list[Any]] = {}
         self._digests_N: list[str] | None = None
+        self.left_out: dict[str, int] = {}
+        """Rows that :meth:`kept` left out, by the field of the YAML that says so."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -89,6 +91,7 @@ class RawSplit:
         """Some of the rows, in the given order; their images are not hashed again."""
         chosen = list(indices)
         part = RawSplit(self.task, self.dataset.select(chosen), self.folder, self.facts_file)
+        part.left_out = self.left_out
         if self._digests_N is not None:
             part._digests_N = [self._digests_N[index] for index in chosen]
         return part
@@ -304,7 +307,7 @@ class RawSplit:
         else:
             images = self._digests_N[index]
         texts = (str(values[index]) for values in self.texts().values())
-        label = label_key(self.column(self.task.judge.label.column)[index])
+        label = label_key(self.label_values[index])
         return images, *texts, label, self.reasoning[index] or ""
 
     def repeats(self, labels_N: Sequence[str | None]) -> Repeats:
@@ -351,7 +354,7 @@ class RawSplit:
         if column is None:
             return [None] * len(self)
         groups_N = [
-            None if _is_null(value) else replace_surrogates(label_key(value))
+            None if is_null(value) else replace_surrogates(label_key(value))
             for value in self.column(column)
         ]
         names = {name for name in groups_N if name is not None}
@@ -388,7 +391,7 @@ class RawSplit:
             if rating is None
             # Only whether two groups are the same matters, and the value may be a long text.
             else HumanRating(
-                rating, None if _is_null(group) else digest([str(group).encode()])[:16], rank
+                rating, None if is_null(group) else digest([str(group).encode()])[:16], rank
             )
             for rating, group, rank in zip(ratings_N, groups_N, ranks_N, strict=True)
         ]
@@ -425,7 +428,7 @@ class RawSplit:
         numbers: list[float | None] = []
         for value in self.column(column):
             try:
-                number = None if _is_null(value) else float(value)
+                number = None if is_null(value) else float(value)
             except (TypeError, ValueError):
                 number = inf
             if number is not None and not isfinite(number):
@@ -445,75 +448,56 @@ class RawSplit:
     # Labels
 
     def labels(self, threshold: float | None = None) -> list[str | None]:
-        """The verdict each row is labeled with, N; see :func:`labels_of`."""
-        return labels_of(self.task, self.column(self.task.judge.label.column), threshold)
+        """The verdict each row is labeled with, N; see :func:`~.labels.labels_of`."""
+        return labels_of(self.task, self.label_values, threshold)
 
     def train_median(self) -> float | None:
         """The median that the labels are cut at, where the rule asks for one."""
-        return train_median(self.task, self.column(self.task.judge.label.column))
+        return train_median(self.task, self.label_values)
 
+    @cached_property
+    def label_values(self) -> list[Any]:
+        """What the label rule reads of each row, N."""
+        return label_values(self.task, self.column, len(self))
 
-def labels_of(
-    task: JudgeTask, values_N: Sequence[Any], threshold: float | None = None
-) -> list[str | None]:
-    """The verdicts that the values of the label column stand for, N; None where one is null.
+    # Rows that are left out
 
-    Args:
-        threshold: the median of the training split, where the rule asks for it
-            (:func:`train_median`).
+    def kept(self) -> RawSplit:
+        """The rows that ``judge.where`` and ``judge.label.drop`` leave, with the counts of others.
 
-    Raises:
-        DataError: naming every value the rule does not cover, with its count.
-    """
-    rule, verdicts = task.judge.label, task.judge.verdicts
-    if rule.uses_train_median and threshold is None:
-        raise DataError(f"{task.task}: the training split's median is needed for the labels")
-    labels_N: list[str | None] = []
-    unknown: Counter[str] = Counter()
-    for value in values_N:
-        label = None
-        if not _is_null(value):
-            try:
-                label = rule.verdict(value, verdicts, threshold)
-            except LookupError:
-                unknown[label_key(value)] += 1
-        labels_N.append(label)
-    if unknown:
-        found = ", ".join(f"{value!r} ({count} rows)" for value, count in unknown.most_common(10))
-        covered = ", ".join(rule.table(verdicts)) or "numbers"
-        raise DataError(
-            f"{task.path}: judge.label: column {rule.column!r} has values that the rule does not "
-            f"cover: {found}; covered: {covered}"
-        )
-    return labels_N
-
-
-def train_median(task: JudgeTask, values_N: Sequence[Any]) -> float | None:
-    """The median of the label column of the training split, where the rule asks for it.
-
-    Nulls do not count.
-
-    Raises:
-        DataError: a value is not a number.
-    """
-    if not task.judge.label.uses_train_median:
-        return None
-    numbers = []
-    for value in values_N:
-        try:
-            numbers += [] if _is_null(value) else [float(value)]
-        except (TypeError, ValueError):
+        Raises:
+            DataError: none is left.
+        """
+        judge = self.task.judge
+        if not judge.where and not judge.label.drop:
+            return self
+        reasons_N = [
+            "judge.where" if not selected else "judge.label.drop" if dropped else None
+            for selected, dropped in zip(
+                self._selected(), is_dropped(self.task, self.label_values), strict=True
+            )
+        ]
+        kept = self.select(index for index, why in enumerate(reasons_N) if why is None)
+        kept.left_out = dict(sorted(Counter(filter(None, reasons_N)).items()))
+        if len(self) and not len(kept):
+            found = {
+                path: sorted({label_key(value) for value in self.column(path)})[:5]
+                for path in judge.where
+            }
             raise DataError(
-                f"{task.path}: judge.label: {value!r} in column {task.judge.label.column!r} is not "
-                "a number"
-            ) from None
-    if not numbers:
-        raise DataError(f"{task.task}: the label column of the training split is null throughout")
-    return median(numbers)
+                f"{self.task.path}: judge.where and judge.label.drop leave no row: "
+                f"{kept.left_out}; values in the data: {found}"
+            )
+        return kept
 
-
-def _is_null(value: object) -> bool:
-    return value is None or value != value  # NaN is not itself
+    def _selected(self) -> Iterator[bool]:
+        where = self.task.judge.where
+        columns = [self.column(path) for path in where]
+        for index in range(len(self)):
+            yield all(
+                lookup(dict.fromkeys(allowed, True), values[index], False)
+                for allowed, values in zip(where.values(), columns, strict=True)
+            )
 
 
 def named_columns(task: JudgeTask) -> dict[str, list[str]]:
@@ -523,7 +507,8 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
     return {
         "judge.images": [*judge.images],
         **{field: sorted(question_columns(text)) for field, text in task.questions.items()},
-        "judge.label.column": [judge.label.column],
+        "judge.label.column": [*judge.label.columns],
+        "judge.where": [*judge.where],
         "judge.id": [*(judge.id or ())],
         "judge.candidates": [path for group in task.candidates for path in group],
         "judge.reasoning": [judge.reasoning] if judge.reasoning else [],

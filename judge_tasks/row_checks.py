@@ -26,7 +26,7 @@ def revealed_labels(raw: RawSplit, labels_N: Sequence[str | None]) -> Iterator[s
 
     Such a column has the label's values or the verdicts, or exactly one value for each label.
     """
-    values_N = [label_key(value) for value in raw.column(raw.task.judge.label.column)]
+    values_N = [label_key(value) for value in raw.label_values]
     rows = [index for index, label in enumerate(labels_N) if label is not None]
     labels = [labels_N[index] for index in rows]
     if len(set(labels)) < 2:

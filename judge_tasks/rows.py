@@ -293,13 +293,13 @@ def _fingerprint(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> str:
             *(columns[name] for name in names), strict=True
         )
     )
-    rule = raw.task.judge.label.model_dump_json()
+    rule = raw.task.judge.label.identity
     return digest(part.encode() for part in (rule, *rows))[:16]
 
 
 def _data_fingerprint(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> str:
     texts = list(raw.texts().values())
-    labels_N = raw.column(raw.task.judge.label.column)
+    labels_N = raw.label_values
     rows = sorted(
         digest(
             str(part).encode()

@@ -173,6 +173,8 @@ def _reported_by(task: JudgeTask, rows: Rows) -> dict[str, Any]:
     """The rows in each group, those that people rated, and the facts, where there are any."""
     columns = rows.dataset.with_format(None)
     record: dict[str, Any] = {}
+    if rows.raw.left_out:
+        record["left_out"] = rows.raw.left_out  # of the split that this one may be cut from
     if task.judge.groups is not None:
         groups = Counter(columns["group"][:])
         without = groups.pop(None, 0)
@@ -202,7 +204,7 @@ def load_raw(task: JudgeTask, split: SplitName, source: Source) -> RawSplit:
             )
         origin, wanted = rule.source, split
     dataset = _read_split(task, origin, source)
-    raw = RawSplit(task, dataset, _folder_of_cells(source), source.facts_file)
+    raw = RawSplit(task, dataset, _folder_of_cells(source), source.facts_file).kept()
     # A split that the source has itself is not cut from another one.
     rules = {
         name: rule

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, T
 from mtrl_judge.metrics.groups import GROUP_MEANS, group_means
 from mtrl_judge.metrics.records import Record
 
-from .fields import Column, Columns, Frozen, Text, as_tuple
+from .fields import Column, Columns, Frozen, RawValue, Text, as_tuple
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import Kind, LabelRule, label_rule
 
@@ -48,6 +48,10 @@ ANSWERS_FILE = "answers.jsonl"
 """Answers to learn from, beside a task's data or in a run's folder: JSON lines with task, item_id,
 swapped and text."""
 CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
+
+
+def _as_values(value: object) -> object:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 TaskName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -178,6 +182,9 @@ class JudgeSpec(Frozen):
         min_length=2,
         max_length=MAX_VERDICTS,
         description=f'up to {MAX_VERDICTS} answers, such as ["Yes", "No"]',
+    )
+    where: dict[Column, Annotated[tuple[RawValue, ...], BeforeValidator(_as_values)]] = Field(
+        {}, description="rows to keep, by the value or values of columns, such as {split: [a, b]}"
     )
     id: Columns | None = Field(
         None, description="columns that identify an item; without them its content does"

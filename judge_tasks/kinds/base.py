@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from mtrl_judge.metrics.rates import PAIR_RATES, RATES, TIE_RATES
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import majority_macro_f1, summarize
 
-from ..fields import Column, Frozen, label_key, mapping
+from ..fields import Column, Frozen, RawValue, label_key, lookup, mapping
 from ..verdicts import Verdict, parse_verdict
 
 if TYPE_CHECKING:
@@ -33,12 +33,42 @@ class LabelRule(Frozen, ABC):
     keys: ClassVar[frozenset[str]] = frozenset()
     """The keys of the YAML by which this rule is recognized."""
 
-    column: Column = Field(description="the column that holds the label")
+    column: Column | tuple[Column, ...] = Field(
+        description="the column that holds the label, or with reduce several columns"
+    )
+    reduce: Literal["mean", "median", "majority"] | None = Field(
+        None,
+        description="mean, median or majority: how several columns, or a column of lists, become "
+        "one value, such as the votes of annotators",
+    )
+    drop: tuple[RawValue, ...] | None = Field(
+        None, description="values whose rows are left out, such as [unsure]"
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns or paths that it reads."""
+        return (self.column,) if isinstance(self.column, str) else self.column
+
+    def gather(self, values: tuple[Any, ...]) -> Any:
+        """One value of a row from those of its columns, where they are not reduced."""
+        return values[0]
+
+    @property
+    def identity(self) -> str:
+        """The rule as part of the rows' fingerprint; fields that are not used are not in it."""
+        unused = {name for name in ("reduce", "drop") if getattr(self, name) is None}
+        return self.model_dump_json(exclude=unused)
 
     @classmethod
     def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
         """Faults between the rule and the verdicts as they were written, before validation."""
         yield from ()
+
+    @classmethod
+    def written(cls) -> list[str]:
+        """The keys that make a mapping this rule."""
+        return sorted({*cls.keys, *(["column"] if "column" in cls.model_fields else [])})
 
     @property
     def uses_train_median(self) -> bool:
@@ -49,8 +79,10 @@ class LabelRule(Frozen, ABC):
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         """The verdict for each value, by :func:`~..fields.label_key`."""
 
-    def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
-        """The verdict that a value of the column stands for.
+    def verdict(
+        self, value: object, verdicts: Sequence[str], threshold: float | None
+    ) -> str | None:
+        """The verdict that a value of the column stands for; None for no label.
 
         Args:
             threshold: the median of the training split, where the rule asks for it.
@@ -58,7 +90,10 @@ class LabelRule(Frozen, ABC):
         Raises:
             LookupError: the rule does not cover the value.
         """
-        return self.table(verdicts)[label_key(value)]
+        label = lookup(self.table(verdicts), value, None)
+        if label is None:
+            raise LookupError(label_key(value))
+        return str(label)
 
 
 class Kind(ABC):
@@ -93,9 +128,7 @@ class Kind(ABC):
         label = self.completed(judge).get("label")
         rule = label_rule(label)
         if isinstance(label, Mapping) and rule not in self.label_rules:
-            known = " or ".join(
-                f"{{{', '.join(['column', *sorted(each.keys)])}}}" for each in self.label_rules
-            )
+            known = " or ".join(f"{{{', '.join(each.written())}}}" for each in self.label_rules)
             yield Problem("judge.label", f"is not a label of a {self.name} task", f"write {known}")
 
     def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from mtrl_judge.common.errors import Problem
 from mtrl_judge.common.hashing import stable_hash
 
-from ..fields import Column, label_key, strings
+from ..fields import Column, as_number, is_null, label_key, strings
 from ..verdicts import Verdict, parse_verdict
 from .base import Kind, LabelRule
 
@@ -46,7 +46,6 @@ class PairLabel(_Preference):
 
     keys = frozenset({"first", "second", "tie"})
 
-    column: Column = Field(description="the column that holds the preference")
     first: _RawValues = Field(description="the value, or list of values, for the first candidate")
     second: _RawValues = Field(description="the value, or list of values, for the second candidate")
     tie: _RawValues | None = Field(None, description="the value, or list of values, for neither")
@@ -71,10 +70,61 @@ class PairLabel(_Preference):
         }
 
 
+class LargerLabel(_Preference):
+    """Which candidate is preferred, by a number for each: the larger one's.
+
+    Numbers that differ by no more than the margin are a tie; without a verdict for ties, such a
+    pair has no label.
+    """
+
+    keys = frozenset({"larger_of"})
+
+    column: tuple[Column, Column] = Field(
+        alias="larger_of", description="the columns with the candidates' numbers, such as [s0, s1]"
+    )
+    margin: float = Field(0.0, ge=0, description="the largest difference that is a tie")
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        if label.get("reduce") is not None:
+            yield Problem("judge.label.reduce", "is for one value", "remove it")
+        if len(verdicts) not in (0, 2, 3):
+            right = "name the first slot, the second slot, and if there are ties the tie"
+            yield Problem("judge.verdicts", f"{len(verdicts)} verdicts for two numbers", right)
+
+    def gather(self, values: tuple[Any, ...]) -> Any:
+        return None if any(map(is_null, values)) else values
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        return {}
+
+    def verdict(self, value: Any, verdicts: Sequence[str], threshold: float | None) -> str | None:
+        first, second = map(as_number, value)
+        if abs(first - second) <= self.margin:
+            return verdicts[2] if len(verdicts) > 2 else None
+        return verdicts[0] if first > second else verdicts[1]
+
+
+class ConstantLabel(LabelRule):
+    """The same candidate of every pair is right, by the design of the dataset.
+
+    Pairs are judged in both orders or in a hashed one, so that position says nothing.
+    """
+
+    keys = frozenset({"constant"})
+
+    column: tuple[Column, ...] = Field(exclude=True, default=())
+    constant: Literal["first", "second"] = Field(description="first or second")
+
+    def gather(self, values: tuple[Any, ...]) -> Any:
+        return self.constant
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        return {"first": verdicts[0], "second": verdicts[1]}
+
+
 class IndexLabel(_Preference):
     """Which candidate is preferred, by its index: 0 the first, 1 the second."""
-
-    column: Column = Field(description="the column that holds the index, 0 or 1")
 
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         return {"0": verdicts[0], "1": verdicts[1]}
@@ -84,7 +134,7 @@ class Pairwise(Kind):
     """Each pair is judged in both orders, or in the one that a hash of the item picks."""
 
     name = "pairwise"
-    label_rules: ClassVar = (PairLabel, IndexLabel)
+    label_rules: ClassVar = (PairLabel, LargerLabel, ConstantLabel, IndexLabel)
     example = """\
   images: [image0, image1]       # the two that are compared
   question: |

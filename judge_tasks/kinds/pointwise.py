@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,16 +11,23 @@ from pydantic_core import PydanticCustomError
 
 from mtrl_judge.common.errors import Problem, did_you_mean
 
-from ..fields import Column, Text, label_key, mapping
+from ..fields import Text, as_number, label_key, mapping
 from .base import Kind, LabelRule
 
 TRAIN_MEDIAN = "train_median"
 
 
 def _label_map(value: object) -> object:
+    """A verdict by value, or where lists are given, the values of each verdict."""
     if not isinstance(value, Mapping):
         return value
-    return {label_key(key): verdict for key, verdict in value.items()}
+    if not any(isinstance(each, list) for each in value.values()):
+        return {label_key(key): verdict for key, verdict in value.items()}
+    table: dict[str, object] = {}
+    for verdict, values in value.items():
+        for each in values if isinstance(values, list) else [values]:
+            table.setdefault(label_key(each), verdict)
+    return table
 
 
 def _threshold(value: object) -> object:
@@ -39,7 +47,10 @@ class MapLabel(LabelRule):
 
     @classmethod
     def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
-        mapped = mapping(label.get("map"))
+        given = mapping(label.get("map"))
+        if any(isinstance(each, list) for each in given.values()):
+            yield from _repeated(given)
+        mapped = mapping(_label_map(given))
         if not verdicts or not mapped:
             return
         for value, verdict in mapped.items():
@@ -55,6 +66,44 @@ class MapLabel(LabelRule):
         return self.map
 
 
+def _repeated(values_by_verdict: Mapping[Any, Any]) -> Iterator[Problem]:
+    verdict_of: dict[str, Any] = {}
+    for verdict, values in values_by_verdict.items():
+        for each in map(label_key, values if isinstance(values, list) else [values]):
+            if verdict_of.setdefault(each, verdict) != verdict:
+                wrong = f"{each!r} is also a value of {verdict_of[each]!r}"
+                yield Problem(f"judge.label.map.{verdict}", wrong, "name each value once")
+
+
+class BinsLabel(LabelRule):
+    """Label by number: the first verdict below the first bound, the second from there on, …"""
+
+    keys = frozenset({"bins"})
+
+    bins: tuple[float, ...] = Field(
+        min_length=1, description="ascending numbers, one less than verdicts, such as [2.5, 3.5]"
+    )
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        bins = label.get("bins")
+        if not isinstance(bins, list) or not all(isinstance(b, int | float) for b in bins):
+            return
+        if sorted(set(bins)) != bins:
+            yield Problem("judge.label.bins", f"is {bins}", "ascending numbers")
+        if verdicts and len(verdicts) != len(bins) + 1:
+            wrong = f"{len(bins)} bounds for {len(verdicts)} verdicts"
+            yield Problem(
+                "judge.label.bins", wrong, "one bound less than verdicts, from the lowest"
+            )
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        return {}
+
+    def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
+        return verdicts[bisect_right(self.bins, as_number(value))]
+
+
 class ThresholdLabel(LabelRule):
     """Label by number: the first verdict where ``column >= threshold``, else the second.
 
@@ -63,7 +112,6 @@ class ThresholdLabel(LabelRule):
 
     keys = frozenset({"threshold"})
 
-    column: Column = Field(description="the column that holds the number")
     threshold: Annotated[float | Literal["train_median"], BeforeValidator(_threshold)] = Field(
         description="a number such as 5, or train_median"
     )
@@ -86,17 +134,14 @@ class ThresholdLabel(LabelRule):
         limit = threshold if self.threshold == TRAIN_MEDIAN else float(self.threshold)
         if limit is None:
             raise ValueError("the threshold is the training split's median, which was not given")
-        try:
-            return verdicts[0] if float(value) >= limit else verdicts[1]  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise LookupError("not a number") from None
+        return verdicts[0] if as_number(value) >= limit else verdicts[1]
 
 
 class Pointwise(Kind):
     """Each item is one row with its own label."""
 
     name = "pointwise"
-    label_rules: ClassVar = (MapLabel, ThresholdLabel)
+    label_rules: ClassVar = (MapLabel, ThresholdLabel, BinsLabel)
     example = """\
   images: [image]                # image columns; they precede the text unless it contains <image>
   # A Jinja template over the row's columns; say what is asked, and what each verdict means.

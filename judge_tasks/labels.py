@@ -1,0 +1,126 @@
+"""From the columns of a dataset to labels, by the rule of a YAML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from mtrl_judge.common.errors import DataError
+
+from .fields import is_null, label_key, lookup
+from .kinds.base import LabelRule
+from .spec import JudgeTask
+
+
+def label_values(task: JudgeTask, column: Callable[[str], Sequence[Any]], n: int) -> list[Any]:
+    """What the label rule reads of each of N rows.
+
+    Args:
+        column: the N values of a column or path.
+        n: N, for a rule that reads no column.
+
+    Raises:
+        DataError: values to average are not numbers.
+    """
+    rule = task.judge.label
+    columns = [column(path) for path in rule.columns]
+    if rule.reduce is None:
+        return (
+            [rule.gather(values) for values in zip(*columns, strict=True)]
+            if columns
+            else [rule.gather(())] * n
+        )
+    values_N = []
+    for cells in zip(*columns, strict=True):
+        each = [v for cell in cells for v in (cell if isinstance(cell, list) else [cell])]
+        try:
+            values_N.append(_reduced(rule.reduce, [v for v in each if not is_null(v)]))
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{task.path}: judge.label.reduce: {each!r} in column {_names(rule)} are not all "
+                f"numbers, which reduce: {rule.reduce} needs"
+            ) from None
+    return values_N
+
+
+def _reduced(how: str, values: Sequence[Any]) -> Any:
+    """One value of several; None of none, and where no value has the most votes."""
+    if not values:
+        return None
+    if how == "mean":
+        return fmean(map(float, values))
+    if how == "median":
+        return median(map(float, values))
+    votes = Counter(map(label_key, values)).most_common(2)
+    return None if len(votes) > 1 and votes[0][1] == votes[1][1] else votes[0][0]
+
+
+def is_dropped(task: JudgeTask, values_N: Sequence[Any]) -> Iterator[bool]:
+    """Whether each row is left out for its label's value."""
+    dropped = dict.fromkeys(task.judge.label.drop or (), True)
+    return (lookup(dropped, value, False) if dropped else False for value in values_N)
+
+
+def labels_of(
+    task: JudgeTask, values_N: Sequence[Any], threshold: float | None = None
+) -> list[str | None]:
+    """The verdicts that the values of the label column stand for, N; None where one is null.
+
+    Args:
+        threshold: the median of the training split, where the rule asks for it
+            (:func:`train_median`).
+
+    Raises:
+        DataError: naming every value the rule does not cover, with its count.
+    """
+    rule, verdicts = task.judge.label, task.judge.verdicts
+    if rule.uses_train_median and threshold is None:
+        raise DataError(f"{task.task}: the training split's median is needed for the labels")
+    labels_N: list[str | None] = []
+    unknown: Counter[str] = Counter()
+    for value, dropped in zip(values_N, is_dropped(task, values_N), strict=True):
+        label = None
+        if not dropped and not is_null(value):
+            try:
+                label = rule.verdict(value, verdicts, threshold)
+            except LookupError:
+                unknown[label_key(value)] += 1
+        labels_N.append(label)
+    if unknown:
+        found = ", ".join(f"{value!r} ({count} rows)" for value, count in unknown.most_common(10))
+        covered = ", ".join(rule.table(verdicts)) or "numbers"
+        raise DataError(
+            f"{task.path}: judge.label: column {_names(rule)} has values that the rule does not "
+            f"cover: {found}; covered: {covered}"
+        )
+    return labels_N
+
+
+def train_median(task: JudgeTask, values_N: Sequence[Any]) -> float | None:
+    """The median of the label column of the training split, where the rule asks for it.
+
+    Nulls do not count.
+
+    Raises:
+        DataError: a value is not a number.
+    """
+    if not task.judge.label.uses_train_median:
+        return None
+    numbers = []
+    for value in values_N:
+        try:
+            numbers += [] if is_null(value) else [float(value)]
+        except (TypeError, ValueError):
+            column = _names(task.judge.label)
+            raise DataError(
+                f"{task.path}: judge.label: {value!r} in column {column} is not a number"
+            ) from None
+    if not numbers:
+        raise DataError(f"{task.task}: the label column of the training split is null throughout")
+    return median(numbers)
+
+
+def _names(rule: LabelRule) -> str:
+    return ", ".join(map(repr, rule.columns))
