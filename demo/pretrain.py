@@ -34,6 +34,7 @@ from transformers.vision_utils import (
 
 from mtrl_judge.common.files import read_json, refuse_existing, whole_folder, write_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
+from mtrl_judge.models.checkpoint import errors_of_saving
 
 from .corpus import OUTCOMES, comparison
 from .curriculum import Example, load_curriculum
@@ -116,8 +117,9 @@ def pretrain_tiny_model(
         train_comparison(model, tokenizer, schedule.comparison, seed)
         train_text(model, tokenizer, features, curriculum.examples, schedule.text, seed)
         model.eval()
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        with errors_of_saving(folder):
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
         card = {
             "style": "reasoned",
             "base": None,

@@ -288,6 +288,30 @@ def _task_entry(result: TaskResult, scores: Mapping[str, Score], *, rows: bool) 
     )
 
 
+def check_metadata(results: Path, result: TaskResult) -> None:
+    """Refuse metadata of other types than evaluations write, in results of others.
+
+    Raises:
+        JudgeError: with the fields.
+    """
+    known = {key: value for key, value in result.metadata.items() if key in _METADATA}
+    try:
+        task = TaskEntry(**known, rates={})
+        versions = result.metadata.get("versions", {})
+        Entry(model=result.task, date="", versions=versions, tasks={result.task: task})
+    except ValidationError as error:
+        raise _refused(f"{results}: configs.{result.task}.metadata.judge", error) from None
+
+
+def _refused(where: str, error: ValidationError) -> JudgeError:
+    return JudgeError(
+        "\n".join(
+            f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors()
+        )
+    )
+
+
 def read_file(file: Path) -> LeaderboardFile:
     """A leaderboard file.
 
@@ -304,11 +328,7 @@ def read_file(file: Path) -> LeaderboardFile:
     try:
         return LeaderboardFile.model_validate(raw)
     except ValidationError as error:
-        lines = [
-            f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-            for fault in error.errors()
-        ]
-        raise JudgeError("\n".join(lines)) from None
+        raise _refused(str(file), error) from None
 
 
 def read_entries(file: Path) -> list[Run]:

@@ -25,7 +25,7 @@ from mtrl_judge.metrics.calibration import known_probabilities
 from mtrl_judge.metrics.human import HumanRating, judge_score
 from mtrl_judge.metrics.records import Record
 
-from .file import read_entries
+from .file import check_metadata, read_entries
 from .model_args import arguments_of, without_secrets
 from .runs import Run, Sample, TaskResult
 
@@ -205,11 +205,12 @@ def _with_samples(results: Path, result: TaskResult, *, read: bool) -> TaskResul
     if not file.is_file():
         raise JudgeError(f"{file}: no samples of {result.task}; run lmms-eval with --log_samples")
     kind = result.metadata.get("kind")
-    if kind not in KINDS or not {"role", "verdicts"} <= result.metadata.keys():
+    if str(kind) not in KINDS or not {"role", "verdicts"} <= result.metadata.keys():
         raise JudgeError(
             f"{results}: configs.{result.task}.metadata.judge has the kind {kind!r}; expected one "
             f"of {', '.join(KINDS)}, a role and verdicts"
         )
+    check_metadata(results, result)
     if read:
         samples = [_sample(where, row, result) for where, row in read_json_lines(file)]
         n_rows = len(samples)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError, first_line
 from mtrl_judge.common.files import read_json
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.judge_tasks.hub import hub_fault
@@ -43,6 +46,23 @@ def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
         expected = " or ".join(STYLES)
         raise JudgeError(f"{file}: style: found {card.get('style')!r}; expected {expected}")
     return card
+
+
+@contextmanager
+def errors_of_saving(folder: Path) -> Iterator[None]:
+    """Within the block, that a model's file cannot be written is an OSError, as of other files.
+
+    safetensors and torch, which names only the line of its source, raise errors of their own.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        signs = ("inline_container", "iostream error")  # of torch.save
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in signs):
+            raise
+        raise OSError(errno.EIO, f"{first_line(error)}; is the disk full?", str(folder)) from error
 
 
 def check_config(pretrained: str, **source: Any) -> None:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers.trainer_utils import rotate_checkpoints
 
 from mtrl_judge.common.errors import JudgeError, first_line
 from mtrl_judge.common.files import sync_to_disk, write_json
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
+from mtrl_judge.models.checkpoint import errors_of_saving
 
 from .weights import BaseWeights, load_weights
 
@@ -149,30 +149,31 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
         limit = self.args.save_total_limit
         self.args.save_total_limit = None  # transformers would rotate before this one is complete
         try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # torch.save reports what it cannot write by the file of its source.
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise
+            with errors_of_saving(folder):
+                super()._save_checkpoint(model, trial)
+                self._save_generation_state(folder)
+                self.accelerator.wait_for_everyone()
+                self.args.save_total_limit = limit
+                if self.args.should_save:
+                    self._complete(folder)
+        except OSError as error:
             raise JudgeError(
-                f"{folder}: cannot be written: {first_line(error)}; is the disk full? Earlier "
+                f"{folder}: cannot be written: {error.strerror or first_line(error)}. Earlier "
                 "checkpoints are unchanged: free some space and continue with --resume"
             ) from error
         finally:
             self.args.save_total_limit = limit
-        self._save_generation_state(folder)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            torch.save(self.args, folder / _TRAINING_ARGUMENTS)  # with the limit again
-            state = {name: part.state() for name, part in self.stateful.items()}
-            write_json(folder / _STATE, state)
-            _write_manifest(folder)
-            rotate_checkpoints(
-                output_dir=str(run_folder),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
-        self.accelerator.wait_for_everyone()
+
+    def _complete(self, folder: Path) -> None:
+        torch.save(self.args, folder / _TRAINING_ARGUMENTS)  # with the limit again
+        write_json(folder / _STATE, {name: part.state() for name, part in self.stateful.items()})
+        _write_manifest(folder)
+        rotate_checkpoints(
+            output_dir=str(folder.parent),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+        )
 
     def save_after_failure(self) -> str:
         """Write the checkpoint of a run whose next step failed before it changed anything.

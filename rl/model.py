@@ -177,10 +177,13 @@ def freeze_vision(model: Any, adapter: Any) -> None:
 
 def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
     """Write the best weights as a complete model: an adapter is merged into its base model."""
+    from mtrl_judge.models.checkpoint import errors_of_saving
+
+    written = folder / (ADAPTER if settings.model.use_peft else JUDGE)
+    with errors_of_saving(written):
+        trainer.save_model(str(written))
     if not settings.model.use_peft:
-        trainer.save_model(str(folder / JUDGE))
         return
-    trainer.save_model(str(folder / ADAPTER))
     if not trainer.is_world_process_zero():
         return
     from peft import PeftModel
@@ -191,7 +194,7 @@ def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
     with in_this_process_alone():
         model, processor = load(settings)
     merged = PeftModel.from_pretrained(model, str(folder / ADAPTER)).merge_and_unload()
-    with whole_folder(folder / JUDGE) as part:
+    with whole_folder(folder / JUDGE) as part, errors_of_saving(folder / JUDGE):
         merged.save_pretrained(part)
         processor.save_pretrained(part)
         write_card(part, trainer.checkpoint_card)

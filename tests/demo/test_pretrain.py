@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.limits import limited_files
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mtrl_judge.common.errors import DataError, JudgeError
@@ -189,6 +191,28 @@ def test_existing_files_are_kept(sample_root: Path, judge: Path, tmp_path: Path)
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(JudgeError, match="did not write"):
         pretrain_tiny_model(sample_root, tmp_path / "mine", schedule=FEW_STEPS, force=True)
+
+
+def test_a_full_disk_leaves_the_earlier_model(sample_root: Path, judge: Path) -> None:
+    before = {file.name: file.read_bytes() for file in judge.iterdir()}
+    with limited_files(100_000), pytest.raises(JudgeError, match="tiny: cannot be written"):
+        pretrain_tiny_model(sample_root, judge, seed=1, schedule=FEW_STEPS, force=True)
+    assert {file.name: file.read_bytes() for file in judge.iterdir()} == before
+    assert [path.name for path in judge.parent.iterdir()] == [judge.name]
+
+
+def test_a_folder_that_is_gone_meanwhile_is_one_message(
+    sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "there" / "tiny"
+
+    def replace_folder(*_: object) -> None:
+        shutil.rmtree(out.parent)
+        out.parent.touch()
+
+    monkeypatch.setattr(pretrain, "train_text", replace_folder)
+    with pytest.raises(JudgeError, match="tiny: cannot be written"):
+        pretrain_tiny_model(sample_root, out, schedule=FEW_STEPS)
 
 
 def test_other_data_is_refused(tmp_path: Path) -> None:

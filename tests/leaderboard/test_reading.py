@@ -55,6 +55,28 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (result.n_rows, result.n) == (6, 6)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": []},
+        {"role": None},
+        {"verdicts": None},
+        {"versions": "x"},
+        {"versions": {"a": 1}},
+        {"source": []},
+        {"label_rule": [[[1]]]},
+        {"perturbation": ["x"]},
+        {"threshold": "x"},
+    ],
+    ids=str,
+)
+def test_metadata_of_wrong_types_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    (field,) = wrong
+    file = write_results(tmp_path, {TASK: []}, about={TASK: wrong})
+    with pytest.raises(JudgeError, match=rf"configs\.{TASK}\.metadata\.judge.*{field}"):
+        load_runs([file])
+
+
 def test_repeats_are_votes_and_samples_may_name_their_cluster(tmp_path: Path) -> None:
     """lmms-eval scores the first answer and keeps all of them as `resps`."""
     answers = [["<answer>Yes</answer>", "<answer>No</answer>", "well"]]

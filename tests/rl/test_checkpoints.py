@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.limits import limited_files
 from transformers import (
     EarlyStoppingCallback,
     PretrainedConfig,
@@ -28,6 +29,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 from mtrl_judge.rl.callbacks import StopOnSignal
 from mtrl_judge.rl.checkpoints import (
@@ -276,6 +278,20 @@ def test_killed_at_any_file_operation_of_a_save_a_run_resumes_exactly(tmp_path: 
     assert len(left) - first_new > 5
 
 
+def test_a_full_disk_at_any_file_of_a_checkpoint_is_one_message(tmp_path: Path) -> None:
+    """safetensors and torch raise errors of their own."""
+    trainer = trainer_of(tmp_path, max_steps=2)
+    trainer.train()
+    files = (tmp_path / "checkpoint-2").iterdir()
+    for size in sorted({file.stat().st_size for file in files}):
+        with (
+            limited_files(size - 1),
+            pytest.raises(JudgeError, match=r"checkpoint-2.* cannot be written"),
+        ):
+            trainer._save_checkpoint(trainer.model, trial=None)
+        assert latest_checkpoint(tmp_path) is None
+
+
 def test_a_checkpoint_is_whole_while_all_its_files_have_their_size(copy: Path) -> None:
     newest = copy / "checkpoint-10"
     assert latest_checkpoint(copy) == newest
@@ -427,7 +443,7 @@ def test_all_processes_stop_at_one_step_and_resume_exactly(tmp_path: Path) -> No
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launch, __file__, "two", str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
         check=False,
