@@ -90,10 +90,9 @@ def labels_of(
         labels_N.append(label)
     if unknown:
         found = ", ".join(f"{value!r} ({count} rows)" for value, count in unknown.most_common(10))
-        covered = ", ".join(rule.table(verdicts)) or "numbers"
         raise DataError(
             f"{task.path}: judge.label: column {_names(rule)} has values that the rule does not "
-            f"cover: {found}; covered: {covered}"
+            f"cover: {found}; covered: {rule.covered(verdicts)}"
         )
     return labels_N
 

@@ -152,6 +152,14 @@ class Human(Frozen):
     )
 
 
+class Scale(Frozen):
+    """The numbers that a rating can be."""
+
+    min: float = Field(description="the lowest rating, such as 1")
+    max: float = Field(description="the highest rating, such as 10")
+    step: float = Field(1, gt=0, description="the difference of two levels, such as 1 or 0.5")
+
+
 class Facts(Frozen):
     """What items show, to look for in a judge's reasoning."""
 
@@ -185,6 +193,9 @@ class JudgeSpec(Frozen):
     )
     where: dict[Column, Annotated[tuple[RawValue, ...], BeforeValidator(_as_values)]] = Field(
         {}, description="rows to keep, by the value or values of columns, such as {split: [a, b]}"
+    )
+    scale: Scale | None = Field(
+        None, description="{min, max, step}: the scale of a task whose kind is score"
     )
     id: Columns | None = Field(
         None, description="columns that identify an item; without them its content does"

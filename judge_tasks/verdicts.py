@@ -30,6 +30,7 @@ __all__ = [
     "parse_verdict",
     "read_confidence",
     "read_reasoning",
+    "read_verdict",
 ]
 
 PARSER_VERSION = 5
@@ -40,9 +41,13 @@ SELF_CONTRADICTION = "self-contradiction"
 
 _SEVERAL = "several verdicts"
 _MAX_BLOCKS = 32
+OUTSIDE, RANGE = "(outside the scale)", "(a range)"
+"""Stand for what is no rating, where verdicts are the numbers of a scale."""
 _NOT_VERDICTS = {
     TIE: "a tie, which is not a verdict",
     OTHER: "an answer that is not a verdict",
+    OUTSIDE: "a number that is not on the scale",
+    RANGE: "a range of numbers",
 }
 
 
@@ -86,6 +91,11 @@ def parse_verdict(
     Verdict(value='Yes', well_formed=True, reason='whole')
     """
     names = names_of(tuple(verdicts), ratings, None if ties is None else tuple(ties))
+    return read_verdict(text, names)
+
+
+def read_verdict(text: str, names: Names) -> Verdict:
+    """Read the verdict of a judge's output, given how verdicts can be named in it."""
     if not isinstance(text, str) or not text.strip():
         return Verdict(None, False, "empty text")
     if failure := request_failure(text):

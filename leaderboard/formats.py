@@ -11,7 +11,7 @@ from mtrl_judge.metrics.bootstrap import Estimate
 
 NONE = "–"
 ROLE_NAMES = {"train": "in distribution", "ood": "out of distribution"}
-_METRIC_NAMES = {"macro_f1": "Macro-F1", "cohen_kappa": "Cohen's κ"}
+_METRIC_NAMES = {"macro_f1": "Macro-F1", "cohen_kappa": "Cohen's κ", "weighted_kappa": "weighted κ"}
 
 
 def format_number(

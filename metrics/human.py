@@ -13,10 +13,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .agreement import ratings
 from .bootstrap import effective_clusters, mean_size, spread_factor
+from .correlation import (
+    MAX_CLUSTERS,
+    Indices,
+    correlations,
+    pairwise_accuracy,
+    rows_of_groups,
+)
 from .drawn import DRAWN_RESAMPLES, Drawn, shared_weights
 from .rates import Rates
 from .roc import roc_auc
@@ -31,11 +37,6 @@ HUMAN_RATES = (
     "auc_human_group_mean",
 )
 """Correlations in [-1, 1], then shares in [0, 1]; more is better in all of them."""
-MAX_CLUSTERS = 3_000
-"""With more clusters there is no interval: the table of their pairs would not fit into memory."""
-_BLOCK = 256  # rows whose pairs with all others are compared at a time
-_CHUNK = 4_000_000  # numbers drawn at a time, 32 MB
-Indices = NDArray[np.int64]
 
 
 class HumanRating(NamedTuple):
@@ -165,17 +166,6 @@ class _Rated(NamedTuple):
         return _Rated(*part)
 
 
-class _Pairs(NamedTuple):
-    """Sums over the pairs of rows of two clusters, K × K; a pair counts in both directions."""
-
-    product_K_K: Rates
-    """Concordant minus discordant pairs."""
-    first_K_K: Rates
-    """Pairs that differ in the first value."""
-    second_K_K: Rates
-    """Pairs that differ in the second value."""
-
-
 def _agreement_of(
     rows: Sequence[RatedRow],
     classes: Sequence[str],
@@ -193,7 +183,14 @@ def _agreement_of(
     has_labels = not np.isnan(rated.labels_N).all()
     has_groups = bool((rated.groups_N >= 0).any())
     if has_groups:
-        found["pairwise_human"] = _pairwise(rated, weights_B_K, halves_B_2)
+        found["pairwise_human"] = pairwise_accuracy(
+            rated.scores_N,
+            rated.order_N,
+            rows_of_groups(rated.groups_N),
+            rated.cluster_N,
+            weights_B_K,
+            halves_B_2,
+        )
     if has_labels:
         labeled = rated.rows(np.flatnonzero(~np.isnan(rated.labels_N)))
         found["auc_human"] = _area(labeled, weights_B_K, halves_B_2)
@@ -224,146 +221,9 @@ def _rated(
     return rated, places_K
 
 
-# Correlations
-
-
 def _correlations(rated: _Rated, weights_B_K: Rates | None) -> dict[str, Drawn]:
-    from scipy import stats
-
-    scores_N, ratings_N = rated.scores_N, rated.ratings_N
-    if np.ptp(scores_N) == 0 or np.ptp(ratings_N) == 0:
-        return {name: Drawn(None, None, 0) for name in HUMAN_RATES[:3]}
-    values = {
-        "spearman_human": stats.spearmanr(scores_N, ratings_N).statistic,
-        "pearson_human": stats.pearsonr(scores_N, ratings_N).statistic,
-        "kendall_human": stats.kendalltau(scores_N, ratings_N, variant="b").statistic,
-    }
-    drawn: dict[str, Rates] = {}
-    if weights_B_K is not None:
-        drawn["pearson_human"] = _pearson(rated, weights_B_K)
-        drawn["spearman_human"] = _spearman(rated, weights_B_K)
-        pairs = _pairs(scores_N, ratings_N, rated.cluster_N, weights_B_K.shape[1])
-        product_B, first_B, second_B = (_quadratic(weights_B_K, sums) for sums in pairs)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn["kendall_human"] = product_B / np.sqrt(first_B * second_B)
-    clusters = effective_clusters(np.bincount(rated.cluster_N))
-    return {
-        name: Drawn(float(value), _varying(drawn.get(name)), clusters)
-        for name, value in values.items()
-    }
-
-
-def _pearson(rated: _Rated, weights_B_K: Rates) -> Rates:
-    """From the weighted moments; nan where a value does not vary in a draw."""
-    x_N, y_N = rated.scores_N - rated.scores_N.mean(), rated.ratings_N - rated.ratings_N.mean()
-    products = (np.ones_like(x_N), x_N, y_N, x_N * y_N, x_N**2, y_N**2)
-    of_cluster = [np.bincount(rated.cluster_N, part_N) for part_N in products]
-    n_B, x_B, y_B, xy_B, xx_B, yy_B = (weights_B_K @ np.column_stack(of_cluster)).T
-    spread_B = (n_B * xx_B - x_B**2).clip(0) * (n_B * yy_B - y_B**2).clip(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation_B: Rates = (n_B * xy_B - x_B * y_B) / np.sqrt(spread_B)
-    return correlation_B
-
-
-def _spearman(rated: _Rated, weights_B_K: Rates) -> Rates:
-    """Correlations of weighted midranks; nan where a value does not vary in a draw."""
-    size = max(1, _CHUNK // len(rated.scores_N))
-    parts = []
-    for start in range(0, len(weights_B_K), size):
-        weights_B_N = weights_B_K[start : start + size, rated.cluster_N].astype(np.float32)
-        x_B_N = _centered_ranks(weights_B_N, rated.scores_N)
-        y_B_N = _centered_ranks(weights_B_N, rated.ratings_N)
-        xw_B_N, yw_B_N = weights_B_N * x_B_N, weights_B_N * y_B_N
-        products_B = (
-            np.einsum("bn,bn->b", first_B_N, second_B_N).astype(float)
-            for first_B_N, second_B_N in ((xw_B_N, y_B_N), (xw_B_N, x_B_N), (yw_B_N, y_B_N))
-        )
-        xy_B, xx_B, yy_B = products_B
-        with np.errstate(invalid="ignore", divide="ignore"):
-            parts.append(xy_B / np.sqrt(xx_B * yy_B))
-    return np.concatenate(parts)
-
-
-def _centered_ranks(weights_B_N: Any, values_N: Rates) -> Any:
-    """The weight below each value plus half the weight at it, less the mean of that, B × N, as a
-    share of all weights. With equal weights these are midranks."""
-    _, level_N = np.unique(values_N, return_inverse=True)
-    order_N = np.argsort(level_N, kind="stable")
-    starts = np.flatnonzero(np.diff(level_N[order_N], prepend=-1))
-    at_B_L = np.add.reduceat(weights_B_N[:, order_N], starts, axis=1)
-    below_B_L = at_B_L.cumsum(axis=1)
-    total_B_1 = below_B_L[:, -1:]
-    # Weighted by itself, the mean of such ranks is half the total.
-    return ((below_B_L - at_B_L / 2) / total_B_1 - 0.5)[:, level_N]
-
-
-# Pairs of rows
-
-
-def _pairs(first_N: Rates, second_N: Rates, cluster_N: Indices, clusters: int) -> _Pairs:
-    """Compare all pairs of rows, which are sorted by cluster, in blocks of rows."""
-    sums = np.zeros((3, clusters, clusters))
-    present, starts = np.unique(cluster_N, return_index=True)
-    for start in range(0, len(first_N), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        of_block, block_starts = np.unique(cluster_N[block], return_index=True)
-        cells = np.ix_(of_block, present)
-        first_X_N = np.sign(first_N[block, None] - first_N).astype(np.float32)
-        second_X_N = np.sign(second_N[block, None] - second_N).astype(np.float32)
-        for number, part_X_N in enumerate(
-            (first_X_N * second_X_N, np.abs(first_X_N), np.abs(second_X_N))
-        ):
-            part_X_K = np.add.reduceat(part_X_N, starts, axis=1)
-            sums[number][cells] += np.add.reduceat(part_X_K, block_starts, axis=0)
-    return _Pairs(*sums)
-
-
-def _quadratic(weights_B_K: Rates, sums_K_K: Rates) -> Rates:
-    """The sum of pairs in which both rows have the weights of their clusters, for each draw."""
-    weights_B_K = weights_B_K.astype(np.float32)
-    sums_B_K = weights_B_K @ sums_K_K.astype(np.float32)
-    drawn_B: Rates = np.einsum("bk,bk->b", sums_B_K, weights_B_K).astype(float)
-    return drawn_B
-
-
-def _pairwise(rated: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -> Drawn:
-    """Share of the pairs of a group that people order which the scores order alike.
-
-    A pair with equal scores counts half.
-    """
-    clusters = int(rated.cluster_N.max()) + 1 if weights_B_K is None else weights_B_K.shape[1]
-    within_2_K, spread_2_K_K = np.zeros((2, clusters)), None
-    for rows in _groups(rated):
-        present, cluster_n = np.unique(rated.cluster_N[rows], return_inverse=True)
-        pairs = _pairs(rated.scores_N[rows], rated.order_N[rows], cluster_n, len(present))
-        both_2_k_k = np.stack([pairs.product_K_K, pairs.second_K_K])
-        if len(present) == 1:
-            # A cluster drawn twice is two groups, not one of twice the size: no pairs between them.
-            within_2_K[:, present] += both_2_k_k[:, 0]
-        else:
-            if spread_2_K_K is None:
-                spread_2_K_K = np.zeros((2, clusters, clusters))
-            spread_2_K_K[:, present[:, None], present] += both_2_k_k
-    product, differ = within_2_K.sum(axis=1)
-    pairs_K = within_2_K[1] / 2
-    if spread_2_K_K is not None:
-        product, differ = within_2_K.sum(axis=1) + spread_2_K_K.sum(axis=(1, 2))
-        pairs_K = pairs_K + spread_2_K_K[1].sum(axis=1) - np.diagonal(spread_2_K_K[1]) / 2
-    if not differ:
-        return Drawn(None, None, 0)
-    value = float((differ + product) / (2 * differ))
-    if weights_B_K is None:
-        return Drawn(value, None, 0)
-    product_B, differ_B = (weights_B_K @ sums_K for sums_K in within_2_K)
-    if spread_2_K_K is not None:
-        product_B = product_B + _quadratic(weights_B_K, spread_2_K_K[0])
-        differ_B = differ_B + _quadratic(weights_B_K, spread_2_K_K[1])
-    # As many pairs as a cluster takes part in: half of them right and half of them wrong.
-    prior_B_2 = halves_B_2 * (pairs_K**2).sum() / pairs_K.sum()
-    right_B = (differ_B + product_B) / 4 + prior_B_2[:, 0]
-    return Drawn(
-        value, right_B / (differ_B / 2 + prior_B_2.sum(axis=1)), effective_clusters(pairs_K)
-    )
+    found = correlations(rated.scores_N, rated.ratings_N, rated.cluster_N, weights_B_K)
+    return {f"{name}_human": drawn for name, drawn in found.items()}
 
 
 # Labels
@@ -379,7 +239,7 @@ def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -
     """Mean AUC over the groups that have rows of both labels."""
     values, drawn, clusters = [], [], []
     within: list[tuple[int, float]] = []  # clusters of groups that lie in one, and their AUC
-    for rows in _groups(labeled):
+    for rows in rows_of_groups(labeled.groups_N):
         part = labeled.rows(rows)
         area = _area(part, weights_B_K, halves_B_2)
         if area.value is None:
@@ -407,18 +267,3 @@ def _group_mean(labeled: _Rated, weights_B_K: Rates | None, halves_B_2: Rates) -
         total_B += np.sum(drawn, axis=0)
         groups_B += len(drawn)
     return Drawn(value, total_B / groups_B, min(clusters))
-
-
-def _groups(rated: _Rated) -> list[Indices]:
-    """The rows of each group, in their order."""
-    grouped = np.flatnonzero(rated.groups_N >= 0)
-    order = grouped[np.argsort(rated.groups_N[grouped], kind="stable")]
-    starts = np.flatnonzero(np.diff(rated.groups_N[order], prepend=-1))
-    return np.split(order, starts[1:]) if len(order) else []
-
-
-def _varying(draws_B: Rates | None) -> Rates | None:
-    """Draws that are all the same say nothing of the uncertainty."""
-    if draws_B is None or not np.nanstd(draws_B) > 1e-9:
-        return None
-    return draws_B

@@ -222,6 +222,8 @@ PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
 _DIRECTIONS: Mapping[str, bool | None] = {
     "right_on_wrong_facts": False,
     "null_rate": False,
+    "mae": False,
+    "median_mae": None,
     "flip_rate": False,
     "first_slot_rate": None,
     "majority_macro_f1": None,

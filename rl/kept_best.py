@@ -9,7 +9,7 @@ import numpy as np
 
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.metrics.bootstrap import draw_rates, panel_of
-from mtrl_judge.metrics.drawn import JudgedRows
+from mtrl_judge.metrics.drawn import Drawn, JudgedRows
 from mtrl_judge.metrics.rates import RATES, Rates
 from mtrl_judge.metrics.records import Record
 
@@ -99,9 +99,14 @@ def _of_rows(compared: _Compared) -> Rates:
     task, *both, clusters = compared
     judged = [JudgedRows(task.task, records, clusters, task.judge.verdicts) for records in both]
     metrics = task.kind.drawn(judged, resamples=_RESAMPLES)
-    drawn = [of_judge[task.kind.headline].draws_B for of_judge in metrics]
-    # As in the mean score, a metric that is undefined counts as 0.
-    zeros_B = np.zeros(_RESAMPLES)
-    first_B, second_B = (zeros_B if of_B is None else np.nan_to_num(of_B) for of_B in drawn)
+    first_B, second_B = (_drawn(of_judge[task.kind.headline]) for of_judge in metrics)
     difference_B: Rates = first_B - second_B
     return difference_B
+
+
+def _drawn(metric: Drawn) -> Rates:
+    """Its draws, which are its value where they do not vary, and 0 where it is undefined, as in the
+    mean score."""
+    if metric.draws_B is None:
+        return np.full(_RESAMPLES, metric.value or 0.0)
+    return np.nan_to_num(metric.draws_B)

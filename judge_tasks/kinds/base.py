@@ -79,6 +79,10 @@ class LabelRule(Frozen, ABC):
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         """The verdict for each value, by :func:`~..fields.label_key`."""
 
+    def covered(self, verdicts: Sequence[str]) -> str:
+        """The values that the rule covers, for a message."""
+        return ", ".join(self.table(verdicts)) or "numbers"
+
     def verdict(
         self, value: object, verdicts: Sequence[str], threshold: float | None
     ) -> str | None:
@@ -110,6 +114,8 @@ class Kind(ABC):
     """Whether two candidates are compared, which can change places."""
     named: ClassVar[bool] = True
     """Whether verdicts are names, which could as well be others."""
+    scaled: ClassVar[bool] = False
+    """Whether verdicts are the levels of a scale."""
     drawn_metrics: ClassVar[tuple[str, ...]] = ()
     """The metrics that :meth:`drawn` computes from rows; empty for kinds whose metrics are rates of
     counts (:meth:`rates`)."""
@@ -130,6 +136,8 @@ class Kind(ABC):
         if isinstance(label, Mapping) and rule not in self.label_rules:
             known = " or ".join(f"{{{', '.join(each.written())}}}" for each in self.label_rules)
             yield Problem("judge.label", f"is not a label of a {self.name} task", f"write {known}")
+        if judge.get("scale") is not None and not self.scaled:
+            yield Problem("judge.scale", "is for ratings", "remove it or set kind: score")
 
     def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         """Values of fields that the YAML may leave out."""

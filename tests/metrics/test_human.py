@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.weightstats import DescrStatsW
 
-from mtrl_judge.metrics import human as module
+from mtrl_judge.metrics import correlation, human
 from mtrl_judge.metrics.bootstrap import interval
 from mtrl_judge.metrics.drawn import Drawn
 from mtrl_judge.metrics.human import (
@@ -135,8 +135,8 @@ def test_draws_are_the_statistics_of_weighted_clusters(
         def standard_gamma(self, _: float, shape: tuple[int, int]) -> np.ndarray:
             return np.zeros(shape)
 
-    monkeypatch.setattr(module.np.random, "default_rng", lambda _: Fixed())
-    monkeypatch.setattr(module, "_varying", lambda draws_B: draws_B)
+    monkeypatch.setattr(np.random, "default_rng", lambda _: Fixed())
+    monkeypatch.setattr(correlation, "varying", lambda draws_B: draws_B)
     drawn = {
         name: float(each.draws_B[0])
         for name, each in agreement(rows, resamples=3).items()
@@ -200,7 +200,7 @@ def test_what_is_undefined_is_none() -> None:
 def test_too_many_clusters_have_values_and_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(1)
     expected = {name: each.value for name, each in agreement(rows).items()}
-    monkeypatch.setattr(module, "MAX_CLUSTERS", 10)
+    monkeypatch.setattr(human, "MAX_CLUSTERS", 10)
     found = agreement(rows)
     assert {name: each.value for name, each in found.items()} == pytest.approx(expected)
     assert all(each.draws_B is None for each in found.values())

@@ -1,0 +1,343 @@
+"""One thing is rated at a time: how good is this image, from 1 to 10?
+
+The verdicts of a task are the levels of its scale, ascending: numbers, or names that stand for 1,
+2, 3 and so on. A label is a number on the scale and need not be a level (a mean opinion score of
+3.27), and so is a verdict on a scale of numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import isfinite
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from mtrl_judge.common.errors import Problem
+from mtrl_judge.metrics.bootstrap import RESAMPLES
+from mtrl_judge.metrics.drawn import Drawn, JudgedRows
+from mtrl_judge.metrics.perception import perception
+from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.score_summary import (
+    SCORE_METRICS,
+    Ratings,
+    drawn_scores,
+    median_error,
+    nearest_level,
+    score_metrics,
+)
+
+from ..fields import label_key, mapping, strings
+from ..rating_answers import number_text, parse_rating
+from ..verdicts import Verdict, parse_verdict
+from .base import Kind, LabelRule
+
+_MAX_LEVELS = 101
+
+
+class NumberLabel(LabelRule):
+    """A number on the scale: ``{column: mos}``, or ``{column: mos, from: [0, 100]}``, which moves
+    the column's range onto the scale."""
+
+    keys = frozenset({"from"})
+
+    source: tuple[float, float] | None = Field(
+        None, alias="from", description="the lowest and the highest number of the column: [0, 100]"
+    )
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        ends = label.get("from")
+        if not isinstance(ends, list) or len(ends) != 2:
+            return  # pydantic reports it
+        if all(isinstance(end, int | float) for end in ends) and not ends[0] < ends[1]:
+            wrong = f"is {ends}, whose first number is not below the second"
+            yield Problem("judge.label.from", wrong, "the lowest, then the highest: [0, 100]")
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        if levels_are_named(verdicts) and self.source is None:
+            return {name: number_text(n) for n, name in enumerate(verdicts, 1)}
+        return {}
+
+    def covered(self, verdicts: Sequence[str]) -> str:
+        low, high = self.source or scale_ends(verdicts)
+        numbers = f"numbers from {low:g} to {high:g}"
+        return ", ".join([*self.table(verdicts), numbers])
+
+    def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
+        named = self.table(verdicts).get(label_key(value))
+        if named is not None:
+            return named
+        low, high = scale_ends(verdicts)
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise LookupError("not a number") from None
+        first, last = self.source or (low, high)
+        if isinstance(value, bool) or not first <= number <= last:
+            raise LookupError("not on the scale")
+        return number_text(low + (number - first) / (last - first) * (high - low))
+
+
+class Score(Kind):
+    """Each item is one row, rated on a scale."""
+
+    name = "score"
+    headline = "spearman"
+    named, scaled = False, True
+    label_rules: ClassVar = (NumberLabel,)
+    drawn_metrics = SCORE_METRICS
+    note = (
+        "Rows without a rating count as the middle of the scale, for the mean absolute error (mae) "
+        "as far off as the scale allows; spearman answered covers the rows with a rating. Pairs: "
+        "of the pairs of rows (of one group, where there are groups) with different labels, the "
+        "share that is ordered alike; equal ratings count half. κ has quadratic weights."
+    )
+    example = """\
+  images: [image]                # image columns; they precede the text unless it contains <image>
+  # A Jinja template over the row's columns; say what is rated, and what the ends of the scale mean.
+  question: |
+    Rate how well this image matches a caption.
+    1: nothing of the caption can be seen. 10: everything the caption says can be seen.
+    Caption: "{{ caption }}"
+  scale: {min: 1, max: 10}       # step: 1; or name the levels, lowest first: verdicts: [bad, …]
+  label: {column: rating}        # a number on the scale; from: [0, 100] if the column has another
+  splits:
+    validation: {from: train, fraction: 0.1, seed: 0, stratify: label}"""
+
+    # The YAML
+
+    def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
+        yield from super().problems(judge)
+        scale, verdicts = judge.get("scale"), strings(judge.get("verdicts"))
+        if scale is None and not verdicts:
+            right = "give scale: {min: 1, max: 10}, or name the levels: verdicts: [bad, good, …]"
+            yield Problem("judge.scale", "is missing", right)
+        if scale is not None and verdicts:
+            yield Problem("judge.verdicts", "and scale are both given", "keep one of the two")
+        if isinstance(scale, Mapping):
+            yield from _scale_problems(scale)
+        if verdicts and levels_are_named(verdicts) and any(map(_is_number, verdicts)):
+            wrong = "some levels are numbers and some are names"
+            yield Problem("judge.verdicts", wrong, "name all levels, or give scale: {min, max}")
+        elif verdicts and not levels_are_named(verdicts):
+            wrong = "are numbers"
+            yield Problem("judge.verdicts", wrong, "give scale: {min, max, step} instead")
+        for key in ("candidates", "orders"):
+            if judge.get(key) is not None:
+                yield Problem(f"judge.{key}", "is for pairs", "remove it or set kind: pairwise")
+        if judge.get("human") is not None:
+            wrong = "is for labels that are no ratings; here the label is people's rating"
+            yield Problem("judge.human", wrong, "remove it")
+
+    def completed(self, judge: Mapping[str, Any]) -> dict[str, Any]:
+        """The label has the key by which its rule is recognized, and the scale its levels."""
+        completed = super().completed(judge)
+        label = judge.get("label")
+        if isinstance(label, Mapping):
+            completed["label"] = {"from": None, **label}
+        scale = mapping(judge.get("scale"))
+        steps = _steps(scale)
+        if steps is not None and not list(_scale_problems(scale)):
+            completed["verdicts"] = [number_text(level) for level in steps.levels]
+        return completed
+
+    # Rows
+
+    def has_label(self, text: str, verdicts: Sequence[str]) -> bool:
+        low, high = scale_ends(verdicts)
+        return _is_number(text) and low <= float(text) <= high
+
+    def has_verdict(self, text: str, verdicts: Sequence[str]) -> bool:
+        return text in verdicts or (
+            not levels_are_named(verdicts) and self.has_label(text, verdicts)
+        )
+
+    def label_class(self, label: str, verdicts: Sequence[str]) -> str:
+        """The closest level, the lower of two."""
+        value = np.array([scale_value(label, verdicts)])
+        return verdicts[int(nearest_level(value, np.array(level_values(tuple(verdicts))))[0])]
+
+    # Prompts
+
+    def verdict_form(self, verdicts: Sequence[str]) -> str:
+        if levels_are_named(verdicts):
+            return f"The verdict is exactly one of, from lowest to highest: {', '.join(verdicts)}."
+        low, high = map(number_text, scale_ends(verdicts))
+        step = number_text(float(verdicts[1]) - float(verdicts[0]))
+        return (
+            f"The verdict is a number from {low} (lowest) to {high} (highest) in steps of {step}."
+        )
+
+    def gold(self, label: str, verdicts: Sequence[str]) -> str:
+        """The closest level, since the instruction asks for levels."""
+        return self.label_class(label, verdicts)
+
+    def gold_labels(self, verdicts: Sequence[str]) -> Sequence[str]:
+        return [number_text(value) for value in level_values(tuple(verdicts))]
+
+    # Scoring
+
+    def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
+        if levels_are_named(verdicts):
+            return parse_verdict(text, verdicts)
+        return parse_rating(text, level_values(tuple(verdicts)))
+
+    def correctness(self, verdict: str | None, label: str, verdicts: Sequence[str]) -> float:
+        """1 − |rating − label| / (max − min), the proportional reward for graded labels."""
+        if verdict is None:
+            return 0.0
+        low, high = scale_ends(verdicts)
+        off = abs(scale_value(verdict, verdicts) - scale_value(label, verdicts))
+        return 1 - off / (high - low)
+
+    def attainable(self, label: str, verdicts: Sequence[str]) -> float:
+        return self.correctness(self.gold(label, verdicts), label, verdicts)
+
+    # Metrics
+
+    def summarize(
+        self, records: Sequence[Record], verdicts: Sequence[str], paired: bool
+    ) -> dict[str, float | int | None]:
+        failures = Counter(record.failure for record in records)
+        judged = [record for record in records if not record.failed]
+        labeled = [record for record in judged if record.label is not None]
+        n = len(labeled)
+        answered = sum(record.verdict is not None for record in labeled)
+        rows = JudgedRows("", judged, range(len(judged)), verdicts)
+        return {
+            "n": n,
+            "n_unlabeled": len(judged) - n,
+            "n_failed": failures["failed"],
+            "n_refused": failures["refused"],
+            **score_metrics(_ratings(rows)),
+            "median_mae": self.baseline("mae", [record.label for record in labeled], verdicts),
+            "null_rate": 1 - answered / n if n else None,
+            "well_formed_rate": sum(r.well_formed for r in labeled) / n if n else None,
+            **perception(judged, ()),
+        }
+
+    def drawn(
+        self, judges: Sequence[JudgedRows], *, resamples: int = RESAMPLES, seed: int = 0
+    ) -> list[dict[str, Drawn]]:
+        return drawn_scores(list(map(_ratings, judges)), resamples=resamples, seed=seed)
+
+    def baseline(
+        self, metric: str, labels: Sequence[str | None], verdicts: Sequence[str]
+    ) -> float | None:
+        if metric != "mae":
+            return None
+        known = [scale_value(label, verdicts) for label in labels if label is not None]
+        return median_error(known)
+
+
+def _ratings(rows: JudgedRows) -> Ratings:
+    kept = [
+        (record, cluster)
+        for record, cluster in zip(rows.records, rows.clusters, strict=True)
+        if record.label is not None and not record.failed
+    ]
+    values = [
+        (_value(record.label, rows.verdicts), _value(record.verdict, rows.verdicts))
+        for record, _ in kept
+    ]
+    labels_N, ratings_N = np.array(values, dtype=float).reshape(-1, 2).T
+    return Ratings(
+        rows.task,
+        labels_N,
+        ratings_N,
+        [cluster for _, cluster in kept],
+        [record.group for record, _ in kept],
+        np.array(level_values(tuple(rows.verdicts))),
+    )
+
+
+def _value(text: str | None, verdicts: Sequence[str]) -> float:
+    return float("nan") if text is None else scale_value(text, verdicts)
+
+
+# Scales
+
+
+def levels_are_named(verdicts: Sequence[str]) -> bool:
+    """Whether the levels are names, or else numbers."""
+    return not all(map(_is_number, verdicts))
+
+
+@lru_cache(maxsize=256)
+def level_values(verdicts: tuple[str, ...]) -> tuple[float, ...]:
+    """The number of each level, ascending."""
+    if levels_are_named(verdicts):
+        return tuple(float(number) for number in range(1, len(verdicts) + 1))
+    return tuple(map(float, verdicts))
+
+
+def scale_ends(verdicts: Sequence[str]) -> tuple[float, float]:
+    """The lowest and the highest number of the scale."""
+    values = level_values(tuple(verdicts))
+    return values[0], values[-1]
+
+
+def scale_value(text: str, verdicts: Sequence[str]) -> float:
+    """The number that a label or a verdict means.
+
+    Raises:
+        ValueError: it is neither a level's name nor a number.
+    """
+    if text in verdicts and levels_are_named(verdicts):
+        return level_values(tuple(verdicts))[list(verdicts).index(text)]
+    return float(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
+
+
+class _Steps(NamedTuple):
+    low: float
+    high: float
+    step: float
+
+    @property
+    def number(self) -> float:
+        """How many steps there are, which should be a whole number."""
+        steps = (self.high - self.low) / self.step
+        return float(round(steps)) if abs(steps - round(steps)) < 1e-6 else steps
+
+    @property
+    def levels(self) -> list[float]:
+        return [self.low + index * self.step for index in range(int(self.number) + 1)]
+
+
+def _steps(scale: Mapping[str, Any]) -> _Steps | None:
+    """The scale as it is written; None if its fields are not numbers, which pydantic reports."""
+    numbers = [scale.get("min"), scale.get("max"), scale.get("step", 1)]
+    known = [float(n) for n in numbers if isinstance(n, int | float) and not isinstance(n, bool)]
+    if len(known) < len(numbers) or not all(map(isfinite, known)) or known[2] <= 0:
+        return None
+    return _Steps(*known)
+
+
+def _scale_problems(scale: Mapping[str, Any]) -> Iterator[Problem]:
+    steps = _steps(scale)
+    if steps is None:
+        return
+    if not steps.low < steps.high:
+        wrong = f"max is {steps.high:g} and min is {steps.low:g}"
+        yield Problem("judge.scale", wrong, "a max above min")
+    elif not steps.number.is_integer():
+        wrong = f"steps of {steps.step:g} from {steps.low:g} do not end at {steps.high:g}"
+        yield Problem("judge.scale.step", wrong, "a step that divides max − min")
+    elif steps.number >= _MAX_LEVELS:
+        wrong = f"{steps.step:g} makes {steps.number + 1:g} levels"
+        right = f"a step with up to {_MAX_LEVELS} levels; ratings between levels are read, too"
+        yield Problem("judge.scale.step", wrong, right)
+
+
+KIND = Score()
