@@ -95,8 +95,8 @@ class Fitted(NamedTuple):
 
 
 def format_answer(verdict: str | None, judgment: Judgment, reasoning: str | None = None) -> str:
-    """The backend's answer: the probabilities, the reasoning and the most probable verdict, if any
-    is known to be that."""
+    """The backend's answer: the probabilities, the reasoning and the verdict that follows from the
+    probabilities (:meth:`.Kind.decided`), if any does."""
     # Unless neutralized, the parser would read a tag within a verdict or the reasoning.
     safe = neutralize(verdict or "", ANSWER_TAGS)
     thought = "" if reasoning is None else f"<think>{neutralize(reasoning, ANSWER_TAGS)}</think>"
@@ -240,8 +240,10 @@ class LogprobScorer:
             )
             known = not all(judgment.upper_bounds)
             self._answers += 1
-            self._ties += judgment.tied and known
-            text = format_answer(self._verdicts[best] if known else None, judgment, reasoning)
+            kind = self._task.kind
+            self._ties += judgment.tied and known and kind.counted
+            verdict = kind.decided(judgment.probabilities, best, self._verdicts) if known else None
+            text = format_answer(verdict, judgment, reasoning)
             answers.append(Answer(text, scored.input_tokens_B[row], generated))
         return answers
 
@@ -274,7 +276,8 @@ class LogprobScorer:
 
         rows, verdicts = self._rows, self._task.judge.verdicts
         uncalibrated = Calibration.identity(len(verdicts))
-        labels_N = [] if rows is None else rows.with_format(None)["label"]
+        labels_N = [] if rows is None else rows.with_format(None)["label"][:]
+        labels_N = [self._task.kind.label_class(label, verdicts) for label in labels_N]
         reason = self._too_few(labels_N)
         if rows is None or reason is not None:
             return Fitted(uncalibrated, reason)

@@ -18,9 +18,10 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import json_text, read_json_lines, whole_file
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.facts import check_facts
+from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
-from mtrl_judge.judge_tasks.scoring import score
+from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.sources import LoadedSplit
 from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, Style
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
@@ -127,13 +128,20 @@ def kept_answers(row: JudgeRow, texts: Iterable[str], style: Style) -> list[str]
     rated: dict[str, float | None] = {}
     for text in texts:
         scored = score(row, text)
-        if scored.correct != 1.0 or (style != "direct" and not scored.format):
+        if not _is_correct(row, scored) or (style != "direct" and not scored.format):
             continue
         check = check_facts(read_reasoning(text), row.facts)
         if not check.contradicted and check.rate != 0:
             rated[text] = check.rate
     best = max((rate for rate in rated.values() if rate is not None), default=None)
     return [text for text, rate in rated.items() if rate == best]
+
+
+def _is_correct(row: JudgeRow, scored: Score) -> bool:
+    """As correct as can be: a label may lie between the verdicts."""
+    if row.label is None or scored.correct is None:
+        return False
+    return scored.correct >= KINDS[row.kind].attainable(row.label, row.verdicts)
 
 
 def _write(file: Path, style: Style, answered: Sequence[tuple[JudgeRow, Sequence[str]]]) -> None:

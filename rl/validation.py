@@ -22,6 +22,7 @@ from trl.models.utils import unwrap_model_for_generation
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.facts import check_facts
+from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
@@ -165,8 +166,14 @@ class Validation:
             task: set(sorted(of_task, key=lambda item: stable_hash("auc", item))[:AUC_ITEMS])
             for task, of_task in ids.items()
         }
-        chosen = [n for n, row in enumerate(rows) if row.item_id in kept[row.task]]
+        chosen = [
+            n
+            for n, row in enumerate(rows)
+            if row.item_id in kept[row.task] and KINDS[row.kind].counted
+        ]
         found: list[_Probabilities] = [None] * len(rows)
+        if not chosen:
+            return found
         try:
             known = judge.verdict_probabilities(
                 [rows[n] for n in chosen],

@@ -200,6 +200,16 @@ class Kind(ABC):
         """How right a verdict is, from 0 to 1; no verdict is wrong."""
         return float(verdict == label)
 
+    def decided(
+        self, probabilities: Sequence[float], most_probable: int, verdicts: Sequence[str]
+    ) -> str:
+        """The verdict of a judge that gives a probability to each of `verdicts`.
+
+        Args:
+            most_probable: the index of that one; of several, the one that is taken.
+        """
+        return verdicts[most_probable]
+
     def attainable(self, label: str, verdicts: Sequence[str]) -> float:
         """The correctness of the gold answer: below 1 where a label lies between verdicts."""
         return 1.0

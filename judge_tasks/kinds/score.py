@@ -194,6 +194,13 @@ class Score(Kind):
         off = abs(scale_value(verdict, verdicts) - scale_value(label, verdicts))
         return 1 - off / (high - low)
 
+    def decided(
+        self, probabilities: Sequence[float], most_probable: int, verdicts: Sequence[str]
+    ) -> str:
+        """The expected rating; of named levels, the closest one to it."""
+        expected = number_text(float(np.dot(probabilities, level_values(tuple(verdicts)))))
+        return self.label_class(expected, verdicts) if levels_are_named(verdicts) else expected
+
     def attainable(self, label: str, verdicts: Sequence[str]) -> float:
         return self.correctness(self.gold(label, verdicts), label, verdicts)
 
