@@ -16,7 +16,8 @@ The commands that write files run in forks of this process, which has imported e
 kills meet the writing and not the imports; the others run in processes of their own. A random
 moment hardly ever meets a write that takes a thousandth of a command's time, so every other kill of
 a fork is before one of its operations on files (a write, a rename, the end of a file, …), before
-each of them once, in random order, if there are as many kills.
+each of them once, in random order, if there are as many kills. ``answers`` is what an evaluation
+does with its store of answers alone, for kills within it.
 
 Run from the repository's root: ``python -m benchmarks.kills [--only NAME …] [--kills N] [--seed
 0]``. The last line of the output is a JSON object; the exit code is 1 if anything was lost.
@@ -34,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
@@ -46,6 +48,13 @@ from safetensors.numpy import load_file
 from mtrl_judge.common.locks import FOLDER_LOCK
 from mtrl_judge.demo.corpus import Sizes, write_sample
 from mtrl_judge.experiments.launch import ANSWERS
+from mtrl_judge.harness_plugin.answer_store import (
+    AnswerStore,
+    Question,
+    StoredAnswer,
+    answer_line,
+    new_session,
+)
 from mtrl_judge.leaderboard.reading import load_runs, results_files
 from mtrl_judge.rl.callbacks import LOG_FILE
 from mtrl_judge.rl.run_record import RUN_FILE
@@ -60,6 +69,7 @@ from .forks import call, counted_operations, in_fork, killed_at_operation, start
 TASK = "mtrl_judge_unsafebench"
 SIZES = Sizes(train=8, validation=8, test=8, test_pairs=2)
 SAVE_STEPS, STEPS = 2, 8
+QUESTIONS, BATCH = 24, 4
 ARM = Path("mt-rl-judge", "seed-0")  # the one that the experiment runs
 
 
@@ -249,6 +259,30 @@ def copy_board(inputs: Path, out: Path) -> None:
     shutil.copy(inputs / "board.json", out)
 
 
+def keep_answers(inputs: Path, out: Path) -> None:
+    """Keep answers batch by batch, as an evaluation does, and ask for those that are missing.
+
+    ``kept`` records the answers whose keeping was confirmed.
+    """
+    store = AnswerStore(out / ANSWERS, new_session())
+    questions = [Question(f"key {n}", TASK, f"item {n}", None, 0) for n in range(QUESTIONS)]
+    known = store.read([question.key for question in questions]).answers
+    missing = [question for question in questions if question.key not in known]
+    for start in range(0, len(missing), BATCH):
+        batch = missing[start : start + BATCH]
+        store.append(answer_line(q, StoredAnswer(f"{q.key}: Yes", {})) for q in batch)
+        with (out / "kept").open("a", encoding="utf-8") as kept:
+            kept.write("".join(f"{question.key}\n" for question in batch))
+
+
+def answers_and_losses(out: Path) -> object:
+    """All answers of the store, and those that were kept, lost and kept again."""
+    confirmed = Counter((out / "kept").read_text(encoding="utf-8").splitlines())
+    keys = {f"key {n}" for n in range(QUESTIONS)}
+    answers = AnswerStore(out / ANSWERS, new_session()).read(keys).answers
+    return answers, [key for key, times in confirmed.items() if times > 1]
+
+
 # Trainings, evaluations, experiments
 
 
@@ -399,6 +433,7 @@ COMMANDS: Mapping[str, Command | LaunchedCommand] = {
     "data sample": Command(50, lambda inputs: None, files, sample),
     "leaderboard add": Command(50, write_runs, files, add, copy_board),
     "baseline save": Command(50, write_runs, files, save),
+    "answers": Command(50, lambda inputs: None, answers_and_losses, keep_answers),
     "eval": LaunchedCommand(10, write_judge, evaluated, start_eval),
     "train": LaunchedCommand(10, write_judge, trained, start_train, Path()),
     "experiment": LaunchedCommand(3, write_judge, compared, start_experiment, Path("runs") / ARM),

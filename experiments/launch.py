@@ -228,6 +228,10 @@ def _evaluate(
     before = set(results_files(output_path))
     folder = Path(record.working_directory)
     run_command(name, command, environment=variables, folder=folder, log=log)
+    if not output_path.is_dir():
+        raise JudgeError(
+            f"{output_path}: vanished while lmms-eval wrote into it; run the command again"
+        )
     # lmms-eval 0.7.3 exits with 0 after an error in an evaluation (lmms_eval/__main__.py).
     written = [file for file in results_files(output_path) if file not in before]
     if not written:

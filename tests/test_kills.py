@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # A command that writes a file in two parts, in place or under another name, and takes a file that
 # exists for a whole one. The benchmark forks, so it runs in a process of its own.
 TWO_PARTS = """
@@ -57,3 +59,31 @@ def test_a_file_that_is_written_in_place_counts_as_lost() -> None:
     done = run("-c", TWO_PARTS)
     assert not done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [True, False]
+
+
+# Answers that are written by replacing the file's content, as a program that forgets "a" does.
+STORE_IN_PLACE = """
+import tempfile
+from pathlib import Path
+from benchmarks.kills import COMMANDS, kill_often
+from mtrl_judge.common.files import json_text
+from mtrl_judge.harness_plugin.answer_store import AnswerStore
+
+
+def append(self, lines):
+    self.folder.mkdir(exist_ok=True)
+    before = self._file.read_text() if self._file.exists() else ""
+    self._file.write_text(before + "".join(json_text(line, indent=None) + "\\n" for line in lines))
+
+
+AnswerStore.append = append
+with tempfile.TemporaryDirectory() as folder:
+    print(kill_often(COMMANDS["answers"], Path(folder), 8, "seed")["lost"])
+"""
+
+
+@pytest.mark.slow
+def test_a_store_of_answers_that_is_written_in_place_loses_some() -> None:
+    done = run("-c", STORE_IN_PLACE)
+    assert not done.stderr
+    assert int(done.stdout.splitlines()[-1]) > 0
