@@ -180,7 +180,8 @@ class LogprobScorer:
         generation: settings of `BaseJudge.generate` for the reasoning.
 
     Raises:
-        JudgeError: a verdict cannot be read back from an answer.
+        JudgeError: a verdict cannot be read back from an answer, or the kind of task has verdicts
+            that are not in `verdicts`.
     """
 
     def __init__(
@@ -195,6 +196,11 @@ class LogprobScorer:
         batch_size: int | TokenBudget,
         generation: Mapping[str, Any],
     ) -> None:
+        if not all(task.kind.has_verdict(verdict, verdicts) for verdict in verdicts):
+            raise JudgeError(
+                f"{task.path}: judge.kind: the verdicts of a {task.kind.name} task are too many to "
+                "have the probability of each; expected scoring=generation"
+            )
         self._judge, self._task, self._rows, self._method = judge, task, rows, calibration
         self._style, self._verdicts, self._batch_size = style, verdicts, batch_size
         self._generation = {**generation, "until": (OPEN_ANSWER,)}

@@ -65,7 +65,7 @@ def identical_pairs(rows: Rows) -> list[str]:
     Whatever a judge answers, it is wrong about one of the two orders.
     """
     task, raw = rows.raw.task, rows.raw
-    if not task.candidates:
+    if not task.kind.compares:
         return []
     about = rows.dataset.with_format(None)
     items, labels, indices, asked = (

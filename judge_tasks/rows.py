@@ -88,6 +88,7 @@ class Rows(NamedTuple):
 
     dataset: Dataset
     """The fields of :class:`JudgeRow` as columns; ``source_index``, the row's index in ``raw``;
+    ``order``, by how many places its candidates are rotated;
     ``image_order``, which of its images are shown, in order. ``images`` are decoded on access."""
     raw: RawSplit
     undecodable: dict[str, str]
@@ -132,12 +133,12 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
     _refuse_many(task, undecodable, len(raw))
     labels_N = raw.labels(threshold)
     kept = [
-        (index, swapped)
+        (index, order)
         for index, item in enumerate(raw.ids)
         if item not in undecodable and item not in known_bad
-        for swapped in task.kind.orders(task.judge, item)
+        for order in task.kind.orders(task.judge, item)
     ]
-    ids = [raw.ids[index] for index, _ in kept]
+    ids = _row_ids(raw, kept)
     verdicts = task.judge.verdicts
     reasoning_N, clusters_N = raw.reasoning, raw.clusters
     groups_N, human_N = raw.groups, raw.human
@@ -150,13 +151,10 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "kind": [task.judge.kind] * len(kept),
         "question": questions,
         "verdicts": [list(verdicts)] * len(kept),
-        "label": [
-            task.kind.swapped_label(labels_N[index], verdicts) if swapped else labels_N[index]
-            for index, swapped in kept
-        ],
+        "label": [task.kind.presented(labels_N[index], verdicts, order) for index, order in kept],
         "n_images": [len(images) for _, images in rendered],
         "pair_id": ids if task.paired else [None] * len(kept),
-        "swapped": [swapped for _, swapped in kept],
+        "swapped": [task.kind.compares and order > 0 for _, order in kept],
         "reasoning": [reasoning_N[index] for index, _ in kept],
         "cluster": [clusters_N[index] for index, _ in kept],
         "group": [groups_N[index] for index, _ in kept],
@@ -164,6 +162,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "human": [rating and json.dumps(rating) for rating in (human_N[i] for i, _ in kept)],
         "facts": [to_cells(of_row) for of_row in facts],
         "source_index": [index for index, _ in kept],
+        "order": [order for _, order in kept],
         "image_order": [images for _, images in rendered],
     }
     return Rows(
@@ -183,29 +182,43 @@ def render_variant(rows: Rows, field: str, *, exchanged: bool = False) -> list[R
 
     Args:
         field: whose template is rendered, one of the task's ``questions``.
-        exchanged: show each row's candidates in each other's position.
+        exchanged: rotate each row's candidates by one more place, so that those of a pair exchange
+            theirs.
 
     Raises:
         DataError: the template does not render.
     """
     about = rows.dataset.with_format(None)
-    kept = zip(about["source_index"][:], about["swapped"][:], strict=True)
-    return _rendered(rows.raw, field, ((index, swapped != exchanged) for index, swapped in kept))
+    kept = zip(about["source_index"][:], about["order"][:], strict=True)
+    return _rendered(rows.raw, field, ((index, order + exchanged) for index, order in kept))
 
 
-def _rendered(raw: RawSplit, field: str, kept: Iterable[tuple[int, bool]]) -> list[Rendered]:
-    """The rendered question of each (index in the raw split, whether candidates are swapped)."""
+def _row_ids(raw: RawSplit, kept: Sequence[tuple[int, int]]) -> list[str]:
+    """The id of the item that each row is of; both rows of a pair have the same.
+
+    Of several candidates in all cyclic orders, the rows that are rotated by n places have @n after
+    the id.
+    """
+    if raw.task.judge.orders != "cyclic":
+        return [raw.ids[index] for index, _ in kept]
+    return [f"{raw.ids[index]}@{order}" if order else raw.ids[index] for index, order in kept]
+
+
+def _rendered(raw: RawSplit, field: str, kept: Iterable[tuple[int, int]]) -> list[Rendered]:
+    """The rendered question of each (index in the raw split, places to rotate candidates by)."""
     renderer, rendered = RowRenderer(raw, field), []
-    for index, swapped in kept:
+    number = len(raw.task.candidates)
+    for index, order in kept:
+        shown = [(place + order) % number for place in range(number)]
         try:
-            rendered.append(renderer.render(index, (1, 0) if swapped else None))
+            rendered.append(renderer.render(index, shown if any(shown[:1]) else None))
         except DataError as error:
             raise DataError(f"{raw.task.task}: item {raw.ids[index]}: {error}") from None
     return rendered
 
 
 def _facts(
-    raw: RawSplit, kept: Sequence[tuple[int, bool]], questions: Sequence[str]
+    raw: RawSplit, kept: Sequence[tuple[int, int]], questions: Sequence[str]
 ) -> list[tuple[Fact, ...]]:
     """The facts of each row, compared with the prompt in the style that asks for reasoning."""
     judge = raw.task.judge
@@ -220,12 +233,12 @@ def _facts(
 
 
 def _fact_counts(
-    kept: Sequence[tuple[int, bool]], facts: Sequence[tuple[Fact, ...]], ids: Sequence[str]
+    kept: Sequence[tuple[int, int]], facts: Sequence[tuple[Fact, ...]], ids: Sequence[str]
 ) -> FactCounts:
     counting = [sum(not fact.in_question for fact in of_row) for of_row in facts]
     rows = sorted(
-        json.dumps([item, swapped, to_cells(of_row)])
-        for (_, swapped), item, of_row in zip(kept, ids, facts, strict=True)
+        json.dumps([item, order > 0, to_cells(of_row)])
+        for (_, order), item, of_row in zip(kept, ids, facts, strict=True)
     )
     return FactCounts(
         rows=sum(count > 0 for count in counting),
@@ -266,7 +279,7 @@ class _ImagesOnAccess:
 def _with_images(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> Dataset:
     from datasets import Dataset, Features, List, Value
 
-    types = {"n_images": "int32", "swapped": "bool", "source_index": "int64"}
+    types = {"n_images": "int32", "swapped": "bool", "source_index": "int64", "order": "int32"}
     texts = List(Value("string"))
     fact = {"phrase": Value("string"), "instead": texts, "in_question": Value("bool")}
     lists = {"verdicts": texts, "facts": List(fact), "image_order": List(Value("int32"))}

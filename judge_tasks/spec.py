@@ -205,8 +205,10 @@ class JudgeSpec(Frozen):
         description="what is compared: a column for each, such as [image0, image1], or the columns "
         "that belong together, such as [[text0, image0], [text1, image1]], or a column of lists",
     )
-    orders: Literal["both", "hashed"] | None = Field(
-        None, description="both (each pair is judged as AB and as BA) or hashed (in one of them)"
+    orders: Literal["both", "cyclic", "hashed"] | None = Field(
+        None,
+        description="both (each pair is judged as AB and as BA), cyclic (each ranking in every "
+        "cyclic order) or hashed (in one of them)",
     )
     reasoning: Column | None = Field(
         None, description="the column that holds the reasoning of a good answer, to learn from"

@@ -227,6 +227,8 @@ _DIRECTIONS: Mapping[str, bool | None] = {
     "flip_rate": False,
     "first_slot_rate": None,
     "majority_macro_f1": None,
+    "edit_distance": False,
+    "position_bias": False,
 }
 
 
@@ -253,7 +255,7 @@ def class_rates(classes: Sequence[str]) -> dict[str, Rate]:
 
 def higher_is_better(metric: str) -> bool | None:
     """Whether more of a metric is better; None where neither more nor less is."""
-    return None if metric.startswith("share_") else _DIRECTIONS.get(metric, True)
+    return None if metric.startswith(("share_", "first_place_")) else _DIRECTIONS.get(metric, True)
 
 
 def _total(counts_X_C_C1: Counts) -> Counts:

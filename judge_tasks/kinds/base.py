@@ -153,13 +153,20 @@ class Kind(ABC):
         """The columns or paths that belong to each candidate, in the dataset's order."""
         return ()
 
-    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[bool, ...]:
-        """Whether the candidates are swapped, for each row that an item becomes."""
-        return (False,)
+    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[int, ...]:
+        """By how many places the candidates are rotated, for each row that an item becomes.
+
+        A pair that is rotated by one place is swapped.
+        """
+        return (0,)
 
     def swapped_label(self, label: str | None, verdicts: Sequence[str]) -> str | None:
         """The label of a row whose candidates are swapped."""
         return label
+
+    def presented(self, label: str | None, verdicts: Sequence[str], order: int) -> str | None:
+        """The label of a row whose candidates are rotated by `order` places."""
+        return self.swapped_label(label, verdicts) if order else label
 
     def has_label(self, text: str, verdicts: Sequence[str]) -> bool:
         """Whether a text is a label of such a task."""

@@ -155,6 +155,8 @@ class Pairwise(Kind):
     def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
         yield from super().problems(judge)
         yield from _candidate_problems(judge.get("candidates"), strings(judge.get("images")))
+        if judge.get("orders") == "cyclic":
+            yield Problem("judge.orders", "is for rankings", "write both or hashed")
         if judge.get("human") is not None:
             wrong = "rates single items, and here two are compared"
             yield Problem("judge.human", wrong, "remove it or set kind: pointwise")
@@ -166,11 +168,11 @@ class Pairwise(Kind):
         listed = judge.candidates or ()
         return tuple((f"{listed}[{n}]",) for n in (0, 1)) if isinstance(listed, str) else listed
 
-    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[bool, ...]:
+    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[int, ...]:
         """Both, or one by a hash, so that always preferring the first candidate gains nothing."""
         if judge.orders == "both":
-            return (False, True)
-        return (stable_hash("order", item_id) % 2 == 1,)
+            return (0, 1)
+        return (stable_hash("order", item_id) % 2,)
 
     def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
         """The verdict of a text; what the task has beside the two slots are ties."""

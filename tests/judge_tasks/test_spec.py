@@ -117,7 +117,7 @@ def test_twenty_faults_at_once(tmp_path: Path) -> None:
         "judge.label.map.1": "none of the verdicts",
         "judge.verdicts.0": 'write it in quotes, such as "Yes"',
         "judge.verdicts": "is the same text as",
-        "judge.orders": "known: both, hashed",
+        "judge.orders": "known: both, cyclic, hashed",
         "judge.styel": "did you mean 'style'?",
         "judge.splits.validation": "keep one of the two",
         "judge.splits.validation.fraction": "less than 1",
