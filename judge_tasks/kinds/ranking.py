@@ -22,7 +22,7 @@ from mtrl_judge.metrics.rankings import order_by, read_order, score_order, write
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import summarize
 
-from ..fields import Column, strings
+from ..fields import Column, is_null, strings
 from ..order_answers import MAX_CANDIDATES, parse_order
 from ..verdicts import Verdict
 from .base import Kind, LabelRule
@@ -31,18 +31,38 @@ if TYPE_CHECKING:
     from ..spec import JudgeSpec
 
 
+def _not_reduced(label: Mapping[str, Any]) -> Iterator[Problem]:
+    if label.get("reduce") is not None:
+        yield Problem("judge.label.reduce", "is for one value, not for an order", "remove it")
+
+
 class ScoresLabel(LabelRule):
     """The order of the scores or ranks of the candidates; equal ones are ties."""
 
     keys = frozenset({"best"})
 
-    column: Column = Field(description="the column with a list of numbers, one for each candidate")
+    column: Column | tuple[Column, ...] = Field(
+        description="the column with a list of numbers, one for each candidate, or as many columns"
+    )
     best: Literal["highest", "lowest"] = Field(
         description="highest where the numbers are scores, lowest where they are ranks"
     )
 
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        yield from _not_reduced(label)
+
+    def gather(self, values: tuple[Any, ...]) -> Any:
+        """A list of the numbers; no label where the list, or any number, is null."""
+        numbers = values[0] if isinstance(self.column, str) else list(values)
+        lost = is_null(numbers) or (isinstance(numbers, list) and any(map(is_null, numbers)))
+        return None if lost else numbers
+
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         return {}
+
+    def covered(self, verdicts: Sequence[str]) -> str:
+        return f"lists of {len(verdicts)} numbers"
 
     def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
         if not isinstance(value, list) or len(value) != len(verdicts):
@@ -68,8 +88,15 @@ class OrderLabel(LabelRule):
     )
     order: Literal["best_first", "worst_first"] = Field(description="best_first or worst_first")
 
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        yield from _not_reduced(label)
+
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         return {}
+
+    def covered(self, verdicts: Sequence[str]) -> str:
+        return f"orders of {', '.join(verdicts)}"
 
     def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
         if isinstance(value, list):
@@ -96,6 +123,12 @@ class Ranking(Kind):
     headline = "kendall"
     label_rules: ClassVar = (ScoresLabel, OrderLabel)
     drawn_metrics = RANKING_METRICS
+    note = (
+        "Rows without an order count as right about nothing. pairwise accuracy: of the pairs of "
+        "candidates that the label does not tie, the share in the right order; ties count half. "
+        "position bias: the share of first places that would have to go to other slots for all to "
+        "have equally many; for it and the edit distance, less is better."
+    )
     named = False
     example = """\
   images: [image0, image1, image2]

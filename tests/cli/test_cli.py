@@ -18,6 +18,7 @@ from support.tasks import write_split, write_yaml
 
 import mtrl_judge
 from mtrl_judge.demo import pretrain
+from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 
@@ -164,7 +165,7 @@ def test_score_names_the_bad_line(
     assert part in fails(capsys, monkeypatch, "score", "--task", "mtrl_judge_seetrue", file)
 
 
-@pytest.mark.parametrize("kind", ["pointwise", "pairwise"])
+@pytest.mark.parametrize("kind", [*KINDS])
 def test_new_writes_a_yaml_that_validates(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

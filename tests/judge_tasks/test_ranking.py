@@ -159,6 +159,15 @@ def test_answers_of_a_list_rotate_with_the_order_that_people_gave(tmp_path: Path
     assert rows[1].question == "What? A: cogvlm B: gpt4 C: gemini D: llava"
 
 
+def test_numbers_may_be_in_a_column_for_each_candidate(tmp_path: Path) -> None:
+    rule = "{column: [mos0, mos1, mos2], best: highest}"
+    task = write_task(tmp_path, **THREE | {"label": rule}, orders="hashed")
+    data = three(2, mos0=[2.0, 2.0], mos1=[1.5, None], mos2=[3.0, 3.0])
+    rows = rows_of(task, data)
+    assert place_of(rows[0]) == "b>r>g"
+    assert rows[1].label is None
+
+
 def test_a_paraphrase_shows_the_same_order(tmp_path: Path) -> None:
     keys = THREE | {
         "images": "[image]",
@@ -182,7 +191,12 @@ def test_a_paraphrase_shows_the_same_order(tmp_path: Path) -> None:
         ({"verdicts": '["1", "2", "3"]'}, "judge.verdicts", "write ['A', 'B', 'C']"),
         ({"verdicts": '["A", "B"]'}, "judge.verdicts", "names 2 of 3 candidates"),
         ({"orders": "both"}, "judge.orders", "write cyclic or hashed"),
-        ({"label": "{column: ranks}"}, "judge.label", "{column, best} or {column, order}"),
+        ({"label": "{column: ranks}"}, "judge.label", "{best, column} or {column, order}"),
+        (
+            {"label": "{column: ranks, best: lowest, reduce: mean}"},
+            "judge.label.reduce",
+            "not for an order",
+        ),
         ({"label": "{column: ranks, best: first}"}, "judge.label.best", "known: highest, lowest"),
     ],
 )
@@ -194,7 +208,7 @@ def test_faults_of_a_yaml(tmp_path: Path, change: dict[str, str], field: str, pa
 
 
 def test_what_is_no_order_of_the_candidates_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'\[1, 2\]' \(1 rows\)"):
+    with pytest.raises(DataError, match=r"'\[1, 2\]' \(1 rows\); covered: lists of 3 numbers"):
         rows_of(write_task(tmp_path, **THREE), three(2, ranks=[[1, 2, 3], [1, 2]]))
 
 
