@@ -19,6 +19,7 @@ from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import DataError, Problem, did_you_mean
 from mtrl_judge.common.files import expanded
 
+from .limited_reading import read_limited
 from .parquet_limits import check_growth
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def read_builder(builder: DatasetBuilder, split: str | None) -> Dataset:
     """What a builder of ``datasets`` reads, or read before into its cache.
 
     Raises:
-        DataError: a parquet file becomes huge when it is read, see :func:`check_growth`.
+        DataError: a file becomes huge when it is read, see :func:`check_growth` and
+            :func:`read_limited`.
         Exception: whatever ``datasets`` raises.
     """
     if type(builder).__module__.endswith(".parquet"):
@@ -121,6 +123,8 @@ def read_builder(builder: DatasetBuilder, split: str | None) -> Dataset:
             return splits
 
         builder._split_generators = checked_splits
+    else:
+        read_limited(builder)
     builder.download_and_prepare()
     return builder.as_dataset(split=split)
 
