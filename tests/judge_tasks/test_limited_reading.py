@@ -16,7 +16,8 @@ import pytest
 from support.hub import COMMIT, hub
 
 SCRIPT = """
-import json, resource, sys
+import json, re, sys
+from pathlib import Path
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks import limited_reading
 from mtrl_judge.judge_tasks.dataset_keys import read_dataset
@@ -29,7 +30,7 @@ for file in sys.argv[2:]:
     except DataError as error:
         found = str(error)
     print(json.dumps(found))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 MEMORY, GROWTH = "takes more than 1 GiB of memory", "becomes more than 50 MB"
 
