@@ -24,19 +24,22 @@ _MIN_EQUAL, _MIN_ALIKE = 5, 20
 def revealed_labels(raw: RawSplit, labels_N: Sequence[str | None]) -> Iterator[str]:
     """Faults of questions that read a column from which the label can be told.
 
-    Such a column has the label's values or the verdicts, or exactly one value for each label.
+    Such a column has the label's values or the verdicts, or exactly one value for each class of
+    labels (:meth:`.Kind.label_class`): where hardly two labels are equal, hardly two captions are.
     """
     values_N = [label_key(value) for value in raw.label_values]
     rows = [index for index, label in enumerate(labels_N) if label is not None]
-    labels = [labels_N[index] for index in rows]
+    labels = [str(labels_N[index]) for index in rows]
+    kind, verdicts = raw.task.kind, raw.task.judge.verdicts
+    classes = [kind.label_class(label, verdicts) for label in labels]
     if len(set(labels)) < 2:
         return
     known = [values_N[index] for index in rows]
     for field, template in raw.task.questions.items():
         for name, column in _read(raw, template).items():
             shown = [label_key(column[index]) for index in rows]
-            both = set(zip(shown, labels, strict=True))
-            one_to_one = len(set(shown)) == len(set(labels)) == len(both)
+            both = set(zip(shown, classes, strict=True))
+            one_to_one = 1 < len(set(shown)) == len(set(classes)) == len(both)
             equal = shown in (known, labels)
             if (equal and len(rows) >= _MIN_EQUAL) or (one_to_one and len(rows) >= _MIN_ALIKE):
                 how = "equals the label" if equal else "has one value for each label"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtrl_judge.metrics.bootstrap import Estimate, Panel, estimate, spread_factor
+from mtrl_judge.metrics.bootstrap import MIN_CLUSTERS, Estimate, Panel, estimate, spread_factor
 from mtrl_judge.metrics.drawn import Drawn
 from mtrl_judge.metrics.rates import Rates
 
@@ -30,8 +30,11 @@ class Score(NamedTuple):
 
     @classmethod
     def drawn(cls, metric: Drawn) -> Score:
-        if metric.draws_B is None:
+        """Draws that are all the same give no interval, but differences from other judges' do."""
+        if metric.draws_B is None or metric.clusters < MIN_CLUSTERS:
             return cls(Estimate(metric.value))
+        if not metric.varies:
+            return cls(Estimate(metric.value), metric.draws_B, metric.clusters)
         return cls.of(metric.value, metric.draws_B, metric.clusters)
 
     @property

@@ -64,10 +64,7 @@ def correlations(
         if weights_B_K.shape[1] <= MAX_CLUSTERS:
             drawn["kendall"] = _kendall(first_N, second_N, cluster_N, weights_B_K)
     clusters = effective_clusters(np.bincount(cluster_N))
-    return {
-        name: Drawn(float(value), varying(drawn.get(name)), clusters)
-        for name, value in values.items()
-    }
+    return {name: Drawn(float(value), drawn.get(name), clusters) for name, value in values.items()}
 
 
 def _kendall(first_N: Rates, second_N: Rates, cluster_N: Indices, weights_B_K: Rates) -> Rates:
@@ -210,10 +207,3 @@ def rows_of_groups(groups_N: Indices) -> list[Indices]:
     order = grouped[np.argsort(groups_N[grouped], kind="stable")]
     starts = np.flatnonzero(np.diff(groups_N[order], prepend=-1))
     return np.split(order, starts[1:]) if len(order) else []
-
-
-def varying(draws_B: Rates | None) -> Rates | None:
-    """Draws that are all the same say nothing of the uncertainty."""
-    if draws_B is None or not np.nanstd(draws_B) > 1e-9:
-        return None
-    return draws_B

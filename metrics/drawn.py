@@ -41,9 +41,15 @@ class Drawn(NamedTuple):
     value: float | None
     """None where it is not defined, for instance a correlation if all ratings are the same."""
     draws_B: Rates | None = None
-    """None if they are not computed or all the same."""
+    """None if they are not computed."""
     clusters: float = 0
     """How many independent clusters the draws rest on."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether the draws say anything of the uncertainty: those of a perfect judge's correlation
+        are all 1, and have no interval."""
+        return self.draws_B is not None and bool(np.nanstd(self.draws_B) > 1e-9)
 
 
 class Weights(NamedTuple):

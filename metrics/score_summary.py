@@ -23,7 +23,6 @@ from .correlation import (
     correlations,
     pairwise_accuracy,
     rows_of_groups,
-    varying,
 )
 from .drawn import Drawn, shared_weights
 from .rates import Rates
@@ -166,7 +165,7 @@ def _mean(values_N: Rates, cluster_N: Indices, weights_B_K: Rates | None) -> Dra
         return Drawn(value)
     rows_K = np.bincount(cluster_N)
     draws_B = weights_B_K @ np.bincount(cluster_N, values_N) / (weights_B_K @ rows_K)
-    return Drawn(value, varying(draws_B), effective_clusters(rows_K))
+    return Drawn(value, draws_B, effective_clusters(rows_K))
 
 
 def _weighted_kappa(
@@ -186,7 +185,7 @@ def _weighted_kappa(
         return Drawn(float(value))
     of_cluster_K_6 = np.column_stack([np.bincount(cluster_N, part_N) for part_N in products_N_6.T])
     draws_B = _kappa(weights_B_K @ of_cluster_K_6)
-    return Drawn(float(value), varying(draws_B), effective_clusters(np.bincount(cluster_N)))
+    return Drawn(float(value), draws_B, effective_clusters(np.bincount(cluster_N)))
 
 
 def _kappa(moments_X_6: Rates) -> Rates:

@@ -105,8 +105,8 @@ def _of_rows(compared: _Compared) -> Rates:
 
 
 def _drawn(metric: Drawn) -> Rates:
-    """Its draws, which are its value where they do not vary, and 0 where it is undefined, as in the
-    mean score."""
+    """Its draws, and its value where there are none; 0 where it is undefined, as in the mean
+    score."""
     if metric.draws_B is None:
         return np.full(_RESAMPLES, metric.value or 0.0)
     return np.nan_to_num(metric.draws_B)

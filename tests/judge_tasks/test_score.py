@@ -16,9 +16,10 @@ from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.prompts import gold_answer, render_text
 from mtrl_judge.judge_tasks.rating_answers import parse_rating
+from mtrl_judge.judge_tasks.row_checks import revealed_labels
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
-from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.validate import validate
 from mtrl_judge.judge_tasks.verdicts import PART_LIMIT
@@ -231,6 +232,17 @@ def test_the_prompt_names_the_scale() -> None:
     assert "from lowest to highest: bad, poor, fair, good, excellent." in render_text(
         named, "direct"
     )
+
+
+def test_a_caption_of_its_own_for_each_rating_does_not_reveal_it(tmp_path: Path) -> None:
+    task = score_task(tmp_path)
+    write_data(tmp_path, [1 + n / 10 for n in range(40)])
+    raw = load_rows(task, "test", tmp_path).rows.raw
+    assert list(revealed_labels(raw, raw.labels())) == []
+    task = score_task(tmp_path, question="'How good is {{ mos }}?'")
+    raw = load_raw(task, "test", find_source(task, tmp_path))
+    (fault,) = revealed_labels(raw, raw.labels())
+    assert "reads 'mos', which equals the label" in fault
 
 
 def test_splits_hold_ratings_in_proportion(tmp_path: Path) -> None:
