@@ -141,6 +141,14 @@ def new(
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON Schema of a judge task's YAML, for editors."""
+    from mtrl_judge.judge_tasks.json_schema import schema_text
+
+    echo(schema_text())
+
+
+@app.command()
 def validate(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="YAMLs, or task names.")],
     rows: Annotated[int, typer.Option(help="Also check N rows of each split of the data.")] = 0,
@@ -149,7 +157,7 @@ def validate(
 ) -> None:
     """Check YAMLs of judge tasks: all faults, and that the gold answer of each verdict scores 1."""
     from mtrl_judge.judge_tasks.loading import find_task
-    from mtrl_judge.judge_tasks.validate import repeated_rows
+    from mtrl_judge.judge_tasks.validate import remarks, repeated_rows
     from mtrl_judge.judge_tasks.validate import validate as faults_of
 
     use_data_root(data_root)
@@ -161,8 +169,9 @@ def validate(
             faults = str(error).splitlines()
         invalid += bool(faults)
         echo("\n".join(faults) if faults else f"{name}: valid", err=bool(faults))
-        if rows and not faults:
-            for line in repeated_rows(find_task(name).path):
+        if not faults:
+            path = find_task(name).path
+            for line in remarks(path) + (repeated_rows(path) if rows else []):
                 echo(line)
     if invalid:
         raise JudgeError(f"{invalid} of {len(paths)} invalid")

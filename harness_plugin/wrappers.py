@@ -111,7 +111,6 @@ def _wrap_model_registry() -> None:
 
 def _wrap_task_manager() -> None:
     from lmms_eval.tasks import TaskManager
-    from loguru import logger
 
     stock_index, stock_match = TaskManager.initialize_tasks, TaskManager.match_tasks
 
@@ -119,10 +118,6 @@ def _wrap_task_manager() -> None:
     def initialize_tasks(self: Any, *args: Any, **kwargs: Any) -> Any:
         index = stock_index(self, *args, **kwargs)
         shipped = self._get_task_and_group(str(SHIPPED))
-        for name in shipped.keys() & index.keys():
-            other = index[name]["yaml_path"]
-            if Path(str(other)).parent != SHIPPED:
-                logger.warning(f"{name}: {other} replaces the task of mtrl-judge")
         return {**shipped, **index}
 
     @functools.wraps(stock_match)

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -108,10 +115,18 @@ def as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+# What may be written, for editors: some fields take more than what they become.
+_SCALAR = {"type": ["string", "number", "boolean"]}
+_NAMES = {"type": "array", "items": {"type": "string"}}
+ONE_OR_MORE = WithJsonSchema({"anyOf": [{"type": "string"}, _NAMES]})
+ANY_VALUES = WithJsonSchema({"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]})
+VALUES_BY_KEY = WithJsonSchema({"type": "object", "additionalProperties": {}})
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text_only)]
 Column: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
-RawValue: TypeAlias = Annotated[str, BeforeValidator(label_key)]
-Columns: TypeAlias = Annotated[tuple[Column, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+RawValue: TypeAlias = Annotated[str, BeforeValidator(label_key), WithJsonSchema(_SCALAR)]
+Columns: TypeAlias = Annotated[
+    tuple[Column, ...], BeforeValidator(as_tuple), Field(min_length=1), ONE_OR_MORE
+]
 
 
 # For checks of a raw mapping, before pydantic has seen it: whatever has another shape counts as

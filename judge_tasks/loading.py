@@ -51,6 +51,10 @@ def load_judge_task(path: Path | str) -> JudgeTask:
     faults += [Fault(path, *problem) for problem in islice(problems, MAX_FAULTS)]
     if len(faults) >= MAX_FAULTS:
         faults.append(Fault(path, "file", "may have more faults than these", "correct them first"))
+    own = path.resolve().parent == SHIPPED.resolve()
+    if task is not None and not own and (SHIPPED / f"{task.task}.yaml").exists():
+        wrong = f"{task.task} is the name of a shipped task"
+        faults.append(Fault(path, "task", wrong, "choose another name"))
     if faults or task is None:
         raise JudgeTaskError(faults)
     return task

@@ -11,12 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.files import whole_file
 
+from .json_schema import SCHEMA_FILE, schema_text
 from .kinds import KINDS
 from .loading import load_judge_task
 
 
 def write_new_task(task: str, kind: str, path: Path, *, dataset: str = "", force: bool) -> None:
-    """Write the YAML of a new task, and check that it is valid.
+    """Write the YAML of a new task, and check that it is valid; beside it the schema for editors.
 
     Args:
         dataset: its name on the hub, if it is there.
@@ -41,6 +42,11 @@ def write_new_task(task: str, kind: str, path: Path, *, dataset: str = "", force
     template = environment.get_template("new_task.yaml.jinja")
     with whole_file(path, force) as part:
         part.write_text(
-            template.render(task=task, kind=KINDS[kind], dataset=dataset), encoding="utf-8"
+            template.render(task=task, kind=KINDS[kind], dataset=dataset, schema=SCHEMA_FILE),
+            encoding="utf-8",
         )
         load_judge_task(part)
+    schema = path.with_name(SCHEMA_FILE)
+    if not schema.exists():
+        with whole_file(schema, force=True) as part:
+            part.write_text(schema_text(), encoding="utf-8")

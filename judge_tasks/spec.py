@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, T
 from mtrl_judge.metrics.groups import GROUP_MEANS, group_means
 from mtrl_judge.metrics.records import Record
 
-from .fields import Column, Columns, Frozen, RawValue, Text, as_tuple
+from .fields import ANY_VALUES, ONE_OR_MORE, Column, Columns, Frozen, RawValue, Text, as_tuple
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import Kind, LabelRule, label_rule
 
@@ -138,6 +138,9 @@ class Card(Frozen):
     )
 
 
+NOT_STATED = "not stated"
+
+
 class Human(Frozen):
     """What people thought of an item, as the dataset has it, beside the label made from it."""
 
@@ -174,7 +177,7 @@ class JudgeSpec(Frozen):
     kind: str = Field(description=f"one of: {', '.join(KINDS)}")
     role: Role = Field(description="train, or ood for data that no training may see")
     dimension: str = Field(min_length=1, description="what is judged, such as safety")
-    images: Annotated[tuple[Column, ...], BeforeValidator(as_tuple)] = Field(
+    images: Annotated[tuple[Column, ...], BeforeValidator(as_tuple), ONE_OR_MORE] = Field(
         (), description="the columns of images, such as [image]; [] without images"
     )
     question: str = Field(min_length=1, description="the text that the judge is asked")
@@ -191,7 +194,9 @@ class JudgeSpec(Frozen):
         max_length=MAX_VERDICTS,
         description=f'up to {MAX_VERDICTS} answers, such as ["Yes", "No"]',
     )
-    where: dict[Column, Annotated[tuple[RawValue, ...], BeforeValidator(_as_values)]] = Field(
+    where: dict[
+        Column, Annotated[tuple[RawValue, ...], BeforeValidator(_as_values), ANY_VALUES]
+    ] = Field(
         {}, description="rows to keep, by the value or values of columns, such as {split: [a, b]}"
     )
     scale: Scale | None = Field(
@@ -237,7 +242,8 @@ class JudgeSpec(Frozen):
     style: Style = Field("reasoned", description="reasoned, direct or confidence")
     raw: Raw | None = Field(None, description="a mapping: tables, images")
     card: Card = Field(
-        description="license, gated, url, citation, known_problems, forbids_training, expects"
+        Card(license=NOT_STATED, url=NOT_STATED, citation=NOT_STATED),
+        description="license, gated, url, citation, known_problems, forbids_training, expects",
     )
 
 

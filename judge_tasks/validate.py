@@ -22,7 +22,7 @@ from .row_checks import identical_fault, identical_pairs, revealed_labels
 from .rows import JudgeRow, render_variant, to_rows
 from .scoring import score
 from .sources import Source, find_source, load_raw
-from .spec import STYLES, JudgeTask, SplitName
+from .spec import NOT_STATED, STYLES, JudgeTask, SplitName
 from .templates import StandInImage, StandInNumber, StandInText, question_columns
 
 # Values for a column when there is no data: the question must render with one of them.
@@ -49,6 +49,14 @@ def validate(path: Path | str, rows: int = 0) -> list[str]:
             faults += _row_faults(task, split, source, rows)
         faults += _fact_faults(task, source)
     return [f"{task.path}: {fault}" for fault in faults]
+
+
+def remarks(path: Path | str) -> list[str]:
+    """What is no fault, but should be known to those who use the task."""
+    task = load_judge_task(path)
+    if task.judge.card.license != NOT_STATED:
+        return []
+    return [f"{task.path}: judge.card: is missing; state the data's license, url and citation"]
 
 
 def repeated_rows(path: Path | str) -> list[str]:

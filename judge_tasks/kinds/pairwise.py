@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from mtrl_judge.common.errors import Problem
 from mtrl_judge.common.hashing import stable_hash
 
-from ..fields import Column, as_number, is_null, label_key, strings
+from ..fields import ANY_VALUES, Column, as_number, is_null, label_key, strings
 from ..verdicts import Verdict, parse_verdict
 from .base import Kind, LabelRule
 
@@ -26,7 +26,7 @@ def _raw_values(value: object) -> object:
     return tuple(map(label_key, value)) if isinstance(value, list) else label_key(value)
 
 
-_RawValues: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_raw_values)]
+_RawValues: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_raw_values), ANY_VALUES]
 
 
 class _Preference(LabelRule):

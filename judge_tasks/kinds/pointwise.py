@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from mtrl_judge.common.errors import Problem, did_you_mean
 
-from ..fields import Text, as_number, label_key, mapping
+from ..fields import VALUES_BY_KEY, Text, as_number, label_key, mapping
 from .base import Kind, LabelRule
 
 TRAIN_MEDIAN = "train_median"
@@ -41,7 +41,7 @@ class MapLabel(LabelRule):
 
     keys = frozenset({"map"})
 
-    map: Annotated[dict[str, Text], BeforeValidator(_label_map)] = Field(
+    map: Annotated[dict[str, Text], BeforeValidator(_label_map), VALUES_BY_KEY] = Field(
         min_length=1, description='a verdict for each value, such as {Unsafe: "Yes", Safe: "No"}'
     )
 
