@@ -34,8 +34,9 @@ def _plain(node: Any) -> Any:
         return [_plain(item) for item in node]
     if not isinstance(node, dict):
         return node
+    # A mapping may be the label rule of several kinds, so that `oneOf` would refuse it.
     return {
-        key: _plain(value)
+        "anyOf" if key == "oneOf" else key: _plain(value)
         for key, value in node.items()
         if not (key == "title" and isinstance(value, str)) and key != "discriminator"
     }

@@ -122,8 +122,10 @@ def test_agins_tasks_share_their_split_and_another_split_is_noticed(tmp_path: Pa
     assert find_leaks(tasks, tasks, tmp_path / "root").leaks == []
     base = tasks[0].path.with_name("_agin.yaml").read_text()
     (tmp_path / "_agin.yaml").write_text(base.replace("seed: 0", "seed: 1"))
-    (tmp_path / tasks[1].path.name).write_text(tasks[1].path.read_text())
-    other = load_judge_task(tmp_path / tasks[1].path.name)
+    text = tasks[1].path.read_text().replace(f"task: {tasks[1].task}", "task: other")
+    (tmp_path / "other.yaml").write_text(text)
+    (tmp_path / "root" / "other").symlink_to(tasks[1].task)
+    other = load_judge_task(tmp_path / "other.yaml")
     bad = refused(find_leaks(tasks[:1], [other], tmp_path / "root"))
     assert bad
     assert {leak.kind for leak in bad} == {"identical image"}

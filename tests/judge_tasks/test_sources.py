@@ -291,7 +291,8 @@ def test_splits_come_out_in_the_papers_sizes(tmp_path: Path) -> None:
 def test_seetrue_split_by_text_keeps_texts_apart(tmp_path: Path) -> None:
     shipped = find_task("mtrl_judge_seetrue")
     text = shipped.path.read_text().replace("seed: 0}", "seed: 0, group_by: text}")
-    (tmp_path / shipped.path.name).write_text(text)
+    changed = tmp_path / "by_text.yaml"
+    changed.write_text(text.replace(f"task: {shipped.task}", "task: by_text"))
     n = 1000
     texts = [f"text {i % 90}" for i in range(n)]
     red = image_cell("red", (1, 1))
@@ -301,9 +302,9 @@ def test_seetrue_split_by_text_keeps_texts_apart(tmp_path: Path) -> None:
         "label": [i % 2 for i in range(n)],
         "dataset_source": ["drawbench"] * n,
     }
-    write_split(tmp_path, shipped.task, "train", columns)
     shared = {}
-    for path in (shipped.path, tmp_path / shipped.path.name):
+    for path in (shipped.path, changed):
+        write_split(tmp_path, load_judge_task(path).task, "train", columns)
         task = load_judge_task(path)
         source = find_source(task, tmp_path)
         rows = {split: load_raw(task, split, source) for split in task.splits}
