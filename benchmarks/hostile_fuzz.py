@@ -15,6 +15,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.data.raw_files import open_source
 from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode, encoded, fault_of
 from mtrl_judge.judge_tasks.loading import shipped_paths
+from mtrl_judge.judge_tasks.order_answers import parse_order
 from mtrl_judge.judge_tasks.prompts import render_question
 from mtrl_judge.judge_tasks.templates import QuestionError, question_columns
 from mtrl_judge.judge_tasks.validate import validate
@@ -86,6 +87,7 @@ class Fuzzer:
     def _verdict(self) -> None:
         text = self._pieces(ANSWERS, 60) * self.random.choice((1, 1, 1, 200))
         parse_verdict(text, self.random.choice(VERDICTS))
+        parse_order(text, "ABCD")
 
     def _yaml(self) -> None:
         text = self.random.choice(self.yamls)

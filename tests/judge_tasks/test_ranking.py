@@ -16,9 +16,10 @@ from support.tasks import raw_dataset, write_task, write_yaml
 from mtrl_judge.common.errors import DataError, JudgeTaskError
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.kinds.ranking import OrderLabel, ScoresLabel
+from mtrl_judge.judge_tasks.prompts import render_text
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow, render_variant, to_rows
-from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.judge_tasks.spec import STYLES, JudgeTask, Style
 from mtrl_judge.judge_tasks.validate import validate
 from mtrl_judge.metrics.rankings import read_order, score_order
 
@@ -76,6 +77,15 @@ def test_the_gold_answer_of_every_label_is_right_and_ties_are_asked_for() -> Non
         verdict = ">".join(names)
         expected = score_order(read_order(verdict), read_order("B>A>D>C")).pairwise_accuracy
         assert RANKING.correctness(verdict, "B>A>D>C", ABCD) == expected
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_prompt_repeated_is_no_order(tmp_path: Path, style: Style) -> None:
+    row = rows_of(write_task(tmp_path, **THREE), three())[0]
+    text = render_text(row, style)
+    assert RANKING.verdict_form(row.verdicts) in text
+    assert RANKING.read(text, row.verdicts).value is None
+    assert RANKING.read(RANKING.verdict_form(row.verdicts), row.verdicts).value is None
 
 
 def test_only_canonical_orders_of_all_candidates_are_verdicts() -> None:
