@@ -152,8 +152,7 @@ def test_answers_of_a_list_rotate_with_the_order_that_people_gave(tmp_path: Path
         **THREE
         | {
             "images": "[image]",
-            "candidates": "[['answers[0].answer'], ['answers[1].answer'], "
-            "['answers[2].answer'], ['answers[3].answer']]",
+            "candidates": "answers",
             "question": "'{{ instruction }} A: {{ answers[0].answer }} B: {{ answers[1].answer }} "
             "C: {{ answers[2].answer }} D: {{ answers[3].answer }}'",
             "label": "{column: human_answer, order: best_first}",
@@ -167,6 +166,9 @@ def test_answers_of_a_list_rotate_with_the_order_that_people_gave(tmp_path: Path
         best_first = [shown[place[0]] for place in read_order(row.label or "")]
         assert best_first == ["gpt4", "gemini", "llava", "cogvlm"]
     assert rows[1].question == "What? A: cogvlm B: gpt4 C: gemini D: llava"
+    short = {**item, "answers": answers[:3], "human_answer": "CDAB"}
+    with pytest.raises(DataError, match="has no element 3"):
+        rows_of(task, Dataset.from_list([short]))
 
 
 def test_numbers_may_be_in_a_column_for_each_candidate(tmp_path: Path) -> None:
@@ -200,6 +202,11 @@ def test_a_paraphrase_shows_the_same_order(tmp_path: Path) -> None:
         ({"candidates": "[image0]"}, "judge.candidates", "names 1 candidates"),
         ({"verdicts": '["1", "2", "3"]'}, "judge.verdicts", "write ['A', 'B', 'C']"),
         ({"verdicts": '["A", "B"]'}, "judge.verdicts", "names 2 of 3 candidates"),
+        (
+            {"candidates": "answers", "verdicts": '["A", "C"]'},
+            "judge.verdicts",
+            "write ['A', 'B']",
+        ),
         ({"orders": "both"}, "judge.orders", "write cyclic or hashed"),
         ({"label": "{column: ranks}"}, "judge.label", "{best, column} or {column, order}"),
         (
