@@ -177,7 +177,7 @@ def _build(raw: dict[str, Any], path: Path) -> tuple[JudgeTask | None, Iterable[
     problems = list(islice(cross_field_problems(raw), MAX_FAULTS))
     judge = mapping(raw.get("judge"))
     kind = KINDS.get(str(judge.get("kind")))
-    if kind is not None and not problems:
+    if kind is not None:
         raw = {**raw, "judge": kind.completed(judge)}
     try:
         return JudgeTask.model_validate({**raw, "path": path}), problems

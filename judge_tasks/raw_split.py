@@ -357,6 +357,8 @@ class RawSplit:
             None if is_null(value) else replace_surrogates(label_key(value))
             for value in self.column(column)
         ]
+        if not self.task.kind.counted:  # there are no rates of each group
+            return groups_N
         names = {name for name in groups_N if name is not None}
         where = f"{self.task.path}: judge.groups: column {column!r}"
         if len(names) > MAX_GROUPS:

@@ -320,14 +320,14 @@ class JudgeTask(Frozen):
     def summarize(self, records: Sequence[Record]) -> dict[str, float | int | None]:
         """Every metric of judged rows of this task; see :meth:`.kinds.base.Kind.summarize`."""
         table = self.kind.summarize(records, self.judge.verdicts, self.paired)
-        if self.judge.groups is not None:
+        if self.judge.groups is not None and self.kind.counted:
             table |= group_means(records, self.judge.verdicts)
         return table
 
     @property
     def metrics(self) -> list[str]:
         """The keys of :meth:`summarize`'s table that are not counts."""
-        means = GROUP_MEANS if self.judge.groups is not None else ()
+        means = GROUP_MEANS if self.judge.groups is not None and self.kind.counted else ()
         return [*self.kind.metrics(self.judge.verdicts, self.paired), *means]
 
     @property

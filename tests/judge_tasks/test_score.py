@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.images import image_cells
-from support.tasks import write_split, write_task
+from support.tasks import write_split, write_task, write_yaml
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.judge_tasks.kinds import KINDS
@@ -239,10 +239,22 @@ def test_a_caption_of_its_own_for_each_rating_does_not_reveal_it(tmp_path: Path)
     write_data(tmp_path, [1 + n / 10 for n in range(40)])
     raw = load_rows(task, "test", tmp_path).rows.raw
     assert list(revealed_labels(raw, raw.labels())) == []
-    task = score_task(tmp_path, question="'How good is {{ mos }}?'")
+    ratings = [1 + n / 10 for n in range(40)]
+    columns = {"image": image_cells(40), "text": [f"{r:g}" for r in ratings], "mos": ratings}
+    write_split(tmp_path, "graded", "test", columns)
     raw = load_raw(task, "test", find_source(task, tmp_path))
     (fault,) = revealed_labels(raw, raw.labels())
-    assert "reads 'mos', which equals the label" in fault
+    assert "reads 'text', which equals the label" in fault
+
+
+def test_another_mistake_leaves_the_levels_of_a_scale(tmp_path: Path) -> None:
+    keys = {"label": "{column: mos}", "scale": "{min: 1, max: 5}", "orders": "both"}
+    path = write_yaml(tmp_path, kind="score", **keys)
+    path.write_text(path.read_text().replace('  verdicts: ["Yes", "No"]\n', ""))
+    with pytest.raises(JudgeError) as caught:
+        validate(path)
+    assert "judge.orders" in str(caught.value)
+    assert "verdicts" not in str(caught.value)
 
 
 def test_splits_hold_ratings_in_proportion(tmp_path: Path) -> None:
