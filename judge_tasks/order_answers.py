@@ -43,6 +43,7 @@ _NAMED = re.compile(
     rf"(?<![^\W_])(?:the )?{NOUN}"
     rf"(?:[ _-]?\(({_TOKEN})\)|[ _-](?:#|no\.? )?({_TOKEN})|#?(\d{{1,2}})(?!\w))"
 )
+_BULLET = re.compile(rf"(?m)^[-•·▪] (?={_TOKEN}[,;]?$)")
 
 
 class _Names:
@@ -87,9 +88,13 @@ _SIGNS = str.maketrans("≻≺", "><")
 _SIGN = r"(?:>{1,3}+|<{1,3}+|={1,2}+)"
 _THEN = r"(?:and )?+(?:then|followed by) "
 # Nothing that the one may match can the other begin with, so that no text is matched in two ways.
-_SEPARATOR = rf"(?:(?:{_SIGN}|->|→|[,;]\n?+|\n) ?+(?:{_THEN})?+|{_THEN})"
+_SEPARATOR = rf"(?:(?:{_SIGN}|->|→|[,;]\n?+) ?+(?:{_THEN})?+|{_THEN})"
 _ELEMENT = rf"[\[(\"'{{ ]{{0,4}}+(?<![^\W_]){_TOKEN}[\])\"'}} ]{{0,4}}+"
-_SEQUENCE = re.compile(rf"{_ELEMENT}(?:{_SEPARATOR}{_ELEMENT}){{1,{MAX_CANDIDATES}}}+")
+_LINE = rf"{_ELEMENT}[,;]?+(?=\n|\Z)"
+_SEQUENCE = re.compile(
+    rf"{_LINE}(?:\n{_LINE}){{1,{MAX_CANDIDATES}}}+|"
+    rf"{_ELEMENT}(?:{_SEPARATOR}{_ELEMENT}){{1,{MAX_CANDIDATES}}}+"
+)
 # In prose, commas list candidates and do not order them.
 _COMPARED = re.compile(
     rf"(?<![^\W_]){_TOKEN}(?:\s?+{_SIGN}\s?+{_TOKEN}){{1,{MAX_CANDIDATES}}}+(?!\s?[<=>])"
@@ -208,7 +213,7 @@ _JSON_FIELD = re.compile(
     r"[\"']([a-z][\w -]{0,40})[\"']\s{0,8}:\s{0,8}"
     r"(\[[^{}]{1,240}?\]{1,2}(?=\s{0,8}(?:[,}]|\Z))|\"[^\"\n]{1,160}\"|'[^'\n]{1,160}')"
 )
-_RANKED = r"(?:rank(?:ing|ed|s)?|order(?:ing)?|sequence)"
+_RANKED = r"(?:rank(?:ings?|ed|s)?|order(?:ing)?|sequence)"
 _STATED = r"(?:verdict|answer|judge?ment|decision|conclusion|result)"
 _KEY = re.compile(rf"(?:(?:final|overall|my) )?(?:{_RANKED}|{_STATED})(?: (?:list|order))?")
 _WAY = r"(?:from )?(?:the )?(?:best|worst) to (?:the )?(?:best|worst)|(?:best|worst) first"
@@ -218,6 +223,7 @@ _CUE = re.compile(
     rf"(?: is| are| would be)?(?: as follows)?|{_WAY})(?:\s?[:=,]\s{{0,3}}|\s)"
 )
 _REVERSED = re.compile(r"worst to|worst first")
+_REVERSED_AFTER = re.compile(r"\s?\((?:[a-z]{1,12} ){0,2}?worst (?:to|first)")
 
 
 # "b is the best image", but not "b is the best lit".
@@ -225,6 +231,11 @@ _BEST = re.compile(
     rf"(?<![^\W_])({_TOKEN}) (?:is|was|wins as) (?:clearly |definitely )?the (?:clear )?"
     rf"(?:best|winner|top choice)(?: (?:{NOUN}|one|match|choice))?"
     r"(?=\s?(?:\Z|[.!,;\n]|because\b|since\b|of (?:all|the)\b|overall\b))"
+)
+# Beside the best, another place is given to a candidate: more is said than which is the best.
+_OTHER_PLACE = re.compile(
+    r"\b(?:(?:second|third|fourth|middle|next|worst|last)(?: best)?(?: place| one)?(?: is |: ?)|"
+    rf"(?:followed by|then) ){_TOKEN}(?=\s?(?:[.,;\n(]|\Z|and\b))"
 )
 
 
@@ -267,8 +278,10 @@ def _fields(text: str, names: _Names) -> Iterable[tuple[_Claim, int, int]]:
             found, end = _expression(line, names), cue.end() + len(line)
         if found:
             order, wrong = found
-            backwards = order is not None and _REVERSED.search(cue[0]) is not None
-            yield _Claim(order[::-1] if order and backwards else order, wrong), cue.start(), end
+            if order and (_REVERSED.search(cue[0]) or _REVERSED_AFTER.match(text, end)):
+                signed = ">" in text[cue.end() : end].replace("->", "")
+                order, wrong = (None, "worst first, with >") if signed else (order[::-1], wrong)
+            yield _Claim(order, wrong), cue.start(), end
 
 
 def _prose(text: str, names: _Names) -> Iterable[tuple[_Claim, int, int]]:
@@ -364,9 +377,8 @@ def parse_order(text: str, candidates: Sequence[str]) -> Verdict:
 
 def _read_part(part: str, names: _Names) -> list[_Claim]:
     """The claims of the first form that has any, and the best candidate that the rest names."""
-    text = _NAMED.sub(
-        lambda match: match[match.lastindex or 0], fold(window(part)).translate(_SIGNS)
-    )
+    text = fold(window(part)).translate(_SIGNS)
+    text = _BULLET.sub("", _NAMED.sub(lambda match: match[match.lastindex or 0], text))
     for form in ORDER_FORMS:
         if found := list(form.claims(text, names)):
             break
@@ -379,7 +391,9 @@ def _read_part(part: str, names: _Names) -> list[_Claim]:
 
 
 def _best(text: str, names: _Names) -> list[_Claim]:
-    """The candidates that the text names as the best one."""
+    """The candidates that the text names as the best one and says no more of."""
+    if _OTHER_PLACE.search(text):
+        return []
     for alphabet in names.alphabets:
         best = {
             match[1]: "prose"

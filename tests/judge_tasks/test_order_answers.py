@@ -54,6 +54,12 @@ READ = [
     ("<think>A>B>C</think>B>A>C", "B>A>C"),
     ("<answer>B>A>C</answer> B is the best.", "B>A>C"),
     ("I would like to rank them: B > A > C", "B>A>C"),
+    ("[2] > [1] > [3]", "B>A>C"),
+    ("Ranking:\n- B\n- A\n- C", "B>A>C"),
+    ("**Final Ranking:**\n\n1. **Image B** – sharp\n2. **Image A**\n3. **Image C**", "B>A>C"),
+    ("Ranking: C, A, B (worst to best)", "B>A>C"),
+    ("Rankings: B, A, C\nA is blurry.", "B>A>C"),
+    ("B > A > C\nB > A > C", "B>A>C"),
     # only the best
     ("best: B", "B>A=C"),
     ("B", "B>A=C"),
@@ -82,6 +88,9 @@ NOT_READ = [
     ("1. Image A: a dog\n2. Image B: a cat\n3. Image C: a hat", "no order found"),
     ("Image A, Image B and Image C are all good.", "no order found"),
     ("A is the best lit.", "no order found"),
+    ("From worst to best: A > B > C", "worst first, with >"),
+    ("Best: B\nMiddle: A\nWorst: C", "no order found"),  # not read, so the best alone is not either
+    ("A is the best, followed by C, and then B.", "no order found"),
     ("B >= A >= C", "no order found"),
     ("bad", "no order found"),
     ("<think>B>A>C", "no answer after the reasoning"),
