@@ -73,7 +73,8 @@ class NumberLabel(LabelRule):
             return named
         low, high = scale_ends(verdicts)
         try:
-            number = float(value)  # type: ignore[arg-type]
+            # As it is written: 0.9 in single precision is a little less.
+            number = float(number_text(float(value)))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             raise LookupError("not a number") from None
         first, last = self.source or (low, high)

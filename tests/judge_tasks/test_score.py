@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -191,6 +192,9 @@ def test_labels_are_numbers_on_the_scale(tmp_path: Path) -> None:
         None,
         "5",
     ]
+    task = score_task(tmp_path, scale="{min: 0.1, max: 0.9, step: 0.1}")
+    write_data(tmp_path, [float(np.float32(0.9)), float(np.float32(0.1)), 0.55])
+    assert labels(task, tmp_path) == ["0.9", "0.1", "0.55"]
     task = score_task(tmp_path, label="{column: mos, from: [0, 100]}")
     write_data(tmp_path, [0, 50, 75.0, 100])
     assert labels(task, tmp_path) == ["1", "3", "4", "5"]

@@ -1,0 +1,173 @@
+"""Judges that rate: leaderboard, files, perturbations and further tables, from their results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.commands import call
+from support.results import sample, write_results
+from support.tasks import write_task
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.rescore import rescore
+from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
+from mtrl_judge.leaderboard.compare import compare_perturbation
+from mtrl_judge.leaderboard.file import add_entries, entries_of
+from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.view import build_view
+
+LEVELS = [str(level) for level in range(1, 11)]
+GRADED = {"kind": "score", "verdicts": LEVELS}
+Row = dict[str, Any]
+
+
+def rated_rows(
+    n: int, noise: float, seed: int = 0, *, nulls: int = 0, groups: int = 0
+) -> list[Row]:
+    """Samples of a judge that is off by `noise`; labels are the same for every judge."""
+    labels = np.random.default_rng(n).uniform(1, 10, n).round(2)
+    draw = np.random.default_rng(seed + 1)
+    ratings = np.clip((labels + noise * draw.standard_normal(n)).round(1), 1, 10)
+    return [
+        sample(
+            number,
+            f"{label:g}",
+            None if number < nulls else f"{rating:g}",
+            **({"group": f"prompt {number % groups}"} if groups else {}),
+        )
+        for number, (label, rating) in enumerate(zip(labels, ratings, strict=True))
+    ]
+
+
+def board_of(folder: Path, judges: dict[str, Sequence[Row]], **keys: Any) -> Leaderboard:
+    for name, rows in judges.items():
+        tasks = {"graded": rows, "graded_too": rows[:60]}
+        write_results(
+            folder / name, tasks, model=name, about=dict.fromkeys(tasks, GRADED), metrics={}
+        )
+    return build_leaderboard(load_runs([folder]), resamples=400, **keys)
+
+
+def test_judges_are_compared_by_spearman(tmp_path: Path) -> None:
+    rows = {"good": rated_rows(120, 1), "fair": rated_rows(120, 3), "bad": rated_rows(120, 9)}
+    board = board_of(tmp_path, rows)
+    assert board.metric == "spearman"
+    column = next(column for column in board.tasks if column.name == "graded")
+    for name, of_judge in rows.items():
+        pairs = [(float(row["label"]), float(row["verdict"])) for row in of_judge]
+        expected = stats.spearmanr(pairs).statistic
+        found = column.estimate(name, "spearman")
+        assert found.value == pytest.approx(expected)
+        assert found.low is not None
+        assert found.low < expected < (found.high or 0)
+        assert column.estimate(name, "accuracy").value is None
+        assert column.estimate(name, "null_rate").value == 0
+    assert {name: column.ranks[name] for name in rows} == {
+        "good": (1, 1),
+        "fair": (2, 2),
+        "bad": (3, 3),
+    }
+    (mean,) = board.means
+    assert mean.score("good", "spearman").draws_B is not None
+    assert [run.name for run in board.runs] == ["good", "fair", "bad"]
+    by_error = board_of(tmp_path, rows, metric="mae")
+    assert [run.name for run in by_error.runs] == ["good", "fair", "bad"]
+    labels_N = np.array([float(row["label"]) for row in rows["good"]])
+    expected = np.abs(labels_N - np.median(labels_N)).mean()
+    assert by_error.tasks[0].majority == pytest.approx(expected)
+    view = build_view(board, full=True)
+    titles = [table.title for table in view.tables if table.rows]
+    assert "Metrics of score tasks" in titles
+    assert "Where judges disagree" in titles
+    assert "Calibration" not in titles
+
+
+def test_missing_ratings_are_in_the_null_rate_and_in_the_headline(tmp_path: Path) -> None:
+    rows = {"all": rated_rows(120, 1), "few": rated_rows(120, 1, nulls=60)}
+    column = board_of(tmp_path, rows).tasks[0]
+    known = {
+        name: [
+            column.estimate(name, rate) for rate in ("spearman", "spearman_answered", "null_rate")
+        ]
+        for name in rows
+    }
+    (headline, answered, null_rate) = known["few"]
+    assert null_rate.value == 0.5
+    assert null_rate.low is not None
+    assert answered.value is not None
+    assert headline.value is not None
+    assert headline.value < answered.value - 0.2
+    assert known["all"][0] == known["all"][1]
+
+
+def test_a_leaderboard_file_keeps_ratings(tmp_path: Path) -> None:
+    rows = {"good": rated_rows(120, 1, groups=10), "fair": rated_rows(120, 3, groups=10)}
+    board = board_of(tmp_path / "runs", rows)
+    add_entries(tmp_path / "board.json", entries_of(board))
+    again = build_leaderboard(load_runs([tmp_path / "board.json"]), resamples=400)
+    for first, second in zip(board.tasks, again.tasks, strict=True):
+        for judge in rows:
+            values = [
+                column.estimate(judge, "pairwise_accuracy").value for column in (first, second)
+            ]
+            assert values[0] == values[1]
+            for rate in ("spearman", "kendall", "mae", "weighted_kappa"):
+                assert first.estimate(judge, rate) == second.estimate(judge, rate)
+    assert not board.tasks[0].groups  # pairs of rows are compared within them
+
+
+@pytest.mark.parametrize("field", ["label", "verdict"])
+def test_a_rating_that_is_not_on_the_scale_is_refused(tmp_path: Path, field: str) -> None:
+    rows = rated_rows(6, 1)
+    rows[3][field] = "11"
+    write_results(tmp_path, {"graded": rows}, about={"graded": GRADED})
+    with pytest.raises(JudgeError, match=f"{field} is '11'"):
+        load_runs([tmp_path])
+
+
+def test_a_perturbation_changes_ratings(tmp_path: Path) -> None:
+    for name, noise in (("before", 1), ("after", 6)):
+        rows = rated_rows(120, noise)
+        write_results(tmp_path / name, {"graded": rows}, model=name, about={"graded": GRADED})
+    after, before = (run.tasks["graded"] for run in sorted(load_runs([tmp_path])))
+    effect = compare_perturbation("blank_image", before, after, resamples=300)
+    assert effect.metric == "spearman"
+    assert effect.n == 120
+    assert effect.difference.value == pytest.approx(
+        (effect.perturbed or 0) - (effect.unchanged or 0)
+    )
+    assert effect.difference.value < -0.2
+    assert effect.p_value is not None
+    assert effect.p_value < 0.05
+    changed = np.mean(
+        [a.verdict != b.verdict for a, b in zip(before.records, after.records, strict=True)]
+    )
+    assert effect.changed.value == pytest.approx(changed)
+
+
+def test_saved_answers_are_rated_again(tmp_path: Path) -> None:
+    task = write_task(
+        tmp_path,
+        "graded",
+        kind="score",
+        label="{column: mos}",
+        scale="{min: 1, max: 10}",
+        verdicts="null",
+        groups="prompt",
+    )
+    rows = rated_rows(30, 1, groups=3)
+    lines = [{**row, "text": f"Rating: [[{row['verdict']}/10]]"} for row in rows]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = rescore(str(task.path), file, out=None, force=False)
+    pairs = [(float(row["label"]), float(row["verdict"])) for row in rows]
+    assert found.metrics["spearman"] == pytest.approx(stats.spearmanr(pairs).statistic)
+    assert found.metrics["n"] == 30
+    done = call("score", file, "--task", task.path)
+    assert done.exit_code == 0, done.exception
