@@ -267,7 +267,8 @@ def active_perturbation(task: JudgeTask, rows: Rows) -> Perturbation:
             f"{PERTURBATION_VARIABLE}: unknown perturbation {name!r}; {did_you_mean(name, known)}"
         )
     if not applies(name, kind=task.judge.kind, paraphrases=len(task.judge.paraphrases)):
-        has = "has no pairs" if name == "swap" else "lists no such paraphrase"
+        lacks = {"swap": "has no pairs", "verdict_names": "has no names of verdicts"}
+        has = lacks.get(name, "lists no such paraphrase")
         raise JudgeError(
             f"{PERTURBATION_VARIABLE}: {name}: {task.task} {has}; leave it out of --tasks"
         )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.images import image_cell
+from support.images import image_cell, image_cells
 from support.tasks import (
     PAIR,
     PARAPHRASE,
@@ -118,6 +118,23 @@ def test_no_item_keeps_its_images_and_the_order_of_items_does_not_matter(
     assert all(images[item] != images[other] for item, other in foreign.items())
     assert foreign.keys() == set(foreign.values()) == images.keys()
     assert perturbations.derangement(dict(reversed(images.items()))) == foreign
+
+
+def test_ratings_are_asked_under_other_conditions_but_have_no_other_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = {"scale": "{min: 1, max: 5}", "verdicts": "null"}
+    task = write_task(tmp_path, kind="score", label="{column: mos}", **scale)
+    columns = {"image": image_cells(2), "text": ["a", "b"], "mos": [3.27, None]}
+    rows = rows_of(task, columns)
+    monkeypatch.setenv(PERTURBATION_VARIABLE, "length")
+    perturbation = perturbations.active_perturbation(task, rows)
+    row = judge_rows(rows)[0]
+    assert perturbation.apply(row).label == "3.27"
+    assert perturbation.score(row, "4.27")[:2] == (("4.27", False, "whole"), 0.75)
+    monkeypatch.setenv(PERTURBATION_VARIABLE, "verdict_names")
+    with pytest.raises(JudgeError, match="has no names of verdicts"):
+        perturbations.active_perturbation(task, rows)
 
 
 def test_items_that_all_show_the_same_cannot_be_shuffled(tmp_path: Path) -> None:
