@@ -131,7 +131,9 @@ def test_ratings_are_asked_under_other_conditions_but_have_no_other_names(
     perturbation = perturbations.active_perturbation(task, rows)
     row = judge_rows(rows)[0]
     assert perturbation.apply(row).label == "3.27"
-    assert perturbation.score(row, "4.27")[:2] == (("4.27", False, "whole"), 0.75)
+    scored = perturbation.score(row, "4.27")
+    assert scored.verdict.value == "4.27"
+    assert scored.correct == pytest.approx(0.75)
     monkeypatch.setenv(PERTURBATION_VARIABLE, "verdict_names")
     with pytest.raises(JudgeError, match="has no names of verdicts"):
         perturbations.active_perturbation(task, rows)
