@@ -71,7 +71,8 @@ def accuracy(
     verdicts: Sequence[Sequence[str]],
     **_: Any,
 ) -> list[float | None]:
-    """1.0 where the verdict is the label, else 0.0; None for a row without a label.
+    """How right the verdict is, as the kind of task decides: 1.0 where it is the label, 0.0 where it
+    is wrong or missing, and less than 1.0 where it is partly right; None without a label.
 
     >>> accuracy(["<think>x</think><answer>Yes</answer>", "?"], ["pointwise"] * 2, ["Yes", "No"],
     ...          [["Yes", "No"]] * 2)
