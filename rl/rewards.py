@@ -71,8 +71,9 @@ def accuracy(
     verdicts: Sequence[Sequence[str]],
     **_: Any,
 ) -> list[float | None]:
-    """How right the verdict is, as the kind of task decides: 1.0 where it is the label, 0.0 where it
-    is wrong or missing, and less than 1.0 where it is partly right; None without a label.
+    """How right the verdict is, as the kind of task decides; None for a row without a label.
+
+    1.0 where it is the label, 0.0 where it is wrong or missing, between where it is partly right.
 
     >>> accuracy(["<think>x</think><answer>Yes</answer>", "?"], ["pointwise"] * 2, ["Yes", "No"],
     ...          [["Yes", "No"]] * 2)
