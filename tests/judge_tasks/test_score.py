@@ -227,6 +227,11 @@ def test_gold_answers_are_levels_and_as_correct_as_can_be(
     assert KIND.correctness("good", "3.5", NAMED) == pytest.approx(1 - 0.5 / 4)
 
 
+def test_probabilities_of_levels_decide_for_the_expected_rating() -> None:
+    assert KIND.decided([0, 0.5, 0, 0, 0.5], 1, FIVE) == "3.5"
+    assert KIND.decided([0, 0.5, 0, 0.5, 0], 1, NAMED) == "fair"
+
+
 def test_the_prompt_names_the_scale() -> None:
     row = JudgeRow("id", "task", "score", "How good?", FIVE, None, 0)
     assert render_text(row, "direct").endswith(

@@ -20,6 +20,7 @@ from mtrl_judge.rl.dataset import build_dataset
 from mtrl_judge.rl.kept_best import KeptBest
 from mtrl_judge.rl.rewards import accuracy
 from mtrl_judge.rl.train import JUDGE
+from mtrl_judge.rl.validation_items import choose_items
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = 40
@@ -92,6 +93,15 @@ def test_the_answers_to_learn_from_are_levels(world: Path) -> None:
     for row in dataset:
         (turn,) = row["completion"]
         assert turn["content"][0]["text"] == str(round(float(row["label"]) - 1e-9))
+
+
+def test_few_validation_items_cover_the_scale(world: Path) -> None:
+    """Hardly two labels are equal, so it is levels that have their share."""
+    task = load_judge_task(world / "bright.yaml")
+    rows = load_rows(task, "test", world / "data").rows.dataset
+    for seed in range(5):
+        kept = choose_items(rows, 5, seed)["label"][:]
+        assert sorted(round(float(label) - 1e-9) for label in kept) == [1, 2, 3, 4, 5]
 
 
 def test_another_checkpoint_is_kept_only_beyond_noise(world: Path) -> None:
