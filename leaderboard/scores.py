@@ -87,6 +87,8 @@ def mean(scores: Sequence[Score], weights: Sequence[float]) -> Score:
     draws = [score.draws_B for score in scores if score.draws_B is not None]
     if len(draws) < len(scores):
         return Score(Estimate(value))
-    draws_B = np.average(np.stack(draws), axis=0, weights=weights)
+    # Of different metrics, such as the headline metrics of two kinds, some have fewer draws.
+    least = min(map(len, draws))
+    draws_B = np.average(np.stack([of_B[:least] for of_B in draws]), axis=0, weights=weights)
     # The variance of the task with the fewest clusters is known least.
     return Score.of(value, draws_B, min(score.clusters for score in scores))

@@ -20,6 +20,7 @@ from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
 from mtrl_judge.leaderboard.compare import compare_perturbation
 from mtrl_judge.leaderboard.file import add_entries, entries_of
 from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.scores import Score, mean
 from mtrl_judge.leaderboard.view import build_view
 
 LEVELS = [str(level) for level in range(1, 11)]
@@ -104,6 +105,17 @@ def test_missing_ratings_are_in_the_null_rate_and_in_the_headline(tmp_path: Path
     assert headline.value is not None
     assert headline.value < answered.value - 0.2
     assert known["all"][0] == known["all"][1]
+
+
+def test_headline_metrics_of_two_kinds_have_a_mean() -> None:
+    """Of rates from counts there are more draws than of metrics from rows."""
+    rng = np.random.default_rng(0)
+    many_B, few_B = 0.7 + 0.1 * rng.standard_normal(10_000), 0.5 + 0.1 * rng.standard_normal(2_000)
+    both = mean([Score.of(0.7, many_B, 50), Score.of(0.5, few_B, 40)], [1.0, 1.0])
+    assert both.draws_B is not None
+    assert len(both.draws_B) == 2_000
+    assert both.value == pytest.approx(0.6)
+    assert np.std(both.draws_B) == pytest.approx(0.1 / np.sqrt(2), rel=0.05)
 
 
 def test_a_leaderboard_file_keeps_ratings(tmp_path: Path) -> None:
