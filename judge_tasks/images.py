@@ -44,6 +44,8 @@ DECODE_ERRORS = (Exception,)
 # From 8K on (7680 × 4320), as decoding takes up to twelve bytes a pixel in each thread.
 _ONE_AT_A_TIME, _LARGE = Lock(), 7680 * 4320
 
+# Linux opens no longer path (PATH_MAX). Resolving one of a megabyte takes hours.
+_MAX_PATH = 4096
 # A data URL, or how the bytes that each format begins with look in base64.
 _BASE64_IMAGE = re.compile(
     r"data:image/[a-z0-9.+-]{1,20};base64,|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK)"
@@ -88,13 +90,16 @@ def _of_text(text: str, folder: Path | None) -> bytes:
     if len(text) > MAX_IMAGE_BYTES:
         raise ValueError(f"larger than the limit of {MAX_IMAGE_BYTES // 2**20} MiB per image")
     try:
-        return base64.b64decode(text.partition(",")[2] or text, validate=True)
+        # MIME's base64 (RFC 2045) is broken into lines.
+        return base64.b64decode("".join((text.partition(",")[2] or text).split()), validate=True)
     except ValueError:
         raise ValueError(f"neither base64 nor a path: {text[:30]!r}…") from None
 
 
 def _read(path: str, folder: Path | None) -> bytes:
     """The content of the file that a cell names."""
+    if len(path) > _MAX_PATH:
+        raise ValueError(f"neither an image nor the path of one: {path[:30]!r}…")
     if folder is None:
         raise ValueError(f"the image cell has no bytes, only the path {path!r}")
     folder, file = (Path(os.path.realpath(name)) for name in (folder, folder / path))

@@ -22,7 +22,7 @@ def label_values(task: JudgeTask, column: Callable[[str], Sequence[Any]], n: int
         n: N, for a rule that reads no column.
 
     Raises:
-        DataError: values to average are not numbers.
+        DataError: values to average are not numbers, or too large.
     """
     rule = task.judge.label
     columns = [column(path) for path in rule.columns]
@@ -37,10 +37,10 @@ def label_values(task: JudgeTask, column: Callable[[str], Sequence[Any]], n: int
         each = [v for cell in cells for v in (cell if isinstance(cell, list) else [cell])]
         try:
             values_N.append(_reduced(rule.reduce, [v for v in each if not is_null(v)]))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DataError(
-                f"{task.path}: judge.label.reduce: {each!r} in column {_names(rule)} are not all "
-                f"numbers, which reduce: {rule.reduce} needs"
+                f"{task.path}: judge.label.reduce: {each!r} in column {_names(rule)} have no "
+                f"{rule.reduce}; expected numbers"
             ) from None
     return values_N
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from math import isfinite
+from math import isfinite, isinf
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -53,7 +53,12 @@ class NumberLabel(LabelRule):
         ends = label.get("from")
         if not isinstance(ends, list) or len(ends) != 2:
             return  # pydantic reports it
-        if all(isinstance(end, int | float) for end in ends) and not ends[0] < ends[1]:
+        if not all(isinstance(end, int | float) for end in ends):
+            return
+        if isinf(ends[1] - ends[0]):
+            wrong = f"is {ends}, whose difference is no number"
+            yield Problem("judge.label.from", wrong, "smaller numbers, such as [0, 100]")
+        elif not ends[0] < ends[1]:
             wrong = f"is {ends}, whose first number is not below the second"
             yield Problem("judge.label.from", wrong, "the lowest, then the highest: [0, 100]")
 
@@ -316,6 +321,8 @@ class _Steps(NamedTuple):
     def number(self) -> float:
         """How many steps there are, which should be a whole number."""
         steps = (self.high - self.low) / self.step
+        if not isfinite(steps):
+            return steps
         return float(round(steps)) if abs(steps - round(steps)) < 1e-6 else steps
 
     @property
@@ -339,13 +346,16 @@ def _scale_problems(scale: Mapping[str, Any]) -> Iterator[Problem]:
     if not steps.low < steps.high:
         wrong = f"max is {steps.high:g} and min is {steps.low:g}"
         yield Problem("judge.scale", wrong, "a max above min")
-    elif not steps.number.is_integer():
-        wrong = f"steps of {steps.step:g} from {steps.low:g} do not end at {steps.high:g}"
-        yield Problem("judge.scale.step", wrong, "a step that divides max − min")
     elif steps.number >= _MAX_LEVELS:
         wrong = f"{steps.step:g} makes {steps.number + 1:g} levels"
         right = f"a step with up to {_MAX_LEVELS} levels; ratings between levels are read, too"
         yield Problem("judge.scale.step", wrong, right)
+    elif not steps.number.is_integer():
+        wrong = f"steps of {steps.step:g} from {steps.low:g} do not end at {steps.high:g}"
+        yield Problem("judge.scale.step", wrong, "a step that divides max − min")
+    elif len(set(map(number_text, steps.levels))) < len(steps.levels):
+        wrong = f"makes levels that are the same in six digits, such as {number_text(steps.low)}"
+        yield Problem("judge.scale.step", wrong, "a larger step, or a scale closer to 0")
 
 
 KIND = Score()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,10 +42,18 @@ def in_data(name: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         write_yaml(folder, "mine")
         columns = {"image": image_cells(2), "text": ["a", "b"], "label": [1, 0]}
-        write_split(folder, "mine", "test", columns)
+        for split in ("train", "test"):
+            write_split(folder, "mine", split, columns)
         write_deep(folder / "mine" / name, {"item_id": "0", "facts": MARK})
 
     return write
+
+
+def in_model(folder: Path) -> None:
+    """Read by transformers; every command is prepared for what a library raises."""
+    in_data("facts.json")(folder)
+    (folder / "model").mkdir()
+    write_deep(folder / "model" / "config.json", {"model_type": "qwen2_5_vl", "x": MARK})
 
 
 READERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
@@ -61,6 +70,11 @@ READERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "facts": (in_data(FACTS_FILE), ROWS),
     "data card": (in_data(DATA_CARD), ROWS),
+    "model": (
+        in_model,
+        ["train", "grpo", "--model_name_or_path", "model", "--tasks", "mine.yaml"]
+        + ["--data_root", ".", "--output_dir", "run", "--use_cpu", "true", "--bf16", "false"],
+    ),
     "task": (lambda folder: write_yaml(folder, "mine", id=DEEP), ["validate", "mine.yaml"]),
     "recipe": (
         lambda folder: (folder / "mine.yaml").write_text(f"tasks: {DEEP}"),
@@ -79,3 +93,4 @@ def test_it_is_one_message(
     capsys.readouterr()
     message = fails(capsys, monkeypatch, *words)
     assert len(message) < 2000
+    assert re.search("nested (too|more than)|recursion", message), message

@@ -71,8 +71,9 @@ def test_a_number_of_single_precision_is_the_decimal_that_was_written(tmp_path: 
 def test_several_columns_become_one_label(tmp_path: Path) -> None:
     task = write_task(tmp_path, label="{column: [one, two], reduce: mean, threshold: 3}")
     assert labels(task, one=[1, 5, None], two=[4, 2, 3]) == ["No", "Yes", "Yes"]
-    with pytest.raises(DataError, match="are not all numbers, which reduce: mean needs"):
-        labels(task, one=["x"], two=["y"])
+    for one, two in (["x", "y"], [1e308, 1e308]):
+        with pytest.raises(DataError, match="have no mean; expected numbers"):
+            labels(task, one=[one], two=[two])
 
 
 def test_the_larger_number_is_preferred(tmp_path: Path) -> None:

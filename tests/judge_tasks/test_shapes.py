@@ -148,10 +148,11 @@ def test_images_in_a_list_stand_before_the_text_or_where_the_question_places_the
 
 def test_images_as_base64_data_urls_and_paths(tmp_path: Path) -> None:
     (tmp_path / "blue.png").write_bytes(cell("blue"))
-    plain = base64.b64encode(cell("red")).decode()
+    plain = base64.encodebytes(cell("red")).decode()
     url = f"data:image/png;base64,{base64.b64encode(cell('lime')).decode()}"
     task = write_task(tmp_path, question="'Is it?'")
     cells = [plain, url, "blue.png", "http://a.b/c.png", "data:image/png;base64,!", "../x.png"]
+    cells.append("a/" * 2**19)  # resolving it would take hours
     raw = RawSplit(task, Dataset.from_list([{"image": c, "label": 1} for c in cells]), tmp_path)
     assert {
         index: why.partition(":")[0].partition("(")[0] for index, why in raw.faults.items()
@@ -159,6 +160,7 @@ def test_images_as_base64_data_urls_and_paths(tmp_path: Path) -> None:
         3: "the image is a web address ",
         4: "neither base64 nor a path",
         5: "the image cell's path '../x.png' leads out of the data's folder",
+        6: "neither an image nor the path of one",
     }
     rows = to_rows(raw.select(range(3))).dataset
     assert [row["images"][0].getpixel((0, 0)) for row in rows] == [
