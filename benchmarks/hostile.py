@@ -1,8 +1,8 @@
 """``python -m benchmarks.hostile``: attacks by files from strangers. The last line is JSON.
 
 Every attack of :mod:`.hostile_attacks` runs in a process of its own. It has to end with a message,
-and what it takes is compared with the same command on harmless files. Then verdicts, YAML,
-templates, image cells and zip archives are damaged at random, see :mod:`.hostile_fuzz`.
+and what it takes is compared with the same command on harmless files. Then answers of judges,
+YAML, templates, image cells and zip archives are damaged at random, see :mod:`.hostile_fuzz`.
 
 - ``tried``: attacks and random tries.
 - ``exceptions``: how many of them ended in another way than documented: a traceback, a success,
@@ -83,7 +83,10 @@ def run_attacks(folder: Path) -> dict[str, Run]:
             sys.exit(f"the harmless command {name} failed: {runs[0].fault}")
         harmless[name] = min(runs)
     results = {}
-    for name, attack in tqdm(attacks(folder).items(), desc="Attacks"):
+    for number, (name, make) in enumerate(tqdm(attacks().items(), desc="Attacks")):
+        own = folder / str(number)
+        own.mkdir()
+        attack = make(own)
         base, made = harmless[attack.baseline], run(attack, folder)
         seconds, mib = made.seconds - base.seconds, made.mib - base.mib
         results[name] = Run(max(0.0, seconds), max(0.0, mib), made.fault)

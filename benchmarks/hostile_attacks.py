@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
 import zipfile
+from base64 import b64encode, encodebytes
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ task: mine
 {keys}
 test_split: test
 judge:
-  kind: pointwise
+  kind: {kind}
   role: ood
   dimension: safety
   images: [image]
@@ -49,9 +51,9 @@ def baselines(folder: Path) -> dict[str, Attack]:
     }
 
 
-def attacks(folder: Path) -> dict[str, Attack]:
-    """The commands on hostile files by name; each ends with a message."""
-    makers: dict[str, Callable[[Path], Attack]] = {
+def attacks() -> dict[str, Callable[[Path], Attack]]:
+    """By name what writes hostile files into an empty folder; its command ends with a message."""
+    return {
         **{name: _with_text(text) for name, text in _texts().items()},
         "FIFO": _fifo,
         "device": _device,
@@ -59,23 +61,20 @@ def attacks(folder: Path) -> dict[str, Attack]:
         "1,000 includes": _includes,
         "include of a FIFO": _include_fifo,
         "pickle": _pickle,
+        "outputs in a line of 128 MiB": _gzip,
         **{f"rows: {name}": _with_question(name) for name in _QUESTIONS},
+        **{f"rows: {name}": _with_parts(parts) for name, parts in _PARTS.items()},
         **{f"cell: {name}": _with_cell(name) for name in _CELLS},
         **{f"zip: {name}": _with_member(name) for name in _MEMBERS},
         **{f"parquet: {name}": _with_table(name) for name in HUGE_TABLES},
         **{f"prepare parquet: {name}": _preparing_table(name) for name in HUGE_TABLES},
     }
-    made = {}
-    for number, (name, maker) in enumerate(makers.items()):
-        own = folder / str(number)
-        own.mkdir()
-        made[name] = maker(own)
-    return made
 
 
 def _yaml(**parts: str) -> str:
     filled = {
         "keys": "",
+        "kind": "pointwise",
         "question": '"Is it safe?"',
         "label": '{column: label, map: {1: "Yes", 0: "No"}}',
         "verdicts": '["Yes", "No"]',
@@ -126,10 +125,28 @@ def _texts() -> Mapping[str, str]:
             label=f"{{column: x, map: {{{', '.join(f'{i}: w{i}' for i in range(4000))}}}}}"
         ),
         "long verdict": _yaml(verdicts=f'["Yes", "{"9" * 6000}"]'),
+        "9,000 bins": _yaml(label=f"{{column: x, bins: {[*range(9_000)]}}}"),
+        "bins in reverse": _yaml(label=f"{{column: x, bins: {[*range(9_000, 0, -1)]}}}"),
+        "lists of one value": _yaml(
+            label=f'{{column: x, map: {{"Yes": {[1] * 4_500}, "No": {[1] * 4_500}}}}}'
+        ),
+        "lists in lists": _yaml(label='{column: x, map: {"Yes": [[1], {a: 1}], "No": [.nan]}}'),
+        "tiny steps": _yaml(
+            label="{column: x, from: [0, 1]}", kind="score", judge=_scale(1, 10, "1.0e-320")
+        ),
+        "all numbers": _yaml(
+            label="{column: x, from: [-1.0e+308, 1.0e+308]}",
+            kind="score",
+            judge=_scale("-1.0e+308", "1.0e+308", 1),
+        ),
         "4,000 paraphrases": _yaml(judge=f"  paraphrases: {many}"),
         "not a mapping": "- x\n" * 9_000,
         "not UTF-8": "task: \udcff",
     }
+
+
+def _scale(low: object, high: object, step: object) -> str:
+    return f"  scale: {{min: {low}, max: {high}, step: {step}}}"
 
 
 def _command(baseline: str, *arguments: object) -> Attack:
@@ -187,6 +204,12 @@ def _pickle(folder: Path) -> Attack:
     return _command("yaml", *_validate(folder, _yaml(keys=keys)).arguments, "--rows", 1)
 
 
+def _gzip(folder: Path) -> Attack:
+    file = folder / "outputs.jsonl.gz"
+    file.write_bytes(gzip.compress(b'{"text": "' + b"x" * 2**27 + b'"}', 1))
+    return _command("yaml", "score", file, "--task", "mtrl_judge_seetrue")
+
+
 # Cells of a dataset
 
 
@@ -196,13 +219,19 @@ def _png(size: tuple[int, int] = (64, 64), mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-def _rows(folder: Path, cell: Mapping[str, Any], question: str = '"Is it safe?"') -> Attack:
+def _rows(folder: Path, cell: object, **parts: str) -> Attack:
     """Validate a task whose data has this image; the folder is the data root."""
     split = folder / "mine" / "test.parquet"
     split.parent.mkdir()
-    columns = {"image": [cell], "label": [1], "many": [[*range(2000)]], "long": ["x" * 2**20]}
+    columns = {
+        "image": [cell],
+        "label": [1],
+        "many": [[*range(2000)]],
+        "long": ["x" * 2**20],
+        "huge": [[1e308] * 3],
+    }
     pq.write_table(pa.table(columns), split)
-    command = _validate(folder, _yaml(question=question)).arguments
+    command = _validate(folder, _yaml(**parts)).arguments
     return _command("rows", *command, "--rows", 1, "--data-root", folder)
 
 
@@ -217,7 +246,7 @@ def _fifo_cell(folder: Path) -> dict[str, Any]:
     return {"bytes": None, "path": str(folder / "mine.png")}
 
 
-_CELLS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+_CELLS: Mapping[str, Callable[[Path], object]] = {
     "path outside": _outside,
     "path upwards": lambda folder: {**_outside(folder), "path": "../secret.png"},
     "/dev/zero": lambda _: {"bytes": None, "path": "/dev/zero"},
@@ -230,11 +259,20 @@ _CELLS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     },
     "empty": lambda _: {"bytes": b"", "path": None},
     "text": lambda _: {"bytes": b"no image", "path": None},
+    "path of a million folders": lambda _: "a/" * 2**20,
+    "32 MiB of base64": lambda _: "data:image/png;base64," + "A" * 2**25,
+    "base64 of 13,000 × 13,000 pixels": lambda _: b64encode(_png((13_000, 13_000), "1")).decode(),
+    "lines of base64 without an end": lambda _: encodebytes(_png()).decode()[:-99],
+    "no base64": lambda _: "data:image/png;base64," + "!" * 2**20,
 }
 
 
 def _with_cell(name: str) -> Callable[[Path], Attack]:
     return lambda folder: _rows(folder, _CELLS[name](folder))
+
+
+def _label(path: str) -> str:
+    return f'{{column: "{path}", map: {{1: "Yes", 0: "No"}}}}'
 
 
 _QUESTIONS = {
@@ -244,8 +282,24 @@ _QUESTIONS = {
 
 
 def _with_question(name: str) -> Callable[[Path], Attack]:
-    question = f'"{_QUESTIONS[name]}"'
-    return lambda folder: _rows(folder, {"bytes": _png(), "path": None}, question)
+    return _with_parts({"question": f'"{_QUESTIONS[name]}"'})
+
+
+def _with_parts(parts: Mapping[str, str]) -> Callable[[Path], Attack]:
+    return lambda folder: _rows(folder, {"bytes": _png(), "path": None}, **parts)
+
+
+_PARTS = {
+    "path of 60,000 lists": {"label": _label("many" + "[]" * 60_000)},
+    "path of 60,000 keys": {"label": _label("many" + ".x" * 60_000)},
+    "image in 60,000 lists": {"judge": f'  candidates: "many{"[]" * 60_000}"'},
+    "unknown column of 200,000 characters": {"label": _label("many" + "[" * 200_000)},
+    "unknown label of a megabyte": {"label": _label("long")},
+    "number of a megabyte": {"label": "{column: long, threshold: 1}"},
+    "people's rating of a megabyte": {"judge": "  human: {column: long}"},
+    "condition on a megabyte": {"judge": "  where: {long: [x]}"},
+    "mean of huge numbers": {"label": "{column: huge, reduce: mean, threshold: 1}"},
+}
 
 
 # Archives
@@ -285,6 +339,28 @@ def _repeated(n: int = 20_000) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([b"x" * 2**20]))
 
 
+def with_footer(file: Path, *numbers: tuple[int, int]) -> None:
+    """Replace numbers in the footer by others, which take as many bytes."""
+
+    def encoded(number: int, length: int) -> bytes:
+        # Thrift's zigzag varint, and zeros at its end, which readers accept.
+        parts = [2 * number >> 7 * place & 127 for place in range(length)]
+        return bytes([*(part | 128 for part in parts[:-1]), parts[-1]])
+
+    data = file.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for number, other in numbers:
+        before = encoded(number, ((2 * number).bit_length() + 6) // 7)
+        assert before in data[footer:]
+        data = data[:footer] + data[footer:].replace(before, encoded(other, len(before)))
+    file.write_bytes(data)
+
+
+def _understated(file: Path) -> None:
+    HUGE_TABLES["runs of a number"](file)
+    with_footer(file, (2**20, 1))  # the values of a row group
+
+
 HUGE_TABLES: Mapping[str, Callable[[Path], None]] = {
     "one text in all rows": lambda file: pq.write_table(pa.table({"label": _repeated()}), file),
     "one image in all rows": lambda file: pq.write_table(
@@ -308,6 +384,7 @@ HUGE_TABLES: Mapping[str, Callable[[Path], None]] = {
     "runs of a number": lambda file: pq.write_table(
         pa.table({"label": pa.repeat(1, 100_000_000)}), file
     ),
+    "values that the footer leaves out": _understated,
 }
 
 

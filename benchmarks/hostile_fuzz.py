@@ -17,6 +17,7 @@ from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode, encoded, fault_
 from mtrl_judge.judge_tasks.loading import shipped_paths
 from mtrl_judge.judge_tasks.order_answers import parse_order
 from mtrl_judge.judge_tasks.prompts import render_question
+from mtrl_judge.judge_tasks.rating_answers import parse_rating
 from mtrl_judge.judge_tasks.templates import QuestionError, question_columns
 from mtrl_judge.judge_tasks.validate import validate
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
@@ -26,6 +27,19 @@ ANSWERS = (
     *("<think>", "</think>", "<answer>", "</answer>", "Yes", "No", "1", "2", "A>B", "[[A]]"),
     *("\\boxed{", "}", '{"verdict": "', '"}', "**", "not ", "Image ", "the first ", "score: "),
     *("\n", " ", ". ", "\u0301", "\ud800", "\x00", "＜answer＞", "İ", "1" * 50, "a" * 200, "/5"),
+)
+SCALES = ((1, 10), (0, 0.5, 1), (-5, 5), (0, 1e308), (-1e9, 1e9))
+RATINGS = (
+    *("7", "10", "/10", " out of 10", "7.5", ".5", "-3", "+", "between 3 and 4", "3-4", "~"),
+    *(" points", " stars", " on a scale of 1 to 10", "Score: ", "Rating is ", "$", "%", "1,000"),
+    *("9" * 9, "9" * 40, "1e5", "nan", "inf", "[[7]]", "\\boxed{7}", '{"score": ', "²", "٧", "½"),
+)
+CANDIDATES = ("ABC", "12", "abcd", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+ORDERS = (
+    *("A", "B", "C", "D", "a > b", " > ", "=", "<", ">>", "->", "→", ", ", " and then ", "; "),
+    *("[[", "]]", "[", "]", "(", ")", "{", "1. ", "2) ", "1st place: ", "#1 ", "rank 1. ", "- "),
+    *("Ranking: ", "order ", "best to worst ", "worst first: ", "rank them as ", '"ranking": ["'),
+    *("image b", "the best image: ", "b is the best", "because ", "such as ", "not ", "if ", "²"),
 )
 YAMLS = (
     *("&a ", "*a ", "<<: *a\n", "<<: [*a, *a]\n", "!!str ", "!!bool ", "!x ", "{", "}", "[", "]"),
@@ -58,6 +72,8 @@ class Fuzzer:
         self.archive = _archive(self.images)
         self.tries: dict[str, Callable[[], None]] = {
             "verdict": self._verdict,
+            "rating": self._rating,
+            "order": self._order,
             "YAML": self._yaml,
             "template": self._template,
             "image": self._image,
@@ -85,9 +101,16 @@ class Fuzzer:
         return bytes(damaged)
 
     def _verdict(self) -> None:
-        text = self._pieces(ANSWERS, 60) * self.random.choice((1, 1, 1, 200))
-        parse_verdict(text, self.random.choice(VERDICTS))
-        parse_order(text, "ABCD")
+        parse_verdict(self._answer(ANSWERS), self.random.choice(VERDICTS))
+
+    def _rating(self) -> None:
+        parse_rating(self._answer((*RATINGS, *ANSWERS)), self.random.choice(SCALES))
+
+    def _order(self) -> None:
+        parse_order(self._answer((*ORDERS, *ANSWERS)), [*self.random.choice(CANDIDATES)])
+
+    def _answer(self, pieces: Sequence[str]) -> str:
+        return self._pieces(pieces, 60) * self.random.choice((1, 1, 1, 200))
 
     def _yaml(self) -> None:
         text = self.random.choice(self.yamls)

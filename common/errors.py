@@ -7,12 +7,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+_LONGEST_LINE, _LONGEST_MESSAGE = 2_000, 50_000
+
 
 class JudgeError(Exception):
-    """An error that the user can fix; its text is the whole message, without a traceback."""
+    """An error that the user can fix; its text is the whole message, without a traceback.
+
+    What a message quotes from data can be of any length, so long lines, and a long message, are
+    without their middle. What was found is at the beginning of a line and what to do at its end.
+    """
 
     exit_code = 2
     """Of the command line."""
+
+    def __str__(self) -> str:
+        lines = super().__str__().split("\n")
+        text = "\n".join(_without_middle(line, _LONGEST_LINE) for line in lines)
+        return _without_middle(text, _LONGEST_MESSAGE)
 
 
 class DataError(JudgeError):
@@ -57,6 +68,11 @@ def shortened(text: str, limit: int = 1000) -> str:
     'abc…'
     """
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _without_middle(text: str, limit: int) -> str:
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} … {text[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

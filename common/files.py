@@ -287,18 +287,26 @@ def read_json(
         raise DataError(f"{path}: cannot be read ({error}); {advice}") from None
 
 
+# A few kilobytes of gzip can be a line of gigabytes.
+MAX_LINE = 2**26
+"""Characters of a line of a JSONL file."""
+
+
 def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file (`.gz`: compressed), each with its location for error messages.
 
     Raises:
-        DataError: the file cannot be read, or a line is not a JSON object.
+        DataError: the file cannot be read, or a line is not a JSON object or is longer
+            than :data:`MAX_LINE`.
     """
     open_text = gzip.open if file.suffix == ".gz" else open
     try:
         with open_text(file, "rt", encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), ""), 1):
+                where = f"{file}: line {number}"
+                if len(line) > MAX_LINE:
+                    raise DataError(f"{where}: longer than {MAX_LINE:,} characters; is it JSONL?")
                 if line.strip():
-                    where = f"{file}: line {number}"
                     yield where, _json_object(line, where, "is the file truncated?")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from None

@@ -61,6 +61,13 @@ def label_key(value: object) -> str:
     return str(value)
 
 
+def _single_value(value: object) -> str:
+    if isinstance(value, list | Mapping):
+        what = "a list" if isinstance(value, list) else "a mapping"
+        raise PydanticCustomError("no_single_value", "is {what}, no single value", {"what": what})
+    return label_key(value)
+
+
 _SPELLINGS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
@@ -123,7 +130,7 @@ ANY_VALUES = WithJsonSchema({"anyOf": [_SCALAR, {"type": "array", "items": _SCAL
 VALUES_BY_KEY = WithJsonSchema({"type": "object", "additionalProperties": {}})
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text_only)]
 Column: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
-RawValue: TypeAlias = Annotated[str, BeforeValidator(label_key), WithJsonSchema(_SCALAR)]
+RawValue: TypeAlias = Annotated[str, BeforeValidator(_single_value), WithJsonSchema(_SCALAR)]
 Columns: TypeAlias = Annotated[
     tuple[Column, ...], BeforeValidator(as_tuple), Field(min_length=1), ONE_OR_MORE
 ]

@@ -14,7 +14,9 @@ from mtrl_judge.common.errors import DataError
 from mtrl_judge.data.raw_files import expand_range, open_source
 
 
-@pytest.mark.parametrize("name", ["verdict", "YAML", "template", "image", "archive"])
+@pytest.mark.parametrize(
+    "name", ["verdict", "rating", "order", "YAML", "template", "image", "archive"]
+)
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged images
 def test_random_damage_ends_as_documented(name: str, tmp_path: Path) -> None:
     attempt = Fuzzer(0, tmp_path).tries[name]
@@ -35,8 +37,8 @@ def test_an_undocumented_exception_is_found(
 
 def test_attacks_run_as_users_run_them(tmp_path: Path) -> None:
     assert run(baselines(tmp_path)["yaml"], tmp_path).fault == "succeeded"
-    made = attacks(tmp_path)
-    taken = run(made["aliases in aliases"], tmp_path)
+    (tmp_path / "own").mkdir()
+    taken = run(attacks()["aliases in aliases"](tmp_path / "own"), tmp_path)
     assert taken.fault is None
     assert taken.mib > 10
 

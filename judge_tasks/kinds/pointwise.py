@@ -69,7 +69,11 @@ class MapLabel(LabelRule):
 def _repeated(values_by_verdict: Mapping[Any, Any]) -> Iterator[Problem]:
     verdict_of: dict[str, Any] = {}
     for verdict, values in values_by_verdict.items():
-        for each in map(label_key, values if isinstance(values, list) else [values]):
+        listed = values if isinstance(values, list) else [values]
+        if any(isinstance(each, list | Mapping) for each in listed):
+            wrong = "has a list or a mapping among its values"
+            yield Problem(f"judge.label.map.{verdict}", wrong, "a list of single values")
+        for each in map(label_key, listed):
             if verdict_of.setdefault(each, verdict) != verdict:
                 wrong = f"{each!r} is also a value of {verdict_of[each]!r}"
                 yield Problem(f"judge.label.map.{verdict}", wrong, "name each value once")

@@ -72,8 +72,10 @@ READERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "data card": (in_data(DATA_CARD), ROWS),
     "model": (
         in_model,
-        ["train", "grpo", "--model_name_or_path", "model", "--tasks", "mine.yaml"]
-        + ["--data_root", ".", "--output_dir", "run", "--use_cpu", "true", "--bf16", "false"],
+        [
+            *("train", "grpo", "--model_name_or_path", "model", "--tasks", "mine.yaml"),
+            *("--data_root", ".", "--output_dir", "run", "--use_cpu", "true", "--bf16", "false"),
+        ],
     ),
     "task": (lambda folder: write_yaml(folder, "mine", id=DEEP), ["validate", "mine.yaml"]),
     "recipe": (

@@ -175,6 +175,9 @@ def test_lines_of_a_compressed_file_are_read(tmp_path: Path) -> None:
     data = gzip.compress('{"a": "é"}\n'.encode())
     file.write_bytes(data)
     assert list(read_json_lines(file)) == [(f"{file}: line 1", {"a": "é"})]
+    file.write_bytes(gzip.compress(b" " * 2**27, 1))
+    with pytest.raises(DataError, match="line 1: longer than 67,108,864 characters"):
+        list(read_json_lines(file))
     for broken in (data[:-9], data[:12] + b"x" + data[13:], b"{}"):
         file.write_bytes(broken)
         with pytest.raises(DataError, match="cannot be read"):

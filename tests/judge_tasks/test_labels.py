@@ -76,6 +76,18 @@ def test_several_columns_become_one_label(tmp_path: Path) -> None:
             labels(task, one=[one], two=[two])
 
 
+def test_the_message_about_long_values_is_short(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    with pytest.raises(DataError) as caught:
+        labels(task, label=["x" * 2**20, "y"])
+    assert len(str(caught.value)) < 3000
+    assert str(caught.value).endswith("covered: 1, 0")
+    with pytest.raises(DataError) as caught:
+        raise DataError("x\n" * 2**20 + "the last line")
+    assert len(str(caught.value)) < 60_000
+    assert str(caught.value).endswith("the last line")
+
+
 def test_the_larger_number_is_preferred(tmp_path: Path) -> None:
     task = write_task(
         tmp_path, **PAIR, label="{larger_of: ['scores[0]', 'scores[1]'], margin: 0.5}"
@@ -133,6 +145,9 @@ def test_rows_are_selected_and_left_out_and_counted(tmp_path: Path) -> None:
     ("keys", "fault"),
     [
         ({"label": "{column: l, map: {'Yes': [a, b], 'No': [b]}}"}, "'b' is also a value of 'Yes'"),
+        ({"label": "{column: l, map: {'Yes': [a], 'No': [[b]]}}"}, "No: has a list or a mapping"),
+        ({"where": "{source: [[one]]}"}, "where.source.0: is a list, no single value"),
+        ({"where": "{source: {one: two}}"}, "where.source.0: is a mapping, no single value"),
         ({"label": "{column: l, bins: [3, 1]}"}, "ascending numbers"),
         ({"label": "{column: l, bins: [1, 2]}"}, "2 bounds for 2 verdicts"),
         ({"label": "{column: l, reduce: sum, threshold: 3}"}, "reduce.*is 'sum'"),

@@ -13,7 +13,7 @@ from support.images import image_cell
 from support.limits import limited_files
 from support.tasks import write_split, write_yaml
 
-from benchmarks.hostile_attacks import HUGE_TABLES
+from benchmarks.hostile_attacks import HUGE_TABLES, with_footer
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.data.tables import read_table
 from mtrl_judge.judge_tasks import parquet_limits
@@ -144,23 +144,6 @@ def test_more_lengths_than_values_are_refused(tmp_path: Path, encoding: str, pla
     file.write_bytes(stated.join(parts[:place]) + more + stated.join(parts[place:]))
     with pytest.raises(DataError, match="a page states 31 lengths of texts, but has 30 values"):
         check_growth(file)
-
-
-def with_footer(file: Path, *numbers: tuple[int, int]) -> None:
-    """Replace numbers in the footer by others, which take as many bytes."""
-
-    def encoded(number: int, length: int) -> bytes:
-        # Thrift's zigzag varint, and zeros at its end, which readers accept.
-        parts = [2 * number >> 7 * place & 127 for place in range(length)]
-        return bytes([*(part | 128 for part in parts[:-1]), parts[-1]])
-
-    data = file.read_bytes()
-    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    for number, other in numbers:
-        before = encoded(number, ((2 * number).bit_length() + 6) // 7)
-        assert before in data[footer:]
-        data = data[:footer] + data[footer:].replace(before, encoded(other, len(before)))
-    file.write_bytes(data)
 
 
 @pytest.mark.parametrize("what", ["values", "bytes"])
