@@ -22,6 +22,7 @@ MISTAKES = {
     "tasks --jsn": "No such option",
     "new mine --kind pairwize": "did you mean 'pairwise'?",
     "new ../mine": "task name: found",
+    "schema all": "unexpected extra argument",
     "validate none": UNKNOWN_TASK,
     "validate bad.yaml": NOT_YAML,
     "validate mtrl_judge_seetrue --rows 1 --data-root none": NO_ROOT,
