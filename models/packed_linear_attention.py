@@ -94,7 +94,6 @@ def _forward(
     stock: Callable[..., Tensor],
     layer: int,
     hidden_states: Tensor,
-    cache_params: Any = None,
     attention_mask: Any = None,
     **kwargs: Any,
 ) -> Tensor:
@@ -105,15 +104,16 @@ def _forward(
         layer: its index.
     """
     if not isinstance(attention_mask, Fork):
-        return stock(hidden_states, cache_params, attention_mask, **kwargs)
+        return stock(hidden_states, attention_mask=attention_mask, **kwargs)
     fork, state = attention_mask, _State()
-    cache = Cache(layers=[state] * (layer + 1))
+    cache_name = "cache" if "cache" in kwargs else "cache_params"  # before transformers 5.24
+    kwargs[cache_name] = Cache(layers=[state] * (layer + 1))
     states_S_D = hidden_states.flatten(0, 1)
     prompts = functional.embedding(fork.prompts_M_P, states_S_D)
-    prompts_M_P_D = stock(prompts, cache, fork.mask_M_P, **kwargs)
+    prompts_M_P_D = stock(prompts, attention_mask=fork.mask_M_P, **kwargs)
     state.fork(fork.prompt_N)
     continuations = functional.embedding(fork.continuations_N_C, states_S_D)
-    continuations_N_C_D = stock(continuations, cache, **kwargs)
+    continuations_N_C_D = stock(continuations, **kwargs)
     tokens = torch.cat([prompts_M_P_D.flatten(0, 1), continuations_N_C_D.flatten(0, 1)])
     return tokens.index_select(0, fork.order_S).view_as(hidden_states)
 
