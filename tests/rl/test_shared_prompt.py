@@ -797,7 +797,9 @@ class Planted(JudgeGRPOTrainer):
 PLANTED = [
     *((QWEN3, dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
     (tiny_models.tiny_qwen3_vl_moe, torch.bfloat16),
+    (tiny_models.tiny_qwen2_5_vl, torch.bfloat16),
     (tiny_models.tiny_llava, torch.bfloat16),
+    (tiny_models.tiny_llava_onevision, torch.bfloat16),
     (tiny_models.tiny_gemma3, torch.bfloat16),
     (tiny_models.tiny_qwen3_5, torch.float32),
 ]
