@@ -45,6 +45,13 @@ SCORES = {0: 0.4, 2: 0.5, 4: 0.8, 6: 0.6, 8: 0.7, 10: 0.75}
 LAST_STEP = 10
 FILE_OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree")
 
+# For this file as a script, which imports what tests share.
+SCRIPT_ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(Path(__file__).parents[1]),
+}
+
 
 class Net(PreTrainedModel):
     """Two layers with dropout, so that a wrong state of the random numbers shows."""
@@ -262,7 +269,7 @@ def copy(unbroken: Path, tmp_path: Path) -> Path:
 def test_killed_at_any_file_operation_of_a_save_a_run_resumes_exactly(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path), "8"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=SCRIPT_ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -443,7 +450,7 @@ def test_all_processes_stop_at_one_step_and_resume_exactly(tmp_path: Path) -> No
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launch, __file__, "two", str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        env=SCRIPT_ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
