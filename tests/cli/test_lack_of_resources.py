@@ -66,10 +66,10 @@ main()
 
 
 def test_too_little_memory_is_one_message(tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    with rows.open("wb") as file:
-        file.truncate(8 * 2**30)  # one line, which takes no space on the disk
-    words = ["score", str(rows), "--task", "mtrl_judge_seetrue"]
+    board = tmp_path / "board.json"
+    with board.open("wb") as file:
+        file.truncate(8 * 2**30)  # which takes no space on the disk
+    words = ["leaderboard", "show", str(board)]
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *words], capture_output=True, text=True, check=False
     )
