@@ -138,6 +138,13 @@ def _check_label(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[P
     known = KINDS[kind].label_rules if isinstance(kind, str) and kind in KINDS else LABEL_RULES
     if isinstance(label, Mapping) and rule in known:
         yield from rule.problems(label, _verdicts(judge))
+        reduced, columns = label.get("reduce") is not None, label.get("column")
+        if reduced and not rule.reducible:
+            wrong = "makes one value of several, and this rule reads each"
+            yield Problem("judge.label.reduce", wrong, "remove it")
+        elif rule.reducible and not reduced and isinstance(columns, list) and len(columns) > 1:
+            wrong = f"is missing for {len(columns)} columns"
+            yield Problem("judge.label.reduce", wrong, "mean, median or majority")
 
 
 def _check_human(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:

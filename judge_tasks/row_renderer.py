@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from mtrl_judge.common.errors import DataError
@@ -42,7 +43,7 @@ class RowRenderer:
         """
         values = {name: column[index] for name, column in self.columns.items()}
         placed: list[int] = []
-        numbers = iter(range(10**9))
+        numbers = count()
         for name, steps in self.images:
             values[name] = mapped(values[name], steps, lambda v: _places(v, numbers, placed))
         if order is not None:
@@ -81,6 +82,6 @@ def _arranged(
         ):
             value = value_at(values[from_name], from_steps)
             if value is MISSING or value_at(values[name], steps) is MISSING:
-                raise DataError(f"judge.candidates: the item has not {len(order)} candidates")
+                raise DataError(f"judge.candidates: the item does not have {len(order)} candidates")
             arranged[name] = replaced(arranged[name], steps, value)
     return arranged

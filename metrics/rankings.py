@@ -10,7 +10,7 @@ much as a random choice between them.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import log2, sqrt
@@ -188,42 +188,3 @@ def first_places(order: Order, slots: Sequence[str]) -> list[float]:
     [0.5, 0.0, 0.5]
     """
     return [(slot in order[0]) / len(order[0]) for slot in slots]
-
-
-def intransitive_share(preferences: Mapping[tuple[str, str], float]) -> float | None:
-    """Of the triples of items of which all pairs were judged, the share that no order agrees with.
-
-    Such are cycles (A before B, B before C, C before A; Kendall and Babington Smith 1940), and
-    ties that are not passed on (A as good as B, B as good as C, A before C).
-
-    Args:
-        preferences: by pair of items, each pair in one order: above 0 where the first is preferred,
-            0 for a tie, below 0 where the second is.
-
-    Returns:
-        None without such triples.
-
-    Raises:
-        ValueError: a pair is there in both orders, or of one item.
-    """
-    sign: dict[tuple[str, str], int] = {}
-    for (one, other), value in preferences.items():
-        if (one, other) in sign or one == other:
-            raise ValueError(f"the pair {one!r}, {other!r} is there twice or is no pair")
-        sign[one, other] = (value > 0) - (value < 0)
-        sign[other, one] = -sign[one, other]
-    items = sorted({item for pair in sign for item in pair})
-    triples = [
-        (sign[a, b], sign[b, c], sign[c, a])
-        for a, b, c in combinations(items, 3)
-        if (a, b) in sign and (b, c) in sign and (c, a) in sign
-    ]
-    if not triples:
-        return None
-    # Around a triple, an order goes down as well as up, or is one tie.
-    wrong = sum(count for signs, count in Counter(triples).items() if not _is_order(signs))
-    return wrong / len(triples)
-
-
-def _is_order(around: tuple[int, int, int]) -> bool:
-    return (1 in around) == (-1 in around)

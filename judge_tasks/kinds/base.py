@@ -32,6 +32,8 @@ class LabelRule(Frozen, ABC):
 
     keys: ClassVar[frozenset[str]] = frozenset()
     """The keys of the YAML by which this rule is recognized."""
+    reducible: ClassVar[bool] = True
+    """Whether it reads one value, which may be made of several."""
 
     column: Column | tuple[Column, ...] = Field(
         description="the column that holds the label, or with reduce several columns"

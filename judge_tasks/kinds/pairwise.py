@@ -78,6 +78,7 @@ class LargerLabel(_Preference):
     """
 
     keys = frozenset({"larger_of"})
+    reducible = False
 
     column: tuple[Column, Column] = Field(
         alias="larger_of", description="the columns with the candidates' numbers, such as [s0, s1]"
@@ -86,8 +87,6 @@ class LargerLabel(_Preference):
 
     @classmethod
     def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
-        if label.get("reduce") is not None:
-            yield Problem("judge.label.reduce", "is for one value", "remove it")
         if len(verdicts) not in (0, 2, 3):
             right = "name the first slot, the second slot, and if there are ties the tie"
             yield Problem("judge.verdicts", f"{len(verdicts)} verdicts for two numbers", right)
@@ -112,6 +111,7 @@ class ConstantLabel(LabelRule):
     """
 
     keys = frozenset({"constant"})
+    reducible = False
 
     column: tuple[Column, ...] = Field(exclude=True, default=())
     constant: Literal["first", "second"] = Field(description="first or second")
@@ -201,7 +201,7 @@ def _candidate_problems(candidates: Any, images: Sequence[str]) -> Iterator[Prob
         return
     first, second = (strings(each) for each in candidates)
     if [path in images for path in first] != [path in images for path in second]:
-        wrong = "what is an image of one candidate is none of the other"
+        wrong = "only one of the two has an image in the same place"
         yield Problem(field, wrong, "name for each the same: two images, two texts, or groups")
 
 

@@ -22,7 +22,7 @@ from mtrl_judge.metrics.rankings import order_by, read_order, score_order, write
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import summarize
 
-from ..fields import Column, is_null, strings
+from ..fields import Column, as_number, is_null, strings
 from ..order_answers import MAX_CANDIDATES, parse_order
 from ..verdicts import Verdict
 from .base import Kind, LabelRule
@@ -31,15 +31,11 @@ if TYPE_CHECKING:
     from ..spec import JudgeSpec
 
 
-def _not_reduced(label: Mapping[str, Any]) -> Iterator[Problem]:
-    if label.get("reduce") is not None:
-        yield Problem("judge.label.reduce", "is for one value, not for an order", "remove it")
-
-
 class ScoresLabel(LabelRule):
     """The order of the scores or ranks of the candidates; equal ones are ties."""
 
     keys = frozenset({"best"})
+    reducible = False
 
     column: Column | tuple[Column, ...] = Field(
         description="the column with a list of numbers, one for each candidate, or as many columns"
@@ -47,10 +43,6 @@ class ScoresLabel(LabelRule):
     best: Literal["highest", "lowest"] = Field(
         description="highest where the numbers are scores, lowest where they are ranks"
     )
-
-    @classmethod
-    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
-        yield from _not_reduced(label)
 
     def gather(self, values: tuple[Any, ...]) -> Any:
         """A list of the numbers; no label where the list, or any number, is null."""
@@ -67,10 +59,7 @@ class ScoresLabel(LabelRule):
     def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
         if not isinstance(value, list) or len(value) != len(verdicts):
             raise LookupError("not one number for each candidate")
-        try:
-            numbers = [float(number) for number in value]
-        except (TypeError, ValueError):
-            raise LookupError("not a list of numbers") from None
+        numbers = list(map(as_number, value))
         if not all(map(math.isfinite, numbers)):
             raise LookupError("not a list of numbers")
         values = dict(zip(verdicts, numbers, strict=True))
@@ -81,16 +70,13 @@ class OrderLabel(LabelRule):
     """An order that the dataset has: a text such as ``CDAB`` or ``C>D>A=B``, or a list."""
 
     keys = frozenset({"order"})
+    reducible = False
 
     column: Column = Field(
         description="the column with the order: a text such as CDAB, or a list of the candidates' "
         "letters, or of their numbers from 0 or from 1"
     )
     order: Literal["best_first", "worst_first"] = Field(description="best_first or worst_first")
-
-    @classmethod
-    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
-        yield from _not_reduced(label)
 
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         return {}

@@ -30,7 +30,7 @@ from mtrl_judge.metrics.score_summary import (
     score_metrics,
 )
 
-from ..fields import label_key, mapping, strings
+from ..fields import as_number, lookup, mapping, strings
 from ..rating_answers import number_text, parse_rating
 from ..verdicts import Verdict, parse_verdict
 from .base import Kind, LabelRule
@@ -73,15 +73,12 @@ class NumberLabel(LabelRule):
         return ", ".join([*self.table(verdicts), numbers])
 
     def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
-        named = self.table(verdicts).get(label_key(value))
+        named = lookup(self.table(verdicts), value, None)
         if named is not None:
-            return named
+            return str(named)
         low, high = scale_ends(verdicts)
-        try:
-            # As it is written: 0.9 in single precision is a little less.
-            number = float(number_text(float(value)))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise LookupError("not a number") from None
+        # As it is written: 0.9 in single precision is a little less.
+        number = float(number_text(as_number(value)))
         first, last = self.source or (low, high)
         if isinstance(value, bool) or not first <= number <= last:
             raise LookupError("not on the scale")

@@ -212,7 +212,7 @@ def test_a_paraphrase_shows_the_same_order(tmp_path: Path) -> None:
         (
             {"label": "{column: ranks, best: lowest, reduce: mean}"},
             "judge.label.reduce",
-            "not for an order",
+            "this rule reads each",
         ),
         ({"label": "{column: ranks, best: first}"}, "judge.label.best", "known: highest, lowest"),
     ],

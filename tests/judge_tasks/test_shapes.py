@@ -201,7 +201,7 @@ def test_pairs_that_look_the_same_in_both_orders_are_found(tmp_path: Path) -> No
     ("keys", "fault"),
     [
         ({"question": "'{{ image }} <image> {{ text }}'"}, "both by <image> and as values"),
-        ({**PAIR, "candidates": "[[a, image], [b]]", "question": "'{{ a }} {{ b }}'"}, "other"),
+        ({**PAIR, "candidates": "[[a, image], [b]]", "question": "'{{ a }} {{ b }}'"}, "only one"),
         ({**PAIR, "candidates": "[a, b, c]", "question": "'{{ a }}'"}, "names 3 candidates"),
         (
             {"label": "{column: 'meta.label', map: {1: 'Yes', 0: 'No'}}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, permutations, product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ from mtrl_judge.metrics.ranking_summary import (
 )
 from mtrl_judge.metrics.rankings import (
     Order,
-    intransitive_share,
     order_by,
     read_order,
     score_order,
@@ -114,34 +113,6 @@ def test_edit_distance_with_ties() -> None:
     # Not better than the worse of the two orders that the judge leaves open.
     undecided = score_order(read_order("A>B=C"), read_order("A>B>C")).edit_distance
     assert undecided == score_order(read_order("A>C>B"), read_order("A>B>C")).edit_distance
-
-
-def test_intransitive_triples_are_those_that_no_order_agrees_with() -> None:
-    """Every combination of preferences among four items, against all orders with ties."""
-
-    def preferences(ranks: tuple[int, ...]) -> dict[tuple[str, str], int]:
-        pairs = combinations(range(len(ranks)), 2)
-        return {(NAMES[a], NAMES[b]): int(np.sign(ranks[b] - ranks[a])) for a, b in pairs}
-
-    possible = {tuple(preferences(ranks).values()) for ranks in product(range(3), repeat=3)}
-    pairs = list(combinations("ABCD", 2))
-    for signs in product((-1, 0, 1), repeat=len(pairs)):
-        judged = dict(zip(pairs, signs, strict=True))
-        triples = [
-            tuple(judged[pair] for pair in combinations(items, 2))
-            for items in combinations("ABCD", 3)
-        ]
-        wrong = sum(triple not in possible for triple in triples)
-        assert intransitive_share(judged) == wrong / 4
-
-
-def test_only_triples_with_three_judged_pairs_count() -> None:
-    cycle = {("A", "B"): 1.0, ("B", "C"): 0.5, ("C", "A"): 2.0}
-    assert intransitive_share(cycle) == 1
-    assert intransitive_share({**cycle, ("C", "D"): 1, ("D", "A"): -1}) == 1 / 2
-    assert intransitive_share({("A", "B"): 1, ("B", "C"): 1}) is None
-    with pytest.raises(ValueError, match="twice"):
-        intransitive_share({("A", "B"): 1, ("B", "A"): 1})
 
 
 ORDERS = ("A>B>C", "A=B>C", "C>A=B", "A>B=C")
