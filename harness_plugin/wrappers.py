@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import JudgeError, nearest
 from mtrl_judge.common.exits import exit_of_host
+from mtrl_judge.common.files import read_json
 from mtrl_judge.common.printable import printable
 from mtrl_judge.common.secrets import redact
 from mtrl_judge.judge_tasks.loading import SHIPPED, load_judge_task, peek
+from mtrl_judge.judge_tasks.sources import data_root
+from mtrl_judge.judge_tasks.spec import DATA_CARD
 
 from .answer_store import STORE_VARIABLE
 from .clean_answers import clean, is_failed_request
@@ -122,13 +126,36 @@ def _wrap_task_manager() -> None:
 
     @functools.wraps(stock_match)
     def match_tasks(self: Any, task_list: Iterable[str]) -> Any:
-        names = stock_match(self, task_list)
-        _refuse_unknown(self, task_list, names)
+        wanted = [*task_list]
+        names = _with_data(self, wanted, stock_match(self, wanted))
+        _refuse_unknown(self, wanted, names)
         _prepare(self, names)
         return names
 
     TaskManager.initialize_tasks = initialize_tasks
     TaskManager.match_tasks = match_tasks
+
+
+def _with_data(manager: Any, wanted: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names without shipped tasks that a pattern matched and the sample corpus does not have.
+
+    The corpus is to try things with, and has not every task; a task that is named is an error.
+    """
+    try:
+        root = data_root()
+    except JudgeError:
+        root = None  # `_prepare` reports it for each task
+    if root is None or read_json(root / DATA_CARD, missing_ok=True).get("source") != "sample":
+        return [*names]
+    kept = []
+    for name in names:
+        entry = manager.task_index.get(name, {})
+        shipped = entry.get("type") == "task" and Path(entry["yaml_path"]).parent == SHIPPED
+        if shipped and name not in wanted and not (root / name).is_dir():
+            print(f"{name}: skipped, the sample corpus in {root} does not have it", file=sys.stderr)
+        else:
+            kept.append(name)
+    return kept
 
 
 def _refuse_unknown(manager: Any, wanted: Iterable[str], found: Iterable[str]) -> None:
