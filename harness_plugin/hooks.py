@@ -218,6 +218,7 @@ class JudgeHooks:
             "role": judge.role,
             "dimension": judge.dimension,
             "verdicts": list(judge.verdicts),
+            "swap": judge.swap,
             "paired": self.task.paired,
             "fixed_labels": self.task.fixed_labels(split),
             "paraphrases": len(judge.paraphrases),

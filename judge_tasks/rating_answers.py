@@ -35,6 +35,7 @@ class _Scale(Names):
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
         self.spelled, self.candidates, self.ties, self.tie = {}, {}, set(), ""
+        self.degrees = ()
         self.ratings = self.reads_ratings = True
         self._whole: dict[str, str] = {}
         self._mention = _MENTION

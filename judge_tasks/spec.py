@@ -11,10 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
-from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from mtrl_judge.metrics.groups import GROUP_MEANS, group_means
 from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.slots import PairVerdicts
 
 from .fields import ANY_VALUES, ONE_OR_MORE, Column, Columns, Frozen, RawValue, Text, as_tuple
 from .kinds import KINDS, LABEL_RULES
@@ -189,6 +198,11 @@ class JudgeSpec(Frozen):
     label: Label = Field(
         description='a mapping such as {column: safety_label, map: {Unsafe: "Yes", Safe: "No"}}'
     )
+    swap: dict[Text, Text] = Field(
+        {},
+        description="pairs with more than three verdicts: which verdict becomes which when the "
+        'candidates change places, such as {"A>>B": "B>>A", "A>B": "B>A"}',
+    )
     verdicts: tuple[Annotated[Text, StringConstraints(max_length=MAX_VERDICT)], ...] = Field(
         min_length=2,
         max_length=MAX_VERDICTS,
@@ -245,6 +259,13 @@ class JudgeSpec(Frozen):
         Card(license=NOT_STATED, url=NOT_STATED, citation=NOT_STATED),
         description="license, gated, url, citation, known_problems, forbids_training, expects",
     )
+
+    @field_validator("verdicts")
+    @classmethod
+    def _with_swap(cls, verdicts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """They carry how they change, since whoever counts them has to know it."""
+        swap = info.data.get("swap")
+        return PairVerdicts(verdicts, swap) if swap else verdicts
 
 
 class JudgeTask(Frozen):

@@ -143,7 +143,7 @@ def _content(content: str, names: Names, same_line: bool = True) -> list[Claim]:
     """What the content of a marker claims."""
     if whole := names.whole(content):
         return [Claim(whole)]
-    if names.candidates and _TIE_CONTENT.match(content):
+    if (names.candidates or names.degrees) and _TIE_CONTENT.match(content):
         return [Claim(names.tie)]
     claims = _leading(content, names, marked=same_line) or _prose(content, names)
     return claims or (echoed(content, names) if names.mention_at(content, 0) else [])

@@ -50,6 +50,7 @@ class Names:
     Attributes:
         spelled: the folded form of every verdict, and the verdict.
         candidates: where the verdicts name two candidates, the verdict for each one's token.
+        degrees: where they also say how much better one is ("A>>B"), the tokens of the two.
         ratings: whether the verdicts are ratings.
         ties: the verdicts that mean a tie.
         tie: what a tie stands for: the verdict that means one, or :data:`TIE`.
@@ -67,6 +68,7 @@ class Names:
         # A letter that means a tie names no candidate.
         named = {form: value for form, value in self.spelled.items() if value not in self.ties}
         self.candidates = {} if self.ratings else _candidates(named)
+        self.degrees = () if self.ratings else _degrees(self.spelled)
         self.tie = next(iter(self.ties)) if len(self.ties) == 1 else TIE
         self.reads_ratings = self.ratings or not (
             self.candidates or any(form.isdecimal() for form in forms)
@@ -86,10 +88,8 @@ class Names:
         """
         scale = max((int(form) for form in forms if form.isdecimal()), default=0)
         alternatives = []
-        if self.candidates:
-            token = "|".join(self.candidates)
-            owned = rf"(?:'s (?:\w{{1,20}} ){{0,2}}?(?:{NOUN}|{_WORK}))?"
-            mark = rf"(?:[ _-]?(?:#|\(|\"|no\.? )?)(?P<token>{token})(?:\)|\")?"
+        if compared := [*self.candidates] or self.degrees:
+            token = "|".join(compared)
             operator = r"\s?(?:>{1,3}|<{1,3}|={1,2})\s?"
             # GenAI-Bench's prompt (arXiv 2406.04485) has two ties, [[A=B=Good]] and [[A=B=Bad]].
             quality = r"(?:\s?=\s?(?:good|bad))?" if len(self.ties) < 2 else ""
@@ -97,9 +97,15 @@ class Names:
                 rf"['\"]?(?:{NOUN}[ -]?)?(?P<{side}>{token})['\"]?" for side in ("left", "right")
             )
             alternatives.append(
+                rf"(?<![^\W_])(?P<comparison>{left}{operator}{right}{quality}"
+                r"(?![^\W_])(?!\s?[>=<]))"
+            )
+        if self.candidates:
+            owned = rf"(?:'s (?:\w{{1,20}} ){{0,2}}?(?:{NOUN}|{_WORK}))?"
+            mark = rf"(?:[ _-]?(?:#|\(|\"|no\.? )?)(?P<token>{token})(?:\)|\")?"
+            alternatives.append(
                 r"(?<![^\W_])(?:"
-                rf"(?P<comparison>{left}{operator}{right}{quality}(?![^\W_])(?!\s?[>=<]))"
-                rf"|(?P<named>(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})"
+                rf"(?P<named>(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})"
                 rf"|(?P<ordinal>(?:the )?(?:(?:first|second|left|right) {_MADE}(?:{NOUN}|one)"
                 rf"|{NOUN} on the (?:left|right))"
                 r"|the (?:first|second)(?! (?!is |wins)[^\W_]|-)))"
@@ -140,10 +146,13 @@ class Names:
         return Mention(value, start, end, topical, token)
 
     def _preferred(self, match: re.Match[str]) -> str:
-        """What "A>B", "B<A" or "A=B" stands for."""
+        """What "A>B", "B<<A" or "A=B" stands for."""
+        better, worse = ("right", "left") if "<" in match[0] else ("left", "right")
         if "=" in match[0]:
-            return self.tie
-        return self.candidates[match["right" if "<" in match[0] else "left"]]
+            return self.spelled.get(f"{match['left']}={match['right']}", self.tie)
+        sign = ">>" if ">>" in match[0] or "<<" in match[0] else ">"
+        exact = self.spelled.get(f"{match[better]}{sign}{match[worse]}")
+        return exact or self.candidates.get(match[better], OTHER)
 
     def whole(self, text: str) -> str | None:
         """The verdict that the text is, but for punctuation around it."""
@@ -193,6 +202,14 @@ def _candidates(spelled: dict[str, str]) -> dict[str, str]:
         if sorted(named) == sorted(pair):
             return {token: named[token] for token in pair}
     return {}
+
+
+def _degrees(spelled: dict[str, str]) -> tuple[str, ...]:
+    """The tokens of two candidates that verdicts compare by degree, such as "A>>B" and "B>>A"."""
+    for one, other in _PAIRS[:2]:
+        if f"{one}>>{other}" in spelled and f"{other}>>{one}" in spelled:
+            return (one, other)
+    return ()
 
 
 @lru_cache(maxsize=256)

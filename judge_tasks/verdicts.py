@@ -33,7 +33,7 @@ __all__ = [
     "read_verdict",
 ]
 
-PARSER_VERSION = 5
+PARSER_VERSION = 6
 """Increased whenever a reading changes; part of a run's identity."""
 
 SELF_CONTRADICTION = "self-contradiction"

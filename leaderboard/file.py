@@ -166,6 +166,9 @@ class TaskEntry(Frozen):
     )
     clusters: int | None = Field(None, description="of rows that are independent of each other")
     verdicts: tuple[str, ...] = Field(("Yes", "No"), min_length=1)
+    swap: dict[str, str] = Field(
+        {}, description="which verdict becomes which when the candidates change places"
+    )
     paired: bool = False
     fixed_labels: bool = Field(False, description="whether the rows of each label were fixed")
     dimension: str | None = None

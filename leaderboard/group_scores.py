@@ -11,7 +11,7 @@ import numpy as np
 
 from mtrl_judge.metrics.bootstrap import RESAMPLES, Panel, draw_rates, information
 from mtrl_judge.metrics.groups import GROUP_MEANS, group_panels, group_rate
-from mtrl_judge.metrics.rates import Rate, Rates, Tally
+from mtrl_judge.metrics.rates import Rate, Rates
 
 from .runs import TaskResult
 from .scores import UNKNOWN, GroupScores, Score, TaskScores, mean
@@ -87,7 +87,7 @@ def _same_groups(task: str, judges: Mapping[str, TaskResult]) -> list[_SameGroup
 def _group_scores(
     panel: Panel, judge: int, draws: Mapping[str, Rates], verdicts: Sequence[str]
 ) -> GroupScores:
-    counts = Tally(*(part[:, judge].sum(axis=0) for part in panel.tallies))
+    counts = panel.tallies.each(lambda part: part[:, judge].sum(axis=0))
     supported = information(panel.tallies, judge)
     scores = {}
     for rate, function in _RATES.items():

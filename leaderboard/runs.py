@@ -16,6 +16,7 @@ from mtrl_judge.metrics.bootstrap import Estimate
 from mtrl_judge.metrics.human import HumanRating
 from mtrl_judge.metrics.rates import Counts
 from mtrl_judge.metrics.records import Record, complete_pairs, tally
+from mtrl_judge.metrics.slots import PairVerdicts
 
 _ANY = "any verdict"
 
@@ -83,7 +84,8 @@ class TaskResult:
     @property
     def verdicts(self) -> Sequence[str]:
         verdicts: Sequence[str] = self.metadata["verdicts"]
-        return verdicts
+        swap = self.metadata.get("swap")
+        return PairVerdicts(verdicts, swap) if swap else verdicts
 
     @property
     def paired(self) -> bool:
@@ -177,7 +179,9 @@ class TaskResult:
             )
             for sample in self.samples
         ]
-        return replace(self, metadata={**self.metadata, "verdicts": [_ANY]}, samples=samples)
+        return replace(
+            self, metadata={**self.metadata, "verdicts": [_ANY], "swap": {}}, samples=samples
+        )
 
     @cached_property
     def rows(self) -> tuple[tuple[str, bool, str | None], ...]:

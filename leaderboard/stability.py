@@ -50,5 +50,5 @@ def _kept(same: bool, *, failed: bool) -> Record:
 def _result(of: TaskResult, samples: Sequence[Sample]) -> TaskResult:
     # Single rows are compared; the two rows of a pair share their cluster all the same. Whatever
     # the kind of task, this is a verdict for each row.
-    about = {"kind": "pointwise", "paired": False, "verdicts": [KEPT]}
+    about = {"kind": "pointwise", "paired": False, "verdicts": [KEPT], "swap": {}}
     return replace(of, metadata={**of.metadata, **about}, samples=samples)

@@ -82,8 +82,7 @@ class Panel(NamedTuple):
 
     def of_judges(self, judges: Sequence[int]) -> Panel:
         """The same panel of some of its judges."""
-        parts = (part[:, list(judges)] for part in self.tallies)
-        return self._replace(tallies=Tally(*parts))
+        return self._replace(tallies=self.tallies.each(lambda part: part[:, list(judges)]))
 
 
 def panel_of(
@@ -116,8 +115,8 @@ def panel_of(
         rows_of[cluster].append(row)
     # Equal clusters are counted once: there are far fewer different clusters than clusters.
     known: dict[tuple[Record, ...], Counts] = {}
-    nothing = tally([], classes, paired).flat()
-    flat_K_M_F = np.empty((len(rows_of), len(judges), len(nothing)), dtype=np.int64)
+    nothing = tally([], classes, paired)
+    flat_K_M_F = np.empty((len(rows_of), len(judges), len(nothing.flat())), dtype=np.int64)
     for index, rows in enumerate(rows_of.values()):
         pairs = _pair_numbers([judges[0][row] for row in rows]) if paired else repeat(None)
         numbered = list(zip(rows, pairs, strict=False))
@@ -129,7 +128,8 @@ def panel_of(
     counted_K = np.flatnonzero(flat_K_M_F.any(axis=(1, 2)))
     names = list(rows_of)
     kept = [names[index] for index in counted_K]
-    return Panel(name, kept, Tally.of(flat_K_M_F[counted_K], len(classes)), fixed_labels)
+    tallies = Tally.of(flat_K_M_F[counted_K], len(classes), nothing.slots)
+    return Panel(name, kept, tallies, fixed_labels)
 
 
 def _counted(record: Record, pair: str | None) -> Record:
@@ -233,7 +233,7 @@ def _posterior(panel: Panel, counts_B_X: Rates, rng: np.random.Generator) -> Tal
     half a row is well-formed and half is not; half a pair is flipped and half is not, and so on.
     """
     draws, (judges, classes) = len(counts_B_X), panel.tallies.confusion_X_C_C1.shape[1:3]
-    drawn = Tally.of(counts_B_X.reshape(draws, judges, -1), classes)
+    drawn = Tally.of(counts_B_X.reshape(draws, judges, -1), classes, panel.tallies.slots)
     rows_B_M = _design_effects(panel.tallies, draws, rng)
     # The same for every class: a sum over classes would rarely be near 0, where the truth may be.
     masses = [0.5, *[0.5 / max(1, classes - 1)] * (classes - 1), 0.5 / classes]
@@ -260,7 +260,11 @@ def _posterior(panel: Panel, counts_B_X: Rates, rng: np.random.Generator) -> Tal
             halves_B_M_2 = rng.standard_gamma(0.5, (draws, judges, 2))
             pairs_B_M_P[..., part] += counts * pairs_B_M * halves_B_M_2[..., 0]
             pairs_B_M_P[..., whole] += counts * pairs_B_M * halves_B_M_2.sum(axis=-1)
-    return Tally(confusion_B_M_C_C1, share_B_M * confusion_B_M_C_C1.sum(axis=(-2, -1)), pairs_B_M_P)
+    return drawn._replace(
+        confusion_X_C_C1=confusion_B_M_C_C1,
+        well_formed_X=share_B_M * confusion_B_M_C_C1.sum(axis=(-2, -1)),
+        pairs_X_P=pairs_B_M_P,
+    )
 
 
 def _design_effects(tallies: Tally, draws: int, rng: np.random.Generator) -> Rates:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .calibration import checked_probabilities
+from .slots import swapped as after_swap
 
 # Stands for a probability of 0, so that a verdict excluded in both orders ties with another such.
 _SMALLEST = np.finfo(np.float64).tiny
@@ -28,7 +29,7 @@ def average_orders(
     Args:
         straight: of each verdict, for the row as it is.
         swapped: the same with the candidates exchanged.
-        classes: the task's verdicts; the first two are the slots, any other stays as it is.
+        classes: the task's verdicts; :func:`~.slots.swapped` says how they change.
 
     Raises:
         ValueError: probabilities are not one number in [0, 1] for each verdict with a sum of 1.
@@ -37,9 +38,9 @@ def average_orders(
     >>> {verdict: round(p, 3) for verdict, p in averaged.items()}
     {'1': 0.6, '2': 0.4}
     """
-    first, second, *others = classes
     straight_C = checked_probabilities(straight, classes, 0)
-    swapped_C = checked_probabilities(swapped, [second, first, *others], 1)
+    mirrored = [str(after_swap(name, classes)) for name in classes]
+    swapped_C = checked_probabilities(swapped, mirrored, 1)
     logs_C = (
         np.log(np.maximum(straight_C, _SMALLEST)) + np.log(np.maximum(swapped_C, _SMALLEST))
     ) / 2

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .slots import FIRST_TWO, Slots
+
 # Whole numbers, or the weighted counts of a draw.
 Counts = NDArray[Any]
 Rates = NDArray[np.float64]
@@ -47,11 +49,11 @@ class PairCount(IntEnum):
     """What is counted of pairs judged in both orders."""
 
     JUDGED = 0  # pairs with two verdicts
-    FLIPPED = 1  # of these, pairs whose verdicts do not name the same image
+    FLIPPED = 1  # of these, pairs whose verdicts do not prefer the same candidate
     LABELED = 2  # pairs with two labels
     BOTH_RIGHT = 3  # of these, pairs with both verdicts right
-    SLOTS = 4  # verdicts (not pairs) that name a slot
-    FIRST_SLOT = 5  # of these, the first slot
+    SLOTS = 4  # verdicts (not pairs) that are for a slot
+    FIRST_SLOT = 5  # of these, for the first slot
 
 
 class Tally(NamedTuple):
@@ -62,6 +64,16 @@ class Tally(NamedTuple):
     well_formed_X: Counts
     """Labeled rows in the required form."""
     pairs_X_P: Counts
+    slots: Slots = FIRST_TWO
+    """The verdicts for each candidate, where two are compared."""
+
+    def each(self, part: Callable[[Counts], Counts]) -> Tally:
+        """The same of a part of the counts, such as one of the leading axes."""
+        return self._replace(
+            confusion_X_C_C1=part(self.confusion_X_C_C1),
+            well_formed_X=part(self.well_formed_X),
+            pairs_X_P=part(self.pairs_X_P),
+        )
 
     def flat(self) -> Counts:
         """X × F, for sums of many tallies; :meth:`of` is the way back."""
@@ -71,11 +83,14 @@ class Tally(NamedTuple):
         return np.concatenate(parts, axis=-1)
 
     @classmethod
-    def of(cls, flat_X_F: Counts, classes: int) -> Tally:
+    def of(cls, flat_X_F: Counts, classes: int, slots: Slots = FIRST_TWO) -> Tally:
         cells = classes * (classes + 1)
         shape = (*flat_X_F.shape[:-1], classes, classes + 1)
         return cls(
-            flat_X_F[..., :cells].reshape(shape), flat_X_F[..., cells], flat_X_F[..., cells + 1 :]
+            flat_X_F[..., :cells].reshape(shape),
+            flat_X_F[..., cells],
+            flat_X_F[..., cells + 1 :],
+            slots,
         )
 
 
@@ -120,26 +135,38 @@ def verdict_share(counts_X_C_C1: Counts, verdict: int) -> Rates:
     return _ratio(counts_X_C_C1[..., verdict].sum(axis=-1), _total(counts_X_C_C1))
 
 
-def accuracy_without_ties(counts_X_C_C1: Counts) -> Rates:
+def accuracy_without_ties(counts_X_C_C1: Counts, slots: Slots = FIRST_TWO) -> Rates:
     """Accuracy on the pairs that are not labeled a tie; a tie or no verdict is wrong there.
 
     As GenAI-Bench's pairs are reported without ties, such as by UnifiedReward (arXiv 2503.05236).
-    The first two verdicts are the slots.
     """
-    preferred_X_2_C1 = counts_X_C_C1[..., :2, :]
-    hits_X = np.trace(preferred_X_2_C1, axis1=-2, axis2=-1)
-    return _ratio(hits_X, preferred_X_2_C1.sum(axis=(-2, -1)))
+    of_slots = [index for side in slots for index in side if index < counts_X_C_C1.shape[-2]]
+    preferred_X_S_C1 = counts_X_C_C1[..., of_slots, :]
+    hits_X = np.diagonal(counts_X_C_C1, axis1=-2, axis2=-1)[..., of_slots].sum(axis=-1)
+    return _ratio(hits_X, preferred_X_S_C1.sum(axis=(-2, -1)))
 
 
-def accuracy_decided(counts_X_C_C1: Counts) -> Rates:
+def accuracy_decided(counts_X_C_C1: Counts, slots: Slots = FIRST_TWO) -> Rates:
     """The same without the pairs whose verdict is a tie; no verdict is wrong.
 
     As MLLM-as-a-Judge (arXiv 2402.04788) reports pairs without ties: its `calculate_metrics.ipynb`
     leaves out a pair if its label or its verdict is a tie.
     """
+    classes = counts_X_C_C1.shape[-2]
+    ties = sorted({*range(classes)} - {*slots.first, *slots.second})
     decided_X_C_C1 = counts_X_C_C1.copy()
-    decided_X_C_C1[..., 2:-1] = 0
-    return accuracy_without_ties(decided_X_C_C1)
+    decided_X_C_C1[..., ties] = 0
+    return accuracy_without_ties(decided_X_C_C1, slots)
+
+
+def accuracy_side(counts_X_C_C1: Counts, slots: Slots = FIRST_TWO) -> Rates:
+    """Share of the pairs whose verdict prefers the same candidate as the label, however strongly,
+    or is a tie as the label is; no verdict is wrong."""
+    classes = range(counts_X_C_C1.shape[-2])
+    side_C = np.array([(index in slots.first) - (index in slots.second) for index in classes])
+    same_C_C = side_C[:, None] == side_C
+    hits_X = (counts_X_C_C1[..., :-1] * same_C_C).sum(axis=(-2, -1))
+    return _ratio(hits_X, _total(counts_X_C_C1))
 
 
 def cohen_kappa(counts_X_C_C1: Counts) -> Rates:
@@ -180,12 +207,12 @@ def both_orders_correct(pairs_X_P: Counts) -> Rates:
 
 
 def flip_rate(pairs_X_P: Counts) -> Rates:
-    """Share of the pairs with two verdicts whose verdicts do not name the same image."""
+    """Share of the pairs with two verdicts whose verdicts do not prefer the same candidate."""
     return _ratio(pairs_X_P[..., PairCount.FLIPPED], pairs_X_P[..., PairCount.JUDGED])
 
 
 def first_slot_rate(pairs_X_P: Counts) -> Rates:
-    """Share of the verdicts naming a slot that name the first; 0.5 means no position bias."""
+    """Share of the verdicts for a slot that are for the first; 0.5 means no position bias."""
     return _ratio(pairs_X_P[..., PairCount.FIRST_SLOT], pairs_X_P[..., PairCount.SLOTS])
 
 
@@ -204,8 +231,11 @@ RATES: Mapping[str, Rate] = {
     "macro_f1_answered": lambda tally: macro_f1(answered(tally.confusion_X_C_C1)),
     "accuracy_answered": lambda tally: accuracy(answered(tally.confusion_X_C_C1)),
     "well_formed_rate": well_formed_rate,
-    "accuracy_without_ties": lambda tally: accuracy_without_ties(tally.confusion_X_C_C1),
-    "accuracy_decided": lambda tally: accuracy_decided(tally.confusion_X_C_C1),
+    "accuracy_without_ties": lambda tally: accuracy_without_ties(
+        tally.confusion_X_C_C1, tally.slots
+    ),
+    "accuracy_decided": lambda tally: accuracy_decided(tally.confusion_X_C_C1, tally.slots),
+    "accuracy_side": lambda tally: accuracy_side(tally.confusion_X_C_C1, tally.slots),
     "both_orders_correct": lambda tally: both_orders_correct(tally.pairs_X_P),
     "flip_rate": lambda tally: flip_rate(tally.pairs_X_P),
     "first_slot_rate": lambda tally: first_slot_rate(tally.pairs_X_P),
@@ -217,6 +247,8 @@ ANSWERED_RATES = ("macro_f1_answered", "accuracy_answered")
 """Rates of the records that have a verdict; high for a judge that answers only what is easy."""
 TIE_RATES = ("accuracy_without_ties", "accuracy_decided")
 """Rates of comparisons in which a verdict means a tie."""
+STRENGTH_RATES = ("accuracy_side",)
+"""Rates of comparisons in which verdicts say how much better a candidate is."""
 PAIR_RATES = ("both_orders_correct", "flip_rate", "first_slot_rate")
 # A first-slot rate of 0.5 is best; the majority-class baseline is a property of the data.
 _DIRECTIONS: Mapping[str, bool | None] = {

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from .rates import Counts, PairCount, Tally
+from .slots import slots_of
 
 FailureKind: TypeAlias = Literal["failed", "refused"]
 State: TypeAlias = Literal["judged", "null", "failed", "refused"]
@@ -106,22 +107,22 @@ def complete_pairs(records: Iterable[Record]) -> list[Pair]:
 def pair_counts(pair: Pair, classes: Sequence[str]) -> list[int]:
     """What one pair adds to each :class:`~.rates.PairCount`.
 
-    `classes[0]` and `classes[1]` are the slots, which are exchanged with the images; any other
-    verdict (a tie) must stay as it is and names no slot.
+    Args:
+        classes: the task's verdicts; :func:`~.slots.slots_of` says which are for which slot.
     """
-    first, second = classes[:2]
-    mirrored: dict[str | None, str] = {first: second, second: first}
+    first, second = ({classes[index] for index in side} for side in slots_of(classes))
     verdicts = [row.verdict for row in pair]
-    straight, swapped = verdicts
-    judged = straight is not None and swapped is not None
+    judged = None not in verdicts
+    # By row 1 for the first slot, -1 for the second and 0 for neither.
+    straight, swapped = ((verdict in first) - (verdict in second) for verdict in verdicts)
     labeled = all(row.label is not None for row in pair)
     counts = {
         PairCount.JUDGED: judged,
-        PairCount.FLIPPED: judged and mirrored.get(straight, straight) != swapped,
+        PairCount.FLIPPED: judged and straight != -swapped,
         PairCount.LABELED: labeled,
         PairCount.BOTH_RIGHT: labeled and all(row.verdict == row.label for row in pair),
-        PairCount.SLOTS: verdicts.count(first) + verdicts.count(second),
-        PairCount.FIRST_SLOT: verdicts.count(first),
+        PairCount.SLOTS: abs(straight) + abs(swapped),
+        PairCount.FIRST_SLOT: (straight > 0) + (swapped > 0),
     }
     return [int(counts[count]) for count in PairCount]
 
@@ -145,5 +146,8 @@ def tally(records: Sequence[Record], classes: Sequence[str], paired: bool) -> Ta
         for pair, n in alike.items():
             pairs_P += n * np.array(pair_counts(pair, classes))
     return Tally(
-        confusion(labels, verdicts, classes), np.array(well_formed, dtype=np.int64), pairs_P
+        confusion(labels, verdicts, classes),
+        np.array(well_formed, dtype=np.int64),
+        pairs_P,
+        slots_of(classes),
     )

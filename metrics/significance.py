@@ -65,9 +65,9 @@ def randomization_p_value(
             first_F, second_F = panel.tallies.flat().sum(axis=0)
             change_B_F = changes_B_X[:, start : start + len(first_F)]
             start += len(first_F)
-            classes = panel.tallies.confusion_X_C_C1.shape[-2]
-            difference_B += _difference(rate, first_F + change_B_F, second_F - change_B_F, classes)
-            observed += float(_difference(rate, first_F, second_F, classes))
+            changed = first_F + change_B_F, second_F - change_B_F
+            difference_B += _difference(rate, *changed, panel.tallies)
+            observed += float(_difference(rate, first_F, second_F, panel.tallies))
     if one_sided:
         less_B = difference_B > observed + _ROUNDING
     else:
@@ -89,8 +89,10 @@ def _changes(block: Sequence[Panel]) -> tuple[Counts, Counts]:
     return changes_U_X, sizes_U
 
 
-def _difference(rate: Rate, first_X_F: Rates, second_X_F: Rates, classes: int) -> Rates:
-    return rate(Tally.of(first_X_F, classes)) - rate(Tally.of(second_X_F, classes))
+def _difference(rate: Rate, first_X_F: Rates, second_X_F: Rates, like: Tally) -> Rates:
+    classes = like.confusion_X_C_C1.shape[-2]
+    first, second = (Tally.of(flat, classes, like.slots) for flat in (first_X_F, second_X_F))
+    return rate(first) - rate(second)
 
 
 def detectable_difference(

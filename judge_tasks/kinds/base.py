@@ -16,8 +16,9 @@ from pydantic import Field
 from mtrl_judge.common.errors import Problem
 from mtrl_judge.metrics.bootstrap import RESAMPLES
 from mtrl_judge.metrics.drawn import Drawn, JudgedRows
-from mtrl_judge.metrics.rates import PAIR_RATES, RATES, TIE_RATES
+from mtrl_judge.metrics.rates import PAIR_RATES, RATES, STRENGTH_RATES, TIE_RATES
 from mtrl_judge.metrics.records import Record
+from mtrl_judge.metrics.slots import slots_of
 from mtrl_judge.metrics.summary import majority_macro_f1, summarize
 
 from ..fields import Column, Frozen, RawValue, label_key, lookup, mapping
@@ -140,6 +141,8 @@ class Kind(ABC):
             yield Problem("judge.label", f"is not a label of a {self.name} task", f"write {known}")
         if judge.get("scale") is not None and not self.scaled:
             yield Problem("judge.scale", "is for ratings", "remove it or set kind: score")
+        if judge.get("swap") and not self.compares:
+            yield Problem("judge.swap", "is for pairs", "remove it or set kind: pairwise")
 
     def defaults(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         """Values of fields that the YAML may leave out."""
@@ -235,8 +238,14 @@ class Kind(ABC):
         """
         if not self.counted:
             return ("null_rate", "well_formed_rate")
-        ties = self.compares and len(verdicts) > 2
-        others = {*(() if paired else PAIR_RATES), *(() if ties else TIE_RATES)}
+        first, second = slots_of(verdicts)
+        ties = self.compares and len(verdicts) > len(first) + len(second)
+        degrees = self.compares and len(first) > 1
+        others = {
+            *(() if paired else PAIR_RATES),
+            *(() if ties else TIE_RATES),
+            *(() if degrees else STRENGTH_RATES),
+        }
         return tuple(name for name in RATES if name not in others)
 
     def summarize(

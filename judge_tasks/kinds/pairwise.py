@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from mtrl_judge.common.errors import Problem
+from mtrl_judge.common.errors import Problem, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
+from mtrl_judge.metrics.slots import swapped
 
 from ..fields import ANY_VALUES, Column, as_number, is_null, label_key, strings
 from ..verdicts import Verdict, parse_verdict
-from .base import Kind, LabelRule
+from .base import Kind, LabelRule, label_rule
+from .pointwise import MapLabel
 
 if TYPE_CHECKING:
     from ..spec import JudgeSpec
@@ -26,6 +28,10 @@ def _raw_values(value: object) -> object:
     return tuple(map(label_key, value)) if isinstance(value, list) else label_key(value)
 
 
+_PLAIN = 3
+"""Verdicts of a task without degrees at most: for the first slot, for the second, and the tie."""
+_SWAP_EXAMPLE = '{"A>>B": "B>>A", "A>B": "B>A"}'
+_OTHERWISE = "; or label by map: {value: verdict}"
 _RawValues: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_raw_values), ANY_VALUES]
 
 
@@ -38,7 +44,7 @@ class _Preference(LabelRule):
         if verdicts and len(verdicts) != 2 + tie:
             wrong = f"{len(verdicts)} verdicts for a label {'with' if tie else 'without'} tie"
             right = "name the first slot, the second slot" + (", then the tie" if tie else "")
-            yield Problem("judge.verdicts", wrong, right)
+            yield Problem("judge.verdicts", wrong, right + _OTHERWISE)
 
 
 class PairLabel(_Preference):
@@ -89,7 +95,8 @@ class LargerLabel(_Preference):
     def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
         if len(verdicts) not in (0, 2, 3):
             right = "name the first slot, the second slot, and if there are ties the tie"
-            yield Problem("judge.verdicts", f"{len(verdicts)} verdicts for two numbers", right)
+            wrong = f"{len(verdicts)} verdicts for two numbers"
+            yield Problem("judge.verdicts", wrong, right + _OTHERWISE)
 
     def gather(self, values: tuple[Any, ...]) -> Any:
         return None if any(map(is_null, values)) else values
@@ -116,6 +123,13 @@ class ConstantLabel(LabelRule):
     column: tuple[Column, ...] = Field(exclude=True, default=())
     constant: Literal["first", "second"] = Field(description="first or second")
 
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        if len(verdicts) > _PLAIN:
+            wrong = f"{len(verdicts)} verdicts for a constant label"
+            right = "name the first slot, the second slot, and if there are ties the tie"
+            yield Problem("judge.verdicts", wrong, right + _OTHERWISE)
+
     def gather(self, values: tuple[Any, ...]) -> Any:
         return self.constant
 
@@ -134,7 +148,7 @@ class Pairwise(Kind):
     """Each pair is judged in both orders, or in the one that a hash of the item picks."""
 
     name = "pairwise"
-    label_rules: ClassVar = (PairLabel, LargerLabel, ConstantLabel, IndexLabel)
+    label_rules: ClassVar = (PairLabel, LargerLabel, ConstantLabel, IndexLabel, MapLabel)
     example = """\
   images: [image0, image1]       # the two that are compared
   question: |
@@ -155,6 +169,12 @@ class Pairwise(Kind):
     def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:
         yield from super().problems(judge)
         yield from _candidate_problems(judge.get("candidates"), strings(judge.get("images")))
+        verdicts = strings(judge.get("verdicts"))
+        yield from _swap_problems(judge.get("swap"), verdicts)
+        plain = len(verdicts) <= _PLAIN and not judge.get("swap")
+        if plain and label_rule(judge.get("label")) is MapLabel:
+            wrong = "is a map, which is for verdicts with judge.swap"
+            yield Problem("judge.label", wrong, "write {column, first, second, tie}")
         if judge.get("orders") == "cyclic":
             yield Problem("judge.orders", "is for rankings", "write both or hashed")
         if judge.get("human") is not None:
@@ -175,12 +195,16 @@ class Pairwise(Kind):
         return (stable_hash("order", item_id) % 2,)
 
     def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
-        """The verdict of a text; what the task has beside the two slots are ties."""
-        return parse_verdict(text, verdicts, ratings=False, ties=verdicts[2:])
+        """The verdict of a text.
+
+        Of three verdicts the third is a tie, whatever it is called; of more, those are that their
+        names say.
+        """
+        ties = verdicts[2:] if len(verdicts) <= _PLAIN else None
+        return parse_verdict(text, verdicts, ratings=False, ties=ties)
 
     def swapped_label(self, label: str | None, verdicts: Sequence[str]) -> str | None:
-        first, second, *_ = verdicts
-        return {first: second, second: first}.get(label, label) if label is not None else None
+        return swapped(label, verdicts)
 
 
 def _candidate_problems(candidates: Any, images: Sequence[str]) -> Iterator[Problem]:
@@ -203,6 +227,36 @@ def _candidate_problems(candidates: Any, images: Sequence[str]) -> Iterator[Prob
     if [path in images for path in first] != [path in images for path in second]:
         wrong = "only one of the two has an image in the same place"
         yield Problem(field, wrong, "name for each the same: two images, two texts, or groups")
+
+
+def _swap_problems(swap: Any, verdicts: Sequence[str]) -> Iterator[Problem]:
+    field = "judge.swap"
+    if not swap:
+        if len(verdicts) > _PLAIN:
+            wrong = f"is missing for {len(verdicts)} verdicts"
+            yield Problem(field, wrong, f"say which change places, such as {_SWAP_EXAMPLE}")
+        return
+    if not isinstance(swap, Mapping):
+        return
+    other_of: dict[str, str] = {}
+    for verdict, other in swap.items():
+        if not isinstance(verdict, str) or not isinstance(other, str):
+            continue  # pydantic reports it
+        for name in (verdict, other):
+            if verdicts and name not in verdicts:
+                wrong = f"{name!r} is none of the verdicts"
+                yield Problem(f"{field}.{verdict}", wrong, did_you_mean(name, verdicts))
+        for one, place in ((verdict, other), (other, verdict)):
+            if other_of.setdefault(one, place) != place:
+                wrong = f"{one!r} changes places with {other_of[one]!r} and with {place!r}"
+                yield Problem(field, wrong, "name each verdict in one pair")
+    for verdict in verdicts:
+        if verdict not in other_of and ("<" in verdict or ">" in verdict):
+            wrong = f"does not name {verdict!r}, which would be a tie"
+            yield Problem(field, wrong, "name what it becomes when the candidates change places")
+    if verdicts and len(verdicts) <= _PLAIN and other_of.get(verdicts[0]) != verdicts[1]:
+        wrong = f"{len(verdicts)} verdicts, of which the first two do not change places"
+        yield Problem(field, wrong, "remove it, and list the first slot, the second slot[, tie]")
 
 
 KIND = Pairwise()
