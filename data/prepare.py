@@ -1,7 +1,7 @@
 """Write a dataset's published files to ``<data root>/<task>/``: streamed, checked, all or nothing.
 
 Tasks whose YAMLs name the same files are read once; their folders share the written files through
-hard links, so that AGIN's three tasks need the space of one.
+hard links, so that AGIN's tasks need the space of one.
 """
 
 from __future__ import annotations

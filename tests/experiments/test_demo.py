@@ -11,10 +11,10 @@ from support.results import sample, write_results
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.experiments.demo import run_demo
 from mtrl_judge.experiments.stages import CURVE
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.tables import plain_text
+from mtrl_judge.rl.recipes import resolve_tasks
 from mtrl_judge.rl.run_record import RUN_FILE
 
 
@@ -26,7 +26,7 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / RUN_FILE).write_text('{"finished": {"step": 1}}')
     (folder / "run" / CURVE).touch()
-    tasks = {task.task: task for task in load_shipped_tasks()}
+    tasks = {task.task: task for task in resolve_tasks(["mtrl_all"])}
 
     def row(task: str, number: int) -> dict[str, Any]:
         determined = task != "mtrl_judge_agin_nat"

@@ -31,13 +31,11 @@ from mtrl_judge.experiments.experiment import (
 )
 from mtrl_judge.experiments.experiment_tables import MAJORITY, PAPER
 from mtrl_judge.experiments.stages import CURVE
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 from mtrl_judge.rl.callbacks import LOG_FILE
+from mtrl_judge.rl.recipes import resolve_tasks
 from mtrl_judge.rl.run_record import RUN_FILE
 
-SHIPPED = {task.task: task for task in load_shipped_tasks()}
-TRAIN = [name for name, task in SHIPPED.items() if task.judge.role == "train"]
-OOD = [name for name, task in SHIPPED.items() if task.judge.role == "ood"]
+TRAIN, OOD = ([task.task for task in resolve_tasks([group])] for group in ("mtrl_id", "mtrl_ood"))
 ARM = {arm.name: arm for arm in read_arms("paper").arms}
 BASE, SFT, OURS = "off the shelf", "SFT-Unified", "MT-RL-Judge"
 ROWS = 40
@@ -456,7 +454,7 @@ def test_the_papers_scores_stand_beside_those_of_real_data(tmp_path: Path) -> No
     paper = yaml.safe_load(PAPER.read_text())["macro_f1"]
     assert list(paper) == list(ARM)
     assert {len(numbers) for numbers in paper.values()} == {6, 8}
-    assert all(numbers.keys() <= SHIPPED.keys() for numbers in paper.values())
+    assert all(numbers.keys() <= {*TRAIN, *OOD} for numbers in paper.values())
 
 
 def test_an_arm_without_all_tasks_has_no_mean(tmp_path: Path) -> None:
