@@ -26,7 +26,7 @@ from lmms_eval.models.chat.qwen3_vl import Qwen3_VL
 from PIL import Image
 
 from mtrl_judge.harness_plugin.hooks import JudgeHooks
-from mtrl_judge.harness_plugin.model import MtrlJudge, prefetched
+from mtrl_judge.harness_plugin.model import MtrlJudge
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.models.judge import Judge
@@ -178,7 +178,7 @@ def backend_variants(
     batches: int,
     device: str,
 ) -> Iterator[tuple[str, Any]]:
-    """Docs/s of the stock `qwen3_vl`, of `mtrl_judge`, and of it with other ways to prepare inputs.
+    """Docs/s of the stock `qwen3_vl`, of `mtrl_judge`, and of it with other batches and caches.
 
     All judge the same rows by the same prompts, which ask for the verdict alone. Figures come as
     soon as they are known, as names and values.
@@ -207,7 +207,7 @@ def backend_variants(
     for backend in (stock, ours, scoring):
         backend.task_dict[host.name] = {SPLIT: host.rows}
     requests = host.requests(new_tokens)
-    generate, work = ours.judge.generate, ours._work
+    generate = ours.judge.generate
 
     def docs_per_s(backend: Any) -> float:
         started = time.perf_counter()
@@ -217,23 +217,19 @@ def backend_variants(
     for backend in (stock, ours, scoring):  # warm up
         backend.generate_until(requests[:batch_size])
     synchronize = torch.cuda.synchronize if device == "cuda" else None
-    runs: dict[str, list[float]] = {"stock": [], "inline": []}
+    runs: dict[str, list[float]] = {"stock": [], "ours": []}
     for _ in range(2):
         runs["stock"].append(docs_per_s(stock))
         with timed({n: (Judge, n) for n in ("inputs", "generate")}, synchronize) as spans:
-            runs["inline"].append(docs_per_s(ours))
+            runs["ours"].append(docs_per_s(ours))
     medians = {name: statistics.median(values) for name, values in runs.items()}
     yield "docs_per_s", medians
-    yield "generation_ratio", round(medians["inline"] / medians["stock"], 2)
+    yield "generation_ratio", round(medians["ours"] / medians["stock"], 2)
     for name, calls in spans.items():
         yield f"{name}_s", [round(seconds, 3) for _, seconds in calls]
     scored = docs_per_s(scoring)
     yield "logprob_docs_per_s", scored
     yield "logprob_ratio", round(scored / medians["stock"], 2)
-    with patch.object(ours.judge, "preprocessing_device", "cpu"):
-        yield "inline_on_cpu_docs_per_s", docs_per_s(ours)
-    with patch.object(ours, "_work", lambda requests: prefetched(work(requests))):
-        yield "thread_docs_per_s", docs_per_s(ours)
     budget = token_budget(ours.model) if device == "cuda" else TokenBudget(4096)
     with patch.object(ours, "_prompts_at_once", budget):
         yield "auto_docs_per_s", docs_per_s(ours)

@@ -34,5 +34,5 @@ def test_all_parts_are_measured() -> None:
     assert figures["recipe"]["estimated_gib"]["while training"] > 0
     for way in ("shared", "static"):
         assert figures["generation_4b_lora"][f"{way}_same_as_stock"] == 1
-    for name in ("generation_ratio", "logprob_ratio", "auto_docs_per_s", "thread_docs_per_s"):
+    for name in ("generation_ratio", "logprob_ratio", "auto_docs_per_s", "static_cache_docs_per_s"):
         assert figures["backend"][name] > 0
