@@ -1,7 +1,7 @@
 """Write a dataset's published files to ``<data root>/<task>/``: streamed, checked, all or nothing.
 
-Tasks whose YAMLs name the same files are read once; their folders share the written files through
-hard links, so that AGIN's tasks need the space of one.
+Tasks whose YAMLs name the same files are read once, also in several calls; their folders share the
+written files through hard links, so that AGIN's tasks need the space of one.
 """
 
 from __future__ import annotations
@@ -172,6 +172,14 @@ class _Preparation:
             if existing == self.tasks:
                 shutil.rmtree(self.work, ignore_errors=True)  # of a run killed at its very end
                 return
+            added = [task for task in self.tasks if task not in existing]
+            prepared = None if self.options.force else self._prepared_before(plan)
+            if prepared is not None:
+                self._check_prepared(prepared)
+                card = read_json(prepared / DATA_CARD)
+                yield from (self._install(task, card, prepared) for task in added)
+                shutil.rmtree(self.work, ignore_errors=True)
+                return
             self._start_or_resume(plan, needed=sum(sizes.values()))
             splits = [self._open_split(name, *files[name], source, stack) for name in files]
             expected = self._check_counts(splits)
@@ -186,7 +194,7 @@ class _Preparation:
                 "plan": plan,
                 "version": version("mtrl-judge"),
             }
-            yield from (self._install(task, card) for task in self.tasks if task not in existing)
+            yield from (self._install(task, card, self.work) for task in added)
             shutil.rmtree(self.work, ignore_errors=True)
 
     # Find the files and decide whether there is something to do.
@@ -228,6 +236,24 @@ class _Preparation:
         raise JudgeError(
             f"{folder}: contains other data; choose another data root, or replace it with --force"
         )
+
+    def _prepared_before(self, plan: str) -> Path | None:
+        """The folder of any task that holds the same files already."""
+        for card_file in sorted(self.root.glob(f"*/{DATA_CARD}")):
+            card = read_json(card_file)
+            if card.get("plan") == plan and _is_prepared(card_file.parent, card):
+                return card_file.parent
+        return None
+
+    def _check_prepared(self, folder: Path) -> None:
+        """Columns and labels of files that another task was prepared with."""
+        splits = []
+        for name in SPLITS:
+            if files := split_files(folder, name):
+                table = read_table(files, {}, in_memory=False)
+                self._check_columns(table.schema.names, files[0].name)
+                splits.append(_SourceSplit(name, table, None, (), table.schema))
+        self._check_labels(splits)
 
     def _start_or_resume(self, plan: str, needed: int) -> None:
         """Make the work folder, unless a killed run of the same plan left it."""
@@ -375,10 +401,10 @@ class _Preparation:
         names = [None if path is None else Path(str(path)).name for path in paths]
         return list(pool.map(_check_cell, cells)), names
 
-    def _install(self, task: JudgeTask, card: Mapping[str, Any]) -> PreparedTask:
+    def _install(self, task: JudgeTask, card: Mapping[str, Any], written: Path) -> PreparedTask:
         """Put the written files into a task's folder; tasks of one dataset share them."""
         with whole_folder(self.root / task.task) as folder:
-            for file in chain.from_iterable(split_files(self.work, name) for name in SPLITS):
+            for file in chain.from_iterable(split_files(written, name) for name in SPLITS):
                 try:
                     os.link(file, folder / file.name)
                 except OSError:  # a file system without hard links

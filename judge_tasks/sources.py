@@ -281,7 +281,8 @@ def _read_parquet(task: JudgeTask, split: SplitName, folder: Path, listed: int |
         check_rows(split, files, rows, listed)
         if rows:  # `datasets` fails on an empty table
             with _quiet(size < _BAR_FROM_BYTES):
-                builder = load_dataset_builder("parquet", data_files=[*map(str, files)])
+                paths = [str(_first_link(file)) for file in files]
+                builder = load_dataset_builder("parquet", data_files=paths)
                 return read_builder(builder, "train")
     except JudgeError:
         raise
@@ -295,6 +296,16 @@ def _read_parquet(task: JudgeTask, split: SplitName, folder: Path, listed: int |
         explained = DataError(f"{file}: cannot be read as parquet: {_first_line(error)}")
         raise cache_fault(error) or explained from error
     raise DataError(f"{task.task}: the {split} split is empty ({files[0]})")
+
+
+def _first_link(file: Path) -> Path:
+    """The first of the paths that a file has in the data root, where tasks of one dataset share it.
+
+    `datasets` keeps a copy of a file in its cache for each path by which it reads it.
+    """
+    if file.stat().st_nlink == 1:
+        return file
+    return min(path for path in file.parent.parent.glob(f"*/{file.name}") if path.samefile(file))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from mtrl_judge.data.prepare import PreparedTask, PrepareOptions, prepare
 from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.loading import find_task, find_tasks
 from mtrl_judge.judge_tasks.sources import load_rows, split_files
+from mtrl_judge.judge_tasks.spec import DATA_CARD
 
 N = 120
 AGIN = [f"mtrl_judge_agin_{d}{kind}" for d in ("nat", "rat", "tech") for kind in ("", "_graded")]
@@ -121,6 +122,26 @@ def test_tasks_of_one_dataset_share_its_files(tmp_path: Path) -> None:
         rows = [load_rows(find_task(task), split, tmp_path / "root").rows for task in AGIN]
         ids = [task_rows.dataset.with_format(None)["item_id"][:] for task_rows in rows]
         assert all(own == ids[0] for own in ids)
+
+
+def test_a_task_prepared_later_needs_no_second_copy(tmp_path: Path) -> None:
+    """Neither on the disk nor in the cache of `datasets`; its archives are not read again."""
+    imagereward(tmp_path / "raw", N)
+    root, names = tmp_path / "root", ("mtrl_judge_imagereward", "mtrl_judge_imagereward_graded")
+    prepare_from(tmp_path / "raw", root, names[0])
+    for archive in (tmp_path / "raw").rglob("*.zip"):
+        archive.write_bytes(bytes(archive.stat().st_size))  # unreadable
+    (outcome,) = prepare_from(tmp_path / "raw", root, names[1])
+    files = [split_files(root / name, "test")[0] for name in names]
+    assert files[0].samefile(files[1])
+    assert outcome.card["plan"] == json.loads((root / names[0] / DATA_CARD).read_text())["plan"]
+    rows = [load_rows(find_task(name), "test", root).rows.raw.dataset for name in names]
+    assert rows[0].cache_files == rows[1].cache_files != []
+    pq.write_table(pq.read_table(files[0]).drop_columns("overall_rating"), files[0])
+    shutil.rmtree(root / names[1])
+    with pytest.raises(DataError, match="no column 'overall_rating'"):
+        prepare_from(tmp_path / "raw", root, names[1])
+    assert not (root / names[1]).exists()
 
 
 def test_a_lost_shard_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
