@@ -76,7 +76,7 @@ def to_rows_per_s(root: Path) -> float:
     task = find_task("mtrl_judge_seetrue")
     raw = load_raw(task, "train", find_source(task, root))
     cells = raw.encoded[:]["image"].to_pylist()
-    columns = {n: list(raw.column(n)) for n in raw.dataset.column_names if n != "image"}
+    columns = {n: list(raw.column(n)) for n in raw.column_names if n != "image"}
     repeated = {
         name: [values[i % len(raw)] for i in range(ITEMS)]
         for name, values in {"image": cells, **columns}.items()

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -37,11 +36,12 @@ from mtrl_judge.common.files import (
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressCallback
-from mtrl_judge.judge_tasks.column_paths import parse_path, value_at
+from mtrl_judge.judge_tasks.column_paths import value_at
 from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.images import encoded, truncation_refused
-from mtrl_judge.judge_tasks.labels import label_values, labels_of, train_median
-from mtrl_judge.judge_tasks.raw_split import named_columns
+from mtrl_judge.judge_tasks.items import check_reached, find_items
+from mtrl_judge.judge_tasks.labels import is_dropped, label_values, labels_of, train_median
+from mtrl_judge.judge_tasks.raw_split import count_candidates, dataset_columns
 from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE
 from mtrl_judge.judge_tasks.sources import has_only_facts, split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
@@ -132,6 +132,10 @@ class _SourceSplit(NamedTuple):
     schema: pa.Schema
     """Of what is written."""
 
+    def column(self, name: str) -> list[Any]:
+        """The values of a column; True in place of images."""
+        return [True] * self.table.rows if name in self.images else self.table.column(name)
+
 
 @dataclass
 class _Preparation:
@@ -182,8 +186,7 @@ class _Preparation:
                 return
             self._start_or_resume(plan, needed=sum(sizes.values()))
             splits = [self._open_split(name, *files[name], source, stack) for name in files]
-            expected = self._check_counts(splits)
-            self._check_labels(splits)
+            expected = self._check_items(splits)
             notes = {split.name: self._write(split) for split in splits}
             card = {
                 "source": "prepared",
@@ -313,35 +316,31 @@ class _Preparation:
                 f"if only the names differ: --columns {guesses}"
             )
 
-    def _check_counts(self, splits: Sequence[_SourceSplit]) -> dict[str, int]:
-        """The rows that the card expects in the dataset's own splits, which must be there."""
-        judge = self.first.judge
-        expected, wrong = {}, []
-        for split in splits:
-            cut = [name for name, rule in judge.splits.items() if rule.source == split.name]
-            if all(name in judge.card.expects for name in (split.name, *cut)):
-                count = sum(judge.card.expects[name] for name in (split.name, *cut))
-                expected[str(split.name)] = count
-                if split.table.rows != count:
-                    wrong.append(f"  {split.name}: {split.table.rows:,} rows, expected {count:,}")
-        if wrong and not self.options.any_count:
-            raise DataError(
-                f"{self.first.task}: judge.card.expects: other numbers of rows than expected\n"
-                + "\n".join(wrong)
-                + "\nto use the data anyway: --any-count"
-            )
-        return expected
+    def _check_items(self, splits: Sequence[_SourceSplit]) -> dict[str, int]:
+        """The items that the card expects, which must be there, with labels that the rule covers.
 
-    def _check_labels(self, splits: Sequence[_SourceSplit]) -> None:
-        """The label rules must cover every row; checked before anything is written."""
+        Checked before anything is written.
+        """
+        expected: dict[str, int] = {}
+        wrong: list[str] = []
         for task in self.tasks:
-            values = {
-                split.name: label_values(task, partial(_values, split.table), split.table.rows)
-                for split in splits
-            }
-            median = train_median(task, values["train"]) if "train" in values else None
-            for split_values in values.values():
-                labels_of(task, split_values, threshold=median)
+            items = {split.name: _TableItems(task, split) for split in splits}
+            for name, of_split in items.items():
+                count = _expected_items(task, name)
+                if count is not None:
+                    expected[str(name)] = count
+                    if of_split.kept != count:
+                        wrong.append(f"  {name}: {of_split.kept:,} items, expected {count:,}")
+            if wrong and not self.options.any_count:
+                raise DataError(
+                    f"{task.task}: judge.card.expects: other numbers of items than expected\n"
+                    + "\n".join(wrong)
+                    + "\nto use the data anyway: --any-count"
+                )
+            median = train_median(task, items["train"].values) if "train" in items else None
+            for of_split in items.values():
+                labels_of(task, of_split.values, of_split.verdicts(), threshold=median)
+        return expected
 
     # Write.
 
@@ -442,16 +441,42 @@ def _skip_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Reco
         rows = max(0, rows - len(batch))
 
 
-def _values(table: Table, path: str) -> list[Any]:
-    """The values of a column or path."""
-    name, steps = parse_path(path, table.schema.names)
-    return [value_at(value, steps) for value in table.column(name)]
+class _TableItems:
+    """The items that a task makes of a table, and what its label rule reads of each."""
+
+    def __init__(self, task: JudgeTask, split: _SourceSplit) -> None:
+        self.task, self.split = task, split
+        names = split.schema.names
+        self.items, _ = find_items(task, names, split.table.rows, split.column)
+        self.values = label_values(task, self._column, len(self.items))
+        self.kept = sum(not dropped for dropped in is_dropped(task, self.values))
+
+    def verdicts(self) -> list[Sequence[str]]:
+        """Those that each item can have."""
+        counts = count_candidates(self.task, self._column, len(self.items))
+        verdicts_of, verdicts = self.task.kind.verdicts_of, self.task.judge.verdicts
+        return [verdicts_of(verdicts, number) for number in counts]
+
+    def _column(self, path: str) -> list[Any]:
+        name, steps = self.items.path_of(path)
+        values = [value_at(v, steps) for v in self.items.column(name, self.split.column)]
+        check_reached(self.task, path, values)
+        return values
+
+
+def _expected_items(task: JudgeTask, split: SplitName) -> int | None:
+    """The items that the card expects in one of the dataset's own splits, and in those cut from it;
+    None if it does not say."""
+    judge = task.judge
+    cut = [name for name, rule in judge.splits.items() if rule.source == split]
+    if not all(name in judge.card.expects for name in (split, *cut)):
+        return None
+    return sum(judge.card.expects[name] for name in (split, *cut))
 
 
 def _needed_columns(task: JudgeTask, there: Sequence[str]) -> set[str]:
     """The columns that the dataset's tables must have."""
-    paths = chain.from_iterable(named_columns(task).values())
-    columns = {parse_path(path, there).column for path in paths}
+    columns = {*chain.from_iterable(dataset_columns(task, there).values())}
     image_files = task.judge.raw.images if task.judge.raw else None
     return columns - {image_files.image} | {image_files.named_by} if image_files else columns
 

@@ -154,6 +154,33 @@ def _check_human(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[P
         yield Problem("judge.human.rank", wrong, "name its column, such as group: prompt_id")
 
 
+def _check_items(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
+    """Items that are made of several rows, or several of one."""
+    gather = mapping(judge.get("gather"))
+    if gather.get("by") is not None and gather.get("by") in strings(gather.get("columns")):
+        wrong = f"{gather['by']!r} is the same in all rows that belong together"
+        yield Problem("judge.gather.columns", wrong, "leave it out")
+    listed = judge.get("each")
+    entries = [entry for entry in listed if isinstance(entry, Mapping)] if listed else []
+    for number, entry in enumerate(entries[1:], 1):
+        if entry.keys() != entries[0].keys():
+            differing = ", ".join(sorted(map(str, entry.keys() ^ entries[0].keys())))
+            wrong = f"does not define the same columns as the first entry: {differing}"
+            right = "name the same columns in each entry; null is a value too"
+            yield Problem(f"judge.each.{number}", wrong, right)
+    defined = {*entries[0]} if entries else set()
+    for path in mapping(judge.get("where")):
+        if isinstance(path, str) and parse_path(path).column in defined:
+            wrong = f"{path!r} is defined by judge.each, and where is about rows of the dataset"
+            yield Problem("judge.where", wrong, "leave out the entry of judge.each instead")
+    for split, rule in mapping(judge.get("splits")).items():
+        column = mapping(rule).get("group_by")
+        if isinstance(column, str) and parse_path(column).column in defined:
+            wrong = f"{column!r} is defined by judge.each; the items of a row stay in one split"
+            right = "name a column of the dataset, or leave it out"
+            yield Problem(f"judge.splits.{split}.group_by", wrong, right)
+
+
 def _check_splits(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
     made: dict[str, Any] = {k: v for k, v in mapping(judge.get("splits")).items() if k in SPLITS}
     native = [s for s in SPLITS if raw.get(SPLIT_KEYS[s])]
@@ -224,6 +251,7 @@ _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[Pr
     _check_kind,
     _check_label,
     _check_human,
+    _check_items,
     _check_splits,
     _check_raw,
 )

@@ -64,23 +64,29 @@ def is_dropped(task: JudgeTask, values_N: Sequence[Any]) -> Iterator[bool]:
 
 
 def labels_of(
-    task: JudgeTask, values_N: Sequence[Any], threshold: float | None = None
+    task: JudgeTask,
+    values_N: Sequence[Any],
+    verdicts_N: Sequence[Sequence[str]],
+    threshold: float | None = None,
 ) -> list[str | None]:
     """The verdicts that the values of the label column stand for, N; None where one is null.
 
     Args:
+        verdicts_N: those that each row can have.
         threshold: the median of the training split, where the rule asks for it
             (:func:`train_median`).
 
     Raises:
         DataError: naming every value the rule does not cover, with its count.
     """
-    rule, verdicts = task.judge.label, task.judge.verdicts
+    rule = task.judge.label
     if rule.uses_train_median and threshold is None:
         raise DataError(f"{task.task}: the training split's median is needed for the labels")
     labels_N: list[str | None] = []
     unknown: Counter[str] = Counter()
-    for value, dropped in zip(values_N, is_dropped(task, values_N), strict=True):
+    for value, dropped, verdicts in zip(
+        values_N, is_dropped(task, values_N), verdicts_N, strict=True
+    ):
         label = None
         if not dropped and not is_null(value):
             try:
@@ -92,7 +98,7 @@ def labels_of(
         found = ", ".join(f"{value!r} ({count} rows)" for value, count in unknown.most_common(10))
         raise DataError(
             f"{task.path}: judge.label: column {_names(rule)} has values that the rule does not "
-            f"cover: {found}; covered: {rule.covered(verdicts)}"
+            f"cover: {found}; covered: {rule.covered(task.judge.verdicts)}"
         )
     return labels_N
 

@@ -21,6 +21,7 @@ from .kinds import KINDS, LABEL_RULES
 from .spec import (
     Card,
     Facts,
+    Gather,
     Human,
     ImageFiles,
     JudgeSpec,
@@ -223,6 +224,8 @@ def _model_at(location: tuple[str | int, ...]) -> tuple[type[Frozen], str]:
             return Human, name
         case ("judge", "facts", str(name), *_):
             return Facts, name
+        case ("judge", "gather", str(name), *_):
+            return Gather, name
         case ("judge", "splits", _, str(name), *_):
             return MadeSplit, name
         case ("judge", "known_bad", int(), str(name), *_):

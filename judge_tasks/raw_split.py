@@ -1,12 +1,11 @@
-"""One split of a dataset in its own columns, and what is computed from them once."""
+"""The items of one split in the dataset's own columns, and what is computed from them once."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,12 +18,13 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.metrics.human import HumanRating
 
-from .column_paths import MISSING, ColumnPath, Step, leaves, mapped, parse_path, value_at
+from .column_paths import ColumnPath, Step, leaves, mapped, parse_path, value_at
 from .facts import Fact, as_facts, read_facts
-from .fields import is_null, label_key, lookup
+from .fields import is_null, label_key
 from .images import encoded, fault_of, shown, truncation_refused
+from .items import Items, check_gathered, check_reached, find_items, image_paths
 from .labels import is_dropped, label_values, labels_of, train_median
-from .spec import JudgeTask
+from .spec import ColumnOf, JudgeTask
 from .templates import IMAGE_MARK, question_columns
 
 if TYPE_CHECKING:
@@ -57,15 +57,20 @@ class Repeats(NamedTuple):
 
 
 class RawSplit:
-    """The raw rows of a split; N is their number.
+    """The items of a split before they are judged; N is their number.
+
+    An item is a row of the dataset, unless ``judge.gather`` or ``judge.each`` says otherwise
+    (:mod:`.items`).
 
     Args:
         dataset: in the dataset's own columns, images as encoded cells or as ``datasets`` images.
         folder: as for :func:`~.images.encoded`.
         facts_file: the file with the facts of the items, where there is one.
+        items: of the dataset; by default, those that the YAML makes of it.
 
     Raises:
-        DataError: a column that the YAML names is missing; names every such column.
+        DataError: a column that the YAML names is missing; names every such column. Or the rows do
+            not make items.
     """
 
     def __init__(
@@ -74,27 +79,41 @@ class RawSplit:
         dataset: Dataset,
         folder: Path | None = None,
         facts_file: Path | None = None,
+        items: Items | None = None,
     ) -> None:
         # Of Arrow's values `datasets` decodes none: it would open any path or address in a cell.
         self.task, self.dataset, self.folder = task, dataset.with_format("arrow"), folder
         self.facts_file = facts_file
         _check_columns(task, dataset.column_names)
         self._columns: dict[str, list[Any]] = {}
+        self._dataset_columns: dict[str, list[Any]] = {}
         self._digests_N: list[str] | None = None
         self.left_out: dict[str, int] = {}
-        """Rows that :meth:`kept` left out, by the field of the YAML that says so."""
+        """Rows and items that are left out, by the field of the YAML that says so."""
+        if items is None:
+            names = dataset.column_names
+            items, self.left_out = find_items(task, names, len(dataset), self._dataset_column)
+            self.items = items
+            self._check_gathered()
+        self.items = items
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.items)
 
     def select(self, indices: Iterable[int]) -> RawSplit:
-        """Some of the rows, in the given order; their images are not hashed again."""
+        """Some of the items, in the given order; their images are not hashed again."""
         chosen = list(indices)
-        part = RawSplit(self.task, self.dataset.select(chosen), self.folder, self.facts_file)
+        items, rows = self.items.select(chosen)
+        part = RawSplit(self.task, self.dataset.select(rows), self.folder, self.facts_file, items)
         part.left_out = self.left_out
         if self._digests_N is not None:
             part._digests_N = [self._digests_N[index] for index in chosen]
         return part
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of an item."""
+        return self.items.names
 
     def column(self, path: str) -> list[Any]:
         """The N values of a column or of a path; images in them are True.
@@ -104,48 +123,82 @@ class RawSplit:
         """
         if path not in self._columns:
             name, steps = self.path_of(path)
-            if name not in self.dataset.column_names:
+            if name not in self.column_names:
                 raise DataError(
                     f"{self.task.path}: no column {name!r} in the data; "
-                    f"{did_you_mean(name, self.dataset.column_names)}"
+                    f"{did_you_mean(name, self.column_names)}"
                 )
             if steps:
                 values_N = [value_at(value, steps) for value in self.column(name)]
-                _check_reached(self.task, path, values_N)
-            elif name in self._image_paths:
-                values_N = self._without_images(name)
+                check_reached(self.task, path, values_N)
             else:
-                values_N = self.dataset.select_columns([name])[:][name].to_pylist()
+                values_N = self.items.column(name, self._dataset_column)
             self._columns[path] = values_N
         return self._columns[path]
 
     def path_of(self, path: str) -> ColumnPath:
-        return parse_path(path, self.dataset.column_names)
+        return self.items.path_of(path)
+
+    def _dataset_column(self, name: str) -> list[Any]:
+        """The values of a column of the dataset, of all its rows; images in them are True."""
+        if name not in self._dataset_columns:
+            column = (
+                self._without_images(name)
+                if name in self._image_paths
+                else self.dataset.select_columns([name])[:][name].to_pylist()
+            )
+            self._dataset_columns[name] = column
+        return self._dataset_columns[name]
 
     @cached_property
     def _image_paths(self) -> dict[str, list[tuple[Step, ...]]]:
-        """Where images are, by column."""
-        paths: dict[str, list[tuple[Step, ...]]] = {}
-        for name, steps in map(self.path_of, self.task.judge.images):
-            paths.setdefault(name, []).append(steps)
-        return paths
+        """Where images are in a row of the dataset, by column."""
+        return image_paths(self.task, self.dataset.column_names)
 
     def _without_images(self, name: str) -> list[Any]:
         """The values of a column with True in place of each image, so that none stays in memory."""
         from pyarrow.types import is_nested, is_struct
 
-        values_N: list[Any] = []
-        for start in range(0, len(self), _BATCH):
+        values: list[Any] = []
+        for start in range(0, len(self.dataset), _BATCH):
             column = self.encoded[start : start + _BATCH][name]
             single = is_struct(column.type) or not is_nested(column.type)
             if self._image_paths[name] == [()] and single:
-                values_N += [valid or None for valid in column.is_valid().to_pylist()]
+                values += [valid or None for valid in column.is_valid().to_pylist()]
                 continue
             for value in column.to_pylist():
                 for steps in self._image_paths[name]:
                     value = mapped(value, steps, _present)
-                values_N.append(value)
-        return values_N
+                values.append(value)
+        return values
+
+    def _check_gathered(self) -> None:
+        """What the rows of an item must have in common, images included."""
+        gather = self.task.judge.gather
+        if gather is None:
+            return
+        shared = [name for name in self._image_paths if name not in gather.columns]
+        digests = self._image_digests(shared)
+
+        def read(name: str) -> Sequence[Any]:
+            values = self._dataset_column(name)
+            return list(zip(values, digests[name], strict=True)) if name in digests else values
+
+        named = chain.from_iterable(named_columns(self.task).values())
+        used = [place.column for path in named for place in self.items.places(path)]
+        check_gathered(self.items, used, read)
+
+    def _image_digests(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """A digest of the images in each row of the dataset, by column."""
+        digests: dict[str, list[str]] = {name: [] for name in names}
+        for start in range(0, len(self.dataset) if names else 0, _BATCH):
+            batch = self.encoded[start : start + _BATCH]
+            for name in names:
+                paths = self._image_paths[name]
+                for value in batch[name].to_pylist():
+                    cells = chain.from_iterable(leaves(value, path) for path in paths)
+                    digests[name].append(self._digest(cells))
+        return digests
 
     def cell(self, index: int, path: str) -> Any:
         """One value of any column or path; of an image column the decoded image.
@@ -157,11 +210,38 @@ class RawSplit:
         from datasets import Image
 
         name, steps = self.path_of(path)
-        value = value_at(self.dataset.select_columns([name])[index][name][0].as_py(), steps)
-        is_image = isinstance(self.dataset.features[name], Image)
-        if value is None or not (is_image or path in self.task.judge.images):
-            return value
-        return shown(encoded(value, self.folder))
+        value = value_at(self._values([index], [name])[0][name], steps)
+        places = [*self.items.places(path)]
+        is_image = any(isinstance(self.dataset.features[place.column], Image) for place in places)
+        return self._shown(value) if is_image or path in self.task.judge.images else value
+
+    def _shown(self, cell: Any) -> Any:
+        """An image, or a list of them; a null stays one."""
+        if isinstance(cell, list):
+            return [self._shown(each) for each in cell]
+        return None if cell is None else shown(encoded(cell, self.folder))
+
+    def _values(self, indices: Sequence[int], names: Iterable[str]) -> list[dict[str, Any]]:
+        """The values of columns of some items, images included."""
+        origins = {name: self.items.origins(name) for name in names}
+        columns = {o.column for each in origins.values() for o in each if isinstance(o, ColumnPath)}
+        rows = sorted(set(chain.from_iterable(self.items.rows_N[index] for index in indices)))
+        cells: dict[str, dict[int, Any]] = {}
+        if columns and rows:
+            has_all = columns <= self._image_paths.keys()
+            dataset = self.encoded if has_all else self.dataset.select_columns([*columns])
+            together = rows[-1] - rows[0] + 1 == len(rows)  # a slice of Arrow's memory is no copy
+            batch = dataset[slice(rows[0], rows[-1] + 1) if together else rows]
+            cells = {
+                name: dict(zip(rows, batch[name].to_pylist(), strict=True)) for name in columns
+            }
+        return [
+            {
+                name: self.items.value(each[self.items.entries_N[n]], self.items.rows_N[n], cells)
+                for name, each in origins.items()
+            }
+            for n in indices
+        ]
 
     def texts(self, template: str | None = None) -> dict[str, list[Any]]:
         """The columns that a template (default: the question) reads or that name an item."""
@@ -182,19 +262,30 @@ class RawSplit:
         """The columns with images alone, as encoded cells in Arrow tables."""
         return self.dataset.select_columns(list(self._image_paths))
 
-    def cells_of(self, row: Mapping[str, Any]) -> list[Any]:
-        """The image cells of a row of :attr:`encoded`, in the order of ``judge.images``.
+    def _cells_of(self, values: Mapping[str, Any]) -> list[Any]:
+        """The image cells of an item's values, in the order of ``judge.images``.
 
         A null is no image, but stays where the item is not complete without it.
         """
         cells: list[Any] = []
         for path in self.task.judge.images:
             name, steps = self.path_of(path)
-            found = list(leaves(row[name], steps))
-            if found != [None] or path in self._may_be_null:
+            found = list(leaves(values[name], steps))
+            if path in self._may_be_null or (found != [None] and path not in self._compared_images):
                 found = [cell for cell in found if cell is not None]
             cells += found
         return cells
+
+    @cached_property
+    def _compared_images(self) -> frozenset[str]:
+        """Image columns whose images are candidates by themselves, in a list or one by one."""
+        alone = [self.path_of(group[0]) for group in self.task.candidates if len(group) == 1]
+        paths = {path: self.path_of(path) for path in self.task.judge.images}
+        return frozenset(
+            path
+            for path, (name, steps) in paths.items()
+            if any(name == other and steps in (to, to[:-1]) for other, to in alone)
+        )
 
     @cached_property
     def _may_be_null(self) -> frozenset[str]:
@@ -203,22 +294,24 @@ class RawSplit:
         judge = self.task.judge
         shown = {name for text in self.task.questions.values() for name in question_columns(text)}
         marked = any(IMAGE_MARK in text for text in self.task.questions.values())
-        alone = {self.path_of(group[0]).column for group in self.task.candidates if len(group) == 1}
         beside = not marked and bool(self.task.candidates)
-        names = {path: self.path_of(path).column for path in judge.images}
         return frozenset(
-            path for path, name in names.items() if name in shown or (beside and name not in alone)
+            path
+            for path in judge.images
+            if path not in self._compared_images and (beside or self.path_of(path).column in shown)
         )
 
+    @cached_property
+    def _image_names(self) -> list[str]:
+        """The columns of an item that have images."""
+        return [*dict.fromkeys(self.path_of(path).column for path in self.task.judge.images)]
+
     def image_cells(self, index: int) -> list[Any]:
-        """The image cells of one row; see :meth:`cells_of`."""
-        if not self._image_paths:
-            return []
-        row = self.encoded[index]
-        return self.cells_of({name: row[name][0].as_py() for name in self._image_paths})
+        """The encoded image cells of one item, in the order of ``judge.images``."""
+        return self._cells_of(self._values([index], self._image_names)[0])
 
     def image_bytes(self, index: int) -> list[bytes]:
-        """The encoded images of one row; empty where one is null or cannot be read."""
+        """The encoded images of one item; empty where one is null or cannot be read."""
         return [_bytes_of(cell, self.folder) for cell in self.image_cells(index)]
 
     @property
@@ -249,14 +342,21 @@ class RawSplit:
         return {index: why for index, (_, why) in enumerate(results) if why}
 
     def _cells(self) -> Iterator[list[Any]]:
-        """The encoded image cells of each row."""
-        if not self._image_paths:
-            yield from ([] for _ in range(len(self)))
-        for start in range(0, len(self) if self._image_paths else 0, _BATCH):
-            batch = self.encoded[start : start + _BATCH]
-            columns = {name: batch[name].to_pylist() for name in self._image_paths}
-            for values in zip(*columns.values(), strict=True):
-                yield self.cells_of(dict(zip(columns, values, strict=True)))
+        """The encoded image cells of each item, N."""
+        for values in self._image_values():
+            yield self._cells_of(values)
+
+    def _image_values(self) -> Iterator[dict[str, Any]]:
+        """The values of the columns with images, N; a few rows of the dataset at a time."""
+        batch: list[int] = []
+        rows = 0
+        for index, of_item in enumerate(self.items.rows_N):
+            if batch and rows + len(of_item) > _BATCH:
+                yield from self._values(batch, self._image_names)
+                batch, rows = [], 0
+            batch.append(index)
+            rows += len(of_item)
+        yield from self._values(batch, self._image_names)
 
     def _digest(self, cells: Iterable[Any]) -> str:
         return digest(_bytes_of(cell, self.folder) for cell in cells)
@@ -271,6 +371,19 @@ class RawSplit:
     def _digest_and_fault(self, cells: Sequence[Any]) -> tuple[str, str | None]:
         return self._digest(cells), self._fault(cells)[1]
 
+    # Candidates
+
+    @cached_property
+    def n_candidates(self) -> list[int]:
+        """How many candidates each item has, N; 0 where nothing is compared."""
+        return count_candidates(self.task, self.column, len(self))
+
+    @cached_property
+    def verdicts(self) -> list[tuple[str, ...]]:
+        """The verdicts that each item can have, N."""
+        kind, verdicts = self.task.kind, self.task.judge.verdicts
+        return [tuple(kind.verdicts_of(verdicts, number)) for number in self.n_candidates]
+
     # Identity
 
     @cached_property
@@ -278,8 +391,10 @@ class RawSplit:
         """The id columns of each row, or else a hash of all that a judge is shown, N."""
         texts = self.texts()
         if self.task.judge.id:
-            parts_N = zip(*(texts[column] for column in self.task.judge.id), strict=True)
-            return ["/".join(map(str, parts)) for parts in parts_N]
+            columns = [texts[column] for column in self.task.judge.id]
+            if self.task.judge.each:
+                columns.append(list(self.items.entries_N))
+            return ["/".join(map(str, parts)) for parts in zip(*columns, strict=True)]
         shown_N = zip(self.digests, *texts.values(), strict=True)
         return [digest(str(part).encode() for part in shown)[:16] for shown in shown_N]
 
@@ -329,17 +444,33 @@ class RawSplit:
         )
 
     @cached_property
-    def clusters(self) -> Sequence[str]:
-        """A name for what each row shares with others, N; a row that shares nothing has its id.
+    def families(self) -> Sequence[str]:
+        """A name for what the items of each row of the dataset have in common, N.
 
-        By default, rows with one name are a cluster: they are the same item.
+        It follows from the row's content. Items that are no more than one of a row have their own.
+        """
+        if not self.task.judge.each:
+            return self._names
+        members = _groups(self.items.rows_N)
+        names = {
+            rows: digest(sorted(self._names[index].encode() for index in indices))[:16]
+            for rows, indices in members.items()
+        }
+        return [names[rows] for rows in self.items.rows_N]
+
+    @cached_property
+    def clusters(self) -> Sequence[str]:
+        """A name for what each item shares with others, N; one that shares nothing has its id.
+
+        By default, items with one name are a cluster, since they are the same item, and so are the
+        items of one row.
         """
         judge = self.task.judge
         if judge.cluster_by is None:
-            return self._names
+            return self.families
         if judge.cluster_by in judge.images:
             name, steps = self.path_of(judge.cluster_by)
-            cells_N = (leaves(row[name][0].as_py(), steps) for row in self.encoded)
+            cells_N = (leaves(values[name], steps) for values in self._image_values())
             return [self._digest(cells)[:16] for cells in cells_N]
         return [digest([str(value).encode()])[:16] for value in self.column(judge.cluster_by)]
 
@@ -451,7 +582,7 @@ class RawSplit:
 
     def labels(self, threshold: float | None = None) -> list[str | None]:
         """The verdict each row is labeled with, N; see :func:`~.labels.labels_of`."""
-        return labels_of(self.task, self.label_values, threshold)
+        return labels_of(self.task, self.label_values, self.verdicts, threshold)
 
     def train_median(self) -> float | None:
         """The median that the labels are cut at, where the rule asks for one."""
@@ -462,55 +593,66 @@ class RawSplit:
         """What the label rule reads of each row, N."""
         return label_values(self.task, self.column, len(self))
 
-    # Rows that are left out
+    # Items that are left out
 
     def kept(self) -> RawSplit:
-        """The rows that ``judge.where`` and ``judge.label.drop`` leave, with the counts of others.
+        """The items that ``judge.label.drop`` leaves, with the count of others.
 
         Raises:
             DataError: none is left.
         """
-        judge = self.task.judge
-        if not judge.where and not judge.label.drop:
+        if not self.task.judge.label.drop:
             return self
-        reasons_N = [
-            "judge.where" if not selected else "judge.label.drop" if dropped else None
-            for selected, dropped in zip(
-                self._selected(), is_dropped(self.task, self.label_values), strict=True
-            )
-        ]
-        kept = self.select(index for index, why in enumerate(reasons_N) if why is None)
-        kept.left_out = dict(sorted(Counter(filter(None, reasons_N)).items()))
+        dropped_N = list(is_dropped(self.task, self.label_values))
+        kept = self.select(index for index, dropped in enumerate(dropped_N) if not dropped)
+        if any(dropped_N):
+            kept.left_out = {**self.left_out, "judge.label.drop": sum(dropped_N)}
         if len(self) and not len(kept):
-            found = {
-                path: sorted({label_key(value) for value in self.column(path)})[:5]
-                for path in judge.where
-            }
             raise DataError(
-                f"{self.task.path}: judge.where and judge.label.drop leave no row: "
-                f"{kept.left_out}; values in the data: {found}"
+                f"{self.task.path}: judge.label.drop leaves none of {len(self)} items; expected "
+                "values of some of them"
             )
         return kept
 
-    def _selected(self) -> Iterator[bool]:
-        where = self.task.judge.where
-        columns = [self.column(path) for path in where]
-        for index in range(len(self)):
-            yield all(
-                lookup(dict.fromkeys(allowed, True), values[index], False)
-                for allowed, values in zip(where.values(), columns, strict=True)
-            )
+
+def count_candidates(task: JudgeTask, column: Callable[[str], Sequence[Any]], n: int) -> list[int]:
+    """How many candidates each of N items has; 0 where nothing is compared.
+
+    Args:
+        column: the N values of a column or path.
+
+    Raises:
+        DataError: a column of lists has another number than the task's kind compares.
+    """
+    listed = task.judge.candidates
+    if not isinstance(listed, str):
+        return [len(task.candidates)] * n
+    counts = [len(cell) if isinstance(cell, list) else 0 for cell in column(listed)]
+    wrong: dict[int, int] = {}
+    expected = ""
+    for index, number in enumerate(counts):
+        try:
+            task.kind.verdicts_of(task.judge.verdicts, number)
+        except LookupError as error:
+            wrong[index], expected = number, str(error.args[0])
+    if wrong:
+        index, number = next(iter(wrong.items()))
+        raise DataError(
+            f"{task.path}: judge.candidates: column {listed!r} has another number of candidates in "
+            f"{len(wrong)} of {n} items, the first of them item {index} with {number}; expected a "
+            f"list of {expected}"
+        )
+    return counts
 
 
 def named_columns(task: JudgeTask) -> dict[str, list[str]]:
-    """The columns of the dataset that a task's YAML names, by the field that names them."""
+    """The columns of an item that a task's YAML names, by the field that names them."""
     judge = task.judge
     human = judge.human.model_dump() if judge.human else {}
     return {
         "judge.images": [*judge.images],
         **{field: sorted(question_columns(text)) for field, text in task.questions.items()},
         "judge.label.column": [*judge.label.columns],
-        "judge.where": [*judge.where],
         "judge.id": [*(judge.id or ())],
         "judge.candidates": [path for group in task.candidates for path in group],
         "judge.reasoning": [judge.reasoning] if judge.reasoning else [],
@@ -521,28 +663,50 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
     }
 
 
-def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
+def dataset_columns(task: JudgeTask, there: Collection[str]) -> dict[str, list[str]]:
+    """The columns of the dataset that a task's YAML names, by the field that names them.
+
+    Args:
+        there: the columns that the dataset has.
+    """
+    judge = task.judge
     named = {
-        field: dict.fromkeys(parse_path(path, there).column for path in paths)
-        for field, paths in named_columns(task).items()
+        "judge.where": [*judge.where],
+        **{
+            f"judge.each.{number}.{name}": [cell.column]
+            for number, entry in enumerate(judge.each)
+            for name, cell in entry.items()
+            if isinstance(cell, ColumnOf)
+        },
     }
+    if judge.gather is not None:
+        named["judge.gather.by"] = [judge.gather.by]
+        named["judge.gather.columns"] = [*judge.gather.columns]
+    found = {
+        field: [parse_path(path, there).column for path in paths] for field, paths in named.items()
+    }
+    defined = judge.each[0] if judge.each else {}
+    for field, paths in named_columns(task).items():
+        columns = [parse_path(path, {*there, *defined}).column for path in paths]
+        found[field] = [name for name in columns if name not in defined]
+    return {field: [*dict.fromkeys(names)] for field, names in found.items()}
+
+
+def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
     faults = [
         f"{task.path}: {field}: no column {name!r} in the data; {did_you_mean(name, there)}"
-        for field, names in named.items()
+        for field, names in dataset_columns(task, there).items()
         for name in names
         if name not in there
     ]
+    defined = task.judge.each[0] if task.judge.each else {}
+    faults += [
+        f"{task.path}: judge.each: {name!r} is a column of the data already; choose another name"
+        for name in defined
+        if name in there
+    ]
     if faults:
         raise DataError("\n".join([*faults, f"columns in the data: {', '.join(there)}"]))
-
-
-def _check_reached(task: JudgeTask, path: str, values_N: Sequence[Any]) -> None:
-    lost = [index for index, value in enumerate(values_N) if value is MISSING]
-    if lost:
-        raise DataError(
-            f"{task.path}: {path!r} leads nowhere in {len(lost)} of {len(values_N)} rows, the "
-            f"first of them row {lost[0]}; expected that entry in every row"
-        )
 
 
 def _present(cells: Any) -> Any:

@@ -175,7 +175,7 @@ def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
         item_id=str(row["item_id"]),
         kind=task.judge.kind,
         label=label,
-        verdicts=task.judge.verdicts,
+        verdicts=tuple(task.kind.verdicts_about(label, task.judge.verdicts)),
         text=text or "",
         pair_id=None if pair_id is None else str(pair_id),
         swapped=row.get("order") == "BA" or row.get("swapped") is True,

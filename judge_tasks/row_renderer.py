@@ -82,6 +82,6 @@ def _arranged(
         ):
             value = value_at(values[from_name], from_steps)
             if value is MISSING or value_at(values[name], steps) is MISSING:
-                raise DataError(f"judge.candidates: the item does not have {len(order)} candidates")
+                raise DataError(f"judge.candidates: no candidate {place + 1} in the item")
             arranged[name] = replaced(arranged[name], steps, value)
     return arranged

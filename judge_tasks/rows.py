@@ -136,10 +136,10 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         (index, order)
         for index, item in enumerate(raw.ids)
         if item not in undecodable and item not in known_bad
-        for order in task.kind.orders(task.judge, item)
+        for order in task.kind.orders(task.judge, item, raw.n_candidates[index])
     ]
     ids = _row_ids(raw, kept)
-    verdicts = task.judge.verdicts
+    verdicts_N = raw.verdicts
     reasoning_N, clusters_N = raw.reasoning, raw.clusters
     groups_N, human_N = raw.groups, raw.human
     rendered = _rendered(raw, "judge.question", kept)
@@ -150,8 +150,10 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "task": [task.task] * len(kept),
         "kind": [task.judge.kind] * len(kept),
         "question": questions,
-        "verdicts": [list(verdicts)] * len(kept),
-        "label": [task.kind.presented(labels_N[index], verdicts, order) for index, order in kept],
+        "verdicts": [list(verdicts_N[index]) for index, _ in kept],
+        "label": [
+            task.kind.presented(labels_N[index], verdicts_N[index], order) for index, order in kept
+        ],
         "n_images": [len(images) for _, images in rendered],
         "pair_id": ids if task.paired else [None] * len(kept),
         "swapped": [task.kind.compares and order > 0 for _, order in kept],
@@ -207,8 +209,8 @@ def _row_ids(raw: RawSplit, kept: Sequence[tuple[int, int]]) -> list[str]:
 def _rendered(raw: RawSplit, field: str, kept: Iterable[tuple[int, int]]) -> list[Rendered]:
     """The rendered question of each (index in the raw split, places to rotate candidates by)."""
     renderer, rendered = RowRenderer(raw, field), []
-    number = len(raw.task.candidates)
     for index, order in kept:
+        number = raw.n_candidates[index]
         shown = [(place + order) % number for place in range(number)]
         try:
             rendered.append(renderer.render(index, shown if any(shown[:1]) else None))
@@ -226,7 +228,7 @@ def _facts(
     for (index, _), question in zip(kept, questions, strict=True):
         of_row = raw.facts[index]
         if of_row:
-            prompt = f"{question}\n\n{instruction(judge.kind, judge.verdicts, 'reasoned')}"
+            prompt = f"{question}\n\n{instruction(judge.kind, raw.verdicts[index], 'reasoned')}"
             of_row = compared_with_prompt(of_row, prompt)
         facts.append(of_row)
     return facts

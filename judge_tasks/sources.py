@@ -219,7 +219,7 @@ def load_raw(task: JudgeTask, split: SplitName, source: Source) -> RawSplit:
         {name: rule.fraction for name, rule in rules.items()},
         seed=rule.seed,
         strata_N=_strata(raw, rule.stratify),
-        groups_N=_texts(raw, rule.group_by),
+        groups_N=_texts(raw, rule.group_by) or (raw.families if task.judge.each else None),
     )
     return raw.select(index for index, fold in enumerate(folds) if fold == wanted)
 

@@ -18,8 +18,10 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from mtrl_judge.metrics.groups import GROUP_MEANS, group_means
 from mtrl_judge.metrics.records import Record
@@ -52,6 +54,7 @@ GENERATION_KEYS = (
 # A scale from 0 to 100 has 101 verdicts. Reading a text takes longer with each of them.
 MAX_VERDICTS, MAX_VERDICT = 101, 200
 MAX_PARAPHRASES = 20
+MAX_EACH = 50
 DATA_CARD = "card.json"  # beside a task's parquet files: what they are
 ANSWERS_FILE = "answers.jsonl"
 """Answers to learn from, beside a task's data or in a run's folder: JSON lines with task, item_id,
@@ -172,6 +175,44 @@ class Scale(Frozen):
     step: float = Field(1, gt=0, description="the difference of two levels, such as 1 or 0.5")
 
 
+class Gather(Frozen):
+    """Rows of the dataset that are one item together."""
+
+    by: Column = Field(description="the column whose value rows of one item share")
+    columns: Columns = Field(
+        description="the columns that become lists, one value for each row, such as [image, rank]"
+    )
+
+
+class ColumnOf(Frozen):
+    """A value that an item takes from a column or path of the dataset."""
+
+    column: Column = Field(description="a column or path of the dataset")
+
+
+def _cell(value: object) -> object:
+    """A constant, or where it comes from."""
+    if isinstance(value, Mapping) and set(value) == {"column"} and isinstance(value["column"], str):
+        return ColumnOf(**value)
+    if isinstance(value, Mapping | list):
+        raise PydanticCustomError("no_cell", "is neither a constant nor {column: …}")
+    return value
+
+
+_CELL_SCHEMA = {
+    "anyOf": [
+        {"type": ["string", "number", "boolean", "null"]},
+        {
+            "type": "object",
+            "properties": {"column": {"type": "string"}},
+            "required": ["column"],
+            "additionalProperties": False,
+        },
+    ]
+}
+Cell: TypeAlias = Annotated[Any, BeforeValidator(_cell), WithJsonSchema(_CELL_SCHEMA)]
+
+
 class Facts(Frozen):
     """What items show, to look for in a judge's reasoning."""
 
@@ -212,6 +253,17 @@ class JudgeSpec(Frozen):
         Column, Annotated[tuple[RawValue, ...], BeforeValidator(_as_values), ANY_VALUES]
     ] = Field(
         {}, description="rows to keep, by the value or values of columns, such as {split: [a, b]}"
+    )
+    gather: Gather | None = Field(
+        None,
+        description="{by, columns}: rows that become one item, whose columns become lists, such as "
+        "{by: prompt_id, columns: [image, rank]}",
+    )
+    each: tuple[Annotated[dict[Column, Cell], Field(min_length=1)], ...] = Field(
+        (),
+        max_length=MAX_EACH,
+        description=f"a list of up to {MAX_EACH} mappings: each row becomes an item for each of "
+        "them, with these columns, such as {text: {column: caption_0}, asked: text}",
     )
     scale: Scale | None = Field(
         None, description="{min, max, step}: the scale of a task whose kind is score"

@@ -241,19 +241,19 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
     for field in ("item_id", "label", "verdict", "well_formed", "pair_id", "order", "text"):
         if field not in row:
             raise DataError(f"{where} has no {field!r}; it is not a sample of a judge task")
+    verdicts = result.verdicts
     known = {"label": result.kind.has_label, "verdict": result.kind.has_verdict}
     for field, is_known in known.items():
-        if row[field] is not None and not is_known(row[field], result.verdicts):
-            raise DataError(
-                f"{where}: {field} is {row[field]!r}; expected one of {result.verdicts}"
-            )
+        if row[field] is not None and not is_known(row[field], verdicts):
+            raise DataError(f"{where}: {field} is {row[field]!r}; expected one of {verdicts}")
+        verdicts = result.kind.verdicts_about(row["label"] or row["verdict"], result.verdicts)
     text, verdict, well_formed = row["text"], row["verdict"], bool(row["well_formed"])
     requests = _repeats(row) or [text]
     failures = [failure for failure in map(request_failure, requests) if failure is not None]
     failure, votes = request_failure(text), []
     if len(requests) > 1 and result.parser == PARSER_VERSION:  # which read the recorded verdict
         answers = [answer for answer in requests if not _failed(answer)]
-        votes = [result.kind.read(answer, result.verdicts) for answer in answers]
+        votes = [result.kind.read(answer, verdicts) for answer in answers]
         if votes and _failed(text):  # lmms-eval has scored the first request
             text, failure = answers[0], request_failure(answers[0])
             verdict, well_formed, _ = votes[0]

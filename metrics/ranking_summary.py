@@ -39,10 +39,11 @@ def summarize_rankings(records: Sequence[Record], slots: Sequence[str]) -> dict[
         known_R = scores_R_X[~np.isnan(scores_R_X[:, column]), column]
         table[name] = float(known_R.mean()) if known_R.size else None
     first_R_S = first_R_S[~np.isnan(first_R_S[:, 0])]
-    shares_S = first_R_S.mean(axis=0) if len(first_R_S) else None
-    table["position_bias"] = None if shares_S is None else float(_bias(shares_S))
+    shares_2S = _with_equal_shares(first_R_S).mean(axis=0) if len(first_R_S) else None
+    table["position_bias"] = None if shares_2S is None else float(_bias(shares_2S))
     for index, slot in enumerate(slots):
-        table[f"first_place_{slot}"] = None if shares_S is None else float(shares_S[index])
+        of_slot_R = first_R_S[~np.isnan(first_R_S[:, index]), index]
+        table[f"first_place_{slot}"] = float(of_slot_R.mean()) if of_slot_R.size else None
     return table
 
 
@@ -85,11 +86,12 @@ def _drawn(judge: JudgedRows, weights: Weights) -> dict[str, Drawn]:
         found[name] = Drawn(values[name], draws_B, effective_clusters(rows_K))
     first_R_S = _first_places(judge.records, judge.verdicts)
     known_R = ~np.isnan(first_R_S[:, 0])
-    rows_K, sums_S_K = _by_cluster(first_R_S[known_R], columns_R[known_R], len(weights.place))
+    shares_R_2S = _with_equal_shares(first_R_S[known_R])
+    rows_K, sums_2S_K = _by_cluster(shares_R_2S, columns_R[known_R], len(weights.place))
     draws_B = None
     if weights.weights_B_U is not None and rows_K.any():
-        shares_B_S = (weights.weights_B_U @ sums_S_K.T) / (weights.weights_B_U @ rows_K)[:, None]
-        draws_B = _bias(shares_B_S)
+        shares_B_2S = (weights.weights_B_U @ sums_2S_K.T) / (weights.weights_B_U @ rows_K)[:, None]
+        draws_B = _bias(shares_B_2S)
     found["position_bias"] = Drawn(values["position_bias"], draws_B, effective_clusters(rows_K))
     return found
 
@@ -127,15 +129,28 @@ def _answered(records: Sequence[Record], way: int) -> list[Record]:
 
 
 def _first_places(records: Sequence[Record], slots: Sequence[str]) -> Rates:
-    """What each slot has of the first place in each row, R × S; nan in a row without an order."""
+    """What each slot has of the first place in each row, R × S.
+
+    It is nan in a row without an order, and for slots that a row with fewer candidates lacks.
+    """
     first_R_S = np.full((len(records), len(slots)), np.nan)
     for row, record in enumerate(records):
         if record.verdict is not None and not record.failed:
-            first_R_S[row] = first_places(read_order(record.verdict), slots)
+            order = read_order(record.verdict)
+            shown = slots[: sum(map(len, order))]
+            first_R_S[row, : len(shown)] = first_places(order, shown)
     return first_R_S
 
 
-def _bias(shares_X_S: Rates) -> Rates:
-    """How far the shares are from equal ones: the share that would have to go to other slots."""
-    bias_X: Rates = np.abs(shares_X_S - 1 / shares_X_S.shape[-1]).sum(axis=-1) / 2
+def _with_equal_shares(first_R_S: Rates) -> Rates:
+    """What each slot has of the first place, then what it has of equal shares, R × 2S."""
+    shown_R = (~np.isnan(first_R_S)).sum(axis=1)
+    equal_R_S = np.where(np.isnan(first_R_S), 0.0, 1 / shown_R[:, None])
+    return np.concatenate([np.nan_to_num(first_R_S), equal_R_S], axis=1)
+
+
+def _bias(shares_X_2S: Rates) -> Rates:
+    """How far mean shares are from equal ones: the share that would have to go to other slots."""
+    first_X_S, equal_X_S = np.split(shares_X_2S, 2, axis=-1)
+    bias_X: Rates = np.abs(first_X_S - equal_X_S).sum(axis=-1) / 2
     return bias_X

@@ -53,7 +53,7 @@ def raw_columns(judge: JudgeArguments, loaded: Sequence[LoadedSplit]) -> list[st
         JudgeError: a function names a column that no task's data has.
     """
     raws = [split.rows.raw for split in loaded]
-    available = {name for raw in raws for name in raw.dataset.column_names}
+    available = {name for raw in raws for name in raw.column_names}
     found: set[str] = set()
     for path in judge.user_rewards or {}:
         named = named_columns(path)
@@ -295,7 +295,7 @@ class _PromptOnAccess:
 
     def _cell(self, source: int, index: int, name: str) -> Any:
         raw = self.raws[source]
-        return raw.cell(index, name) if name in raw.dataset.column_names else None
+        return raw.cell(index, name) if name in raw.column_names else None
 
     def _answer(self, row: JudgeRow) -> list[dict[str, Any]]:
         verdict = KINDS[row.kind].gold(str(row.label), row.verdicts)

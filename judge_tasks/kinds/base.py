@@ -158,7 +158,26 @@ class Kind(ABC):
         """The columns or paths that belong to each candidate, in the dataset's order."""
         return ()
 
-    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[int, ...]:
+    def verdicts_of(self, verdicts: Sequence[str], candidates: int) -> Sequence[str]:
+        """The verdicts of an item with a number of candidates.
+
+        Args:
+            verdicts: of the task.
+
+        Raises:
+            LookupError: items cannot have that many; says how many are expected.
+        """
+        return verdicts
+
+    def verdicts_about(self, order: str | None, verdicts: Sequence[str]) -> Sequence[str]:
+        """The verdicts of a row by its label, or else by its verdict, where items differ in them.
+
+        Args:
+            verdicts: of the task.
+        """
+        return verdicts
+
+    def orders(self, judge: JudgeSpec, item_id: str, candidates: int) -> tuple[int, ...]:
         """By how many places the candidates are rotated, for each row that an item becomes.
 
         A pair that is rotated by one place is swapped.

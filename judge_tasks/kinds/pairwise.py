@@ -188,7 +188,12 @@ class Pairwise(Kind):
         listed = judge.candidates or ()
         return tuple((f"{listed}[{n}]",) for n in (0, 1)) if isinstance(listed, str) else listed
 
-    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[int, ...]:
+    def verdicts_of(self, verdicts: Sequence[str], candidates: int) -> Sequence[str]:
+        if candidates != 2:
+            raise LookupError("2")
+        return verdicts
+
+    def orders(self, judge: JudgeSpec, item_id: str, candidates: int) -> tuple[int, ...]:
         """Both, or one by a hash, so that always preferring the first candidate gains nothing."""
         if judge.orders == "both":
             return (0, 1)

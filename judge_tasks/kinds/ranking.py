@@ -54,7 +54,7 @@ class ScoresLabel(LabelRule):
         return {}
 
     def covered(self, verdicts: Sequence[str]) -> str:
-        return f"lists of {len(verdicts)} numbers"
+        return f"lists of a number for each candidate, up to {len(verdicts)}"
 
     def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
         if not isinstance(value, list) or len(value) != len(verdicts):
@@ -144,7 +144,7 @@ class Ranking(Kind):
             yield Problem("judge.candidates", wrong, f"name 2 to {MAX_CANDIDATES}")
         if isinstance(candidates, str) and not verdicts:
             wrong = f"is missing, and {candidates!r} holds all candidates"
-            yield Problem("judge.verdicts", wrong, 'name as many, such as ["A", "B", "C"]')
+            yield Problem("judge.verdicts", wrong, 'name the most of them, such as ["A", "B", "C"]')
         letters = [*string.ascii_uppercase[: len(verdicts)]]
         if verdicts and verdicts != letters:
             right = f"write {letters}, one for each candidate, or leave it out"
@@ -171,12 +171,23 @@ class Ranking(Kind):
             return tuple((f"{listed}[{n}]",) for n in range(len(judge.verdicts)))
         return listed
 
-    def orders(self, judge: JudgeSpec, item_id: str) -> tuple[int, ...]:
+    def verdicts_of(self, verdicts: Sequence[str], candidates: int) -> Sequence[str]:
+        """As many as there are candidates: a task's verdicts name the most that an item has."""
+        if not 2 <= candidates <= len(verdicts):
+            raise LookupError(f"2 to {len(verdicts)}")
+        return verdicts[:candidates]
+
+    def verdicts_about(self, order: str | None, verdicts: Sequence[str]) -> Sequence[str]:
+        try:
+            return self.verdicts_of(verdicts, sum(map(len, read_order(order or ""))))
+        except (LookupError, ValueError):
+            return verdicts
+
+    def orders(self, judge: JudgeSpec, item_id: str, candidates: int) -> tuple[int, ...]:
         """By how many places the candidates are rotated, for each row that an item becomes."""
-        number = len(judge.verdicts)
         if judge.orders == "cyclic":
-            return tuple(range(number))
-        return (stable_hash("order", item_id) % number,)
+            return tuple(range(candidates))
+        return (stable_hash("order", item_id) % candidates,)
 
     def presented(self, label: str | None, verdicts: Sequence[str], order: int) -> str | None:
         if label is None:
@@ -185,7 +196,7 @@ class Ranking(Kind):
         return write_order([shown[name] for name in place] for place in read_order(label))
 
     def has_label(self, text: str, verdicts: Sequence[str]) -> bool:
-        return self.has_verdict(text, verdicts)
+        return self.has_verdict(text, self.verdicts_about(text, verdicts))
 
     def has_verdict(self, text: str, verdicts: Sequence[str]) -> bool:
         try:

@@ -241,7 +241,7 @@ def test_counts_must_match_the_card(tmp_path: Path) -> None:
     agin(tmp_path / "raw", N)
     done = command(AGIN[0], "--from", tmp_path / "raw", "--root", tmp_path / "root")
     assert done.returncode == 2
-    assert "train: 120 rows, expected 6,049" in done.stderr
+    assert "train: 120 items, expected 6,049" in done.stderr
     assert is_empty(tmp_path / "root")
     outcome = prepare_from(tmp_path / "raw", tmp_path / "root", AGIN[0])[0]
     assert (outcome.card["splits"], outcome.card["expected"]) == ({"train": 120}, {"train": 6049})

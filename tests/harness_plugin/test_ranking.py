@@ -49,13 +49,25 @@ class FirstSlot(Oracle):
         return f"I rank them as shown.\n[[{'>'.join(shades)}]]"
 
 
+def evaluated(judge: type[Handler], task: str, folder: Path) -> Any:
+    """The results of a task whose YAML is in a folder."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    with serving(judge) as address:
+        return simple_evaluate(
+            model="openai",
+            model_args=f"model=oracle,base_url={address}/v1,api_key=none",
+            tasks=[task],
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            bootstrap_iters=0,
+        )
+
+
 @pytest.mark.slow
 def test_an_all_seeing_judge_scores_one_and_a_slot_gains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmms_eval.evaluator import simple_evaluate
-    from lmms_eval.tasks import TaskManager
-
     columns = [f"image{place}" for place in range(4)]
     write_yaml(
         tmp_path,
@@ -77,14 +89,7 @@ def test_an_all_seeing_judge_scores_one_and_a_slot_gains_nothing(
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path))
     found = {}
     for judge in (Oracle, FirstSlot):
-        with serving(judge) as address:
-            results = simple_evaluate(
-                model="openai",
-                model_args=f"model=oracle,base_url={address}/v1,api_key=none",
-                tasks=["shades"],
-                task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
-                bootstrap_iters=0,
-            )
+        results = evaluated(judge, "shades", tmp_path)
         found[judge] = results["results"]["shades"]
         assert len(results["samples"]["shades"]) == 16
     right, slot = found[Oracle], found[FirstSlot]
@@ -95,6 +100,39 @@ def test_an_all_seeing_judge_scores_one_and_a_slot_gains_nothing(
     assert slot["first_place_A,none"] == 1
     assert right["position_bias,none"] == 0
     assert slot["top1_accuracy,none"] == 0.25
+
+
+@pytest.mark.slow
+def test_rows_of_a_prompt_are_ranked_however_many_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_yaml(
+        tmp_path,
+        "prompts",
+        kind="ranking",
+        gather="{by: prompt_id, columns: [image, brightness]}",
+        images="[image]",
+        candidates="image",
+        question="'{{ text }}: put the images in order.'",
+        label="{column: brightness, best: highest}",
+        verdicts='["A", "B", "C", "D"]',
+        id="prompt_id",
+    )
+    rows = [(prompt, shade) for shade in SHADES for prompt in range(3) if shade < 100 + 80 * prompt]
+    data = {
+        "image": [image_cell(f"#{shade:02x}{shade:02x}{shade:02x}") for _, shade in rows],
+        "prompt_id": [prompt for prompt, _ in rows],
+        "text": [f"Prompt {prompt}" for prompt, _ in rows],
+        "brightness": [shade for _, shade in rows],
+    }
+    write_split(tmp_path, "prompts", "test", data)
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path))
+    results = evaluated(Oracle, "prompts", tmp_path)
+    ids = sorted(sample["item_id"] for sample in results["samples"]["prompts"])
+    assert ids == ["0", "0@1", "1", "1@1", "1@2", "2", "2@1", "2@2", "2@3"]
+    scores = results["results"]["prompts"]
+    assert scores["kendall,none"] == scores["top1_accuracy,none"] == 1
+    assert (scores["null_rate,none"], scores["position_bias,none"]) == (0, 0)
 
 
 def test_orders_have_no_probabilities(tmp_path: Path) -> None:

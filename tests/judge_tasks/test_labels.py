@@ -137,7 +137,7 @@ def test_rows_are_selected_and_left_out_and_counted(tmp_path: Path) -> None:
     sizes = [len(load_raw(task, split, source)) for split in ("train", "validation")]
     assert sum(sizes) == 3
     nothing = write_task(tmp_path, where="{source: four}")
-    with pytest.raises(DataError, match=r"leave no row.*'one', 'three', 'two'"):
+    with pytest.raises(DataError, match=r"leaves none of 6 rows.*'one', 'three', 'two'"):
         load_rows(nothing, "test", tmp_path)
 
 

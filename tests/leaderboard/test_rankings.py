@@ -11,6 +11,7 @@ import pytest
 from support.commands import call
 from support.results import sample, write_results
 
+from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.leaderboard.board import build_leaderboard
 from mtrl_judge.leaderboard.reading import load_runs
@@ -78,3 +79,15 @@ def test_every_output_and_the_gate_take_rankings(files: list[Path], tmp_path: Pa
     good, bad = files
     assert call("gate", bad, "--baseline", good).exit_code == 1
     assert call("gate", good, "--baseline", bad).exit_code == 0
+
+
+def test_items_may_have_fewer_candidates_than_the_task(tmp_path: Path) -> None:
+    about = {"my_ranking": {"kind": "ranking", "verdicts": list(SLOTS)}}
+    judged = [sample(0, "B>A", "B>A"), sample(1, "C>A>B", "C>A>B"), sample(2, None, "A>B")]
+    file = write_results(tmp_path, {"my_ranking": judged}, about=about)
+    (run,) = load_runs([file])
+    assert run.tasks["my_ranking"].n == 2
+    for label, verdict in (("B>A", "B>A>C"), ("C>A>B", "A>B"), ("C>A", None)):
+        wrong = [*judged, sample(3, label, verdict)]
+        with pytest.raises(DataError, match="expected one of"):
+            load_runs([write_results(tmp_path, {"my_ranking": wrong}, about=about)])

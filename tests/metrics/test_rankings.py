@@ -126,6 +126,11 @@ def test_position_bias_is_what_would_have_to_go_to_other_slots() -> None:
     assert table["kendall"] is None
     alike = [Record(None, text) for text in ("A>B>C", "B>C>A", "C>A>B")]
     assert summarize_rankings(alike, "ABC")["position_bias"] == 0
+    # Of two candidates each has half, so that slot C has nothing to expect of the first row.
+    unequal = [Record(None, text) for text in ("A>B", "B>A", "A>B>C", "B>C>A", "C>A>B")]
+    table = summarize_rankings(unequal, "ABC")
+    assert table["position_bias"] == pytest.approx(0)
+    assert (table["first_place_A"], table["first_place_C"]) == (2 / 5, 1 / 3)
 
 
 def test_a_missing_order_is_right_about_nothing_and_a_failed_request_counts_nowhere() -> None:
