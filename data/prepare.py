@@ -249,14 +249,15 @@ class _Preparation:
         return None
 
     def _check_prepared(self, folder: Path) -> None:
-        """Columns and labels of files that another task was prepared with."""
+        """Columns, items and labels of files that another task was prepared with."""
         splits = []
         for name in SPLITS:
             if files := split_files(folder, name):
                 table = read_table(files, {}, in_memory=False)
                 self._check_columns(table.schema.names, files[0].name)
-                splits.append(_SourceSplit(name, table, None, (), table.schema))
-        self._check_labels(splits)
+                images = [name for name in self.first.judge.images if name in table.schema.names]
+                splits.append(_SourceSplit(name, table, None, images, table.schema))
+        self._check_items(splits)
 
     def _start_or_resume(self, plan: str, needed: int) -> None:
         """Make the work folder, unless a killed run of the same plan left it."""
