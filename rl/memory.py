@@ -250,6 +250,9 @@ class _Device:
         layers, per_token = text.num_hidden_layers, self._block_width()
         kept = layers * text.hidden_size + per_token if checkpointed else layers * per_token
         activations = largest.tokens * kept * width
+        if self.adapters and self.trained_bytes > width:
+            inputs = self._adapted_width() * (1 if checkpointed else layers)
+            activations += largest.tokens * inputs * self.trained_bytes
         if not (self.adapters or self.judge.freeze_vision):
             activations += self._vision_numbers(largest.of_prompts, checkpointed) * width
         tiles = min(largest.of_answers, _HEAD_TOKENS) * min(text.vocab_size, _HEAD_VOCABULARY)
@@ -345,6 +348,19 @@ class _Device:
         if experts:
             return int(width + experts * (4 * text.moe_intermediate_size + 2 * text.hidden_size))
         return int(width + 4 * text.intermediate_size)
+
+    def _adapted_width(self) -> int:
+        """Inputs per token of one block's projections, all taken as adapted.
+
+        PEFT casts them to the precision of the adapters, each projection for itself, and keeps them
+        for the backward pass (`peft/tuners/lora/layer.py`, `_cast_input_dtype`). Expert layers have
+        no adapters.
+        """
+        text = self.text
+        attention = 3 * text.hidden_size + text.num_attention_heads * self._head_size()
+        if getattr(text, "num_experts_per_tok", None):
+            return int(attention)
+        return int(attention + 2 * text.hidden_size + text.intermediate_size)
 
     def _vision_numbers(self, image_tokens: int, checkpointed: bool) -> int:
         """Numbers that the vision tower keeps for its backward pass."""

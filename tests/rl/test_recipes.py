@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from accelerate.state import PartialState
+from peft import LoraConfig, get_peft_model
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.rl import memory, rewards
@@ -429,6 +431,24 @@ def test_the_memory_of_a_pass_is_that_of_its_tokens(limit: str, tokens: str) -> 
     counted = eval(tokens.replace(",", "").replace("x", "*").removeprefix("one group of "))
     text = found[0].get_text_config()
     assert activations.gib * memory.GIB > counted * text.num_hidden_layers * text.hidden_size * 2
+
+
+def test_adapters_keep_their_inputs_in_their_own_precision() -> None:
+    """So the estimate counts each adapted projection's input once more."""
+    layers = torch.nn.ModuleDict({name: torch.nn.Linear(8, 8) for name in ("q_proj", "k_proj")})
+    model = get_peft_model(layers.bfloat16(), LoraConfig(target_modules=list(layers), r=2))
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = torch.ones(3, 8, dtype=torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        for layer in model.base_model.model.values():
+            layer(x)
+    copies = [tensor for tensor in kept if tensor.shape == x.shape]
+    assert [tensor.dtype for tensor in copies] == [torch.float32] * 2
 
 
 def test_an_unknown_model_gets_no_estimate(
