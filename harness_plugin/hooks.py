@@ -294,6 +294,7 @@ class JudgeHooks:
             pair_id=row.pair_id,
             swapped=row.swapped,
             group=row.group,
+            joint=row.joint,
             failure=failure and failure.kind,
         )
         probabilities: dict[str, Any] = {}
@@ -342,10 +343,12 @@ class JudgeHooks:
         }
 
     def _reported_by(self, row: JudgeRow) -> dict[str, Any]:
-        """The group and the ratings of a row, for tasks whose YAML names such columns."""
+        """The groups and the ratings of a row, for tasks whose YAML names such columns."""
         fields: dict[str, Any] = {}
         if self.task.judge.groups is not None:
             fields["group"] = row.group
+        if self.task.judge.joint_by is not None:
+            fields["joint"] = row.joint
         if self.task.judge.human is not None:
             fields["human"] = row.human and row.human._asdict()
         return fields

@@ -463,16 +463,25 @@ class RawSplit:
         """A name for what each item shares with others, N; one that shares nothing has its id.
 
         By default, items with one name are a cluster, since they are the same item, and so are the
-        items of one row.
+        items of one row and those that have to be right together.
         """
         judge = self.task.judge
         if judge.cluster_by is None:
-            return self.families
+            named = zip(self.joint, self.families, strict=True)
+            return [family if joint is None else joint for joint, family in named]
         if judge.cluster_by in judge.images:
             name, steps = self.path_of(judge.cluster_by)
             cells_N = (leaves(values[name], steps) for values in self._image_values())
             return [self._digest(cells)[:16] for cells in cells_N]
-        return [digest([str(value).encode()])[:16] for value in self.column(judge.cluster_by)]
+        return [_shared(value) for value in self.column(judge.cluster_by)]
+
+    @cached_property
+    def joint(self) -> list[str | None]:
+        """A name for the rows that have to be right together, N; None where the value is null."""
+        column = self.task.judge.joint_by
+        if column is None:
+            return [None] * len(self)
+        return [None if is_null(value) else _shared(value) for value in self.column(column)]
 
     @cached_property
     def groups(self) -> list[str | None]:
@@ -523,9 +532,7 @@ class RawSplit:
             None
             if rating is None
             # Only whether two groups are the same matters, and the value may be a long text.
-            else HumanRating(
-                rating, None if is_null(group) else digest([str(group).encode()])[:16], rank
-            )
+            else HumanRating(rating, None if is_null(group) else _shared(group), rank)
             for rating, group, rank in zip(ratings_N, groups_N, ranks_N, strict=True)
         ]
 
@@ -657,6 +664,7 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
         "judge.candidates": [path for group in task.candidates for path in group],
         "judge.reasoning": [judge.reasoning] if judge.reasoning else [],
         "judge.cluster_by": [judge.cluster_by] if judge.cluster_by else [],
+        "judge.joint_by": [judge.joint_by] if judge.joint_by else [],
         "judge.groups": [judge.groups] if judge.groups else [],
         "judge.facts.column": [judge.facts.column] if judge.facts else [],
         **{f"judge.human.{field}": [name] for field, name in human.items() if name},
@@ -707,6 +715,11 @@ def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
     ]
     if faults:
         raise DataError("\n".join([*faults, f"columns in the data: {', '.join(there)}"]))
+
+
+def _shared(value: Any) -> str:
+    """A name for a value that only has to be told from others, and may be a long text."""
+    return digest([str(value).encode()])[:16]
 
 
 def _present(cells: Any) -> Any:

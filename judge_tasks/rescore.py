@@ -36,6 +36,7 @@ class SavedOutput(NamedTuple):
     pair_id: str | None
     swapped: bool
     group: str | None
+    joint: str | None
     facts: FactCounts | None
     """What was counted when the output was judged; the facts themselves are not in the file."""
     probabilities: tuple[float, ...] | None
@@ -105,6 +106,7 @@ def _record(output: SavedOutput, scored: Score) -> Record:
         pair_id=output.pair_id,
         swapped=output.swapped,
         group=output.group,
+        joint=output.joint,
         failure=failure and failure.kind,
         facts=output.facts,
         probabilities=output.probabilities,
@@ -180,6 +182,7 @@ def _output(row: dict[str, Any], task: JudgeTask, where: str) -> SavedOutput:
         pair_id=None if pair_id is None else str(pair_id),
         swapped=row.get("order") == "BA" or row.get("swapped") is True,
         group=None if row.get("group") is None else str(row["group"]),
+        joint=None if row.get("joint") is None else str(row["joint"]),
         facts=fact_counts(row.get("facts"), where),
         probabilities=known_probabilities(row.get("probabilities"), task.judge.verdicts),
     )

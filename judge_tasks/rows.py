@@ -42,6 +42,7 @@ class JudgeRow:
     reasoning: str | None = None  # of a good answer, where the data has one: to learn from
     cluster: str | None = None  # names what the item shares with others that depend on it
     group: str | None = None  # by which results are also reported, such as a category
+    joint: str | None = None  # names the rows that have to be right together
     human: HumanRating | None = None  # what people thought of it
     facts: tuple[Fact, ...] = ()  # what it shows, to look for in the reasoning; never in a prompt
     images: tuple[Image.Image, ...] = ()
@@ -63,6 +64,7 @@ class JudgeRow:
             reasoning=doc["reasoning"],
             cluster=doc["cluster"],
             group=doc.get("group"),
+            joint=doc.get("joint"),
             human=human and HumanRating(*json.loads(human)),
             facts=from_cells(doc.get("facts") or ()),
             images=tuple(doc.get("images", ())),
@@ -141,7 +143,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
     ids = _row_ids(raw, kept)
     verdicts_N = raw.verdicts
     reasoning_N, clusters_N = raw.reasoning, raw.clusters
-    groups_N, human_N = raw.groups, raw.human
+    groups_N, joint_N, human_N = raw.groups, raw.joint, raw.human
     rendered = _rendered(raw, "judge.question", kept)
     questions = [question for question, _ in rendered]
     facts = _facts(raw, kept, questions)
@@ -160,6 +162,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "reasoning": [reasoning_N[index] for index, _ in kept],
         "cluster": [clusters_N[index] for index, _ in kept],
         "group": [groups_N[index] for index, _ in kept],
+        "joint": [joint_N[index] for index, _ in kept],
         # As text, so that a table of rows has the same columns for every task.
         "human": [rating and json.dumps(rating) for rating in (human_N[i] for i, _ in kept)],
         "facts": [to_cells(of_row) for of_row in facts],

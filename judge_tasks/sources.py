@@ -180,6 +180,9 @@ def _reported_by(task: JudgeTask, rows: Rows) -> dict[str, Any]:
         without = groups.pop(None, 0)
         named = dict(sorted(groups.items()))
         record["groups"] = {"column": task.judge.groups, "rows": named, "without": without}
+    if task.judge.joint_by is not None:
+        joint = set(columns["joint"][:]) - {None}
+        record["joint"] = {"column": task.judge.joint_by, "groups": len(joint)}
     if task.judge.human is not None:
         rated = sum(rating is not None for rating in columns["human"][:])
         record["human"] = {**task.judge.human.model_dump(), "rated": rated}

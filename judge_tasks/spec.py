@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mtrl_judge.metrics.groups import GROUP_MEANS, group_means
+from mtrl_judge.metrics.joint import JOINT_ACCURACY, joint_metrics
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.slots import PairVerdicts
 
@@ -287,6 +288,9 @@ class JudgeSpec(Frozen):
     cluster_by: Column | None = Field(
         None, description="a column of what items share, such as prompt or image"
     )
+    joint_by: Column | None = Field(
+        None, description="a column of what has to be judged right together, such as item"
+    )
     groups: Column | None = Field(
         None, description="a column by whose values results are reported too, such as category"
     )
@@ -395,13 +399,16 @@ class JudgeTask(Frozen):
         table = self.kind.summarize(records, self.judge.verdicts, self.paired)
         if self.judge.groups is not None and self.kind.counted:
             table |= group_means(records, self.judge.verdicts)
+        if self.judge.joint_by is not None:
+            table |= joint_metrics(records)
         return table
 
     @property
     def metrics(self) -> list[str]:
         """The keys of :meth:`summarize`'s table that are not counts."""
         means = GROUP_MEANS if self.judge.groups is not None and self.kind.counted else ()
-        return [*self.kind.metrics(self.judge.verdicts, self.paired), *means]
+        joint = (JOINT_ACCURACY,) if self.judge.joint_by is not None else ()
+        return [*self.kind.metrics(self.judge.verdicts, self.paired), *means, *joint]
 
     @property
     def revision(self) -> str | None:

@@ -27,6 +27,7 @@ from mtrl_judge.metrics.bootstrap import (
 )
 from mtrl_judge.metrics.groups import GROUP_MEANS
 from mtrl_judge.metrics.human import HUMAN_RATES, interval_p_value
+from mtrl_judge.metrics.joint import JOINT_ACCURACY
 from mtrl_judge.metrics.rates import RATES, Rate, class_rates
 from mtrl_judge.metrics.records import tally
 from mtrl_judge.metrics.significance import detectable_difference, holm, randomization_p_value
@@ -34,13 +35,14 @@ from mtrl_judge.metrics.significance import detectable_difference, holm, randomi
 from .drawn_scores import with_drawn
 from .group_scores import with_groups
 from .human_scores import with_human
+from .joint_scores import with_joint
 from .perception_scores import with_perception
 from .runs import TaskResult
 from .scores import Score, TaskScores, minus
 from .stability import KEPT, KEPT_RATE, kept_verdicts
 
-FROM_ROWS = (*HUMAN_RATES, *DRAWN_METRICS)
-"""The metrics that are computed from rows instead of counts."""
+FROM_ROWS = (JOINT_ACCURACY, *HUMAN_RATES, *DRAWN_METRICS)
+"""The metrics that are computed from rows instead of counts of rows."""
 METRICS = (*RATES, *GROUP_MEANS, *FROM_ROWS)
 """Every metric that judges can be compared by."""
 ALPHA = 0.05
@@ -138,6 +140,8 @@ def score_results(
     scored = {task: TaskScores(scores[task], places[task]) for task in results}
     if rates is None or not GROUP_MEANS.keys().isdisjoint(rates):
         scored = with_groups(scored, results, resamples=resamples, seed=seed)
+    if rates is None or JOINT_ACCURACY in rates:
+        scored = with_joint(scored, results, resamples=resamples, seed=seed)
     if rates is None or not set(HUMAN_RATES).isdisjoint(rates):
         scored = with_human(scored, results, resamples=resamples, seed=seed)
     if rates is None or not set(DRAWN_METRICS).isdisjoint(rates):

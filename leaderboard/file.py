@@ -48,6 +48,8 @@ class Rows(Frozen):
     """None where it is the pair, or the item if there is no pair."""
     groups: tuple[str | None, ...] = ()
     """By which rates are also reported; empty if no row has one."""
+    joint: tuple[str | None, ...] = ()
+    """Names the rows that have to be right together; empty if there are none."""
     scores: tuple[float | None, ...] = ()
     """How far the judge leans towards the first verdict; empty if no row has people's rating."""
     human: tuple[HumanRating | None, ...] = ()
@@ -74,6 +76,7 @@ class Rows(Frozen):
     def of(cls, samples: Sequence[Sample]) -> Self:
         records = [sample.record for sample in samples]
         groups = tuple(record.group for record in records)
+        joint = tuple(record.joint for record in records)
         human = tuple(sample.human for sample in samples)
         rated = any(rating is not None for rating in human)
         return cls(
@@ -88,6 +91,7 @@ class Rows(Frozen):
                 for sample in samples
             ),
             groups=groups if any(group is not None for group in groups) else (),
+            joint=joint if any(name is not None for name in joint) else (),
             # Six digits: as many as keep the order of scores near 0.
             scores=tuple(
                 None if sample.score is None else float(f"{sample.score:.6g}") for sample in samples
@@ -116,14 +120,16 @@ class Rows(Frozen):
             strict=True,
         )
         samples = []
-        for item_id, record, cluster, score, human in zip(
+        for item_id, record, joint, cluster, score, human in zip(
             self.item_ids,
             (Record(*values) for values in columns),
+            self.joint or nothing,
             self.clusters,
             self.scores or nothing,
             self.human or nothing,
             strict=True,
         ):
+            record = record._replace(joint=joint)
             sample = Sample(item_id, record, "", score=score, human=human)
             samples.append(sample._replace(cluster=cluster or _own_cluster(sample)))
         return samples
@@ -208,7 +214,7 @@ class TaskEntry(Frozen):
         description="what was judged and how, row by row, for comparisons with later runs: base64 "
         "of zlib-compressed JSON with a list for each column "
         "(item_ids, labels, verdicts, well_formed, pair_ids, swapped, clusters; and, where rows "
-        "have them, groups, scores, human, and failures by index)",
+        "have them, groups, joint, scores, human, and failures by index)",
     )
 
     @field_validator("kind")

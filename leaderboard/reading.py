@@ -265,6 +265,7 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         pair_id=row["pair_id"],
         swapped=row["order"] == "BA",
         group=None if row.get("group") is None else str(row["group"]),
+        joint=None if row.get("joint") is None else str(row["joint"]),
         failure=failure and failure.kind,
         facts=fact_counts(row.get("facts"), where),
         probabilities=known_probabilities(row.get("probabilities"), result.verdicts),

@@ -15,6 +15,7 @@ from mtrl_judge.judge_tasks.verdicts import read_reasoning
 from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS, Estimate
 from mtrl_judge.metrics.drawn import DRAWN_RESAMPLES
 from mtrl_judge.metrics.groups import GROUP_MEANS
+from mtrl_judge.metrics.joint import JOINT_ACCURACY
 from mtrl_judge.metrics.perception import NGRAM, distinct_ngrams
 from mtrl_judge.metrics.rates import ANSWERED_RATES
 
@@ -315,7 +316,8 @@ def detail_tables(board: Leaderboard) -> list[Table]:
     """Metrics from rows, rates by group, how well judges see, and agreement with people; those that
     have rows."""
     of_kinds = [kind_table(board, kind) for kind in KINDS.values() if not kind.counted]
-    tables = (*of_kinds, group_table(board), perception_table(board), human_table(board))
+    of_rows = (group_table, joint_table, perception_table, human_table)
+    tables = (*of_kinds, *(table(board) for table in of_rows))
     return [table for table in tables if table.rows]
 
 
@@ -361,6 +363,25 @@ def group_table(board: Leaderboard) -> Table:
         "only overall. Macro-F1 needs a labeled row of every verdict in a group."
     )
     return Table("Groups", "judge", rows, " ".join([note, *without]), group="task")
+
+
+def joint_table(board: Leaderboard) -> Table:
+    """How often all rows of a group are right, for tasks whose YAML names `joint_by`."""
+    names = dict.fromkeys(
+        rate
+        for task in board.tasks
+        for scores in task.scores.values()
+        for rate in scores
+        if rate.startswith(JOINT_ACCURACY)
+    )
+    titles = {name: one_line(name.removeprefix(f"{JOINT_ACCURACY}_")) for name in names}
+    titles[JOINT_ACCURACY] = "all rows"
+    rows = [row for row, _ in _rows_of_rates(board, titles)]
+    note = (
+        "The share of groups of rows of which every row is right: over all rows, and over those of "
+        "each reported group. Whole groups of rows are resampled."
+    )
+    return Table("Right about all rows of a group", "judge", rows, note, group="task")
 
 
 def perception_table(board: Leaderboard) -> Table:

@@ -134,7 +134,7 @@ def panel_of(
 
 def _counted(record: Record, pair: str | None) -> Record:
     """What of a record is counted, so that equal clusters have equal records."""
-    return record._replace(pair_id=pair, facts=None, probabilities=None)
+    return record._replace(pair_id=pair, facts=None, probabilities=None, joint=None)
 
 
 def _pair_numbers(records: Sequence[Record]) -> list[str | None]:

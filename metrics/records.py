@@ -46,6 +46,8 @@ class Record(NamedTuple):
     """None for an item without facts, and where no reasoning was asked for."""
     probabilities: tuple[float, ...] | None = None
     """Of each of the task's verdicts in their order, where they are known."""
+    joint: str | None = None
+    """Names the rows that have to be right together, for :mod:`.joint`."""
 
     @property
     def failed(self) -> bool:
