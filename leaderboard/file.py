@@ -64,7 +64,7 @@ class Rows(Frozen):
         lengths = {
             name: length
             for name, length in lengths.items()
-            if length or name not in ("groups", "scores", "human")
+            if length or name not in ("groups", "joint", "scores", "human")
         }
         if len(set(lengths.values())) > 1:
             raise ValueError(f"lists of different lengths: {lengths}")
