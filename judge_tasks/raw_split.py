@@ -379,10 +379,11 @@ class RawSplit:
         return count_candidates(self.task, self.column, len(self))
 
     @cached_property
-    def verdicts(self) -> list[tuple[str, ...]]:
+    def verdicts(self) -> list[Sequence[str]]:
         """The verdicts that each item can have, N."""
         kind, verdicts = self.task.kind, self.task.judge.verdicts
-        return [tuple(kind.verdicts_of(verdicts, number)) for number in self.n_candidates]
+        # As they are: those of pairs say which change places (`PairVerdicts` of metrics/slots.py).
+        return [kind.verdicts_of(verdicts, number) for number in self.n_candidates]
 
     # Identity
 
