@@ -25,6 +25,7 @@ from support.training import (
 )
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.rl import train
 from mtrl_judge.rl.balance import WorstTask
 from mtrl_judge.rl.checkpoints import latest_checkpoint
 from mtrl_judge.rl.dry_run import dry_run
@@ -215,7 +216,9 @@ def test_sft_has_no_worst_task(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_draw_what_one_draws(base: Path, tmp_path: Path) -> None:
+def test_two_processes_draw_what_one_draws(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sampling is greedy and the learning rate 0: a completion depends on its prompt alone."""
     fields: dict[str, Any] = {
         "user_rewards": {"support.training:by_position": 1.0},
@@ -229,15 +232,21 @@ def test_two_processes_draw_what_one_draws(base: Path, tmp_path: Path) -> None:
         witness, out = tmp_path / f"witness{processes}", tmp_path / str(processes)
         witness.mkdir()
         batch = {"per_device_train_batch_size": 32 // processes, "processes": processes}
-        given = grpo(base, out, **fields, **batch)
-        done = subprocess.run(
-            [*python_module("mtrl_judge.rl.train", processes), "grpo", *as_flags(given)],
-            env=environment(WITNESS=str(witness), ACCELERATE_USE_CPU="true", RANK="0"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        words = ["grpo", *as_flags(grpo(base, out, **fields, **batch))]
+        if processes == 1:
+            with monkeypatch.context() as own:
+                own.setenv("WITNESS", str(witness))
+                own.setenv("RANK", "0")
+                train.main(words)
+        else:
+            done = subprocess.run(
+                [*python_module("mtrl_judge.rl.train", 2), *words],
+                env=environment(WITNESS=str(witness), ACCELERATE_USE_CPU="true"),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
         calls = [
             [json.loads(line)["items"] for line in path.read_text().splitlines()]
             for path in sorted(witness.iterdir())
