@@ -6,8 +6,8 @@ Axis suffixes: `N` rows, `K` their clusters of dependent rows, `B` draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +25,8 @@ _CHUNK = 4_000_000  # numbers drawn at a time, 32 MB
 Indices = NDArray[np.int64]
 
 
-class _Pairs(NamedTuple):
-    """Sums over the pairs of rows of two clusters, K × K; a pair counts in both directions."""
-
-    product_K_K: Rates
-    """Concordant minus discordant pairs."""
-    first_K_K: Rates
-    """Pairs that differ in the first value."""
-    second_K_K: Rates
-    """Pairs that differ in the second value."""
+Compare: TypeAlias = Callable[[Rates, Rates], tuple[Rates, ...]]
+"""Numbers about pairs of rows, from the differences of two values of each, X × N."""
 
 
 def correlations(
@@ -68,8 +61,8 @@ def correlations(
 
 
 def _kendall(first_N: Rates, second_N: Rates, cluster_N: Indices, weights_B_K: Rates) -> Rates:
-    pairs = _pairs(first_N, second_N, cluster_N, weights_B_K.shape[1])
-    product_B, first_B, second_B = (_quadratic(weights_B_K, sums) for sums in pairs)
+    sums_3_K_K = _pairs(first_N, second_N, cluster_N, weights_B_K.shape[1], _signs)
+    product_B, first_B, second_B = (_quadratic(weights_B_K, sums) for sums in sums_3_K_K)
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation_B: Rates = product_B / np.sqrt(first_B * second_B)
     return correlation_B
@@ -122,22 +115,39 @@ def _centered_ranks(weights_B_N: Any, values_N: Rates) -> Any:
 # Pairs of rows
 
 
-def _pairs(first_N: Rates, second_N: Rates, cluster_N: Indices, clusters: int) -> _Pairs:
-    """Compare all pairs of rows, which are sorted by cluster, in blocks of rows."""
-    sums = np.zeros((3, clusters, clusters))
+def _pairs(
+    first_N: Rates, second_N: Rates, cluster_N: Indices, clusters: int, compare: Compare
+) -> Rates:
+    """Sums over the pairs of rows of two clusters, one K × K for each number that is compared.
+
+    A pair counts in both directions; a row is no pair with itself.
+
+    Args:
+        first_N: sorted by cluster, as all are.
+    """
+    sums: Rates | None = None
     present, starts = np.unique(cluster_N, return_index=True)
     for start in range(0, len(first_N), _BLOCK):
         block = slice(start, start + _BLOCK)
         of_block, block_starts = np.unique(cluster_N[block], return_index=True)
-        cells = np.ix_(of_block, present)
-        first_X_N = np.sign(first_N[block, None] - first_N).astype(np.float32)
-        second_X_N = np.sign(second_N[block, None] - second_N).astype(np.float32)
-        for number, part_X_N in enumerate(
-            (first_X_N * second_X_N, np.abs(first_X_N), np.abs(second_X_N))
-        ):
+        parts = compare(first_N[block, None] - first_N, second_N[block, None] - second_N)
+        if sums is None:
+            sums = np.zeros((len(parts), clusters, clusters))
+        for number, part_X_N in enumerate(parts):
+            np.fill_diagonal(part_X_N[:, block], 0)
             part_X_K = np.add.reduceat(part_X_N, starts, axis=1)
-            sums[number][cells] += np.add.reduceat(part_X_K, block_starts, axis=0)
-    return _Pairs(*sums)
+            sums[number][np.ix_(of_block, present)] += np.add.reduceat(
+                part_X_K, block_starts, axis=0
+            )
+    assert sums is not None, "there are rows"
+    return sums
+
+
+def _signs(first_X_N: Rates, second_X_N: Rates) -> tuple[Rates, ...]:
+    """1 for concordant and -1 for discordant pairs; 1 for pairs that differ in either value."""
+    first_X_N = np.sign(first_X_N).astype(np.float32)
+    second_X_N = np.sign(second_X_N).astype(np.float32)
+    return first_X_N * second_X_N, np.abs(first_X_N), np.abs(second_X_N)
 
 
 def _quadratic(weights_B_K: Rates, sums_K_K: Rates) -> Rates:
@@ -160,7 +170,29 @@ def pairwise_accuracy(
 
     A pair with equal scores counts half.
 
+    Args: see :func:`share_of_pairs`.
+    """
+
+    def compare(scores_X_N: Rates, truth_X_N: Rates) -> tuple[Rates, ...]:
+        product_X_N, _, differ_X_N = _signs(scores_X_N, truth_X_N)
+        return product_X_N, differ_X_N
+
+    return share_of_pairs(compare, scores_N, truth_N, groups, cluster_N, weights_B_K, halves_B_2)
+
+
+def share_of_pairs(
+    compare: Compare,
+    scores_N: Rates,
+    truth_N: Rates,
+    groups: Sequence[Indices],
+    cluster_N: Indices,
+    weights_B_K: Rates | None,
+    halves_B_2: Rates,
+) -> Drawn:
+    """Of some pairs within a group, the share that is right.
+
     Args:
+        compare: right minus wrong, from -1 to 1, and whether the pair counts, 0 or 1.
         groups: the rows of each.
         halves_B_2: see :class:`~.drawn.Weights`.
     """
@@ -170,8 +202,7 @@ def pairwise_accuracy(
     within_2_K, spread_2_K_K = np.zeros((2, clusters)), None
     for rows in groups:
         present, cluster_n = np.unique(cluster_N[rows], return_inverse=True)
-        pairs = _pairs(scores_N[rows], truth_N[rows], cluster_n, len(present))
-        both_2_k_k = np.stack([pairs.product_K_K, pairs.second_K_K])
+        both_2_k_k = _pairs(scores_N[rows], truth_N[rows], cluster_n, len(present), compare)
         if len(present) == 1:
             # A cluster drawn twice is two groups, not one of twice the size: no pairs between them.
             within_2_K[:, present] += both_2_k_k[:, 0]

@@ -26,11 +26,13 @@ from .correlation import (
 )
 from .drawn import Drawn, shared_weights
 from .rates import Rates
+from .tie_calibration import tie_calibrated_accuracy
 
 SCORE_METRICS = (
     *CORRELATIONS,
     "mae",
     "pairwise_accuracy",
+    "tie_calibrated_accuracy",
     "weighted_kappa",
     "spearman_answered",
 )
@@ -122,11 +124,13 @@ def _metrics(
         ratings_N[answered_N],
         *_of_rows(answered_N, cluster_N, weights_B_K),
     )
+    of_pairs = (_groups(ratings.groups), cluster_N, pairs_B_K, halves_B_2)
     found = {
         **correlations(labels_N, filled_N, cluster_N, weights_B_K),
         "mae": _mean(errors_N, cluster_N, weights_B_K),
-        "pairwise_accuracy": pairwise_accuracy(
-            filled_N, labels_N, _groups(ratings.groups), cluster_N, pairs_B_K, halves_B_2
+        "pairwise_accuracy": pairwise_accuracy(filled_N, labels_N, *of_pairs),
+        "tie_calibrated_accuracy": tie_calibrated_accuracy(
+            filled_N, labels_N, high - low, *of_pairs
         ),
         "weighted_kappa": _weighted_kappa(
             nearest_level(labels_N, levels),

@@ -55,6 +55,21 @@ def brute_pairwise(labels: Any, ratings: Any, groups: list[str | None]) -> float
     return float(np.mean(points))
 
 
+def brute_calibrated(labels: Any, ratings: Any, groups: list[str | None]) -> float:
+    """The best of all margins, as `KendallVariants` with `acc23` computes one of them."""
+    pairs = [
+        (labels[i] - labels[j], ratings[i] - ratings[j])
+        for i, j in combinations(range(len(labels)), 2)
+        if groups[i] == groups[j]
+    ]
+    truth, apart = np.round(pairs, 9).T
+    shares = [
+        np.mean(np.where(np.abs(apart) <= margin, truth == 0, np.sign(truth) == np.sign(apart)))
+        for margin in {0.0, *np.abs(apart)}
+    ]
+    return float(max(shares))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_values_are_those_of_scipy_and_scikit_learn(seed: int) -> None:
     given = ratings_of(seed)
@@ -72,12 +87,28 @@ def test_values_are_those_of_scipy_and_scikit_learn(seed: int) -> None:
     assert found["pairwise_accuracy"] == pytest.approx(
         brute_pairwise(labels_N, ratings_N, given.groups)
     )
+    assert found["tie_calibrated_accuracy"] == pytest.approx(
+        brute_calibrated(labels_N, ratings_N, given.groups)
+    )
     groups = [f"group {number % 7}" if number % 11 else None for number in range(len(labels_N))]
     kept = [row for row, group in enumerate(groups) if group is not None]
     within = brute_pairwise(labels_N[kept], ratings_N[kept], [groups[row] for row in kept])
     assert score_metrics(given._replace(groups=groups))["pairwise_accuracy"] == pytest.approx(
         within
     )
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 3])
+def test_a_margin_makes_ties_of_scores_that_are_never_equal(decimals: int) -> None:
+    given = ratings_of(5)
+    noise_N = np.random.default_rng(5).normal(0, 0.4, 80)
+    ratings_N = np.round(np.clip(given.ratings_N + noise_N, 1, 10), decimals)
+    labels_N = np.round(given.labels_N)
+    for groups in (given.groups, [f"{row % 9}" for row in range(80)]):
+        judge = given._replace(ratings_N=ratings_N, labels_N=labels_N, groups=groups)
+        assert score_metrics(judge)["tie_calibrated_accuracy"] == pytest.approx(
+            brute_calibrated(labels_N, ratings_N, groups)
+        )
 
 
 def test_rows_without_a_rating_stay_in_all_but_one_metric() -> None:
@@ -151,7 +182,7 @@ def test_a_draw_is_the_metric_of_rows_repeated_as_often_as_their_cluster_weighs(
         )
     )
     for name in SCORE_METRICS:
-        if name == "pairwise_accuracy":  # a repeated row makes no pair with itself
+        if name.endswith("_accuracy"):  # a repeated row makes no pair with itself
             continue
         draws_B = found[name].draws_B
         assert draws_B is not None
