@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -20,7 +21,7 @@ from mtrl_judge.metrics.human import HumanRating
 
 from .column_paths import ColumnPath, Step, leaves, mapped, parse_path, value_at
 from .facts import Fact, as_facts, read_facts
-from .fields import is_null, label_key
+from .fields import is_null, label_key, lookup
 from .images import encoded, fault_of, shown, truncation_refused
 from .items import Items, check_gathered, check_reached, find_items, image_paths
 from .labels import is_dropped, label_values, labels_of, train_median
@@ -489,14 +490,17 @@ class RawSplit:
         """The group of each row, N; None where the column of groups is null, or none is named.
 
         Raises:
-            DataError: the column has more values than a table can show, or values that are texts.
+            DataError: the column has more values than a table can show, or values that are texts
+                or are in no group of the map.
         """
-        column = self.task.judge.groups
-        if column is None:
+        groups = self.task.judge.groups
+        if groups is None:
             return [None] * len(self)
+        column, values_N = groups.column, self.column(groups.column)
+        if groups.map:
+            return self._mapped_groups(groups.map, values_N)
         groups_N = [
-            None if is_null(value) else replace_surrogates(label_key(value))
-            for value in self.column(column)
+            None if is_null(value) else replace_surrogates(label_key(value)) for value in values_N
         ]
         if not self.task.kind.counted:  # there are no rates of each group
             return groups_N
@@ -514,6 +518,21 @@ class RawSplit:
                 f"names of groups, of at most {MAX_GROUP_NAME}"
             )
         return groups_N
+
+    def _mapped_groups(
+        self, group_of: Mapping[str, str], values_N: Sequence[Any]
+    ) -> list[str | None]:
+        found_N = [None if is_null(value) else lookup(group_of, value, "") for value in values_N]
+        lost = Counter(
+            label_key(value) for value, group in zip(values_N, found_N, strict=True) if group == ""
+        )
+        if lost:
+            found = ", ".join(f"{value!r} ({n} rows)" for value, n in lost.most_common(10))
+            raise DataError(
+                f"{self.task.path}: judge.groups.map: values that are in no group: {found}; "
+                f"covered: {', '.join(group_of)}"
+            )
+        return found_N
 
     @cached_property
     def human(self) -> list[HumanRating | None]:
@@ -666,7 +685,7 @@ def named_columns(task: JudgeTask) -> dict[str, list[str]]:
         "judge.reasoning": [judge.reasoning] if judge.reasoning else [],
         "judge.cluster_by": [judge.cluster_by] if judge.cluster_by else [],
         "judge.joint_by": [judge.joint_by] if judge.joint_by else [],
-        "judge.groups": [judge.groups] if judge.groups else [],
+        "judge.groups": [judge.groups.column] if judge.groups else [],
         "judge.facts.column": [judge.facts.column] if judge.facts else [],
         **{f"judge.human.{field}": [name] for field, name in human.items() if name},
     }

@@ -179,7 +179,7 @@ def _reported_by(task: JudgeTask, rows: Rows) -> dict[str, Any]:
         groups = Counter(columns["group"][:])
         without = groups.pop(None, 0)
         named = dict(sorted(groups.items()))
-        record["groups"] = {"column": task.judge.groups, "rows": named, "without": without}
+        record["groups"] = {"column": task.judge.groups.column, "rows": named, "without": without}
     if task.judge.joint_by is not None:
         joint = set(columns["joint"][:]) - {None}
         record["joint"] = {"column": task.judge.joint_by, "groups": len(joint)}

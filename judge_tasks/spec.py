@@ -28,7 +28,18 @@ from mtrl_judge.metrics.joint import JOINT_ACCURACY, joint_metrics
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.slots import PairVerdicts
 
-from .fields import ANY_VALUES, ONE_OR_MORE, Column, Columns, Frozen, RawValue, Text, as_tuple
+from .fields import (
+    ANY_VALUES,
+    ONE_OR_MORE,
+    VALUES_BY_KEY,
+    Column,
+    Columns,
+    Frozen,
+    RawValue,
+    Text,
+    as_tuple,
+    label_key,
+)
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import Kind, LabelRule, label_rule
 
@@ -61,6 +72,10 @@ ANSWERS_FILE = "answers.jsonl"
 """Answers to learn from, beside a task's data or in a run's folder: JSON lines with task, item_id,
 swapped and text."""
 CHECKPOINT_CARD = "mtrl_judge.json"  # beside a checkpoint's weights: the style it was trained on
+
+
+def _as_groups(value: object) -> object:
+    return {"column": value} if isinstance(value, str) else value
 
 
 def _as_values(value: object) -> object:
@@ -214,6 +229,46 @@ _CELL_SCHEMA = {
 Cell: TypeAlias = Annotated[Any, BeforeValidator(_cell), WithJsonSchema(_CELL_SCHEMA)]
 
 
+def _as_group_map(value: object) -> object:
+    """The group by value; written as the list of values of each group."""
+    if not isinstance(value, Mapping):
+        return value
+    groups: dict[str, object] = {}
+    for group, values in value.items():
+        for each in values if isinstance(values, list) else [values]:
+            if label_key(each) in groups:
+                raise PydanticCustomError(
+                    "repeated", "has {value} twice", {"value": repr(label_key(each))}
+                )
+            groups[label_key(each)] = group
+    return groups
+
+
+class Groups(Frozen):
+    """What results are also reported by."""
+
+    column: Column = Field(description="a column such as category")
+    map: Annotated[dict[str, Text], BeforeValidator(_as_group_map), VALUES_BY_KEY] = Field(
+        {},
+        description="the values of each group, such as {animals: [cat, dog]}; without it, every "
+        "value is a group",
+    )
+
+
+_COLUMN_OR_GROUPS = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "properties": {"column": {"type": "string"}, "map": {"type": "object"}},
+                "additionalProperties": False,
+            },
+        ]
+    }
+)
+
+
 class Facts(Frozen):
     """What items show, to look for in a judge's reasoning."""
 
@@ -291,8 +346,10 @@ class JudgeSpec(Frozen):
     joint_by: Column | None = Field(
         None, description="a column of what has to be judged right together, such as item"
     )
-    groups: Column | None = Field(
-        None, description="a column by whose values results are reported too, such as category"
+    groups: Annotated[Groups, BeforeValidator(_as_groups), _COLUMN_OR_GROUPS] | None = Field(
+        None,
+        description="a column by whose values results are reported too, such as category, or "
+        "{column, map} with the values of each group",
     )
     human: Human | None = Field(
         None, description="{column, group, rank}: ratings by people to compare the judge with"

@@ -7,6 +7,7 @@ what it does. A template is checked when its YAML is read; text from data is nev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -42,8 +43,8 @@ MAX_RENDERED = 1_000_000
 _MAX_CONSTANT = 100  # characters of a text, or digits of a number, in a tag
 
 FILTER_NAMES = (
-    *("capitalize", "default", "first", "float", "int", "join", "last", "length", "lower", "round"),
-    *("string", "title", "trim", "truncate", "upper"),
+    *("capitalize", "default", "first", "float", "int", "interleave", "join", "last", "length"),
+    *("lower", "round", "string", "title", "trim", "truncate", "upper"),
 )
 TESTS = ("defined", "none")
 LOOP_ATTRIBUTES = ("first", "index", "index0", "last", "length", "revindex", "revindex0")
@@ -108,6 +109,16 @@ class Place:
 
 class Places(list[Place]):
     """Several images, or none, as one value of a template."""
+
+
+class Interleaved:
+    """Texts and images in order, as one value of a template."""
+
+    def __init__(self, parts: list[str | Place]) -> None:
+        self.parts = parts
+
+    def __str__(self) -> str:
+        raise ValueError("interleave is the last filter; what it gives is no text")
 
 
 class _Question(NamedTuple):
@@ -199,7 +210,8 @@ def _refused(node: nodes.Node) -> str | None:
     if isinstance(node, nodes.Filter):
         if node.name not in FILTER_NAMES:
             return f"the filter {node.name}"
-        if not all(map(_is_small_constant, _arguments(node))):
+        constants = node.name != "interleave"
+        if constants and not all(map(_is_small_constant, _arguments(node))):
             return f"an argument of {node.name} that is a column or over {MAX_TEMPLATE:,}"
     if isinstance(node, nodes.Test) and node.name not in TESTS:
         return f"the test {node.name}"
@@ -278,6 +290,33 @@ def _joined(items: Any, separator: str = "") -> str:
     return separator.join(map(str, items))
 
 
+# Images stand in their own order, whatever the numbers, as `extract_images_and_text` in
+# benchmark/build_from_hf.py of github.com/facebookresearch/MMRB2 has it.
+_NUMBERED_MARK = re.compile(r"<image_[0-9]{1,4}>")
+
+
+def _interleaved(text: Any, images: Any) -> Interleaved:
+    """A text with images in the places of <image_1>, <image_2>, …; those without one follow it."""
+    for value in (text, images):
+        if isinstance(value, Undefined):
+            str(value)  # which raises
+    if not isinstance(text, str):
+        raise ValueError(f"interleave of {type(text).__name__}; expected a text")
+    images = images if isinstance(images, list) else [images]
+    if not all(isinstance(image, Place) for image in images):
+        raise ValueError("interleave: its argument is no column of judge.images")
+    waiting = iter(images)
+    parts: list[str | Place] = []
+    position = 0
+    for mark in _NUMBERED_MARK.finditer(text):
+        image = next(waiting, None)
+        if image is None:
+            break
+        parts += [text[position : mark.start()], image]
+        position = mark.end()
+    return Interleaved([*parts, text[position:], *waiting])
+
+
 def _rounded(value: Any, digits: int = 0) -> float:
     return round(float(value), digits)
 
@@ -309,6 +348,8 @@ def _finalize(value: Any) -> Any:
         return value.mark()
     if isinstance(value, Places):
         return "".join(place.mark() for place in value)
+    if isinstance(value, Interleaved):
+        return "".join(map(_finalize, value.parts))
     if isinstance(value, Undefined | int | float):
         return value
     return neutralize(str(value))
@@ -318,5 +359,6 @@ _ENVIRONMENT = _Environment(
     undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
 )
 _ENVIRONMENT.globals.clear()
-_ENVIRONMENT.filters = {name: FILTERS[name] for name in FILTER_NAMES}
-_ENVIRONMENT.filters |= {"join": _joined, "round": _rounded, _STEPS: _counted}
+_OWN_FILTERS = {"join": _joined, "round": _rounded, "interleave": _interleaved}
+_ENVIRONMENT.filters = {name: FILTERS[name] for name in FILTER_NAMES if name in FILTERS}
+_ENVIRONMENT.filters |= {**_OWN_FILTERS, _STEPS: _counted}

@@ -169,6 +169,20 @@ def accuracy_side(counts_X_C_C1: Counts, slots: Slots = FIRST_TWO) -> Rates:
     return _ratio(hits_X, _total(counts_X_C_C1))
 
 
+def accuracy_ties_half(counts_X_C_C1: Counts, slots: Slots = FIRST_TWO) -> Rates:
+    """Accuracy in which a verdict counts half where either it or the label, but not both, is a tie.
+
+    As Pick-a-Pic (arXiv 2305.01569) scores pairs: `calc_score` of
+    `trainer/scripts/eval_preference_predictor.py`. No verdict is wrong.
+    """
+    classes = range(counts_X_C_C1.shape[-2])
+    tie_C = np.array([index not in (*slots.first, *slots.second) for index in classes])
+    half_C_C = (tie_C[:, None] != tie_C) * 0.5
+    credit_C_C = np.where(np.eye(len(classes), dtype=bool), 1.0, half_C_C)
+    hits_X = (counts_X_C_C1[..., :-1] * credit_C_C).sum(axis=(-2, -1))
+    return _ratio(hits_X, _total(counts_X_C_C1))
+
+
 def cohen_kappa(counts_X_C_C1: Counts) -> Rates:
     """Cohen's κ with "no verdict" as one more category; nan where chance agreement is total."""
     agreed_X, by_chance_X, _, _ = _agreement(counts_X_C_C1)
@@ -236,6 +250,7 @@ RATES: Mapping[str, Rate] = {
     ),
     "accuracy_decided": lambda tally: accuracy_decided(tally.confusion_X_C_C1, tally.slots),
     "accuracy_side": lambda tally: accuracy_side(tally.confusion_X_C_C1, tally.slots),
+    "accuracy_ties_half": lambda tally: accuracy_ties_half(tally.confusion_X_C_C1, tally.slots),
     "both_orders_correct": lambda tally: both_orders_correct(tally.pairs_X_P),
     "flip_rate": lambda tally: flip_rate(tally.pairs_X_P),
     "first_slot_rate": lambda tally: first_slot_rate(tally.pairs_X_P),
@@ -245,7 +260,7 @@ RATES_OF_ALL_CLASSES = ("macro_f1", "macro_f1_answered", "cohen_kappa", "matthew
 """Rates to which every class contributes, however rare it is."""
 ANSWERED_RATES = ("macro_f1_answered", "accuracy_answered")
 """Rates of the records that have a verdict; high for a judge that answers only what is easy."""
-TIE_RATES = ("accuracy_without_ties", "accuracy_decided")
+TIE_RATES = ("accuracy_without_ties", "accuracy_decided", "accuracy_ties_half")
 """Rates of comparisons in which a verdict means a tie."""
 STRENGTH_RATES = ("accuracy_side",)
 """Rates of comparisons in which verdicts say how much better a candidate is."""

@@ -112,7 +112,7 @@ class LargerLabel(_Preference):
 
 
 class ConstantLabel(LabelRule):
-    """The same candidate of every pair is right, by the design of the dataset.
+    """The same candidate of every pair is right by the design of the dataset, or none has a label.
 
     Pairs are judged in both orders or in a hashed one, so that position says nothing.
     """
@@ -121,7 +121,7 @@ class ConstantLabel(LabelRule):
     reducible = False
 
     column: tuple[Column, ...] = Field(exclude=True, default=())
-    constant: Literal["first", "second"] = Field(description="first or second")
+    constant: Literal["first", "second", "none"] = Field(description="first, second or none")
 
     @classmethod
     def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
@@ -131,7 +131,7 @@ class ConstantLabel(LabelRule):
             yield Problem("judge.verdicts", wrong, right + _OTHERWISE)
 
     def gather(self, values: tuple[Any, ...]) -> Any:
-        return self.constant
+        return None if self.constant == "none" else self.constant
 
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         return {"first": verdicts[0], "second": verdicts[1]}

@@ -107,7 +107,7 @@ def test_results_say_from_what_they_came(run: Run, data_root: Path, random_judge
         task = find_task(name).judge
         assert judge["question"] == task.question
         assert judge["instruction"] == instruction(task.kind, task.verdicts, "reasoned")
-        assert judge["label_rule"]["column"] == task.label.column
+        assert judge["label_rule"] == task.label.model_dump(mode="json", exclude_none=True)
         assert judge["generation"] == GREEDY
         assert (judge["system_prompt"], judge["demonstrations"]) == ("", 0)
         assert judge["model_revision"] == model_revision(str(random_judge))

@@ -12,7 +12,7 @@ from PIL import Image
 from support.images import encode, image_cell
 from support.tasks import raw_dataset, write_task
 
-from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.errors import DataError, JudgeTaskError
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
@@ -306,6 +306,20 @@ def test_rows_carry_groups_and_ratings_of_people_and_keep_their_fingerprint(tmp_
     assert last.group is None
     # What results are reported by changes nothing that is judged.
     assert to_rows(RawSplit(write_task(tmp_path), split)).fingerprint == made.fingerprint
+
+
+def test_groups_are_made_of_the_values_that_a_map_names(tmp_path: Path) -> None:
+    task = write_task(tmp_path, groups="{column: source, map: {real: [1, photo], made: ai}}")
+    split = raw(
+        image=cells_of(*[RED] * 4), text="abcd", label=[1] * 4, source=["1", "ai", None, "photo"]
+    )
+    rows = to_rows(RawSplit(task, split)).dataset
+    assert rows["group"][:] == ["real", "made", None, "real"]
+    other = raw(image=cells_of(RED, RED), text="ab", label=[1, 1], source=["ai", "3d"])
+    with pytest.raises(DataError, match=r"in no group: '3d' \(1 rows\); covered: 1, photo, ai"):
+        to_rows(RawSplit(task, other))
+    with pytest.raises(JudgeTaskError, match=r"judge.groups.map: has 'a' twice"):
+        write_task(tmp_path, groups="{column: source, map: {x: [a, b], y: a}}")
 
 
 @pytest.mark.parametrize("field", ["column", "rank"])

@@ -131,6 +131,50 @@ def test_candidates_interleave_segments(tmp_path: Path) -> None:
     assert validate(task.path) == []
 
 
+def test_images_stand_at_the_numbered_marks_of_a_text(tmp_path: Path) -> None:
+    """Images without a mark follow the text, marks without an image stay text."""
+    task = write_task(
+        tmp_path,
+        **PAIR,
+        images="['asked[]', 'a_images[]', 'b_images[]']",
+        candidates="[[a, a_images], [b, b_images]]",
+        question="'{{ ask | interleave(asked) }} A: {{ a | interleave(a_images) }} "
+        "B: {{ b | interleave(b_images) }}'",
+    )
+    row = {
+        "ask": "Draw <image_1> as <image_2>|",
+        "asked": [image_cell("gray"), image_cell("red")],
+        "a": "<image_1> then <image> <image_7>",
+        "a_images": [image_cell("lime")],
+        "b": "",
+        "b_images": [image_cell("blue"), image_cell("red")],
+        "best": 0,
+    }
+    empty = {**row, "ask": "Only text", "asked": None, "a_images": [], "b_images": None}
+    shown_a = "[lime] then <\u200bimage> <image_7>"
+    assert [shown(each) for each in rows_of(task, row, empty)] == [
+        f"Draw [gray] as [red]| A: {shown_a} B: [blue][red]",
+        f"Draw [gray] as [red]| A: [blue][red] B: {shown_a}",
+        "Only text A: <image_1> then <\u200bimage> <image_7> B:",
+        "Only text A:  B: <image_1> then <\u200bimage> <image_7>",
+    ]
+    assert validate(task.path) == []
+    for wrong, why in (("| upper", "is the last filter"), ("", "no column of judge.images")):
+        other = "b" if not wrong else "b_images"
+        question = (
+            "'{{ asked }}{{ a_images }}{{ a }}{{ b | interleave(" + other + ") " + wrong + "}}'"
+        )
+        bad = write_task(
+            tmp_path,
+            **PAIR,
+            images="['asked[]', 'a_images[]', 'b_images[]']",
+            candidates="[[a, a_images], [b, b_images]]",
+            question=question,
+        )
+        with pytest.raises(DataError, match=why):
+            rows_of(bad, row)
+
+
 def test_images_in_a_list_stand_before_the_text_or_where_the_question_places_them(
     tmp_path: Path,
 ) -> None:

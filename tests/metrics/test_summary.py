@@ -62,6 +62,12 @@ def test_accuracy_without_ties_is_that_of_the_published_scripts(
     decided = [label == verdict for label, verdict in rows if "tie" not in (label, verdict)]
     for name, right in (("accuracy_without_ties", preferred), ("accuracy_decided", decided)):
         assert table[name] == (pytest.approx(np.mean(right)) if right else None)
+    # calc_score of PickScore's eval_preference_predictor.py; a model always has a verdict there.
+    halves = [
+        1.0 if label == verdict else 0.5 * ("tie" in (label, verdict) and verdict is not None)
+        for label, verdict in rows
+    ]
+    assert table["accuracy_ties_half"] == (pytest.approx(np.mean(halves)) if rows else None)
 
 
 @exactly

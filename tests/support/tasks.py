@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
+from mtrl_judge.judge_tasks.column_paths import parse_path
 from mtrl_judge.judge_tasks.loading import load_judge_task
-from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.judge_tasks.templates import question_columns
+from mtrl_judge.judge_tasks.raw_split import named_columns
+from mtrl_judge.judge_tasks.spec import ColumnOf, JudgeTask
 
 from .images import image_cell, image_cells
 
@@ -78,24 +79,72 @@ def write_split(
 
 
 def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
-    """A train and a test split with just the columns that a task's YAML names."""
+    """A train and a test split with just the columns and paths that a task's YAML names."""
     judge = task.judge
-    names = {*(judge.id or ()), *sum(task.candidates, ())}
-    names |= {name for text in task.questions.values() for name in question_columns(text)}
-    names |= {name for name in (judge.reasoning, judge.cluster_by, judge.groups) if name}
-    human = judge.human.model_dump() if judge.human else {}
-    names |= {human["group"]} if human.get("group") else set()
-    numbers = {human[field] for field in ("column", "rank") if human.get(field)}
+    named = {
+        field: [place for path in paths for place in _in_dataset(task, path)]
+        for field, paths in named_columns(task).items()
+    }
+    images = named["judge.images"]
+    texts = {path for paths in named.values() for path in paths} - set(images)
+    numbers = {path for field, paths in named.items() if field in _NUMBERS for path in paths}
     labels = [*judge.label.table(judge.verdicts)] or [1.0, 2.0]
     for start, split in enumerate(("train", "test")):
-        columns: dict[str, list[Any]] = {name: [f"{name} {i}" for i in range(n)] for name in names}
-        columns |= {name: [float(i) for i in range(n)] for name in numbers}
-        columns[judge.label.column] = [labels[i % len(labels)] for i in range(n)]
-        columns |= {
-            name: image_cells(n, 20 * start + 2 * position)
-            for position, name in enumerate(judge.images)
+        leaves: dict[str, list[Any]] = {path: [f"{path} {i}" for i in range(n)] for path in texts}
+        leaves |= {path: [float(i) for i in range(n)] for path in numbers}
+        if judge.groups and judge.groups.map:
+            values = [*judge.groups.map]
+            leaves[judge.groups.column] = [values[i % len(values)] for i in range(n)]
+        leaves |= {path: [values[0]] * n for path, values in judge.where.items()}
+        for path in named["judge.label.column"]:
+            leaves[path] = [labels[i % len(labels)] for i in range(n)]
+        leaves |= {
+            path: image_cells(n, 20 * start + 2 * position)
+            for position, path in enumerate(dict.fromkeys(images))
         }
-        write_split(root, task.task, split, columns, judge.images)
+        write_split(root, task.task, split, _nested(leaves, n), _plain(dict.fromkeys(images)))
+
+
+_NUMBERS = ("judge.human.column", "judge.human.rank")
+
+
+def _in_dataset(task: JudgeTask, path: str) -> list[str]:
+    """Where the dataset has what a path of an item leads to; nowhere if it is a constant."""
+    name = parse_path(path).column
+    if not task.judge.each or name not in task.judge.each[0]:
+        return [path]
+    cells = [entry[name] for entry in task.judge.each]
+    return [cell.column for cell in cells if isinstance(cell, ColumnOf)]
+
+
+def _plain(paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if not parse_path(path).steps]
+
+
+def _nested(leaves: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[Any]]:
+    """The columns that have these values, N each, where the paths lead."""
+    columns: dict[str, list[Any]] = {}
+    # A column that a question reads as a whole may also have paths into it; these come last.
+    for path, values in sorted(leaves.items(), key=lambda item: bool(parse_path(item[0]).steps)):
+        name, steps = parse_path(path)
+        before = columns.get(name, [None] * n)
+        columns[name] = [_put(*pair, steps) for pair in zip(before, values, strict=True)]
+    return columns
+
+
+def _put(whole: Any, value: Any, steps: Sequence[str | int | None]) -> Any:
+    """A value with another one where the steps lead; lists and mappings are made on the way."""
+    if not steps:
+        return value
+    step, rest = steps[0], steps[1:]
+    if isinstance(step, str):
+        whole = whole if isinstance(whole, dict) else {}
+        return {**whole, step: _put(whole.get(step), value, rest)}
+    index = step or 0
+    items = list(whole) if isinstance(whole, list) else []
+    items += [None] * (index + 1 - len(items))
+    items[index] = _put(items[index], value, rest)
+    return items
 
 
 def raw_dataset(

@@ -1,0 +1,160 @@
+"""Benchmarks of pairs in their published form: what a judge is shown in both orders, and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import pair_replicas
+from support.pair_replicas import COLORS
+
+from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
+from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
+
+NAMES = {value: name for name, value in COLORS.items()}
+
+
+def loaded(name: str, folder: Path) -> LoadedSplit:
+    """The rows of a task whose dataset lies in a folder as it does on the hub."""
+    task = find_task(name)
+    kwargs = {key: value for key, value in task.dataset_kwargs.items() if key != "revision"}
+    local = {"dataset_path": str(folder), "dataset_kwargs": kwargs}
+    return load_rows(task.model_copy(update=local), "test")
+
+
+def rows_of(split: LoadedSplit) -> list[JudgeRow]:
+    dataset = split.rows.dataset
+    return [JudgeRow.from_doc(dataset[index]) for index in range(len(dataset))]
+
+
+def shown(row: JudgeRow) -> list[str]:
+    """The lines of a prompt that show the item, with the colors of its images where they stand."""
+    images = iter(row.images)
+    parts = render_messages(row, "direct")[0]["content"]
+    text = "".join(
+        part["text"] if part["type"] == "text" else f"[{NAMES[next(images).getpixel((0, 0))]}]"
+        for part in parts
+    )
+    assert next(images, None) is None
+    return text.partition("\n\n")[0].splitlines()
+
+
+@pytest.fixture
+def local_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCAL_FILES_VARIABLE, "1")
+
+
+def exchanged(lines: list[str], first: str, second: str) -> list[str]:
+    """Lines with what follows two beginnings in each other's place."""
+    contents = {
+        begin: line.removeprefix(begin)
+        for line in lines
+        for begin in (first, second)
+        if line.startswith(begin)
+    }
+    other = {first: second, second: first}
+    return [
+        next((b + contents[other[b]] for b in (first, second) if line.startswith(b)), line)
+        for line in lines
+    ]
+
+
+GENAI = {"generation": "Image", "edition": "Edit"}
+MMRB2 = ("t2i", "edit", "interleaved", "reasoning")
+# Of each benchmark: who writes its replica, how the lines of the candidates begin, and the labels
+# in the dataset's order.
+Replica = Callable[[Path], None]
+BENCHMARKS: dict[str, tuple[Replica, tuple[str, str], list[str | None]]] = {
+    "vlrewardbench": (
+        pair_replicas.vlrewardbench,
+        ("Answer 1: ", "Answer 2: "),
+        ["1", "2", "1", "1"],
+    ),
+    "mmrewardbench": (
+        pair_replicas.mmrewardbench,
+        ("Response 1: ", "Response 2: "),
+        ["1", "2", "2"],
+    ),
+    "pickapic": (pair_replicas.pickapic, ("Image 1: ", "Image 2: "), ["1", "2", "Tie"]),
+}
+for config, word in GENAI.items():
+    BENCHMARKS[f"genaibench_{config}"] = (
+        lambda folder, config=config: pair_replicas.genaibench(folder, f"image_{config}"),
+        (f"{word} A: ", f"{word} B: "),
+        ["A", "B", "Both good", "Both bad"],
+    )
+for config, word in zip(MMRB2, ("Image", "Result", "Response", "Response"), strict=True):
+    BENCHMARKS[f"mmrb2_{config}"] = (
+        lambda folder, config=config: pair_replicas.mmrb2(folder, config),
+        (f"{word} A: ", f"{word} B: "),
+        ["A", "B", "B"],
+    )
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_both_orders_show_the_candidates_exchanged(
+    name: str, tmp_path: Path, local_files: None
+) -> None:
+    write, (first, second), labels = BENCHMARKS[name]
+    write(tmp_path / name)
+    split = loaded(f"mtrl_judge_{name}", tmp_path / name)
+    rows = rows_of(split)
+    verdicts = rows[0].verdicts
+    straight, swapped = rows[::2], rows[1::2]
+    assert [row.label for row in straight] == labels
+    other = {verdicts[0]: verdicts[1], verdicts[1]: verdicts[0]}
+    assert [row.label for row in swapped] == [other.get(str(label), label) for label in labels]
+    for one, two in zip(straight, swapped, strict=True):
+        assert (one.item_id, one.swapped, two.item_id, two.swapped) == (
+            one.item_id,
+            False,
+            one.item_id,
+            True,
+        )
+        assert shown(two) == exchanged(shown(one), first, second) != shown(one)
+    assert split.rows.undecodable == {}
+
+
+def test_vl_rewardbench_is_reported_by_the_three_groups_of_its_sources(
+    tmp_path: Path, local_files: None
+) -> None:
+    pair_replicas.vlrewardbench(tmp_path / "vlrewardbench")
+    split = loaded("mtrl_judge_vlrewardbench", tmp_path / "vlrewardbench")
+    assert split.record["groups"]["rows"] == {"general": 2, "hallucination": 4, "reasoning": 2}
+    first, _, third, *_ = rows = rows_of(split)
+    assert "Answer 1: A <\u200bimage> of a cup." in shown(first)
+    assert first.cluster == third.cluster != rows[4].cluster
+
+
+def test_mmrb2_shows_texts_and_images_in_the_order_of_the_marks(
+    tmp_path: Path, local_files: None
+) -> None:
+    pair_replicas.mmrb2(tmp_path / "mmrb2", "interleaved")
+    straight = rows_of(loaded("mtrl_judge_mmrb2_interleaved", tmp_path / "mmrb2"))[::2]
+    assert [shown(row)[3:6] for row in straight] == [
+        [
+            "Request: Draw [gray] in two steps, like [black].",
+            "Response A: First [red], then [lime].",
+            "Response B: [blue]Done.",
+        ],
+        ["Request: A cat", "Response A: [white]", "Response B: [cyan]"],
+        ["Request: Why?", "Response A: Because.", "Response B: No idea."],
+    ]
+
+
+def test_edits_are_shown_with_the_original_in_one_place(tmp_path: Path, local_files: None) -> None:
+    pair_replicas.genaibench(tmp_path / "genai", "image_edition")
+    one, two, *_ = rows_of(loaded("mtrl_judge_genaibench_edition", tmp_path / "genai"))
+    assert shown(one)[4] == shown(two)[4] == "Original image: [gray]"
+    assert shown(two)[8:10] == ["Edit A: [blue]", "Edit B: [red]"]
+
+
+def test_pick_a_pic_leaves_out_what_has_no_label(tmp_path: Path, local_files: None) -> None:
+    pair_replicas.pickapic(tmp_path / "pickapic")
+    split = loaded("mtrl_judge_pickapic", tmp_path / "pickapic")
+    assert split.record["left_out"] == {"judge.where": 2}
+    assert split.record["labels"] == {"1": 2, "2": 2, "Tie": 2}
