@@ -1,0 +1,70 @@
+"""How judges differ across wordings of the instruction, and wordings across judges.
+
+The measures of MM-BigBench (arXiv 2310.09036, section 3.3; `declare-lab/MM-BigBench`, `evaluation/`)
+over scores of J judges on T tasks with I instructions, in points from 0 to 100.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+LEAST_MEAN = 1.0
+"""Points. A gain relative to a mean close to zero is as large as one likes, so it is not defined."""
+TOP = 3
+
+
+def model_gains(points_J_T_I: Floats) -> Floats:
+    """The mean relative gain of each judge on each task, J × T.
+
+    How much better than the mean of all judges it is with the same instruction, in percent, as the
+    mean over instructions.
+
+    Returns:
+        NaN where the mean of the judges is below :data:`LEAST_MEAN` for an instruction.
+    """
+    return _gains(points_J_T_I, points_J_T_I.mean(axis=0, keepdims=True)).mean(axis=2)
+
+
+def instruction_gains(points_J_T_I: Floats) -> Floats:
+    """The mean relative gain of each instruction on each task, T × I.
+
+    How much better a judge is with it than with the mean instruction, in percent, as the mean over
+    judges.
+
+    Returns:
+        NaN where the mean of a judge over instructions is below :data:`LEAST_MEAN`.
+    """
+    return _gains(points_J_T_I, points_J_T_I.mean(axis=2, keepdims=True)).mean(axis=0)
+
+
+def model_stability(points_J_T_I: Floats) -> Floats:
+    """The standard deviation of each judge's scores over instructions, J × T; 0 is stable."""
+    return points_J_T_I.std(axis=2)
+
+
+def instruction_stability(points_J_T_I: Floats) -> Floats:
+    """The standard deviation of the scores of each instruction over judges, T × I."""
+    return points_J_T_I.std(axis=0)
+
+
+def adaptability(points_J_T_I: Floats, top: int = TOP) -> Floats:
+    """How often each instruction is among a judge's best ones on a task, in percent, J × I.
+
+    Of equal instructions, the later one is better, as in MM-BigBench. A judge's shares add up to
+    100, as long as there are at least ``top`` instructions.
+    """
+    n_tasks = points_J_T_I.shape[1]
+    best_J_T_K = np.argsort(points_J_T_I, axis=2, kind="stable")[:, :, -top:]
+    hits_J_I = np.stack(
+        [(best_J_T_K == index).sum(axis=(1, 2)) for index in range(points_J_T_I.shape[2])], axis=1
+    )
+    hits_share_J_I: Floats = hits_J_I / (top * n_tasks) * 100
+    return hits_share_J_I
+
+
+def _gains(points: Floats, means: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains: Floats = 100 * (points - means) / means
+    return np.where(means < LEAST_MEAN, np.nan, gains)
