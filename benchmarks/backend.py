@@ -29,8 +29,8 @@ from mtrl_judge.harness_plugin.hooks import JudgeHooks
 from mtrl_judge.harness_plugin.model import MtrlJudge
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.models.judge import Judge
 from mtrl_judge.models.token_budget import TokenBudget, token_budget
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 from .timing import alternate, median_ratio, timed
 
@@ -149,7 +149,7 @@ def shared_work_ratios(
     pairs = tasks[-1].requests(new_tokens)
 
     def without_deduplication() -> None:
-        with patch("mtrl_judge.models.judge.deduplicate_images", nullcontext):
+        with patch("mtrl_judge.models.transformers_judge.deduplicate_images", nullcontext):
             scoring.generate_until(list(pairs))
 
     seconds = alternate(
@@ -220,7 +220,9 @@ def backend_variants(
     runs: dict[str, list[float]] = {"stock": [], "ours": []}
     for _ in range(2):
         runs["stock"].append(docs_per_s(stock))
-        with timed({n: (Judge, n) for n in ("inputs", "generate")}, synchronize) as spans:
+        with timed(
+            {n: (TransformersJudge, n) for n in ("inputs", "generate")}, synchronize
+        ) as spans:
             runs["ours"].append(docs_per_s(ours))
     medians = {name: statistics.median(values) for name, values in runs.items()}
     yield "docs_per_s", medians
@@ -230,7 +232,7 @@ def backend_variants(
     scored = docs_per_s(scoring)
     yield "logprob_docs_per_s", scored
     yield "logprob_ratio", round(scored / medians["stock"], 2)
-    budget = token_budget(ours.model) if device == "cuda" else TokenBudget(4096)
+    budget = token_budget(ours.judge.model) if device == "cuda" else TokenBudget(4096)
     with patch.object(ours, "_prompts_at_once", budget):
         yield "auto_docs_per_s", docs_per_s(ours)
     with patch.object(ours.judge, "generate", partial(generate, cache_implementation="static")):

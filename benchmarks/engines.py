@@ -30,7 +30,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.models.base_judge import WINDOW, BaseJudge, Prompt
 from mtrl_judge.models.checkpoint import end_tokens, load_model, load_processor
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 from mtrl_judge.models.vllm_judge import VLLMJudge
 
 from .timing import alternate, median_ratio
@@ -69,7 +69,7 @@ def compare(checkpoint: Path, root: Path, runs: int) -> dict[str, Any]:
     start_s = time.perf_counter() - started
     model = load_model(folder, dtype=dtype, device_map={"": device})
     judges: dict[str, tuple[BaseJudge, int]] = {
-        "transformers": (Judge(model, load_processor(folder)), BATCH_SIZE),
+        "transformers": (TransformersJudge(model, load_processor(folder)), BATCH_SIZE),
         "vllm": (on_vllm, WINDOW),
     }
     texts: dict[str, list[str]] = {}

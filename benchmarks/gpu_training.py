@@ -25,7 +25,7 @@ from trl.trainer.utils import (
 
 from mtrl_judge.common.plain_yaml import yaml_mapping
 from mtrl_judge.judge_tasks.rows import JudgeRow
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 from mtrl_judge.rl import memory, self_check
 from mtrl_judge.rl.generation_batch import forward_inputs
 from mtrl_judge.rl.grpo_trainer import JudgeGRPOTrainer
@@ -261,7 +261,7 @@ def generation(work: Work) -> Figures:
         for name in ("shared", "static"):
             same = [a == b for a, b in zip(tokens["stock"], tokens[name], strict=True)]
             yield f"{name}_same_as_stock", round(sum(same) / len(same), 3)
-        judge = Judge(trainer.model, trainer.processing_class)
+        judge = TransformersJudge(trainer.model, trainer.processing_class)
         started = time.perf_counter()
         judge.judge(judge_rows(work), "direct", batch_size=16, max_new_tokens=work.completion)
         yield "validation_s_per_token", round((time.perf_counter() - started) / work.completion, 4)

@@ -29,8 +29,8 @@ from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, read_confidence, rea
 from mtrl_judge.metrics.calibration import known_probabilities, stated_calibration_error
 from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import FactCounts, FailureKind, Record
+from mtrl_judge.models.logprob import calibration_rows, load_calibration, parse_answer
 
-from .logprob import calibration_rows, load_calibration, parse_answer
 from .perturbations import Perturbation, active_perturbation
 from .prompt_style import (
     evaluation_calibration,

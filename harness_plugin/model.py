@@ -7,12 +7,12 @@ With `engine=openai`, a server with an OpenAI-compatible API runs it.
 Requests of all tasks are batched together by length and answered greedily unless a task asks for
 sampling. Answers are returned whole, reasoning included, because the task's scorer reads it. With
 `scoring=logprob` the verdict is not generated: the answer is the most probable one, right after a
-prompt that asks for the verdict alone or after the judge's reasoning (see :mod:`.logprob`).
+prompt that asks for the verdict alone or after the judge's reasoning (see
+:mod:`mtrl_judge.models.logprob`).
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections import defaultdict
@@ -30,54 +30,27 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.utils import simple_parse_args_string
 from PIL import Image
 from tqdm import tqdm
-from transformers import GenerationConfig
 
-from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.exits import exit_of_host
-from mtrl_judge.common.files import expanded
-from mtrl_judge.judge_tasks.spec import GENERATION_KEYS
-from mtrl_judge.models.base_judge import WINDOW, Answer, BaseJudge, Batch, Prompt
-from mtrl_judge.models.checkpoint import (
-    check_config,
-    end_tokens,
-    load_model,
-    load_processor,
-    model_revision,
-    read_checkpoint_card,
+from mtrl_judge.models.base_judge import Answer, Batch, Prompt
+from mtrl_judge.models.engines import (
+    ARGUMENTS,
+    AUTO,
+    EngineArguments,
+    engine_arguments,
+    generation_settings,
+    open_judge,
+    positive,
 )
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.logprob import LogprobScorer, check_calibration, check_scoring
 from mtrl_judge.models.openai_judge import OpenAIJudge
-from mtrl_judge.models.token_budget import TokenBudget, token_budget
-from mtrl_judge.models.vllm_judge import VLLMJudge, require_vllm
+from mtrl_judge.models.token_budget import TokenBudget
+from mtrl_judge.models.vllm_judge import VLLMJudge
 
 from .hooks import hooks_behind
 from .kept_answers import Received
-from .logprob import LogprobScorer
-from .prompt_style import (
-    Backend,
-    check_calibration,
-    check_scoring,
-    evaluation_style,
-    set_backend,
-)
-
-DEFAULT_MAX_NEW_TOKENS = 1024
-AUTO = "auto"
-ENGINES = ("transformers", "vllm", "openai")
-# Arguments that only one engine takes; they are passed on under their own names.
-OPTIONS = {
-    "transformers": ("attn_implementation", "device", "device_map"),
-    "vllm": (
-        "tensor_parallel_size",
-        "gpu_memory_utilization",
-        "max_model_len",
-        "max_num_seqs",
-        "enforce_eager",
-    ),
-    "openai": ("base_url",),
-}
-_BATCHES_AT_ONCE = 8  # of a server, which is idle while the last requests of so many are answered
+from .prompt_style import Backend, evaluation_style, set_backend
 
 T = TypeVar("T")
 
@@ -108,15 +81,10 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     Every argument is a `--model_args` key; a wrong one is a SystemExit with a message.
 
     Args:
-        engine: transformers, vllm or openai.
-        dtype: by default ("auto") bfloat16 on a GPU and float32 on a CPU.
-        batch_size: prompts answered together; auto is as many as fit into a GPU's memory with their
-            answers.
-        min_pixels: lower bound of width × height of each image as the model sees it.
-        max_pixels: upper bound, likewise; by default the checkpoint's own, at most 12.8 megapixels.
-        max_new_tokens: overrides the tasks' own.
         scoring: generation or logprob.
         calibration: temperature (the default) or bias; of scoring=logprob.
+        max_new_tokens: overrides the tasks' own.
+        arguments: of :func:`~mtrl_judge.models.engines.engine_arguments`.
     """
 
     is_simple = False
@@ -125,65 +93,22 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     @_exit_on_error()
     def __init__(
         self,
-        pretrained: str | None = None,
-        engine: str = "transformers",
-        revision: str | None = None,
-        dtype: str = "auto",
-        attn_implementation: str | None = None,
-        device_map: str | None = None,
-        device: str | None = None,
-        batch_size: int | str = 1,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        max_new_tokens: int | None = None,
-        trust_remote_code: bool | int | str = False,
-        system_prompt: str | None = None,
         scoring: str = "generation",
         calibration: str | None = None,
-        tensor_parallel_size: int | None = None,
-        gpu_memory_utilization: float | None = None,
-        max_model_len: int | None = None,
-        max_num_seqs: int | None = None,
-        enforce_eager: bool | int | str | None = None,
-        base_url: str | None = None,
+        max_new_tokens: int | None = None,
         max_batch_size: int | None = None,
-        **unknown: object,
+        **arguments: Any,
     ) -> None:
         super().__init__()
-        if unknown:
-            known = inspect.signature(MtrlJudge).parameters.keys() - {"max_batch_size", "unknown"}
-            hints = (f"unknown key {key!r}; {did_you_mean(key, sorted(known))}" for key in unknown)
-            raise JudgeError("\n".join(f"model_args: {hint}" for hint in hints))
-        if pretrained is None:
-            raise JudgeError("pretrained: missing; expected pretrained=FOLDER_OR_HUB_ID")
-        if pretrained.startswith("~"):
-            pretrained = str(expanded(pretrained))
         if max_batch_size is not None:  # one of lmms-eval's flags
             raise JudgeError("max_batch_size: not supported by this backend; set batch_size")
-        size = None if batch_size == AUTO else _positive("batch_size", batch_size)
-        self.batch_size = size or AUTO
-        options = _options(
-            engine,
-            attn_implementation=attn_implementation,
-            device=device,
-            device_map=device_map,
-            tensor_parallel_size=tensor_parallel_size,
-            gpu_memory_utilization=gpu_memory_utilization,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            enforce_eager=None
-            if enforce_eager is None
-            else boolean("enforce_eager", enforce_eager),
-            base_url=base_url,
-        )
-        device = options.pop("device", None)
-        if engine == "vllm":
-            require_vllm()
-        self._max_new_tokens = max_new_tokens and _positive("max_new_tokens", max_new_tokens)
-        min_pixels = min_pixels and _positive("min_pixels", min_pixels)
-        max_pixels = max_pixels and _positive("max_pixels", max_pixels)
-        if min_pixels and max_pixels and min_pixels > max_pixels:
-            raise JudgeError(f"min_pixels: {min_pixels} is more than max_pixels, {max_pixels}")
+        known = ("scoring", "calibration", "max_new_tokens", *ARGUMENTS)
+        if unknown := arguments.keys() - {*ARGUMENTS}:
+            hints = (f"unknown key {key!r}; {did_you_mean(key, known)}" for key in sorted(unknown))
+            raise JudgeError("\n".join(f"model_args: {hint}" for hint in hints))
+        checked = engine_arguments(**arguments)
+        self.batch_size = checked.batch_size or AUTO
+        self._max_new_tokens = max_new_tokens and positive("max_new_tokens", max_new_tokens)
         self._scoring = check_scoring(scoring)
         self._calibration = check_calibration(calibration, self._scoring)
         self._scorers: dict[str, LogprobScorer] = {}
@@ -191,97 +116,25 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self.accelerator = Accelerator()
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
+        device = None
         if self._world_size > 1:
-            if engine == "vllm":
-                raise JudgeError(
-                    "engine=vllm: not supported with several processes; start one, and give "
-                    "tensor_parallel_size the number of GPUs"
-                )
-            if engine == "openai":
-                raise JudgeError(
-                    "engine=openai: not supported with several processes; start one, and set "
-                    "batch_size to the number of requests at a time"
-                )
-            if "device_map" in options:
-                raise JudgeError("device_map: not supported with several processes; leave it out")
+            _check_for_several_processes(checked)
             # Even where `device` is given: lmms-eval gathers results on accelerate's device.
-            self.device = self.accelerator.device
-        else:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-        self._prompts_at_once: int | TokenBudget
-        limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        self.judge: BaseJudge
-        if engine == "openai":
-            local = {"revision": revision, "trust_remote_code": trust_remote_code or None}
-            local["dtype"] = None if dtype == "auto" else dtype
-            for name, value in local.items():
-                if value is not None:
-                    raise JudgeError(f"{name}: not with engine=openai, whose server decides it")
-            if size is None:
-                raise JudgeError(
-                    "batch_size: auto is not supported with engine=openai; expected the number of "
-                    "requests at a time"
-                )
-            self.device = torch.device("cpu")
-            self._prompts_at_once = min(WINDOW, _BATCHES_AT_ONCE * size)
-            server = OpenAIJudge(
-                pretrained,
-                base_url=base_url,
-                concurrency=size,
-                seed=torch.initial_seed() % 2**32,  # lmms-eval's --seed
-                **limits,
-                system_prompt=system_prompt,
-            )
-            self.judge = server
+            device = self.accelerator.device
+        opened = open_judge(checked, device)
+        self.judge, self.device = opened.judge, opened.device
+        self._prompts_at_once = opened.prompts_at_once
+        if isinstance(self.judge, OpenAIJudge):
             # As in lmms-eval's own clients: answers are kept by the server that gave them.
-            self.client = server.client
-            self._announce(engine, style=None, system_prompt=system_prompt, weights=None)
-            return
-        card = read_checkpoint_card(pretrained)
-        source: dict[str, Any] = {"revision": revision}
-        source["trust_remote_code"] = boolean("trust_remote_code", trust_remote_code)
-        check_config(pretrained, **source)
-        processor = load_processor(pretrained, **source)
-        torch_dtype = _torch_dtype(dtype, self.device)
-        if engine == "vllm":
-            self._prompts_at_once = WINDOW
-            self.judge = VLLMJudge(
-                pretrained,
-                processor,
-                **source,
-                dtype=torch_dtype,
-                eos_token_id=end_tokens(pretrained, **source),
-                seed=torch.initial_seed() % 2**32,  # lmms-eval's --seed
-                **limits,
-                system_prompt=system_prompt,
-                **options,
-            )
-        else:
-            options = {"device_map": {"": self.device}, **options}
-            self.model = load_model(pretrained, **source, **options, dtype=torch_dtype)
-            self.device = self.model.device
-            self.judge = Judge(self.model, processor, **limits, system_prompt=system_prompt)
-            # A checkpoint's own sampling settings would make greedy decoding warn, or sample.
-            self.model.generation_config = GenerationConfig()
-            self._prompts_at_once = size or token_budget(self.model)
-        weights = model_revision(pretrained, revision)
-        self._announce(
-            engine, style=card.get("style"), system_prompt=system_prompt, weights=weights
-        )
-
-    def _announce(
-        self, engine: str, *, style: str | None, system_prompt: str | None, weights: str | None
-    ) -> None:
-        """Pass on what is known of the model to where the prompts are built."""
+            self.client = self.judge.client
         set_backend(
             Backend(
-                engine,
+                opened.engine,
                 self._scoring,
-                style,
+                opened.style,
                 self.judge.min_and_max_pixels,
-                system_prompt or "",
-                weights,
+                checked.system_prompt or "",
+                opened.revision,
                 self._generation_settings,
                 self._calibration,
             )
@@ -401,34 +254,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return self.judge.prompt(messages, images)
 
     def _generation_settings(self, requested: Mapping[str, Any]) -> dict[str, Any]:
-        """`Judge.generate`'s arguments for a task's `generation_kwargs`; greedy by default."""
-        for key in requested:
-            if key not in GENERATION_KEYS:
-                raise JudgeError(
-                    f"generation_kwargs: unknown key {key!r}; {did_you_mean(key, GENERATION_KEYS)}"
-                )
-        sample = boolean("do_sample", requested.get("do_sample") or False)
-        temperature = requested.get("temperature")
-        if temperature is None:
-            temperature = 1.0 if sample else 0.0
-        until = requested.get("until") or []
-        settings = {
-            "do_sample": temperature > 0,
-            "max_new_tokens": self._max_new_tokens
-            or requested.get("max_new_tokens")
-            or DEFAULT_MAX_NEW_TOKENS,
-            "num_beams": requested.get("num_beams") or 1,
-            "repetition_penalty": requested.get("repetition_penalty") or 1.0,
-            "until": [stop for stop in ([until] if isinstance(until, str) else until) if stop],
-        }
-        if temperature > 0:
-            # transformers' default top_k is 50; 0 keeps the whole vocabulary.
-            settings |= {
-                "temperature": temperature,
-                "top_p": requested.get("top_p") or 1.0,
-                "top_k": requested.get("top_k") or 0,
-            }
-        return settings
+        return generation_settings(requested, self._max_new_tokens)
 
     def _scorer(self, request: Instance) -> LogprobScorer:
         _, doc_to_messages, generation_kwargs, _, task, _ = request.args
@@ -463,28 +289,20 @@ def prefetched(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def _options(engine: str, **options: object) -> dict[str, Any]:
-    """The options that are given, all of them of this engine."""
-    if engine not in ENGINES:
-        raise JudgeError(f"engine: unknown engine {engine!r}; {did_you_mean(engine, ENGINES)}")
-    given = {name: value for name, value in options.items() if value is not None}
-    for other in ENGINES:
-        for name in OPTIONS[other]:
-            if other != engine and name in given:
-                raise JudgeError(f"{name}: only with engine={other}, but the engine is {engine}")
-    return given
-
-
-def _positive(name: str, value: object) -> int:
-    if isinstance(value, bool) or not str(value).isdecimal() or int(str(value)) < 1:
-        raise JudgeError(f"{name}: found {value!r}; expected a positive integer")
-    return int(str(value))
-
-
-def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = getattr(torch, str(name), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise JudgeError(f"dtype: found {name!r}; expected auto, float32, bfloat16 or float16")
-    return dtype
+def _check_for_several_processes(arguments: EngineArguments) -> None:
+    """
+    Raises:
+        JudgeError: an argument is for one process.
+    """
+    if arguments.engine == "vllm":
+        raise JudgeError(
+            "engine=vllm: not supported with several processes; start one, and give "
+            "tensor_parallel_size the number of GPUs"
+        )
+    if arguments.engine == "openai":
+        raise JudgeError(
+            "engine=openai: not supported with several processes; start one, and set "
+            "batch_size to the number of requests at a time"
+        )
+    if "device_map" in arguments.options:
+        raise JudgeError("device_map: not supported with several processes; leave it out")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, NamedTuple
 
-from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.judge_tasks.prompts import instruction
-from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, STYLES, JudgeTask, Style
+from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, JudgeTask, Style
 from mtrl_judge.models.calibration import Method
-
-Scoring: TypeAlias = Literal["generation", "logprob"]
-StyleSource: TypeAlias = Literal["scoring", "override", "checkpoint", "task"]
+from mtrl_judge.models.logprob import Scoring
+from mtrl_judge.models.style import StyleSource, check_style, chosen_style
 
 STYLE_VARIABLE = "MTRL_JUDGE_STYLE"
 
@@ -50,7 +48,7 @@ def set_backend(backend: Backend | None) -> None:
     """
     global _backend
     if backend is not None and backend.style is not None:
-        _check_style(backend.style, "the checkpoint's card")
+        check_style(backend.style, "the checkpoint's card")
     _backend = backend
     _reported.clear()
 
@@ -68,34 +66,6 @@ def evaluation_engine() -> str | None:
 def evaluation_calibration() -> Method:
     """What our backend fits to calibrate verdicts by probability."""
     return "temperature" if _backend is None else _backend.calibration
-
-
-def check_calibration(calibration: str | None, scoring: Scoring) -> Method:
-    """A backend's ``calibration`` argument; None is the default.
-
-    Raises:
-        JudgeError: the calibration is unknown, or verdicts are generated.
-    """
-    known = get_args(Method)
-    if calibration is not None and calibration not in known:
-        raise JudgeError(
-            f"calibration: unknown calibration {calibration!r}; {did_you_mean(calibration, known)}"
-        )
-    if calibration is not None and scoring != "logprob":
-        raise JudgeError(f"calibration: only with scoring=logprob, but the scoring is {scoring}")
-    return cast(Method, calibration or "temperature")
-
-
-def check_scoring(scoring: str) -> Scoring:
-    """A backend's ``scoring`` argument.
-
-    Raises:
-        JudgeError: the scoring is unknown.
-    """
-    known = get_args(Scoring)
-    if scoring not in known:
-        raise JudgeError(f"scoring: unknown scoring {scoring!r}; {did_you_mean(scoring, known)}")
-    return cast(Scoring, scoring)
 
 
 def evaluation_style(task: JudgeTask) -> Style:
@@ -174,17 +144,8 @@ def report_style(task: JudgeTask) -> None:
 
 
 def _style_and_source(task: JudgeTask) -> tuple[Style, StyleSource]:
-    override = os.environ.get(STYLE_VARIABLE)
-    if override:
-        return _check_style(override, STYLE_VARIABLE), "override"
-    if evaluation_scoring() == "logprob":
-        return "direct", "scoring"
-    if _backend is not None and _backend.style is not None:
-        return cast(Style, _backend.style), "checkpoint"
-    return task.judge.style, "task"
-
-
-def _check_style(style: str, source: str) -> Style:
-    if style not in STYLES:
-        raise JudgeError(f"{source}: unknown style {style!r}; {did_you_mean(style, STYLES)}")
-    return style
+    override = os.environ.get(STYLE_VARIABLE) or None
+    if override is not None:
+        check_style(override, STYLE_VARIABLE)
+    trained = None if _backend is None else _backend.style
+    return chosen_style(task, override, evaluation_scoring(), trained)

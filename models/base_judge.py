@@ -1,7 +1,8 @@
 """What judges on every engine share: conversations to prompts, prompts to batches, tokens to text.
 
-An engine computes what a model answers: :class:`.judge.Judge` with transformers,
-:class:`.vllm_judge.VLLMJudge` with vLLM and :class:`.openai_judge.OpenAIJudge` by a server.
+An engine computes what a model answers: :class:`.transformers_judge.TransformersJudge` with
+transformers, :class:`.vllm_judge.VLLMJudge` with vLLM and :class:`.openai_judge.OpenAIJudge` by a
+server.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Prompt:
 class Batch:
     """Prompts that are processed together."""
 
-    indices: Sequence[int]  # of the prompts, in the order given to `Judge.batches`
+    indices: Sequence[int]  # of the prompts, in the order given to `BaseJudge.batches`
     prompts: Sequence[Prompt]
     inputs: Any  # what the engine reads
 

@@ -1,4 +1,4 @@
-"""A judge on vLLM: the prompts, pixels and tokens of :class:`.judge.Judge`, computed by vLLM."""
+"""A judge on vLLM: the prompts, pixels and tokens of the engine transformers, computed by vLLM."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class VLLMJudge(TokenizingJudge):
             {
                 "prompt_token_ids": self.tokenizer(
                     prompt.text,
-                    # As in `Judge.inputs`.
+                    # As in `TransformersJudge.inputs`.
                     add_special_tokens=bos is None or not prompt.text.startswith(bos),
                 )["input_ids"],
                 **({"multi_modal_data": {"image": prompt.images}} if prompt.images else {}),

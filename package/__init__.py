@@ -8,7 +8,7 @@ names with an example for each.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtrl_judge.models.judge import Judge as Judge
+    from mtrl_judge.models.transformers_judge import TransformersJudge as Judge  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
         from mtrl_judge.common.host_versions import check_versions
 
         check_versions(("transformers", "pydantic"))
-        from mtrl_judge.models.judge import Judge
+        from mtrl_judge.models.transformers_judge import TransformersJudge
 
-        return Judge
+        return TransformersJudge
     raise AttributeError(f"module 'mtrl_judge' has no attribute {name!r}")

@@ -52,7 +52,6 @@ from trl.trainer.utils import (
 from mtrl_judge.common.attributes import replaced_attribute
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.models.image_dedup import deduplicate_images
-from mtrl_judge.models.judge import unwrap_adapters
 from mtrl_judge.models.packed_attention import flash_unsupported_reason
 from mtrl_judge.models.packing import (
     pack,
@@ -62,6 +61,7 @@ from mtrl_judge.models.packing import (
 )
 from mtrl_judge.models.placeholders import placeholder_ids
 from mtrl_judge.models.shared_prefill import StaticDecoding, share_prefill
+from mtrl_judge.models.transformers_judge import unwrap_adapters
 
 from .balance import WorstTask
 from .generation_batch import (

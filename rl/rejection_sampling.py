@@ -87,13 +87,13 @@ def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
     import torch
     from accelerate import PartialState
 
-    from mtrl_judge.models.judge import Judge
+    from mtrl_judge.models.transformers_judge import TransformersJudge
 
     from .model import load
 
     trainer, samples = settings.trainer, settings.judge.rft_samples
     model, processor = load(settings)
-    judge = Judge(model.to(PartialState().device).eval(), processor)
+    judge = TransformersJudge(model.to(PartialState().device).eval(), processor)
     prompts = (
         judge.prompt(render_messages(row, settings.style), row.images)
         for row in rows

@@ -32,8 +32,8 @@ from mtrl_judge.metrics.calibration import stated_calibration_error
 from mtrl_judge.metrics.perception import PERCEPTION_RATES, distinct_ngrams
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.models.base_judge import WINDOW
-from mtrl_judge.models.judge import Judge, unwrap_adapters
 from mtrl_judge.models.pixels import fit_grid
+from mtrl_judge.models.transformers_judge import TransformersJudge, unwrap_adapters
 
 from .checkpoints import WholeCheckpoints
 from .kept_best import KeptBest
@@ -142,7 +142,7 @@ class Validation:
 
     def _by_transformers(self, trainer: Any, rows: Sequence[JudgeRow]) -> _Answered:
         with ready_to_generate(trainer) as model:
-            judge = Judge(model, trainer.processing_class)
+            judge = TransformersJudge(model, trainer.processing_class)
             texts = judge.judge(
                 rows,
                 self.style,
@@ -156,7 +156,7 @@ class Validation:
             return texts, [None] * len(rows) if sharded else self._probabilities(judge, rows, texts)
 
     def _probabilities(
-        self, judge: Judge, rows: Sequence[JudgeRow], texts: Sequence[str]
+        self, judge: TransformersJudge, rows: Sequence[JudgeRow], texts: Sequence[str]
     ) -> list[_Probabilities]:
         """Of the verdicts after the reasoning, for up to AUC_ITEMS items of each task."""
         ids: defaultdict[str, set[str]] = defaultdict(set)
@@ -191,7 +191,7 @@ class Validation:
     def _by_vllm(self, trainer: Any, rows: Sequence[JudgeRow]) -> _Answered:
         """The answers of the engine that samples in training, with the weights of this step."""
         trainer.sync_sampler()
-        judge = Judge(trainer.model, trainer.processing_class)
+        judge = TransformersJudge(trainer.model, trainer.processing_class)
         image_processor = trainer.processing_class.image_processor
         texts: list[str] = []
         for start in range(0, len(rows), WINDOW):

@@ -114,9 +114,9 @@ def test_the_constraints_are_within_the_bounds(file: str, extras: str) -> None:
 
 
 def test_the_judge_is_a_public_name_that_is_imported_on_use() -> None:
-    from mtrl_judge.models.judge import Judge
+    from mtrl_judge.models.transformers_judge import TransformersJudge
 
-    assert mtrl_judge.Judge is Judge
+    assert mtrl_judge.Judge is TransformersJudge
     code = "import sys, mtrl_judge; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

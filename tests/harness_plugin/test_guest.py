@@ -16,7 +16,6 @@ from support.commands import call, lmms_eval
 from support.images import image_cell, image_cells
 from support.tasks import write_split, write_yaml
 
-from mtrl_judge.harness_plugin.logprob import MIN_CALIBRATION_ROWS
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE, set_backend
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import instruction, render_messages
@@ -26,7 +25,8 @@ from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.reading import load_run
 from mtrl_judge.models.checkpoint import load_model, load_processor, model_revision
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.logprob import MIN_CALIBRATION_ROWS
+from mtrl_judge.models.transformers_judge import TransformersJudge
 from mtrl_judge.rl.recipes import resolve_tasks
 
 SHIPPED = [task.task for task in load_shipped_tasks()]
@@ -320,7 +320,7 @@ def logprob_root(
     columns: dict[str, Any] = {"image": image_cells(count), "text": texts, "label": [0] * count}
     columns["dataset_source"] = ["drawbench"] * count
     write_split(root, seetrue.task, "validation", columns)
-    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(load_model(str(random_judge)), load_processor(str(random_judge)))
     rows = map(JudgeRow.from_doc, load_rows(seetrue, "validation", root).rows.dataset)
     prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
     margins = np.empty(count)
@@ -436,7 +436,7 @@ def test_the_response_cache_keeps_probabilities_apart_from_generations(
 
 def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_judge: Path) -> None:
     from mtrl_judge.harness_plugin.hooks import JudgeHooks
-    from mtrl_judge.harness_plugin.logprob import Judgment, format_answer
+    from mtrl_judge.models.logprob import VerdictProbabilities, format_answer
 
     in_process("mtrl_judge", ["mtrl_judge_seetrue"], model_args=f"pretrained={random_judge}")
     hooks = JudgeHooks(find_task("mtrl_judge_seetrue"))
@@ -445,7 +445,8 @@ def test_a_text_that_looks_like_probabilities_is_none(in_process: Any, random_ju
         doc,
         [
             format_answer(
-                "Yes", Judgment((0.9, 0.1), 1.0, 1.0, (0.0, 0.0), True, None, (False, False))
+                "Yes",
+                VerdictProbabilities((0.9, 0.1), 1.0, 1.0, (0.0, 0.0), True, None, (False, False)),
             )
         ],
     )

@@ -24,7 +24,7 @@ from mtrl_judge.harness_plugin.answer_store import (
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE, set_backend
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 TASKS = [TASK_OF_PAIRS, POINTWISE_TASK]
 TEXTS = "abcdef"  # of the six items of the pointwise task
@@ -87,16 +87,16 @@ def test_a_stopped_evaluation_goes_on_where_it_was(
     whole = run(reuse="")
     assert len(evaluations.asked()) == 11
     shutil.rmtree(evaluations.store)
-    stock, batches = Judge.generate, []
+    stock, batches = TransformersJudge.generate, []
 
-    def generate(self: Judge, batch: Any, **settings: Any) -> Any:
+    def generate(self: TransformersJudge, batch: Any, **settings: Any) -> Any:
         if len(batches) == 3:
             raise KeyboardInterrupt
         batches.append(batch)
         return stock(self, batch, **settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Judge, "generate", generate)
+        patched.setattr(TransformersJudge, "generate", generate)
         with pytest.raises(KeyboardInterrupt):
             run()
     before = evaluations.asked()

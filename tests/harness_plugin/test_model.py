@@ -15,10 +15,10 @@ from PIL import Image
 from support.images import random_image
 from support.tiny_models import CHAT_SPECIALS, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
 
-from mtrl_judge.harness_plugin import model as backend
 from mtrl_judge.harness_plugin import prompt_style as style
 from mtrl_judge.harness_plugin.model import MtrlJudge
 from mtrl_judge.judge_tasks.loading import find_task
+from mtrl_judge.models import engines
 from mtrl_judge.models.base_judge import Batch
 from mtrl_judge.models.checkpoint import read_checkpoint_card
 from mtrl_judge.models.token_budget import TokenBudget
@@ -149,7 +149,7 @@ def test_batches_by_tokens_are_halved_where_memory_is_short(
     import torch
 
     budget = TokenBudget(500)
-    monkeypatch.setattr(backend, "token_budget", lambda model: budget)
+    monkeypatch.setattr(engines, "token_budget", lambda model: budget)
     judge = build(qwen3, batch_size="auto")
     generate, tried = judge.judge.generate, []
 
@@ -235,10 +235,12 @@ def test_dtype_and_attention_implementation(qwen3: Path) -> None:
     import torch
 
     judge = build(qwen3, dtype="bfloat16", attn_implementation="eager")
-    assert judge.model.dtype == torch.bfloat16
+    assert judge.judge.model.dtype == torch.bfloat16
     inputs = inputs_of(judge, MIXED[0])
-    assert judge.model(**inputs, output_attentions=True).attentions[0] is not None  # not in sdpa
-    assert build(qwen3).model.dtype == torch.float32
+    assert (
+        judge.judge.model(**inputs, output_attentions=True).attentions[0] is not None
+    )  # not in sdpa
+    assert build(qwen3).judge.model.dtype == torch.float32
     assert len(ask(judge, MIXED)) == len(MIXED)
 
 

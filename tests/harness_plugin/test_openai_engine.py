@@ -11,14 +11,14 @@ import pytest
 import torch
 from support.chat_server import Server, chat_server
 
-from mtrl_judge.harness_plugin import model as backend
 from mtrl_judge.harness_plugin.answer_keys import ModelIdentity
 from mtrl_judge.harness_plugin.model import MtrlJudge
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE, set_backend
 from mtrl_judge.judge_tasks.request_failures import request_failure
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
+from mtrl_judge.models import engines
 from mtrl_judge.models.checkpoint import load_model, load_processor
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -41,7 +41,7 @@ def evaluate(
 ) -> Iterator[Callable[..., dict[str, Any]]]:
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(data_root))
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(backend, "load_model", favoring)
+    monkeypatch.setattr(engines, "load_model", favoring)
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.models import MODEL_REGISTRY_V2  # noqa: F401  registers the judge tasks
     from lmms_eval.tasks import TaskManager
@@ -72,7 +72,7 @@ def test_a_server_gives_what_transformers_gives(
     evaluate: Any, random_judge: Path, scoring: str, style: str
 ) -> None:
     expected = evaluate(f"pretrained={random_judge},scoring={scoring}", style)
-    judge = Judge(favoring(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(favoring(str(random_judge)), load_processor(str(random_judge)))
     with chat_server(Server(judge)) as url:
         args = f"pretrained=judge,engine=openai,base_url={url},scoring={scoring}"
         found = evaluate(args, style)
@@ -97,7 +97,7 @@ def test_a_server_gives_what_transformers_gives(
 
 def test_failures_and_unknown_verdicts_are_no_verdicts(evaluate: Any, random_judge: Path) -> None:
     """A judge that names no verdict among its first tokens has none; nothing is guessed."""
-    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(load_model(str(random_judge)), load_processor(str(random_judge)))
     head = judge.model.get_output_embeddings()
     less_K = torch.zeros(head.weight.shape[0])
     less_K[judge.tokenizer("YesNo12YeNuoY")["input_ids"]] = -20.0
@@ -125,7 +125,7 @@ def test_answers_are_kept_by_the_server_that_gave_them(
 ) -> None:
     """Also where the client reads its address from the environment."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(load_model(str(random_judge)), load_processor(str(random_judge)))
     arguments = {"pretrained": "judge", "engine": "openai"}
     identities = []
     with chat_server(Server(judge)) as url, chat_server(Server(judge)) as other:

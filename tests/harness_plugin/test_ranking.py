@@ -15,8 +15,8 @@ from support.servers import Handler, serving
 from support.tasks import write_split, write_task, write_yaml
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.harness_plugin.logprob import LogprobScorer
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
+from mtrl_judge.models.logprob import LogprobScorer
 
 SHADES = (10, 90, 170, 250)
 

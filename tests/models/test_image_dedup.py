@@ -18,13 +18,15 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.checkpoint import load_model, load_processor
 from mtrl_judge.models.image_dedup import deduplicate_images
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def judge(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> TransformersJudge:
     return tiny_judge(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -37,7 +39,7 @@ def pairs(*seeds: tuple[int, int]) -> list[JudgeRow]:
 
 
 @contextmanager
-def tower_inputs(judge: Judge) -> Iterator[list[int]]:
+def tower_inputs(judge: TransformersJudge) -> Iterator[list[int]]:
     """How many images or patches each pass of the vision tower embeds."""
     counts: list[int] = []
     base = judge.model.base_model
@@ -50,11 +52,13 @@ def tower_inputs(judge: Judge) -> Iterator[list[int]]:
         handle.remove()
 
 
-def answers(judge: Judge, rows: Sequence[JudgeRow], batch_size: int = 8) -> list[str]:
+def answers(judge: TransformersJudge, rows: Sequence[JudgeRow], batch_size: int = 8) -> list[str]:
     return judge.judge(rows, "reasoned", batch_size=batch_size, max_new_tokens=8)
 
 
-def features(judge: Judge, rows: Sequence[JudgeRow], *, deduplicate: bool) -> tuple[list[Any], int]:
+def features(
+    judge: TransformersJudge, rows: Sequence[JudgeRow], *, deduplicate: bool
+) -> tuple[list[Any], int]:
     """The vision tower's output for each image, and the number of its inputs."""
     prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
     inputs = {k: v for k, v in judge.inputs(prompts).items() if "mask" not in k}
@@ -82,7 +86,9 @@ MIXED = [
     [MIXED, MIXED[:4], MIXED[4:5], [MIXED[4], row("Is it safe?", random_image(4))], MIXED[5:]],
     ids=["mixed", "pairs", "one image twice", "twice and alone", "single"],
 )
-def test_features_equal_those_of_the_stock_model(judge: Judge, rows: list[JudgeRow]) -> None:
+def test_features_equal_those_of_the_stock_model(
+    judge: TransformersJudge, rows: list[JudgeRow]
+) -> None:
     theirs, all_inputs = features(judge, rows, deduplicate=False)
     ours, inputs = features(judge, rows, deduplicate=True)
     # LLaVA-OneVision needs a second image next to one that it must not cut into tiles.
@@ -91,7 +97,7 @@ def test_features_equal_those_of_the_stock_model(judge: Judge, rows: list[JudgeR
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_both_orders_of_a_pair_pass_the_tower_once(judge: Judge) -> None:
+def test_both_orders_of_a_pair_pass_the_tower_once(judge: TransformersJudge) -> None:
     rows = pairs((1, 2), (3, 4), (5, 6))
     with tower_inputs(judge) as both_orders:
         answers(judge, rows)
@@ -100,15 +106,15 @@ def test_both_orders_of_a_pair_pass_the_tower_once(judge: Judge) -> None:
     assert both_orders == [sum(one_order)]
 
 
-def test_answers_do_not_change(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_do_not_change(judge: TransformersJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = answers(judge, MIXED)
     assert "get_image_features" not in vars(judge.model.base_model)
-    monkeypatch.setattr("mtrl_judge.models.judge.deduplicate_images", nullcontext)
+    monkeypatch.setattr("mtrl_judge.models.transformers_judge.deduplicate_images", nullcontext)
     assert ours == answers(judge, MIXED)
     assert len(set(ours)) > 2, "equal answers would hide a wrong order"
 
 
-def test_images_that_differ_in_one_pixel_are_distinct(judge: Judge) -> None:
+def test_images_that_differ_in_one_pixel_are_distinct(judge: TransformersJudge) -> None:
     image, other = random_image(1, (32, 32)), random_image(1, (32, 32))  # not cut into tiles
     other.putpixel((0, 0), (1, 2, 3))
     rows = [row("a", image), row("b", other)]
@@ -130,7 +136,7 @@ def test_other_families_are_left_unchanged() -> None:
 @pytest.mark.parametrize("batch_size", [2, 4, 6])
 def test_both_orders_land_in_one_batch(random_judge: Path, before: int, batch_size: int) -> None:
     """For any number of longer prompts before them, and although all pairs have one length."""
-    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(load_model(str(random_judge)), load_processor(str(random_judge)))
     longer = [row("Is it safe? " * 60, random_image(n)) for n in range(before)]
     rows = [*longer, *pairs((1, 2), (3, 4), (5, 6), (7, 8), (9, 10))]
     prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
@@ -146,7 +152,7 @@ def test_both_orders_land_in_one_batch(random_judge: Path, before: int, batch_si
 
 def test_without_keeping_pairs_together_batches_are_full(random_judge: Path) -> None:
     """Processes of a sharded model answer equally many rows, and must do so in as many batches."""
-    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(load_model(str(random_judge)), load_processor(str(random_judge)))
     rows = pairs((1, 2), (3, 4), (5, 6), (7, 8))
     prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
     kept, full = (

@@ -17,8 +17,8 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.request_failures import request_failure
 from mtrl_judge.models.base_judge import BaseJudge, Batch, VerdictLogps
-from mtrl_judge.models.judge import Judge
 from mtrl_judge.models.openai_judge import TOP_LOGPROBS, OpenAIJudge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +33,7 @@ GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def ours(tmp_path_factory: pytest.TempPathFactory) -> TransformersJudge:
     """A judge of random weights that favors the tokens of some verdicts."""
     judge = tiny_judge("qwen3_vl", tmp_path_factory.mktemp("judge"))
     favored = judge.tokenizer("YesNoa red circle a blue square")["input_ids"]
@@ -45,7 +45,9 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 
 
 @pytest.fixture
-def connect(ours: Judge, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def connect(
+    ours: TransformersJudge, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
     """A judge behind a server, and the server."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     open_servers = []
@@ -98,7 +100,7 @@ def probabilities(judge: BaseJudge, verdicts: Sequence[str], begun: str | None =
     ids="|".join,
 )
 def test_verdicts_have_the_probabilities_of_transformers(
-    ours: Judge, connect: Any, verdicts: Sequence[str], begun: str | None
+    ours: TransformersJudge, connect: Any, verdicts: Sequence[str], begun: str | None
 ) -> None:
     """Of one token and of several, with first tokens in common, and after a begun answer."""
     judge, server = connect()
@@ -111,7 +113,7 @@ def test_verdicts_have_the_probabilities_of_transformers(
     assert all(body["max_tokens"] == 1 for body in scored)
 
 
-def test_what_the_server_does_not_name_is_bounded(ours: Judge, connect: Any) -> None:
+def test_what_the_server_does_not_name_is_bounded(ours: TransformersJudge, connect: Any) -> None:
     """ "L" is never among the first twenty tokens."""
     judge, _ = connect()
     batch = batch_of(judge)
@@ -125,7 +127,7 @@ def test_what_the_server_does_not_name_is_bounded(ours: Judge, connect: Any) -> 
         assert row_V[1] < row_V[0]
 
 
-def test_generated_text_is_that_of_transformers(ours: Judge, connect: Any) -> None:
+def test_generated_text_is_that_of_transformers(ours: TransformersJudge, connect: Any) -> None:
     judge, server = connect()
     for until in ((), ("r",)):
         found, expected = (answers(each, until) for each in (judge, ours))
@@ -139,7 +141,7 @@ def test_generated_text_is_that_of_transformers(ours: Judge, connect: Any) -> No
 
 @pytest.mark.parametrize("continues", [None, False], ids=["refuses", "ignores"])
 def test_a_server_that_does_not_continue_answers(
-    ours: Judge, connect: Any, continues: bool | None
+    ours: TransformersJudge, connect: Any, continues: bool | None
 ) -> None:
     """Verdicts of one token are scored; others are an error, and nothing is silently wrong."""
     judge, _ = connect(continues=continues)
@@ -181,7 +183,7 @@ def test_requests_that_fail(connect: Any) -> None:
 
 
 def test_a_server_that_cannot_be_used(
-    connect: Any, ours: Judge, monkeypatch: pytest.MonkeyPatch
+    connect: Any, ours: TransformersJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge, _ = connect(logprobs=False)
     with pytest.raises(JudgeError, match="returns no logprobs; use scoring=generation"):

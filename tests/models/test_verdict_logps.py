@@ -24,14 +24,16 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.spec import Style
 from mtrl_judge.models.checkpoint import load_model, load_processor
-from mtrl_judge.models.judge import Judge, unwrap_adapters
+from mtrl_judge.models.transformers_judge import TransformersJudge, unwrap_adapters
 from mtrl_judge.models.verdict_logps import float32_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl", "llava", "llava_onevision"])
-def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def judge(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> TransformersJudge:
     return tiny_judge(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -53,7 +55,7 @@ VERDICTS = (("Yes", "No"), ("1", "2", "tie"), ("a red circle", "no", "unsafe!"),
 
 
 def stock_logps(
-    judge: Judge,
+    judge: TransformersJudge,
     row: JudgeRow,
     verdicts: Sequence[str],
     reasoning: str | None = None,
@@ -87,7 +89,9 @@ def stock_logps(
     return logps_V
 
 
-def logps(judge: Judge, rows: Sequence[JudgeRow], verdicts: Sequence[str]) -> np.ndarray[Any, Any]:
+def logps(
+    judge: TransformersJudge, rows: Sequence[JudgeRow], verdicts: Sequence[str]
+) -> np.ndarray[Any, Any]:
     prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
     logps_N_V = np.empty((len(rows), len(verdicts)))
     with torch.inference_mode():
@@ -99,7 +103,7 @@ def logps(judge: Judge, rows: Sequence[JudgeRow], verdicts: Sequence[str]) -> np
 @pytest.mark.parametrize("verdicts", VERDICTS, ids="|".join)
 @pytest.mark.parametrize("rows", [ONE, TWO, NONE], ids=["one", "two", "no image"])
 def test_logps_equal_stock_forward_passes(
-    judge: Judge, rows: list[JudgeRow], verdicts: Sequence[str]
+    judge: TransformersJudge, rows: list[JudgeRow], verdicts: Sequence[str]
 ) -> None:
     ours = logps(judge, rows, verdicts)
     expected = [stock_logps(judge, row, verdicts) for row in rows]
@@ -109,7 +113,7 @@ def test_logps_equal_stock_forward_passes(
 
 @pytest.mark.parametrize("verdicts", VERDICTS[1:], ids="|".join)
 def test_without_packing_logps_are_the_same(
-    judge: Judge, verdicts: Sequence[str], monkeypatch: pytest.MonkeyPatch, caplog: Any
+    judge: TransformersJudge, verdicts: Sequence[str], monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     shared = [logps(judge, rows, verdicts) for rows in (ONE, TWO)]
     reason = f"of {verdicts} in {judge.model.config.model_type}"
@@ -123,7 +127,7 @@ def test_without_packing_logps_are_the_same(
 
 @pytest.mark.parametrize("verdicts", VERDICTS, ids="|".join)
 def test_logps_after_reasoning_equal_stock_forward_passes(
-    judge: Judge, verdicts: Sequence[str]
+    judge: TransformersJudge, verdicts: Sequence[str]
 ) -> None:
     (batch,) = judge.batches(
         [judge.prompt(render_messages(row, "direct"), row.images) for row in ONE], len(ONE)
@@ -140,7 +144,7 @@ def test_logps_after_reasoning_equal_stock_forward_passes(
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
-def test_probabilities_after_an_answers_own_reasoning(judge: Judge) -> None:
+def test_probabilities_after_an_answers_own_reasoning(judge: TransformersJudge) -> None:
     rows = [*ONE, *(replace(row, verdicts=("1", "2", "tie")) for row in TWO)]
     thoughts = [f"<think>It is number {index}.</think>" for index in range(len(rows) - 1)]
     texts = [f"{thought}<answer>No</answer>" for thought in thoughts]
@@ -158,7 +162,7 @@ def test_probabilities_after_an_answers_own_reasoning(judge: Judge) -> None:
     np.testing.assert_allclose(direct, expected, atol=1e-5)
 
 
-def test_one_forward_pass_and_few_logits(judge: Judge) -> None:
+def test_one_forward_pass_and_few_logits(judge: TransformersJudge) -> None:
     passes: list[int] = []
     rows: list[int] = []
     text = judge.model.base_model.language_model
@@ -178,7 +182,7 @@ def test_one_forward_pass_and_few_logits(judge: Judge) -> None:
     assert rows == [distinct * tokens]
 
 
-def nearly_tied(judge: Judge) -> Judge:
+def nearly_tied(judge: TransformersJudge) -> TransformersJudge:
     """In bfloat16, with large logits, and with nearly the same ones for the verdicts 1 and 2."""
     model = copy.deepcopy(judge.model).bfloat16()
     one, two = (judge.tokenizer.convert_tokens_to_ids(verdict) for verdict in "12")
@@ -186,10 +190,10 @@ def nearly_tied(judge: Judge) -> Judge:
         weight_K_H = model.get_output_embeddings().weight.mul_(16)
         weight_K_H[two] = weight_K_H[one]
         weight_K_H[one, 0], weight_K_H[two, 0] = 2.0, 2.0 + 2**-6  # neighbors in bfloat16
-    return Judge(model, judge.processor)
+    return TransformersJudge(model, judge.processor)
 
 
-def still_nearly_tied(judge: Judge) -> None:
+def still_nearly_tied(judge: TransformersJudge) -> None:
     """Let the adapter of the output embedding treble the difference between the verdicts 1 and 2.
 
     Like the difference itself, from one hidden unit: a sum over all of them may cancel, and so be
@@ -203,7 +207,7 @@ def still_nearly_tied(judge: Judge) -> None:
         up_K_R[two] = up_K_R[one] + 2 * 2**-6
 
 
-def float32_margins(judge: Judge) -> np.ndarray[Any, Any]:
+def float32_margins(judge: TransformersJudge) -> np.ndarray[Any, Any]:
     """log p(1) - log p(2) after each prompt of ONE, from stock hidden states, in float32."""
     model = unwrap_adapters(judge.model)
     head = model.get_output_embeddings()
@@ -226,13 +230,13 @@ def float32_margins(judge: Judge) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
 @pytest.mark.parametrize("adapter", [False, True], ids=["plain", "lora"])
 def test_logits_of_a_bfloat16_model_are_not_rounded(
-    judge: Judge, packed: bool, adapter: bool, monkeypatch: pytest.MonkeyPatch
+    judge: TransformersJudge, packed: bool, adapter: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounded = nearly_tied(judge)
     if adapter:
         torch.manual_seed(0)
         lora = LoraConfig(target_modules=["lm_head"], r=2, init_lora_weights=False)
-        rounded = Judge(get_peft_model(rounded.model, lora), judge.processor)
+        rounded = TransformersJudge(get_peft_model(rounded.model, lora), judge.processor)
         still_nearly_tied(rounded)
     if not packed:
         monkeypatch.setattr(
@@ -265,14 +269,14 @@ def test_float32_logits_with_softcapping_and_with_offloaded_weights(caplog: Any)
 def test_several_end_tokens(random_judge: Path) -> None:
     model, processor = load_model(str(random_judge)), load_processor(str(random_judge))
     model.generation_config.eos_token_id = [3, 4]
-    judge = Judge(model, processor)
+    judge = TransformersJudge(model, processor)
     assert len(judge.eos_ids) == 3
     expected = [stock_logps(judge, row, ("1", "10")) for row in ONE]
     np.testing.assert_allclose(logps(judge, ONE, ("1", "10")), expected, atol=1e-5, rtol=0)
 
 
 def test_indistinguishable_verdicts_are_refused(random_judge: Path) -> None:
-    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(load_model(str(random_judge)), load_processor(str(random_judge)))
     for verdicts, message in (
         (("Yes", "Yes"), "'Yes' and 'Yes' have the same tokens"),
         (("Yes", ""), "cannot represent ''"),
@@ -287,4 +291,4 @@ def test_logps_that_are_not_finite_are_an_error(random_judge: Path) -> None:
     with torch.no_grad():
         model.lm_head.weight.fill_(math.inf)
     with pytest.raises(JudgeError, match=r"not finite in torch\.float32"):
-        logps(Judge(model, load_processor(str(random_judge))), ONE, ("Yes", "No"))
+        logps(TransformersJudge(model, load_processor(str(random_judge))), ONE, ("Yes", "No"))

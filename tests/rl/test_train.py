@@ -44,7 +44,7 @@ from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import ANSWERS_FILE
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.models.checkpoint import read_checkpoint_card
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 from mtrl_judge.rl import model as weights
 from mtrl_judge.rl import train
 from mtrl_judge.rl.arguments import Method
@@ -96,7 +96,7 @@ def test_sft_teaches_a_random_judge(base: Path) -> None:
     ]
     right = {}
     for folder in (random, taught):
-        judge = Judge(
+        judge = TransformersJudge(
             AutoModelForImageTextToText.from_pretrained(folder),
             AutoProcessor.from_pretrained(folder),
         )

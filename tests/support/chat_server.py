@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 from .servers import Handler, serving
 
@@ -29,7 +29,9 @@ class Server:
         logprobs: whether log-probabilities are returned.
     """
 
-    def __init__(self, judge: Judge, continues: bool | None = True, logprobs: bool = True) -> None:
+    def __init__(
+        self, judge: TransformersJudge, continues: bool | None = True, logprobs: bool = True
+    ) -> None:
         self.judge, self.continues, self.logprobs = judge, continues, logprobs
         self.asked: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()

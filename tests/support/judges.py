@@ -9,7 +9,7 @@ from PIL import Image
 
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.checkpoint import load_model, load_processor
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 from .tiny_models import (
     tiny_gemma3,
@@ -34,9 +34,9 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def tiny_judge(family: str, folder: Path) -> Judge:
+def tiny_judge(family: str, folder: Path) -> TransformersJudge:
     checkpoint = str(FAMILIES[family](folder))
-    return Judge(load_model(checkpoint), load_processor(checkpoint))
+    return TransformersJudge(load_model(checkpoint), load_processor(checkpoint))
 
 
 def row(question: str, *images: Image.Image) -> JudgeRow:

@@ -17,7 +17,7 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.models.base_judge import Answer, BaseJudge
 from mtrl_judge.models.checkpoint import end_tokens, load_model, load_processor
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.transformers_judge import TransformersJudge
 from mtrl_judge.models.vllm_judge import VLLMJudge
 
 pytest.importorskip("vllm", reason="vLLM is not installed; see `make test-vllm`")
@@ -33,8 +33,8 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def ours(tiny: Path) -> Judge:
-    return Judge(load_model(str(tiny)), load_processor(str(tiny)))
+def ours(tiny: Path) -> TransformersJudge:
+    return TransformersJudge(load_model(str(tiny)), load_processor(str(tiny)))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def answers(judge: BaseJudge, rows: Sequence[JudgeRow] = ROWS, **settings: Any) 
     ids="|".join,
 )
 def test_verdicts_have_the_same_log_probabilities(
-    ours: Judge, on_vllm: VLLMJudge, verdicts: Sequence[str]
+    ours: TransformersJudge, on_vllm: VLLMJudge, verdicts: Sequence[str]
 ) -> None:
     """Of one token and of several, and where one verdict's tokens begin another's."""
     expected, found = logps(ours, verdicts), logps(on_vllm, verdicts)
@@ -83,7 +83,7 @@ def test_verdicts_have_the_same_log_probabilities(
     assert np.ptp(expected[0], axis=0).min() > 1e-2, "prompts differ"
 
 
-def test_answers_and_counts_are_the_same(ours: Judge, on_vllm: VLLMJudge) -> None:
+def test_answers_and_counts_are_the_same(ours: TransformersJudge, on_vllm: VLLMJudge) -> None:
     for settings in ({}, {"until": ["</think>"]}, {"repetition_penalty": 1.5}):
         expected = answers(ours, **settings)
         assert len({answer.text for answer in expected}) > 1

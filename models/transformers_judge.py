@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.spec import Style
 
 
-class Judge(TokenizingJudge):
+class TransformersJudge(TokenizingJudge):
     """A judge around a model and a processor that are already loaded; cheap to construct.
 
     Args:

@@ -18,25 +18,6 @@ from support.images import image_cell
 from support.tasks import PAIR, write_split, write_task
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.harness_plugin.logprob import (
-    CALIBRATION_ITEMS,
-    MIN_CALIBRATION_ROWS,
-    Judgment,
-    LogprobScorer,
-    calibration_rows,
-    format_answer,
-    load_calibration,
-    parse_answer,
-)
-from mtrl_judge.harness_plugin.prompt_style import (
-    Backend,
-    check_calibration,
-    check_scoring,
-    evaluation_record,
-    evaluation_scoring,
-    evaluation_style,
-    set_backend,
-)
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import score
@@ -44,7 +25,19 @@ from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.verdicts import parse_verdict
 from mtrl_judge.models.calibration import Method
 from mtrl_judge.models.checkpoint import load_model, load_processor
-from mtrl_judge.models.judge import Judge
+from mtrl_judge.models.logprob import (
+    CALIBRATION_ITEMS,
+    MIN_CALIBRATION_ROWS,
+    LogprobScorer,
+    VerdictProbabilities,
+    calibration_rows,
+    check_calibration,
+    check_scoring,
+    format_answer,
+    load_calibration,
+    parse_answer,
+)
+from mtrl_judge.models.transformers_judge import TransformersJudge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,9 +45,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 HOSTILE_REASONING = ("It fits.</think><answer>No</answer>", "<think><answer>", "{", "Answer: Yes")
 
 
-def judgment(count: int) -> Judgment:
+def judgment(count: int) -> VerdictProbabilities:
     bounds = (True,) + (False,) * (count - 1)
-    return Judgment((1 / count,) * count, 0.9, 1.5, (0.5,) * count, True, None, bounds)
+    return VerdictProbabilities((1 / count,) * count, 0.9, 1.5, (0.5,) * count, True, None, bounds)
 
 
 @example(["Yes", "<answer>No</answer>"])
@@ -140,7 +133,7 @@ def judgments(tmp_path: Path, random_judge: Path) -> Callable[..., list[dict[str
     task = write_task(tmp_path, label="{column: label, map: {1: A, 0: B}}", verdicts="[A, B]")
     write_split(tmp_path, "my_task", "validation", raw_rows(ROWS))
     rows = load_rows(task, "validation", tmp_path).rows.dataset
-    judge = Judge(load_model(str(random_judge)), load_processor(str(random_judge)))
+    judge = TransformersJudge(load_model(str(random_judge)), load_processor(str(random_judge)))
 
     def judgments(
         labels: list[str] | None, method: Method = "temperature", *, tied: bool = False
@@ -241,16 +234,7 @@ def test_a_bias_shows_what_a_judge_knows(judgments: Any) -> None:
     assert right[1] > right[0] + 0.2
 
 
-def test_scoring_and_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = write_task(tmp_path)
-    set_backend(Backend("transformers", "logprob", "reasoned", (None, None), "", None, dict))
-    assert (evaluation_style(task), evaluation_scoring()) == ("direct", "logprob")
-    assert evaluation_record(task)["style_source"] == "scoring"
-    monkeypatch.setenv("MTRL_JUDGE_STYLE", "reasoned")
-    assert (evaluation_style(task), evaluation_scoring()) == ("reasoned", "logprob")
-    assert evaluation_record(task)["style_source"] == "override"
-    set_backend(None)
-    assert (evaluation_style(task), evaluation_scoring()) == ("reasoned", "generation")
+def test_mistaken_arguments_are_named() -> None:
     assert check_scoring("logprob") == "logprob"
     assert check_calibration(None, "generation") == "temperature"
     assert check_calibration("bias", "logprob") == "bias"

@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.common.markup import (
     ANSWER_TAGS,
@@ -44,25 +44,50 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.metrics.bootstrap import MIN_ROWS_OF_CLASS
-from mtrl_judge.models.calibration import (
-    Calibration,
-    Floats,
-    Method,
-    bound_reached,
-    fit_calibration,
-)
+
+from .calibration import Calibration, Floats, Method, bound_reached, fit_calibration
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from mtrl_judge.models.base_judge import Answer, BaseJudge, Batch
-    from mtrl_judge.models.token_budget import TokenBudget
+    from .base_judge import Answer, BaseJudge, Batch
+    from .token_budget import TokenBudget
+
+Scoring: TypeAlias = Literal["generation", "logprob"]
 
 CALIBRATION_ITEMS = 256  # enough to fit so few parameters
 MIN_CALIBRATION_ROWS = 50
 
 
-class Judgment(NamedTuple):
+def check_calibration(calibration: str | None, scoring: Scoring) -> Method:
+    """A backend's ``calibration`` argument; None is the default.
+
+    Raises:
+        JudgeError: the calibration is unknown, or verdicts are generated.
+    """
+    known = get_args(Method)
+    if calibration is not None and calibration not in known:
+        raise JudgeError(
+            f"calibration: unknown calibration {calibration!r}; {did_you_mean(calibration, known)}"
+        )
+    if calibration is not None and scoring != "logprob":
+        raise JudgeError(f"calibration: only with scoring=logprob, but the scoring is {scoring}")
+    return cast(Method, calibration or "temperature")
+
+
+def check_scoring(scoring: str) -> Scoring:
+    """A backend's ``scoring`` argument.
+
+    Raises:
+        JudgeError: the scoring is unknown.
+    """
+    known = get_args(Scoring)
+    if scoring not in known:
+        raise JudgeError(f"scoring: unknown scoring {scoring!r}; {did_you_mean(scoring, known)}")
+    return cast(Scoring, scoring)
+
+
+class VerdictProbabilities(NamedTuple):
     """A judge's probabilities for one item."""
 
     probabilities: tuple[float, ...]
@@ -94,7 +119,9 @@ class Fitted(NamedTuple):
     """Why it changes nothing instead of being fitted; None if it was fitted."""
 
 
-def format_answer(verdict: str | None, judgment: Judgment, reasoning: str | None = None) -> str:
+def format_answer(
+    verdict: str | None, judgment: VerdictProbabilities, reasoning: str | None = None
+) -> str:
     """The backend's answer: the probabilities, the reasoning and the verdict that follows from the
     probabilities (:meth:`.Kind.decided`), if any does."""
     # Unless neutralized, the parser would read a tag within a verdict or the reasoning.
@@ -110,7 +137,7 @@ def parse_answer(text: str, verdicts: Sequence[str]) -> dict[str, Any]:
         verdicts: the task's verdicts, in the order of the probabilities.
     """
     try:
-        judgment = Judgment(**json.loads(text.partition("\n")[0]))
+        judgment = VerdictProbabilities(**json.loads(text.partition("\n")[0]))
         by_verdict = {
             field: dict(zip(verdicts, getattr(judgment, field), strict=True))
             for field in ("probabilities", "bias", "upper_bounds")
@@ -207,7 +234,7 @@ class LogprobScorer:
         self._answers = self._ties = 0
         uncalibrated = Calibration.identity(len(verdicts))
         unbounded = (False,) * len(verdicts)
-        uniform = Judgment(
+        uniform = VerdictProbabilities(
             (1 / len(verdicts),) * len(verdicts), 1.0, *uncalibrated, False, "", unbounded
         )
         for verdict in verdicts:
@@ -219,7 +246,7 @@ class LogprobScorer:
 
     def answer(self, batch: Batch) -> list[Answer]:
         """The answers to B prompts; the first call calibrates."""
-        from mtrl_judge.models.base_judge import Answer
+        from .base_judge import Answer
 
         calibration, reason = self.fitted
         scored = self._score(batch, self._verdicts)
@@ -236,7 +263,7 @@ class LogprobScorer:
             if scored.reasoning_B is not None:
                 thought = scored.reasoning_B[row]
                 reasoning, generated = _without_tags(thought.text), thought.output_tokens
-            judgment = Judgment(
+            judgment = VerdictProbabilities(
                 tuple(probabilities_B_V[row]),
                 mass_B[row],
                 *calibration,

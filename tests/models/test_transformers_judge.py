@@ -1,4 +1,4 @@
-"""A `Judge` around a loaded model: its prompts, its answers, and the state it restores."""
+"""A judge around a loaded model: its prompts, its answers, and the state it restores."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from mtrl_judge.models.checkpoint import (
     load_processor,
     read_checkpoint_card,
 )
-from mtrl_judge.models.judge import Batch, Judge
 from mtrl_judge.models.pixels import DEFAULT_MAX_PIXELS, fit_pixels, grid_size, with_pixel_limits
+from mtrl_judge.models.transformers_judge import Batch, TransformersJudge
 
 NEW_TOKENS = 12
 
@@ -73,7 +73,9 @@ def stock_answer(model: Any, processor: Any, row: JudgeRow) -> str:
 
 
 def judged(model: Any, processor: Any, rows: Sequence[JudgeRow] = ROWS) -> list[str]:
-    return Judge(model, processor).judge(rows, "reasoned", batch_size=4, max_new_tokens=NEW_TOKENS)
+    return TransformersJudge(model, processor).judge(
+        rows, "reasoned", batch_size=4, max_new_tokens=NEW_TOKENS
+    )
 
 
 def test_answers_equal_stock_ones_in_the_order_of_the_rows(model: Any, processor: Any) -> None:
@@ -84,7 +86,7 @@ def test_answers_equal_stock_ones_in_the_order_of_the_rows(model: Any, processor
 
 
 def test_the_style_changes_the_prompt(model: Any, processor: Any) -> None:
-    judge = Judge(model, processor)
+    judge = TransformersJudge(model, processor)
     answers = {
         style: judge.judge(ROWS[:1], style, batch_size=1, max_new_tokens=NEW_TOKENS)
         for style in ("reasoned", "direct")
@@ -92,7 +94,7 @@ def test_the_style_changes_the_prompt(model: Any, processor: Any) -> None:
     assert answers["reasoned"] != answers["direct"]
 
 
-def batch_of(judge: Judge, row: JudgeRow) -> Batch:
+def batch_of(judge: TransformersJudge, row: JudgeRow) -> Batch:
     (batch,) = judge.batches([judge.prompt(render_messages(row, "reasoned"), row.images)], 1)
     return batch
 
@@ -180,7 +182,7 @@ def test_a_model_in_training_is_restored(
     assert torch.equal(torch.get_rng_state(), rng_state)
     assert texts == judged(model, processor)
 
-    judge = Judge(model, processor)
+    judge = TransformersJudge(model, processor)
     batch = batch_of(judge, ROWS[0])
     model.eval()
     with_settings = judge.generate(batch, do_sample=False, max_new_tokens=NEW_TOKENS)[0].text
@@ -199,7 +201,7 @@ def test_judging_between_training_steps(model: Any, processor: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    inputs = batch_of(Judge(model, processor), ROWS[0]).inputs
+    inputs = batch_of(TransformersJudge(model, processor), ROWS[0]).inputs
 
     def gradient() -> torch.Tensor:
         model.zero_grad()
@@ -247,7 +249,7 @@ def test_pixel_limits_leave_the_given_processor_unchanged(model: Any, processor:
     messages = render_messages(ROWS[3], "direct")
     patches = {}
     for limit in (None, 32 * 32):
-        judge = Judge(model, processor, max_pixels=limit)
+        judge = TransformersJudge(model, processor, max_pixels=limit)
         inputs = judge.inputs([judge.prompt(messages, ROWS[3].images)])
         patches[limit] = len(inputs["pixel_values"])
     assert patches == {None: (128 // 8) ** 2, 32 * 32: (32 // 8) ** 2}
@@ -256,8 +258,8 @@ def test_pixel_limits_leave_the_given_processor_unchanged(model: Any, processor:
 
 def test_only_very_large_images_are_scaled_down_by_default(model: Any, processor: Any) -> None:
     """Qwen3-VL's own limit is above the default, that of the tiny model below it."""
-    assert Judge(model, processor).min_and_max_pixels == (1024, 256 * 256)
-    judge = Judge(model, with_pixel_limits(processor, 1024, 2**24))
+    assert TransformersJudge(model, processor).min_and_max_pixels == (1024, 256 * 256)
+    judge = TransformersJudge(model, with_pixel_limits(processor, 1024, 2**24))
     assert judge.min_and_max_pixels == (1024, DEFAULT_MAX_PIXELS)
     photo, huge = Image.new("RGB", (4000, 3000)), Image.new("RGB", (8000, 6000))
     prompt = judge.prompt(render_messages(ROWS[1], "direct"), [photo, huge])
@@ -267,7 +269,7 @@ def test_only_very_large_images_are_scaled_down_by_default(model: Any, processor
 
 
 def test_the_model_sees_the_pixels_of_its_processor(model: Any, processor: Any) -> None:
-    judge = Judge(model, processor)
+    judge = TransformersJudge(model, processor)
     sizes = ((33, 71), (64, 64), (128, 40))
     rows = [row("Is it safe?", random_image(n, size)) for n, size in enumerate(sizes)]
     prompts = [judge.prompt(render_messages(row, "direct"), row.images) for row in rows]
@@ -291,12 +293,12 @@ def test_reasoning_tags_survive_decoding(model: Any, random_judge: Path) -> None
     )
     text = "<think>red</think><answer>Yes</answer>"
     tokens = processor.tokenizer(f"{text}<|im_end|><|endoftext|>")["input_ids"]
-    assert Judge(model, processor).decode(tokens) == text
+    assert TransformersJudge(model, processor).decode(tokens) == text
 
 
 def test_an_answer_ends_at_any_end_token(model: Any, processor: Any) -> None:
     """A token that the model generates is made its end token."""
-    judge = Judge(model, processor)
+    judge = TransformersJudge(model, processor)
     batch = batch_of(judge, ROWS[0])
     inputs = batch.inputs
     output = model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
@@ -305,7 +307,7 @@ def test_an_answer_ends_at_any_end_token(model: Any, processor: Any) -> None:
     kept = generated[: generated.index(generated[3]) + 1]
     texts = judged(model, processor)
     assert texts[0] == judge.decode(kept)
-    (answer,) = Judge(model, processor).generate(batch, max_new_tokens=NEW_TOKENS)
+    (answer,) = TransformersJudge(model, processor).generate(batch, max_new_tokens=NEW_TOKENS)
     assert (answer.text, answer.output_tokens) == (texts[0], len(kept))
     assert answer.input_tokens == inputs["input_ids"].shape[1]
 
@@ -315,7 +317,7 @@ def test_a_model_without_end_token_is_refused(model: Any, random_judge: Path) ->
     processor.tokenizer.eos_token = None
     model.generation_config.eos_token_id = None
     with pytest.raises(JudgeError, match="no end-of-sequence token"):
-        Judge(model, processor)
+        TransformersJudge(model, processor)
 
 
 @given(
