@@ -1,7 +1,7 @@
 """How judges differ across wordings of the instruction, and wordings across judges.
 
-The measures of MM-BigBench (arXiv 2310.09036, section 3.3; `declare-lab/MM-BigBench`, `evaluation/`)
-over scores of J judges on T tasks with I instructions, in points from 0 to 100.
+The measures of MM-BigBench (arXiv 2310.09036; `declare-lab/MM-BigBench`, `evaluation/`) over scores
+of J judges on T tasks with I instructions, in points from 0 to 100.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 LEAST_MEAN = 1.0
-"""Points. A gain relative to a mean close to zero is as large as one likes, so it is not defined."""
+"""Points. Relative to a mean close to zero, a gain can be as large as one likes."""
 TOP = 3
 
 
