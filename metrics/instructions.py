@@ -24,7 +24,9 @@ def model_gains(points_J_T_I: Floats) -> Floats:
     Returns:
         NaN where the mean of the judges is below :data:`LEAST_MEAN` for an instruction.
     """
-    return _gains(points_J_T_I, points_J_T_I.mean(axis=0, keepdims=True)).mean(axis=2)
+    gains_J_T_I = _gains(points_J_T_I, points_J_T_I.mean(axis=0, keepdims=True))
+    means_J_T: Floats = gains_J_T_I.mean(axis=2)
+    return means_J_T
 
 
 def instruction_gains(points_J_T_I: Floats) -> Floats:
@@ -36,17 +38,21 @@ def instruction_gains(points_J_T_I: Floats) -> Floats:
     Returns:
         NaN where the mean of a judge over instructions is below :data:`LEAST_MEAN`.
     """
-    return _gains(points_J_T_I, points_J_T_I.mean(axis=2, keepdims=True)).mean(axis=0)
+    gains_J_T_I = _gains(points_J_T_I, points_J_T_I.mean(axis=2, keepdims=True))
+    means_T_I: Floats = gains_J_T_I.mean(axis=0)
+    return means_T_I
 
 
 def model_stability(points_J_T_I: Floats) -> Floats:
     """The standard deviation of each judge's scores over instructions, J × T; 0 is stable."""
-    return points_J_T_I.std(axis=2)
+    deviations: Floats = np.std(points_J_T_I, axis=2)
+    return deviations
 
 
 def instruction_stability(points_J_T_I: Floats) -> Floats:
     """The standard deviation of the scores of each instruction over judges, T × I."""
-    return points_J_T_I.std(axis=0)
+    deviations: Floats = np.std(points_J_T_I, axis=0)
+    return deviations
 
 
 def adaptability(points_J_T_I: Floats, top: int = TOP) -> Floats:
