@@ -126,6 +126,13 @@ class JudgeArguments(CommonArguments):
         Field(ge=0, le=1),
         Doc("Share of the format reward: R = (1 - alpha) accuracy + alpha format."),
     ] = 0.1
+    accuracy_reward: Annotated[
+        Literal["proportional", "exact", "fidelity"],
+        Doc(
+            "How ratings and orders are rewarded: proportional to how right they are, exact (1 or "
+            "0), or fidelity, by how well ratings order the items of a batch."
+        ),
+    ] = "proportional"
     beta: Annotated[
         Beta,
         FromYaml,

@@ -436,7 +436,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             judged = self._judged(self._inputs, rollouts.completions, rollouts.completion_ids)
             if attempt == 0:  # replacements would bias it
                 self._observe(judged)
-            zero_variance_M = self._zero_variance(judged)
+            zero_variance_M = self._zero_variance(judged, rewards_N_F)
             task_M = judged.task_N[:: self.num_generations]
             fresh_M = np.ones(len(task_M), bool) if fresh_M is None else fresh_M
             for task, flat in zip(task_M[fresh_M], zero_variance_M[fresh_M], strict=True):
@@ -510,11 +510,13 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
                     column[index] = value
         return replaced_M
 
-    def _zero_variance(self, judged: Judged) -> Bools:
+    def _zero_variance(self, judged: Judged, rewards_N_F: Tensor) -> Bools:
         """Which groups teach nothing, M: see :func:`.zero_variance.uninformative`."""
         rate = self.well_formed_rate.now
         assert rate is not None
-        return uninformative(judged.correct_N, judged.format_N, rate, self.num_generations)
+        # The first function rewards verdicts: see rewards.reward_functions.
+        rewarded_N = rewards_N_F[:, 0].nan_to_num().cpu().numpy()
+        return uninformative(rewarded_N, judged.format_N, rate, self.num_generations)
 
     def _total(self, rewards_N_F: Tensor) -> Floats:
         """rewards_N, weighted; a function that does not apply to a row adds nothing to it."""
@@ -539,7 +541,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             self._observe(judged)
         else:
             rewards_N_F, judged = of_step
-        self._log_tasks(judged, self._total(rewards_N_F))
+        self._log_tasks(judged, rewards_N_F)
         return rewards_N_F
 
     def _judged(
@@ -585,10 +587,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
 
     # 6. The log of each task
 
-    def _log_tasks(self, judged: Judged, rewards_N: Floats) -> None:
-        zero_variance_M = self._zero_variance(judged)
+    def _log_tasks(self, judged: Judged, rewards_N_F: Tensor) -> None:
+        zero_variance_M = self._zero_variance(judged, rewards_N_F)
         figures = {
-            "reward": rewards_N,
+            "reward": self._total(rewards_N_F),
             "accuracy": judged.correct_N,
             "format": judged.format_N,
             "null_rate": judged.null_N,

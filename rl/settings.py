@@ -391,6 +391,7 @@ def _length_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
 
 def _reward_conflicts(settings: Settings) -> Iterator[str]:
     judge = settings.judge
+    yield from _accuracy_conflicts(settings)
     if judge.perception_weight and settings.style == "direct":
         yield "perception_weight: there is no reasoning in the direct style; use style: reasoned"
     if judge.confidence_weight and settings.style != "confidence":
@@ -400,6 +401,24 @@ def _reward_conflicts(settings: Settings) -> Iterator[str]:
     for name in ("perception_model", "perception_base_url"):
         if judge.perception_checker == "phrase" and getattr(judge, name) is not None:
             yield f"{name}: has no effect with perception_checker: phrase; leave it out"
+
+
+def _accuracy_conflicts(settings: Settings) -> Iterator[str]:
+    reward = settings.judge.accuracy_reward
+    graded = [task for task in settings.tasks if task.kind.graded]
+    if reward == "proportional":
+        return
+    if not graded:
+        yield (
+            f"accuracy_reward: is {reward}, and answers of these tasks are either right or wrong; "
+            "leave it out"
+        )
+    others = [task.task for task in graded if not task.kind.scaled]
+    if reward == "fidelity" and others:
+        yield (
+            f"accuracy_reward: is fidelity, which compares ratings; {', '.join(others)} has none: "
+            "use another reward, or train on it in another run"
+        )
 
 
 def _pass_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
@@ -422,6 +441,12 @@ def _group_conflicts(judge: JudgeArguments, trainer: Any) -> Iterator[str]:
         yield (
             f"resample_tries: per_device_train_batch_size x steps_per_generation is {batch}; "
             f"expected a multiple of num_generations ({group})"
+        )
+    if judge.accuracy_reward == "fidelity" and (batch % group or batch < 2 * group):
+        yield (
+            f"accuracy_reward: per_device_train_batch_size x steps_per_generation is {batch}; "
+            f"fidelity compares items: expected a multiple of num_generations ({group}), at least "
+            f"{2 * group}"
         )
     if judge.consistency_weight and batch % (2 * group):
         yield (

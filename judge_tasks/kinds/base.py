@@ -130,6 +130,11 @@ class Kind(ABC):
         """Whether the metrics are rates of a table that counts labels by verdicts."""
         return not self.drawn_metrics
 
+    @property
+    def graded(self) -> bool:
+        """Whether a verdict can be partly right."""
+        return type(self).correctness is not Kind.correctness
+
     # The YAML
 
     def problems(self, judge: Mapping[str, Any]) -> Iterator[Problem]:

@@ -65,8 +65,9 @@ def test_a_judge_learns_to_rate_and_is_rewarded_as_it_is_scored(world: Path, bas
 
     judge = world / "sft" / JUDGE
     given = values(world, world / "grpo", judge, "bright", **fields)
-    run("grpo", {**given, **GRPO, "max_steps": 2, "eval_steps": 2, "save_steps": 2})
-    logged = [line["rewards/accuracy/mean"] for line in log_of(world / "grpo") if "reward" in line]
+    grpo = {**given, **GRPO, "max_steps": 2, "eval_steps": 2, "save_steps": 2}
+    run("grpo", {**grpo, "accuracy_reward": "fidelity"})
+    logged = [line["rewards/fidelity/mean"] for line in log_of(world / "grpo") if "reward" in line]
     assert len(logged) == 2
     assert all(0 < reward < 1 for reward in logged)
     (validated,) = [line for line in log_of(world / "grpo") if "eval_spearman" in line]
