@@ -153,6 +153,26 @@ def test_edits_are_shown_with_the_original_in_one_place(tmp_path: Path, local_fi
     assert shown(two)[8:10] == ["Edit A: [blue]", "Edit B: [red]"]
 
 
+def test_a_row_of_winoground_is_four_comparisons(tmp_path: Path, local_files: None) -> None:
+    pair_replicas.winoground(tmp_path / "winoground")
+    split = loaded("mtrl_judge_winoground", tmp_path / "winoground")
+    rows = rows_of(split)
+    assert len({row.item_id for row in rows}) == len(rows) / 2 == 8
+    assert len({row.joint for row in rows}) == len({row.cluster for row in rows}) == 2
+    seen = [(row.group, row.label, *shown(row)[3:6]) for row in rows[:8]]
+    cat, dog = "cat under dog", "dog under cat"
+    for number, (color, label) in enumerate((("red", "A"), ("lime", "B"))):
+        straight, other = seen[2 * number : 2 * number + 2]
+        image = f"Image: [{color}]"
+        assert straight == ("text", label, image, f"Caption A: {cat}", f"Caption B: {dog}")
+        assert other == ("text", "AB".strip(label), image, f"Caption A: {dog}", f"Caption B: {cat}")
+    for number, (caption, label) in enumerate(((cat, "A"), (dog, "B"))):
+        straight, other = seen[4 + 2 * number : 6 + 2 * number]
+        text = f"Caption: {caption}"
+        assert straight == ("image", label, text, "Image A: [red]", "Image B: [lime]")
+        assert other == ("image", "AB".strip(label), text, "Image A: [lime]", "Image B: [red]")
+
+
 def test_pick_a_pic_leaves_out_what_has_no_label(tmp_path: Path, local_files: None) -> None:
     pair_replicas.pickapic(tmp_path / "pickapic")
     split = loaded("mtrl_judge_pickapic", tmp_path / "pickapic")

@@ -219,6 +219,31 @@ def genaibench(folder: Path, config: str) -> None:
     write_config(folder, "test_v1", f"{config}/test_v1-*", config)
 
 
+def winoground(folder: Path) -> None:
+    """Two captions and two images in a row."""
+    features = {
+        **{"id": Value("int32"), "image_0": IMAGE, "image_1": IMAGE},
+        **dict.fromkeys(("caption_0", "caption_1", "tag", "secondary_tag", "collapsed_tag"), TEXT),
+        "num_main_preds": Value("int32"),
+    }
+    rows = [
+        {
+            "id": number,
+            "image_0": image_cell(first),
+            "image_1": image_cell(second),
+            "caption_0": f"{one} under {other}",
+            "caption_1": f"{other} under {one}",
+            "tag": "Preposition",
+            "num_main_preds": 1,
+        }
+        for number, (first, second, one, other) in enumerate(
+            (("red", "lime", "cat", "dog"), ("blue", "gray", "cup", "box"))
+        )
+    ]
+    write_parquet(folder / "data" / "test-00000-of-00001.parquet", features, rows)
+    write_config(folder, "test", "data/test-*")
+
+
 def mllmjudge(folder: Path) -> None:
     """JSON lines beside a folder of images; two pairs are about one image."""
     (folder / "image").mkdir(parents=True)
