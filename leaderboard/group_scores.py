@@ -11,12 +11,12 @@ import numpy as np
 
 from mtrl_judge.metrics.bootstrap import RESAMPLES, Panel, draw_rates, information
 from mtrl_judge.metrics.groups import GROUP_MEANS, group_panels, group_rate
-from mtrl_judge.metrics.rates import Rate, Rates
+from mtrl_judge.metrics.rates import Rate, Rates, class_rates
 
 from .runs import TaskResult
 from .scores import UNKNOWN, GroupScores, Score, TaskScores, mean
 
-_RATES: Mapping[str, Rate] = {
+_MEANT: Mapping[str, Rate] = {
     name: functools.partial(group_rate, name) for name in GROUP_MEANS.values()
 }
 
@@ -28,6 +28,7 @@ class _SameGroups(NamedTuple):
     judges: list[str]
     panels: Mapping[str, Panel]
     """By group."""
+    rates: Mapping[str, Rate]
 
 
 def with_groups(
@@ -40,16 +41,17 @@ def with_groups(
     """The scores of each task with those of its groups and the macro means over them."""
     parts = [part for task, judges in results.items() for part in _same_groups(task, judges)]
     panels = [panel for part in parts for panel in part.panels.values()]
-    drawn = iter(draw_rates(panels, [_RATES] * len(panels), resamples=resamples, seed=seed))
+    rates = [part.rates for part in parts for _ in part.panels]
+    drawn = iter(draw_rates(panels, rates, resamples=resamples, seed=seed))
     found = dict(scored)
-    for task, judges, by_group in parts:
+    for task, judges, by_group, its_rates in parts:
         old = found[task]
         scores, groups = dict(old.scores), dict(old.groups)
         draws = {group: next(drawn) for group in by_group}
         verdicts = results[task][judges[0]].verdicts
         for index, judge in enumerate(judges):
             groups[judge] = {
-                group: _group_scores(panel, index, draws[group], verdicts)
+                group: _group_scores(panel, index, its_rates, draws[group], verdicts)
                 for group, panel in by_group.items()
             }
             scores[judge] = {**scores[judge], **_means(groups[judge])}
@@ -80,17 +82,34 @@ def _same_groups(task: str, judges: Mapping[str, TaskResult]) -> list[_SameGroup
             fixed_labels=first.paired and len(first.verdicts) == 2,
         )
         if panels:
-            parts.append(_SameGroups(task, names, panels))
+            parts.append(_SameGroups(task, names, panels, _rates(first)))
     return parts
 
 
+def _rates(result: TaskResult) -> Mapping[str, Rate]:
+    """The rates of a group: those with a mean over groups and, where verdicts are classes rather
+    than places of candidates, the F1 of each.
+
+    UnsafeBench publishes the F1 of Unsafe in each category (`describe_results` in
+    assess_effectiveness.py of github.com/YitingQu/UnsafeBench).
+    """
+    if result.kind.compares:
+        return _MEANT
+    f1 = {name: rate for name, rate in class_rates(result.verdicts).items() if name[:3] == "f1_"}
+    return {**_MEANT, **f1}
+
+
 def _group_scores(
-    panel: Panel, judge: int, draws: Mapping[str, Rates], verdicts: Sequence[str]
+    panel: Panel,
+    judge: int,
+    rates: Mapping[str, Rate],
+    draws: Mapping[str, Rates],
+    verdicts: Sequence[str],
 ) -> GroupScores:
     counts = panel.tallies.each(lambda part: part[:, judge].sum(axis=0))
     supported = information(panel.tallies, judge)
     scores = {}
-    for rate, function in _RATES.items():
+    for rate, function in rates.items():
         value = float(function(counts))
         scores[rate] = Score.of(
             None if np.isnan(value) else value,

@@ -338,14 +338,17 @@ def group_table(board: Leaderboard) -> Table:
             groups = task.groups.get(run.name)
             if not groups:
                 continue
-            rates = list(GROUP_MEANS.values())
+            rates = [*next(iter(groups.values())).scores]
             n = task.n[run.name]
             parts = [("overall (all rows)", n, {r: task.estimate(run.name, r) for r in rates})]
             parts += [
                 (one_line(name), group.n, {r: group.scores[r].estimate for r in rates})
                 for name, group in groups.items()
             ]
-            means = {rate: task.estimate(run.name, mean) for mean, rate in GROUP_MEANS.items()}
+            mean_of = {rate: mean for mean, rate in GROUP_MEANS.items()}
+            means = {
+                rate: task.estimate(run.name, mean_of[rate]) for rate in rates if rate in mean_of
+            }
             parts.append((f"macro mean of {len(groups)} groups", None, means))
             for index, (name, rows_in_it, estimates) in enumerate(parts):
                 summary = index in (0, len(parts) - 1)
@@ -360,7 +363,8 @@ def group_table(board: Leaderboard) -> Table:
                 without.append(f"{run.name}: {left} labeled rows of {task.name} have no group.")
     note = (
         "Overall weights every row equally, the macro mean every group; rows without a group count "
-        "only overall. Macro-F1 needs a labeled row of every verdict in a group."
+        "only overall. Macro-F1 needs a labeled row of every verdict in a group; the F1 of each "
+        "verdict is not averaged over groups."
     )
     return Table("Groups", "judge", rows, " ".join([note, *without]), group="task")
 

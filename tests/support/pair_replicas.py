@@ -222,7 +222,9 @@ def genaibench(folder: Path, config: str) -> None:
 def winoground(folder: Path) -> None:
     """Two captions and two images in a row."""
     features = {
-        **{"id": Value("int32"), "image_0": IMAGE, "image_1": IMAGE},
+        "id": Value("int32"),
+        "image_0": IMAGE,
+        "image_1": IMAGE,
         **dict.fromkeys(("caption_0", "caption_1", "tag", "secondary_tag", "collapsed_tag"), TEXT),
         "num_main_preds": Value("int32"),
     }
