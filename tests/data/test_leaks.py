@@ -116,10 +116,12 @@ def test_text_is_expected_where_the_yaml_cuts_by_row(tmp_path: Path) -> None:
 
 def test_agins_tasks_share_their_split_and_another_split_is_noticed(tmp_path: Path) -> None:
     agin(tmp_path / "raw", 60)
-    tasks = find_tasks(["mtrl_judge_agin_*"])
+    every = find_tasks(["mtrl_judge_agin_*"])
     options = PrepareOptions(source=tmp_path / "raw", any_count=True)
-    list(prepare(tasks, tmp_path / "root", options, lambda *_: None))
-    assert find_leaks(tasks, tasks, tmp_path / "root").leaks == []
+    list(prepare(every, tmp_path / "root", options, lambda *_: None))
+    assert find_leaks(every, every, tmp_path / "root").leaks == []
+    tasks = find_tasks(["mtrl_judge_agin_nat", "mtrl_judge_agin_rat"])
+    shutil.copy(tasks[0].path.with_name("_agin_binary.yaml"), tmp_path)
     base = tasks[0].path.with_name("_agin.yaml").read_text()
     (tmp_path / "_agin.yaml").write_text(base.replace("seed: 0", "seed: 1"))
     text = tasks[1].path.read_text().replace(f"task: {tasks[1].task}", "task: other")
