@@ -42,6 +42,18 @@ def prepare(
         typer.Option("--any-count", help="Accept other numbers of rows than the card expects."),
     ] = False,
     force: Force = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch images that are web addresses.")
+    ] = False,
+    download_limit: Annotated[
+        float, typer.Option(min=0, metavar="GB", help="The size of all fetched images together.")
+    ] = 20,
+    private_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Fetch from this host although it is not public; repeatable."
+        ),
+    ] = None,
     allow_local_files: AllowLocalFiles = False,
 ) -> None:
     """Write datasets into the data root, from the hub or from your own files.
@@ -54,7 +66,15 @@ def prepare(
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     found = find_tasks(tasks)
-    options = PrepareOptions(source, _column_names(columns), any_count, force)
+    options = PrepareOptions(
+        source,
+        _column_names(columns),
+        any_count,
+        force,
+        download,
+        download_limit * 1e9,
+        tuple(private_host or ()),
+    )
     with ProgressBars() as bars:
         try:
             for prepared in prepare_tasks(found, data_root, options, bars.report):

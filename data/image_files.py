@@ -56,16 +56,17 @@ class ImageIndex:
             raise DataError(f"image {str(value)!r}: found {names}; expected a single file")
         return best[0] if best else None
 
-    def read(self, value: object) -> CheckedImage:
-        """The checked image that a table means; a missing or unreadable one has a fault."""
+    def read(self, value: object) -> bytes:
+        """The content of the file that a table means.
+
+        Raises:
+            ValueError: there is no such file, or it cannot be read.
+        """
         file = self.find(value)
         if file is None:
-            return CheckedImage(None, "there is no such file")
+            raise ValueError("there is no such file")
         name, source = file
-        try:
-            return check_image(source.read_image(name))
-        except ValueError as error:
-            return CheckedImage(None, str(error))
+        return source.read_image(name)
 
 
 def _shared_end(first: PurePosixPath, second: PurePosixPath) -> int:

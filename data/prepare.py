@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,8 +21,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features
-from datasets import Image as ImageFeature
+from datasets import Features, LargeList, List
 
 from mtrl_judge.common.errors import DataError, JudgeError, nearest
 from mtrl_judge.common.files import (
@@ -36,9 +36,9 @@ from mtrl_judge.common.files import (
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressCallback
-from mtrl_judge.judge_tasks.column_paths import value_at
+from mtrl_judge.judge_tasks.column_paths import parse_path, value_at
 from mtrl_judge.judge_tasks.facts import FACTS_FILE
-from mtrl_judge.judge_tasks.images import encoded, truncation_refused
+from mtrl_judge.judge_tasks.images import encoded, is_base64, truncation_refused
 from mtrl_judge.judge_tasks.items import check_reached, find_items
 from mtrl_judge.judge_tasks.labels import is_dropped, label_values, labels_of, train_median
 from mtrl_judge.judge_tasks.raw_split import count_candidates, dataset_columns
@@ -46,6 +46,8 @@ from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE
 from mtrl_judge.judge_tasks.sources import has_only_facts, split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
 
+from .downloads import Downloads, hosts, is_address
+from .image_columns import ImageColumn, image_columns
 from .image_files import CheckedImage, ImageIndex, check_image
 from .raw_files import Archive, HubRepository, RawFiles, open_source
 from .shards import NOTE_KINDS, Notes, Shards, no_notes
@@ -53,6 +55,7 @@ from .tables import MemoryTable, Table, read_table
 
 # Increase it when the same files would be written differently, so that they are prepared again.
 _FORMAT_VERSION = 1
+DOWNLOADS_FILE = "downloads.jsonl"  # beside the data: which address each image was fetched from
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class PrepareOptions:
     """Accept other numbers of rows than the card expects."""
     force: bool = False
     """Replace folders of other prepared data; never those with files of the user."""
+    download: bool = False
+    """Fetch images that are web addresses."""
+    download_limit: float = 20e9
+    """Bytes of all images that are fetched."""
+    private_hosts: Sequence[str] = ()
+    """`host:port` that may be asked for images although they are not public."""
 
 
 class PreparedTask(NamedTuple):
@@ -125,16 +134,29 @@ class _SourceSplit(NamedTuple):
 
     name: SplitName
     table: Table
-    image_index: ImageIndex | None
-    """Finds images that are files; None if the table's cells hold them."""
-    images: Sequence[str]
+    image_index: ImageIndex
+    """Finds images that are files."""
+    images: Mapping[str, ImageColumn]
     """The columns with images."""
     schema: pa.Schema
     """Of what is written."""
+    urls: Sequence[str] = ()
+    """The web addresses of images."""
 
     def column(self, name: str) -> list[Any]:
         """The values of a column; True in place of images."""
-        return [True] * self.table.rows if name in self.images else self.table.column(name)
+        column = self.images.get(name)
+        if column is None:
+            return self.table.column(name)
+        if pa.types.is_struct(self.schema.field(name).type) and column.paths == [()]:
+            return [True] * self.table.rows  # images need not be read
+        return [column.masked(value) for value in self.values(column)]
+
+    def values(self, column: ImageColumn) -> Iterator[Any]:
+        """What the tables have in place of images, row by row."""
+        name = parse_path(column.source, self.table.schema.names).column
+        for batch in self.table.batches([name]):
+            yield from column.values(_values_of(batch), [name])
 
 
 @dataclass
@@ -152,6 +174,12 @@ class _Preparation:
         self.first = self.tasks[0]
         assert self.first.judge.raw is not None
         self.raw = self.first.judge.raw
+        # Kept after an error, so that a later run goes on.
+        self.downloads = Downloads(
+            self.root / f".{self.first.task}.downloads",
+            self.options.download_limit,
+            self.options.private_hosts,
+        )
 
     def run(self) -> Iterator[PreparedTask]:
         with ExitStack() as stack:
@@ -174,7 +202,7 @@ class _Preparation:
                 folder = self.root / task.task
                 yield PreparedTask(task.task, folder, read_json(folder / DATA_CARD), existed=True)
             if existing == self.tasks:
-                shutil.rmtree(self.work, ignore_errors=True)  # of a run killed at its very end
+                self._clean_up()  # after a run killed at its very end
                 return
             added = [task for task in self.tasks if task not in existing]
             prepared = None if self.options.force else self._prepared_before(plan)
@@ -182,11 +210,13 @@ class _Preparation:
                 self._check_prepared(prepared)
                 card = read_json(prepared / DATA_CARD)
                 yield from (self._install(task, card, prepared) for task in added)
-                shutil.rmtree(self.work, ignore_errors=True)
+                self._clean_up()
                 return
             self._start_or_resume(plan, needed=sum(sizes.values()))
             splits = [self._open_split(name, *files[name], source, stack) for name in files]
             expected = self._check_items(splits)
+            urls = [url for split in splits for url in split.urls]
+            self._download(urls)
             notes = {split.name: self._write(split) for split in splits}
             card = {
                 "source": "prepared",
@@ -194,11 +224,18 @@ class _Preparation:
                 "splits": {split.name: split.table.rows for split in splits},
                 "expected": expected,
                 **{kind: {name: notes[name][kind] for name in notes} for kind in NOTE_KINDS},
+                **self._about_downloads(urls),
                 "plan": plan,
                 "version": version("mtrl-judge"),
             }
+            if urls:
+                self.downloads.write_manifest(urls, self.work / DOWNLOADS_FILE)
             yield from (self._install(task, card, self.work) for task in added)
-            shutil.rmtree(self.work, ignore_errors=True)
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        for folder in (self.work, self.downloads.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # Find the files and decide whether there is something to do.
 
@@ -227,7 +264,7 @@ class _Preparation:
         if is_free(folder) or (folder.is_dir() and has_only_facts(folder)):
             return False
         card = read_json(folder / DATA_CARD, missing_ok=True) if folder.is_dir() else {}
-        if not self.options.force and card.get("plan") == plan:
+        if not self.options.force and card.get("plan") == plan and self._has_our_images(folder):
             return True
         if not _is_prepared(folder, card):
             raise JudgeError(
@@ -244,9 +281,21 @@ class _Preparation:
         """The folder of any task that holds the same files already."""
         for card_file in sorted(self.root.glob(f"*/{DATA_CARD}")):
             card = read_json(card_file)
-            if card.get("plan") == plan and _is_prepared(card_file.parent, card):
+            same = card.get("plan") == plan and _is_prepared(card_file.parent, card)
+            if same and self._has_our_images(card_file.parent):
                 return card_file.parent
         return None
+
+    def _has_our_images(self, folder: Path) -> bool:
+        """Whether prepared files have images wherever these tasks need them."""
+        for name in SPLITS:
+            for file in split_files(folder, name):
+                features = Features.from_arrow_schema(pq.read_schema(file))
+                for column in image_columns(self.tasks, [*features]):
+                    there = features.get(column.name)
+                    if there is None or column.feature(there) != there:
+                        return False
+        return True
 
     def _check_prepared(self, folder: Path) -> None:
         """Columns, items and labels of files that another task was prepared with."""
@@ -255,8 +304,10 @@ class _Preparation:
             if files := split_files(folder, name):
                 table = read_table(files, {}, in_memory=False)
                 self._check_columns(table.schema.names, files[0].name)
-                images = [name for name in self.first.judge.images if name in table.schema.names]
-                splits.append(_SourceSplit(name, table, None, images, table.schema))
+                images = {
+                    column.name: column for column in image_columns(self.tasks, table.schema.names)
+                }
+                splits.append(_SourceSplit(name, table, ImageIndex([]), images, table.schema))
         self._check_items(splits)
 
     def _start_or_resume(self, plan: str, needed: int) -> None:
@@ -286,25 +337,23 @@ class _Preparation:
         image_files = self.raw.images
         paths = [source.local_path(name) for name in tables]
         table = read_table(paths, self.options.columns, in_memory=image_files is not None)
-        self._check_columns(table.schema.names, tables[0])
+        found = table.schema.names
+        self._check_columns(found, tables[0])
+        opened = [Archive(source.local_path(name), self.work) for name in archives]
+        for archive in opened:
+            stack.callback(archive.close)
+        index = ImageIndex(opened or [source])
+        images = {column.name: column for column in image_columns(self.tasks, found)}
+        if image_files is not None and image_files.subset:
+            assert isinstance(table, MemoryTable)
+            table = table.kept(_has_images(table, images.values(), index))
         # The columns as `datasets` types them, so that it reads the files as image datasets.
         features = Features.from_arrow_schema(table.schema)
-        index = None
-        if image_files is None:
-            images = [column for column in self.first.judge.images if column in features]
-        else:
-            images = [image_files.image]
-            opened = [Archive(source.local_path(name), self.work) for name in archives]
-            for archive in opened:
-                stack.callback(archive.close)
-            index = ImageIndex(opened or [source])
-            if image_files.subset:
-                assert isinstance(table, MemoryTable)
-                table = table.filter(
-                    image_files.named_by, lambda value: index.find(value) is not None
-                )
-        features.update({column: ImageFeature() for column in images})
-        return _SourceSplit(name, table, index, images, features.arrow_schema)
+        theirs = {name: _source_feature(column, features) for name, column in images.items()}
+        features.update({name: images[name].feature(theirs[name]) for name in images})
+        split = _SourceSplit(name, table, index, images, features.arrow_schema)
+        texts = [column for name, column in images.items() if column.may_be_text(theirs[name])]
+        return split._replace(urls=_urls(split, texts))
 
     def _check_columns(self, found: Sequence[str], file: str) -> None:
         needed = {column for task in self.tasks for column in _needed_columns(task, found)}
@@ -363,18 +412,10 @@ class _Preparation:
         for batch in _skip_rows(split.table.batches(), row):
             columns = {name: batch.column(name) for name in batch.schema.names}
             notes = no_notes()
-            for column in split.images:
-                images, paths = self._checked_images(split, batch, column, pool)
-                cells = [
-                    {"bytes": image.data, "path": path if image.data else None}
-                    for image, path in zip(images, paths, strict=True)
-                ]
-                columns[column] = pa.array(cells, type=split.schema.field(column).type)
-                for index, image in enumerate(images, row):
-                    if image.fault is not None:
-                        notes["undecodable"][f"{index} {column}"] = image.fault
-                    if image.change is not None:
-                        notes["changed"][f"{index} {column}"] = image.change
+            for name, column in split.images.items():
+                values = column.values(_values_of(batch), batch.schema.names)
+                written = self._with_images(split, column, values, row, notes, pool)
+                columns[name] = pa.array(written, type=split.schema.field(name).type)
             row += len(batch)
             n_undecodable += len(notes["undecodable"])
             if n_undecodable > MAX_UNDECODABLE_SHARE * split.table.rows:
@@ -387,19 +428,89 @@ class _Preparation:
             yield pa.RecordBatch.from_arrays(arrays, schema=split.schema), notes
             self.progress(label, row, split.table.rows)
 
-    def _checked_images(
-        self, split: _SourceSplit, batch: pa.RecordBatch, column: str, pool: ThreadPoolExecutor
-    ) -> tuple[list[CheckedImage], list[str | None]]:
-        """The images of a batch and the file names they are kept under."""
-        if split.image_index is not None:
-            assert self.raw.images is not None
-            values = batch.column(self.raw.images.named_by).to_pylist()
-            # One after the other: members of an archive share its file.
-            return [*map(split.image_index.read, values)], [*map(str, values)]
-        cells = batch.column(column).to_pylist()
-        paths = [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
-        names = [None if path is None else Path(str(path)).name for path in paths]
-        return list(pool.map(_check_cell, cells)), names
+    def _with_images(
+        self,
+        split: _SourceSplit,
+        column: ImageColumn,
+        values: Sequence[Any],
+        row: int,
+        notes: Notes,
+        pool: ThreadPoolExecutor,
+    ) -> list[Any]:
+        """Values with cells of checked images, and notes on these.
+
+        Args:
+            row: the number of the first.
+        """
+        cells: list[tuple[str, Any, dict[str, Any]]] = []
+        written = []
+        for number, value in enumerate(values, row):
+            first = len(cells)
+
+            def take(cell: Any, number: int = number, first: int = first) -> dict[str, Any]:
+                place = len(cells) - first  # of the image in the row's value
+                key = f"{number} {column.name}" + (f"[{place}]" if place else "")
+                cells.append((key, cell, {"bytes": None, "path": None}))
+                return cells[-1][2]
+
+            written.append(column.replaced(value, take))
+            if column.lacks(value):
+                notes["undecodable"][f"{number} {column.name}"] = "the image cell is empty"
+        # One after the other: members of an archive share its file.
+        contents = [self._content(split, cell) for _, cell, _ in cells]
+        images = pool.map(_checked, contents)
+        for (key, cell, taken), image in zip(cells, images, strict=True):
+            taken |= {"bytes": image.data, "path": _file_name(cell) if image.data else None}
+            if image.fault is not None:
+                notes["undecodable"][key] = image.fault
+            if image.change is not None:
+                notes["changed"][key] = image.change
+        return written
+
+    def _content(self, split: _SourceSplit, cell: Any) -> bytes | ValueError:
+        """The encoded image that a cell has or names, or why there is none."""
+        try:
+            if is_address(cell):
+                return self.downloads.read(cell)
+            if isinstance(cell, bytes | dict) or (isinstance(cell, str) and is_base64(cell)):
+                # A path without bytes is of another machine.
+                return encoded({**cell, "path": None} if isinstance(cell, dict) else cell)
+            return split.image_index.read(cell)
+        except ValueError as error:
+            return error
+
+    # Download.
+
+    def _download(self, urls: Sequence[str]) -> None:
+        """Fetch the images that are not here.
+
+        Raises:
+            DataError: the user has not allowed it, or too many could not be fetched.
+        """
+        if not urls:
+            return
+        named = Counter(hosts(urls)).most_common(5)
+        servers = ", ".join(f"{host} ({n:,})" for host, n in named)
+        if not self.options.download:
+            raise DataError(
+                f"{self.first.task}: {len(urls):,} images are web addresses, of {servers}; nothing "
+                "was fetched. To fetch them: --download"
+            )
+        label = f"{self.first.task}: "
+        self.downloads.fetch(urls, lambda what, *done: self.progress(label + what, *done))
+        failed = self.downloads.failed
+        if len(failed) > MAX_UNDECODABLE_SHARE * len(set(urls)):
+            raise DataError(
+                f"{self.first.task}: {len(failed):,} of {len(set(urls)):,} images could not be "
+                f"downloaded:\n{self.downloads.reasons()}\nrun the same command again to fetch "
+                "them; the others are kept"
+            )
+
+    def _about_downloads(self, urls: Sequence[str]) -> dict[str, Any]:
+        if not urls:
+            return {}
+        found = {"addresses": len(set(urls)), "hosts": dict(hosts(set(urls)))}
+        return {"downloads": {**found, "failed": dict(sorted(self.downloads.failed.items()))}}
 
     def _install(self, task: JudgeTask, card: Mapping[str, Any], written: Path) -> PreparedTask:
         """Put the written files into a task's folder; tasks of one dataset share them."""
@@ -410,15 +521,15 @@ class _Preparation:
                 except OSError:  # a file system without hard links
                     shutil.copyfile(file, folder / file.name)
             for split, rows in card["splits"].items():
-                written = sum(
-                    pq.read_metadata(file).num_rows for file in split_files(folder, split)
-                )
-                if written != rows:
+                there = sum(pq.read_metadata(file).num_rows for file in split_files(folder, split))
+                if there != rows:
                     raise DataError(
-                        f"{folder.parent / task.task}: {split}: {written:,} of {rows:,} rows were "
+                        f"{folder.parent / task.task}: {split}: {there:,} of {rows:,} rows were "
                         "written; did something else change the data root? Prepare the data again"
                     )
             write_json(folder / DATA_CARD, card)
+            if (written / DOWNLOADS_FILE).exists():
+                shutil.copyfile(written / DOWNLOADS_FILE, folder / DOWNLOADS_FILE)
             # Facts are by item, whatever files the items are in, and may have cost a strong judge.
             facts = self.root / task.task / FACTS_FILE
             if facts.exists():
@@ -430,7 +541,7 @@ def _is_prepared(folder: Path, card: Mapping[str, Any]) -> bool:
     """Whether a folder has the card of a prepared task, and only files that belong to one."""
     shard = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
     return card.get("source") == "prepared" and all(
-        path.name in (DATA_CARD, FACTS_FILE) or shard.fullmatch(path.name)
+        path.name in (DATA_CARD, DOWNLOADS_FILE, FACTS_FILE) or shard.fullmatch(path.name)
         for path in folder.iterdir()
     )
 
@@ -465,6 +576,10 @@ class _TableItems:
         return values
 
 
+def _values_of(batch: pa.RecordBatch) -> Callable[[str], list[Any]]:
+    return lambda name: list(batch.column(name).to_pylist())
+
+
 def _expected_items(task: JudgeTask, split: SplitName) -> int | None:
     """The items that the card expects in one of the dataset's own splits, and in those cut from it;
     None if it does not say."""
@@ -478,13 +593,54 @@ def _expected_items(task: JudgeTask, split: SplitName) -> int | None:
 def _needed_columns(task: JudgeTask, there: Sequence[str]) -> set[str]:
     """The columns that the dataset's tables must have."""
     columns = {*chain.from_iterable(dataset_columns(task, there).values())}
-    image_files = task.judge.raw.images if task.judge.raw else None
-    return columns - {image_files.image} | {image_files.named_by} if image_files else columns
+    files = task.judge.raw.images if task.judge.raw else None
+    named = files.columns if files else {}
+    return columns - named.keys() | {parse_path(path, there).column for path in named.values()}
 
 
-def _check_cell(cell: Any) -> CheckedImage:
-    """A cell of bytes or of `{bytes, path}`; a path without bytes is of another machine."""
-    try:
-        return check_image(encoded({**cell, "path": None} if isinstance(cell, dict) else cell))
-    except ValueError as error:
-        return CheckedImage(None, str(error))
+def _has_images(
+    table: MemoryTable, columns: Iterable[ImageColumn], index: ImageIndex
+) -> list[bool]:
+    """Whether all files that a row names are there."""
+    keep = [True] * table.rows
+    for column in columns:
+        for row, value in enumerate(column.values(table.column, table.schema.names)):
+            names: list[Any] = []
+            column.replaced(value, names.append)
+            keep[row] = keep[row] and all(index.find(name) is not None for name in names)
+    return keep
+
+
+def _source_feature(column: ImageColumn, features: Features) -> Any:
+    """The type of what the tables have in place of images."""
+    name, steps = parse_path(column.source, [*features])
+    feature = features[name]
+    for step in steps:
+        is_list = isinstance(feature, List | LargeList) and not isinstance(step, str)
+        feature = feature.feature if is_list else isinstance(feature, dict) and feature.get(step)
+        if not feature:
+            raise DataError(f"judge.raw.images.named_by: {column.source!r} leads nowhere")
+    return feature
+
+
+def _urls(split: _SourceSplit, columns: Iterable[ImageColumn]) -> list[str]:
+    """The web addresses in place of images."""
+    found: list[Any] = []
+    for column in columns:
+        for value in split.values(column):
+            column.replaced(value, found.append)
+    return [cell for cell in found if is_address(cell)]
+
+
+def _checked(content: bytes | ValueError) -> CheckedImage:
+    if isinstance(content, ValueError):
+        return CheckedImage(None, str(content))
+    return check_image(content)
+
+
+def _file_name(cell: Any) -> str | None:
+    """What an image was called; `datasets` keeps it beside its bytes."""
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    if path is None or isinstance(path, bytes) or is_base64(str(path)):
+        return None
+    return Path(str(path)).name if isinstance(cell, dict) or is_address(cell) else str(path)

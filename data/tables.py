@@ -1,8 +1,8 @@
-"""The tables of a dataset: CSV files in memory, parquet files as a stream of batches."""
+"""The tables of a dataset: CSV and JSON files in memory, parquet files as a stream of batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtrl_judge.common.errors import DataError, first_line
+from mtrl_judge.common.files import parse_json, read_json_lines
 from mtrl_judge.judge_tasks.parquet_limits import check_growth
 
 # Rows in memory at once, several times over: as they are read, checked and written.
@@ -35,15 +36,15 @@ class MemoryTable:
         values: list[Any] = self.table.column(name).to_pylist()
         return values
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows in order, at most BATCH_ROWS at a time."""
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in order, at most BATCH_ROWS at a time; of all columns by default."""
+        table = self.table if columns is None else self.table.select([*columns])
         for first in range(0, self.rows, BATCH_ROWS):
-            yield from self.table.slice(first, BATCH_ROWS).combine_chunks().to_batches()
+            yield from table.slice(first, BATCH_ROWS).combine_chunks().to_batches()
 
-    def filter(self, column: str, keep: Callable[[Any], bool]) -> MemoryTable:
-        """The rows whose value of a column passes."""
-        kept = pa.array([keep(value) for value in self.column(column)])
-        return MemoryTable(self.table.filter(kept))
+    def kept(self, keep: Sequence[bool]) -> MemoryTable:
+        """The rows for which that is true."""
+        return MemoryTable(self.table.filter(pa.array(keep, pa.bool_())))
 
 
 class ParquetTable:
@@ -75,16 +76,19 @@ class ParquetTable:
         tables = (_open_parquet(file).read(columns=[original]) for file in self.files)
         return list(chain.from_iterable(table.column(0).to_pylist() for table in tables))
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows in order, at most BATCH_ROWS at a time."""
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in order, at most BATCH_ROWS at a time; of all columns by default."""
+        names = self.schema.names if columns is None else [*columns]
+        theirs = {ours: theirs for theirs, ours in self.names.items()}
+        original = [theirs.get(name, name) for name in names]
         for file in self.files:
             parquet = _open_parquet(file)
             size = sum(size for size, _ in _row_groups(parquet.metadata))
             mean_size = size // max(1, parquet.metadata.num_rows)
             rows = max(1, min(BATCH_ROWS, _BATCH_BYTES // max(1, mean_size)))
             try:
-                for batch in parquet.iter_batches(rows, use_threads=False):
-                    yield batch.rename_columns(self.schema.names)
+                for batch in parquet.iter_batches(rows, columns=original, use_threads=False):
+                    yield batch.select(original).rename_columns(names)
             except (OSError, pa.ArrowException) as error:
                 reason = first_line(error)
                 raise DataError(f"{file}: damaged ({reason}); download it again") from None
@@ -98,15 +102,15 @@ def read_table(files: Sequence[Path], names: Mapping[str, str], *, in_memory: bo
 
     Args:
         names: our name of a column by the files' name.
-        in_memory: the table holds no images and is read at once. CSV files always are.
+        in_memory: the table holds no images and is read at once. CSV and JSON files always are.
 
     Raises:
         DataError: a file cannot be read or does not fit in memory, or the files' columns differ.
     """
-    is_csv = any(file.suffix != ".parquet" for file in files)
-    if not is_csv and not in_memory:
+    if not in_memory and all(file.suffix == ".parquet" for file in files):
         return ParquetTable(files, names)
-    tables = [_read_csv(file) if is_csv else _read_parquet(file) for file in files]
+    readers = {".parquet": _read_parquet, ".json": _read_json, ".jsonl": _read_json}
+    tables = [readers.get(file.suffix, _read_csv)(file) for file in files]
     tables = [table.rename_columns(_renamed(table.column_names, names)) for table in tables]
     _check_columns(files, [table.column_names for table in tables])
     return MemoryTable(pa.concat_tables(tables, promote_options="permissive"))
@@ -136,6 +140,54 @@ def _read_parquet(file: Path) -> pa.Table:
     parquet = _open_parquet(file)
     _check_size(file, sum(size for size, _ in _row_groups(parquet.metadata)))
     return parquet.read()
+
+
+def _read_json(file: Path) -> pa.Table:
+    """A list of rows, or a row on each line, whatever the file is called."""
+    _check_size(file, file.stat().st_size)
+    rows = list(_json_rows(file))
+    columns: dict[str, list[Any]] = {name: [] for row in rows for name in row}
+    if not columns:
+        raise DataError(f"{file}: has no rows; expected a list of objects, or one on each line")
+    for row in rows:
+        for name, values in columns.items():
+            values.append(row.get(name))
+    arrays = []
+    for name, values in columns.items():
+        try:
+            array = pa.array(values)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{file}: column {name!r}: {first_line(error)}; expected values of one type"
+            ) from None
+        if _has_no_fields(array.type):  # parquet has no type for it
+            array = pa.nulls(len(array))
+        arrays.append(array)
+    return pa.Table.from_arrays(arrays, names=[*columns])
+
+
+def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open("rb") as opened:
+        start = opened.read(4096).decode("utf-8-sig", "replace").lstrip()[:1]
+    if start != "[":
+        yield from (row for _, row in read_json_lines(file))
+        return
+    try:
+        rows = parse_json(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read as JSON: {first_line(error)}") from None
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{file}: entry {number}: found {row!r:.60}; expected an object")
+        yield row
+
+
+def _has_no_fields(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_has_no_fields(field.type) for field in kind)
+    return pa.types.is_list(kind) and _has_no_fields(kind.value_type)
 
 
 def _check_size(file: Path, size: int) -> None:

@@ -230,6 +230,12 @@ def _check_raw(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Pro
                 right = f"set {SPLIT_KEYS[split]}, or name one of: {', '.join(native) or 'none'}"
                 wrong = f"the dataset has no {split} split"
                 yield Problem(f"judge.{field}.{split}", wrong, right)
+    named_by, image = images.get("named_by"), images.get("image")
+    if isinstance(named_by, str) and image is None:
+        yield Problem("judge.raw.images.image", "is missing", "the column to put the image in")
+    if isinstance(named_by, Mapping) and image is not None:
+        wrong = "named_by names the columns of images already"
+        yield Problem("judge.raw.images.image", wrong, "remove it")
     if images.get("subset") is True and not images.get("archives"):
         right = "name the archives, or remove it"
         yield Problem("judge.raw.images.subset", "there are no archives", right)

@@ -81,11 +81,16 @@ def encoded(cell: Any, folder: Path | None = None) -> bytes:
     return data
 
 
+def is_base64(text: str) -> bool:
+    """Whether a text is an image in base64 or a data URL, and not the name of one."""
+    return _BASE64_IMAGE.match(text) is not None
+
+
 def _of_text(text: str, folder: Path | None) -> bytes:
     """The image that a text has or names."""
     if text.startswith(("http://", "https://")):
         raise ValueError(f"the image is a web address ({text[:60]!r}), which is never opened here")
-    if _BASE64_IMAGE.match(text) is None:
+    if not is_base64(text):
         return _read(text, folder)
     if len(text) > MAX_IMAGE_BYTES:
         raise ValueError(f"larger than the limit of {MAX_IMAGE_BYTES // 2**20} MiB per image")

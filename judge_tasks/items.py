@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 
 from mtrl_judge.common.errors import DataError, shortened
 
-from .column_paths import MISSING, ColumnPath, Step, parse_path, value_at
+from .column_paths import MISSING, ColumnPath, Step, mapped, parse_path, value_at
 from .fields import is_null, label_key, lookup
 from .spec import ColumnOf, JudgeTask
+from .templates import IMAGE_MARK, question_columns
 
 # What is gathered is shown to a judge together.
 MAX_GATHERED = 100
@@ -72,6 +73,30 @@ class Items:
                 # The first step into a gathered column chooses among the rows.
                 in_row = all_steps[1:] if origin.column in self._gathered else all_steps
                 yield ColumnPath(origin.column, in_row)
+
+    @cached_property
+    def compared_images(self) -> frozenset[str]:
+        """Paths of images that are candidates by themselves, in a list or one by one."""
+        alone = [self.path_of(group[0]) for group in self.task.candidates if len(group) == 1]
+        paths = {path: self.path_of(path) for path in self.task.judge.images}
+        return frozenset(
+            path
+            for path, (name, steps) in paths.items()
+            if any(name == other and steps in (to, to[:-1]) for other, to in alone)
+        )
+
+    @cached_property
+    def dispensable_images(self) -> frozenset[str]:
+        """Paths of images that an item can be without: where the question places images as values,
+        or something else is judged and no mark stands for the image."""
+        texts = self.task.questions.values()
+        shown = {name for text in texts for name in question_columns(text)}
+        beside = bool(self.task.candidates) and not any(IMAGE_MARK in text for text in texts)
+        return frozenset(
+            path
+            for path in self.task.judge.images
+            if path not in self.compared_images and (beside or self.path_of(path).column in shown)
+        )
 
     @property
     def _gathered(self) -> Sequence[str]:
@@ -172,6 +197,13 @@ def image_paths(task: JudgeTask, columns: Sequence[str]) -> dict[str, list[tuple
     return paths
 
 
+def without_images(value: Any, paths: Iterable[tuple[Step, ...]]) -> Any:
+    """A value with True in place of each image, and null where there is none."""
+    for path in paths:
+        value = mapped(value, path, _present)
+    return value
+
+
 def check_gathered(items: Items, columns: Iterable[str], read: Read) -> None:
     """Columns that are not gathered have one value for each item.
 
@@ -263,6 +295,12 @@ def check_reached(task: JudgeTask, path: str, values_N: Sequence[Any]) -> None:
             f"{task.path}: {path!r} leads nowhere in {len(lost)} of {len(values_N)} rows, the "
             f"first of them row {lost[0]}; expected that entry in every row"
         )
+
+
+def _present(cells: Any) -> Any:
+    if isinstance(cells, list):
+        return [_present(cell) for cell in cells]
+    return None if cells is None else True
 
 
 def _same(value: Any, other: Any) -> bool:

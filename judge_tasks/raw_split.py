@@ -19,14 +19,21 @@ from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.surrogates import replace_surrogates
 from mtrl_judge.metrics.human import HumanRating
 
-from .column_paths import ColumnPath, Step, leaves, mapped, parse_path, value_at
+from .column_paths import ColumnPath, Step, leaves, parse_path, value_at
 from .facts import Fact, as_facts, read_facts
 from .fields import is_null, label_key, lookup
 from .images import encoded, fault_of, shown, truncation_refused
-from .items import Items, check_gathered, check_reached, find_items, image_paths
+from .items import (
+    Items,
+    check_gathered,
+    check_reached,
+    find_items,
+    image_paths,
+    without_images,
+)
 from .labels import is_dropped, label_values, labels_of, train_median
 from .spec import ColumnOf, JudgeTask
-from .templates import IMAGE_MARK, question_columns
+from .templates import question_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -167,10 +174,8 @@ class RawSplit:
             if self._image_paths[name] == [()] and single:
                 values += [valid or None for valid in column.is_valid().to_pylist()]
                 continue
-            for value in column.to_pylist():
-                for steps in self._image_paths[name]:
-                    value = mapped(value, steps, _present)
-                values.append(value)
+            paths = self._image_paths[name]
+            values += [without_images(value, paths) for value in column.to_pylist()]
         return values
 
     def _check_gathered(self) -> None:
@@ -272,35 +277,11 @@ class RawSplit:
         for path in self.task.judge.images:
             name, steps = self.path_of(path)
             found = list(leaves(values[name], steps))
-            if path in self._may_be_null or (found != [None] and path not in self._compared_images):
+            dispensable = path in self.items.dispensable_images
+            if dispensable or (found != [None] and path not in self.items.compared_images):
                 found = [cell for cell in found if cell is not None]
             cells += found
         return cells
-
-    @cached_property
-    def _compared_images(self) -> frozenset[str]:
-        """Image columns whose images are candidates by themselves, in a list or one by one."""
-        alone = [self.path_of(group[0]) for group in self.task.candidates if len(group) == 1]
-        paths = {path: self.path_of(path) for path in self.task.judge.images}
-        return frozenset(
-            path
-            for path, (name, steps) in paths.items()
-            if any(name == other and steps in (to, to[:-1]) for other, to in alone)
-        )
-
-    @cached_property
-    def _may_be_null(self) -> frozenset[str]:
-        """Image columns that an item can be without: where the question places images as values, or
-        something else is judged and no mark stands for the image."""
-        judge = self.task.judge
-        shown = {name for text in self.task.questions.values() for name in question_columns(text)}
-        marked = any(IMAGE_MARK in text for text in self.task.questions.values())
-        beside = not marked and bool(self.task.candidates)
-        return frozenset(
-            path
-            for path in judge.images
-            if path not in self._compared_images and (beside or self.path_of(path).column in shown)
-        )
 
     @cached_property
     def _image_names(self) -> list[str]:
@@ -740,12 +721,6 @@ def _check_columns(task: JudgeTask, there: Sequence[str]) -> None:
 def _shared(value: Any) -> str:
     """A name for a value that only has to be told from others, and may be a long text."""
     return digest([str(value).encode()])[:16]
-
-
-def _present(cells: Any) -> Any:
-    if isinstance(cells, list):
-        return [_present(cell) for cell in cells]
-    return None if cells is None else True
 
 
 def _groups(values_N: Iterable[Hashable]) -> dict[Any, list[int]]:

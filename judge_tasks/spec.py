@@ -115,18 +115,30 @@ class MadeSplit(Frozen):
 
 
 class ImageFiles(Frozen):
-    """Images in separate files, named by a column of the tables."""
+    """Images in separate files, named by columns of the tables."""
 
-    named_by: Column = Field(description="the column that names each image's file")
-    image: Column = Field(description="the column to put the image in, such as image")
+    named_by: Column | dict[Column, Column] = Field(
+        description="the column that names each image's file, or for each column of images the one "
+        "that names theirs, such as {image0: left_file, image1: right_file}"
+    )
+    image: Column | None = Field(
+        None, description="the column to put the image in, such as image, where there is one"
+    )
     archives: dict[SplitName, Columns] = Field(
         {},
         description="zip files with the images of each split, such as {train: images.zip}; "
         "{1-4} in a name stands for four files; without archives, the images lie beside the tables",
     )
     subset: bool = Field(
-        False, description="true where the dataset is the rows whose image is in the archives"
+        False, description="true where the dataset is the rows whose images are in the archives"
     )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The column or path that names the files, by the column of images."""
+        if isinstance(self.named_by, str):
+            return {str(self.image): self.named_by}
+        return dict(self.named_by)
 
 
 class Raw(Frozen):
@@ -134,7 +146,8 @@ class Raw(Frozen):
 
     tables: dict[SplitName, Columns] = Field(
         min_length=1,
-        description="CSV or parquet files of each split, such as {train: data/train-*.parquet}",
+        description="CSV, JSON or parquet files of each split, such as "
+        "{train: data/train-*.parquet}",
     )
     images: ImageFiles | None = Field(
         None, description="{named_by, image, archives, subset} where images are files"
