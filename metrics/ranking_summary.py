@@ -1,8 +1,9 @@
 """How well a judge orders the candidates of its items, with draws of the cluster bootstrap.
 
-All metrics but the position bias are means over rows. A row without an order counts as
-:data:`~.rankings.NO_ORDER`; a row whose truth is one tie asks for nothing and counts for none of
-them but the edit distance and the position bias.
+All metrics but the position bias are means over rows; the pairwise accuracy weights a row by its
+pairs that the truth does not tie, so that it is the share of all pairs. A row without an order
+counts as :data:`~.rankings.NO_ORDER`; a row whose truth is one tie asks for nothing and counts for
+none of them but the edit distance and the position bias.
 
 Axis suffixes: `R` rows, `X` metrics, `S` the slots in which candidates are presented, `K` clusters
 of rows, `B` draws.
@@ -11,6 +12,7 @@ of rows, `B` draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +36,15 @@ def summarize_rankings(records: Sequence[Record], slots: Sequence[str]) -> dict[
         slots: the names of the candidates, in the order in which they are presented.
     """
     scores_R_X, first_R_S = _scores(records), _first_places(records, slots)
+    weights_R_X = _weights(records)
     table: dict[str, float | None] = {}
     for column, name in enumerate(OrderScores._fields):
-        known_R = scores_R_X[~np.isnan(scores_R_X[:, column]), column]
-        table[name] = float(known_R.mean()) if known_R.size else None
+        known_R = ~np.isnan(scores_R_X[:, column])
+        table[name] = (
+            float(np.average(scores_R_X[known_R, column], weights=weights_R_X[known_R, column]))
+            if known_R.any()
+            else None
+        )
     first_R_S = first_R_S[~np.isnan(first_R_S[:, 0])]
     shares_2S = _with_equal_shares(first_R_S).mean(axis=0) if len(first_R_S) else None
     table["position_bias"] = None if shares_2S is None else float(_bias(shares_2S))
@@ -67,19 +74,20 @@ def drawn_rankings(
 
 def _drawn(judge: JudgedRows, weights: Weights) -> dict[str, Drawn]:
     values = summarize_rankings(judge.records, judge.verdicts)
-    scores_R_X = _scores(judge.records)
+    scores_R_X, weights_R_X = _scores(judge.records), _weights(judge.records)
     extremes_2_R_X = np.stack([_scores(_answered(judge.records, way)) for way in (1, -1)])
     columns_R = np.array([weights.place[name] for name in judge.clusters], dtype=np.int64)
     found = {}
     for column, name in enumerate(OrderScores._fields):
         known_R = ~np.isnan(scores_R_X[:, column])
-        rows_K, (sums_K,) = _by_cluster(
-            scores_R_X[known_R, column : column + 1], columns_R[known_R], len(weights.place)
-        )
+        of_row_R = weights_R_X[known_R, column]
+        parts_R_2 = np.column_stack([of_row_R, of_row_R * scores_R_X[known_R, column]])
+        _, (rows_K, sums_K) = _by_cluster(parts_R_2, columns_R[known_R], len(weights.place))
         draws_B = None
         if weights.weights_B_U is not None and rows_K.any():
             halves_B_2 = weights.halves_B_2 * mean_size(rows_K)
-            prior_B = halves_B_2 @ extremes_2_R_X[:, known_R, column].mean(axis=1)
+            extremes_2_R = extremes_2_R_X[:, known_R, column]
+            prior_B = halves_B_2 @ np.average(extremes_2_R, axis=1, weights=of_row_R)
             draws_B = (weights.weights_B_U @ sums_K + prior_B) / (
                 weights.weights_B_U @ rows_K + halves_B_2.sum(axis=1)
             )
@@ -118,6 +126,17 @@ def _scores(records: Sequence[Record]) -> Rates:
             scores = OrderScores(None, None, None, None, NO_ORDER.edit_distance)
         scores_R_X[row] = [np.nan if score is None else score for score in scores]
     return scores_R_X
+
+
+def _weights(records: Sequence[Record]) -> Rates:
+    """What each row weighs in the mean of each score, R × X."""
+    weights_R_X = np.ones((len(records), len(OrderScores._fields)))
+    pairs = OrderScores._fields.index("pairwise_accuracy")
+    for row, record in enumerate(records):
+        if record.label is not None:
+            sizes = list(map(len, read_order(record.label)))
+            weights_R_X[row, pairs] = comb(sum(sizes), 2) - sum(comb(size, 2) for size in sizes)
+    return weights_R_X
 
 
 def _answered(records: Sequence[Record], way: int) -> list[Record]:

@@ -97,7 +97,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_split(root, f"mtrl_judge_mjbench_{subset}", "test", columns)
     for task in load_shipped_tasks():
         if not (root / task.task).is_dir():
-            write_example_data(root, task, 3 if task.paired else 6)
+            write_example_data(root, task)
     return root
 
 

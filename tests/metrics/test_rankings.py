@@ -178,6 +178,16 @@ def test_draws_are_of_clusters_and_shared_by_judges() -> None:
     assert {known.draws_B for known in single.values()} == {None}
 
 
+def test_every_pair_counts_alike_however_many_candidates_its_row_has() -> None:
+    rows = [Record("A>B", "A>B"), Record("A>B>C>D", "D>C>B>A")] * 50
+    (found,) = drawn_rankings([JudgedRows("t", rows, range(100), "ABCD")], resamples=500)
+    accuracy = found["pairwise_accuracy"]
+    assert accuracy.value == summarize_rankings(rows, "ABCD")["pairwise_accuracy"]
+    assert accuracy.value == pytest.approx(1 / 7)
+    assert accuracy.draws_B is not None
+    assert accuracy.draws_B.mean() == pytest.approx(1 / 7, abs=0.02)
+
+
 def test_judges_of_the_same_rows_are_drawn_together() -> None:
     rows = [Record("A>B>C", "C>B>A" if n % 3 else "A>B>C") for n in range(300)]
     better = [Record(row.label, row.verdict if n > 9 else "A>B>C") for n, row in enumerate(rows)]

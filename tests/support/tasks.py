@@ -10,6 +10,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from mtrl_judge.judge_tasks.column_paths import parse_path
+from mtrl_judge.judge_tasks.kinds.ranking import OrderLabel
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.raw_split import named_columns
 from mtrl_judge.judge_tasks.spec import ColumnOf, JudgeTask
@@ -78,9 +79,15 @@ def write_split(
     raw_dataset(columns, images).to_parquet(root / task / f"{split}.parquet")
 
 
-def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
-    """A train and a test split with just the columns and paths that a task's YAML names."""
+def write_example_data(root: Path, task: JudgeTask, shown: int = 6) -> None:
+    """A train and a test split with just the columns and paths that a task's YAML names.
+
+    Args:
+        shown: How many rows a judge sees of each, or a few more.
+    """
     judge = task.judge
+    per_row = max(1, len(judge.each)) * (2 if task.paired else 1)
+    n = -(-shown // per_row) * (2 if judge.gather else 1)
     named = {
         field: [place for path in paths for place in _in_dataset(task, path)]
         for field, paths in named_columns(task).items()
@@ -88,9 +95,16 @@ def write_example_data(root: Path, task: JudgeTask, n: int = 6) -> None:
     images = named["judge.images"]
     texts = {path for paths in named.values() for path in paths} - set(images)
     numbers = {path for field, paths in named.items() if field in _NUMBERS for path in paths}
-    labels = [*judge.label.table(judge.verdicts)] or [1.0, 2.0]
+    labels: list[Any] = [*judge.label.table(judge.verdicts)] or [1.0, 2.0]
+    if isinstance(judge.label, OrderLabel):
+        labels = ["".join(judge.verdicts), "".join(reversed(judge.verdicts))]
+    # Two rows each are one item where rows are gathered; what is not gathered is the same in both.
+    gathered = judge.gather.columns if judge.gather else [*texts]
     for start, split in enumerate(("train", "test")):
-        leaves: dict[str, list[Any]] = {path: [f"{path} {i}" for i in range(n)] for path in texts}
+        leaves: dict[str, list[Any]] = {
+            path: [f"{path} {i if path in gathered else i // 2}" for i in range(n)]
+            for path in texts
+        }
         leaves |= {path: [float(i) for i in range(n)] for path in numbers}
         if judge.groups and judge.groups.map:
             values = [*judge.groups.map]
@@ -111,6 +125,8 @@ _NUMBERS = ("judge.human.column", "judge.human.rank")
 def _in_dataset(task: JudgeTask, path: str) -> list[str]:
     """Where the dataset has what a path of an item leads to; nowhere if it is a constant."""
     name = parse_path(path).column
+    if task.judge.gather and name in task.judge.gather.columns:
+        return [name]  # the first step is a row
     if not task.judge.each or name not in task.judge.each[0]:
         return [path]
     cells = [entry[name] for entry in task.judge.each]
