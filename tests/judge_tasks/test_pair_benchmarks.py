@@ -9,6 +9,7 @@ import pytest
 from support import pair_replicas
 from support.pair_replicas import COLORS
 
+from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_messages
@@ -95,6 +96,13 @@ for config, word in zip(MMRB2, ("Image", "Result", "Response", "Response"), stri
     )
 
 
+# Those whose raw files are the ones that `datasets` reads.
+PREPARED: dict[str, Replica] = {
+    **{name: write for name, (write, *_) in BENCHMARKS.items() if name != "mmrewardbench"},
+    "winoground": pair_replicas.winoground,
+}
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_both_orders_show_the_candidates_exchanged(
     name: str, tmp_path: Path, local_files: None
@@ -117,6 +125,18 @@ def test_both_orders_show_the_candidates_exchanged(
         )
         assert shown(two) == exchanged(shown(one), first, second) != shown(one)
     assert split.rows.undecodable == {}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_prepared_files_give_the_same_rows(name: str, tmp_path: Path, local_files: None) -> None:
+    PREPARED[name](tmp_path / name)
+    task = find_task(f"mtrl_judge_{name}")
+    options = PrepareOptions(source=tmp_path / name, any_count=True)
+    list(prepare([task], tmp_path / "root", options, lambda *_: None))
+    prepared = load_rows(task, "test", tmp_path / "root")
+    assert prepared.record["source"] == "prepared"
+    direct = loaded(task.task, tmp_path / name)
+    assert prepared.record["fingerprint"] == direct.record["fingerprint"]
 
 
 def test_vl_rewardbench_is_reported_by_the_three_groups_of_its_sources(
