@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from mtrl_judge.common.errors import DataError, JudgeError
-from mtrl_judge.judge_tasks.hub import hub_fault
+from mtrl_judge.judge_tasks.hub import full_commit, hub_fault
 from mtrl_judge.judge_tasks.images import MAX_IMAGE_BYTES
 from mtrl_judge.judge_tasks.sources import explain_hub_error, hub_unreachable
 from mtrl_judge.judge_tasks.spec import JudgeTask
@@ -207,7 +207,7 @@ class HubRepository(RawFiles):
             raise hub_unreachable(task, fault)
         try:
             hub = HfApi()
-            revision = _full_commit(hub, repo, task.revision)
+            revision = full_commit(repo, task.revision)
             info = hub.dataset_info(repo, revision=revision, files_metadata=True)
         except Exception as error:
             raise explain_hub_error(task, error) from error
@@ -262,17 +262,6 @@ def expand_range(pattern: str) -> list[str]:
             f"{pattern}: stands for {len(numbers):,} files; expected up to {MAX_RANGE:,}"
         )
     return [f"{pattern[: match.start()]}{number}{pattern[match.end() :]}" for number in numbers]
-
-
-def _full_commit(hub: Any, repo: str, revision: str | None) -> str | None:
-    """The commit of the main branch that a shortened hash means; any other revision unchanged.
-
-    The hub does not resolve shortened hashes itself (huggingface_hub's download guide).
-    """
-    if revision is None or not re.fullmatch("[0-9a-f]{7,39}", revision):
-        return revision
-    commits = (commit.commit_id for commit in hub.list_repo_commits(repo, repo_type="dataset"))
-    return next((commit for commit in commits if commit.startswith(revision)), revision)
 
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:

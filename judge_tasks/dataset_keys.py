@@ -19,6 +19,7 @@ from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import DataError, Problem, did_you_mean
 from mtrl_judge.common.files import expanded
 
+from .hub import full_commit
 from .limited_reading import read_limited
 from .parquet_limits import check_growth
 
@@ -95,6 +96,8 @@ def read_dataset(
 
     # Otherwise a folder of this name in the current folder would be read in place of the hub's.
     on_hub = not is_local(path)
+    if on_hub and "revision" in kwargs:
+        kwargs = {**kwargs, "revision": full_commit(path, kwargs["revision"])}
     place = f"hf://datasets/{path}" if on_hub else str(expanded(path))
     builder = load_dataset_builder(place, name, **kwargs)
     reader = type(builder).__module__.split(".")[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from functools import cache
 
@@ -34,3 +35,17 @@ def hub_fault() -> str | None:
         _logger.warning("the hub cannot be reached (%s); only what is cached is used", fault)
         return fault
     return None
+
+
+def full_commit(repo: str, revision: str | None) -> str | None:
+    """The commit of a dataset that a shortened hash means; any other revision unchanged.
+
+    The hub does not resolve shortened hashes itself (huggingface_hub's download guide).
+    """
+    from huggingface_hub import HfApi, constants
+
+    shortened = revision is not None and re.fullmatch("[0-9a-f]{7,39}", revision)
+    if revision is None or not shortened or constants.is_offline_mode():
+        return revision
+    commits = (commit.commit_id for commit in HfApi().list_repo_commits(repo, repo_type="dataset"))
+    return next((commit for commit in commits if commit.startswith(revision)), revision)

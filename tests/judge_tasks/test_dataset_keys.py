@@ -150,3 +150,26 @@ except Exception as error:
         )
     assert "['theirs']" in done.stdout
     assert "would be read as eval" in done.stdout
+
+
+def test_a_shortened_commit_is_the_whole_one(tmp_path: Path) -> None:
+    """The hub itself knows commits only in full."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "test.csv").write_text("text,label\ntheirs,1\n")
+    script = f"""
+from mtrl_judge.judge_tasks.dataset_keys import read_dataset
+keys = {{"revision": {COMMIT[:7]!r}, "data_files": "test.csv"}}
+print(read_dataset("owner/name", None, keys, "train")["text"][:])
+"""
+    with hub({"owner/name": repository}) as (address, _):
+        variables = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, **variables, "HF_HUB_OFFLINE": "0"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert "['theirs']" in done.stdout, done.stderr
