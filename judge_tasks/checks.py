@@ -133,9 +133,10 @@ def _check_kind(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Pr
 
 
 def _check_label(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
-    label, kind = judge.get("label"), judge.get("kind")
-    rule = label_rule(label)
-    known = KINDS[kind].label_rules if isinstance(kind, str) and kind in KINDS else LABEL_RULES
+    kind = KINDS.get(str(judge.get("kind")))
+    # With the keys by which a kind recognizes its rules.
+    label = judge.get("label") if kind is None else kind.completed(judge).get("label")
+    rule, known = label_rule(label), LABEL_RULES if kind is None else kind.label_rules
     if isinstance(label, Mapping) and rule in known:
         yield from rule.problems(label, _verdicts(judge))
         reduced, columns = label.get("reduce") is not None, label.get("column")

@@ -29,7 +29,7 @@ _MENTION = re.compile(
 )
 
 
-class _Scale(Names):
+class RatingScale(Names):
     """The numbers of a scale as names of verdicts."""
 
     def __init__(self, low: float, high: float) -> None:
@@ -77,5 +77,5 @@ def parse_rating(text: str, levels: Sequence[float]) -> Verdict:
 
 
 @lru_cache(maxsize=256)
-def _scale(low: float, high: float) -> _Scale:
-    return _Scale(low, high)
+def _scale(low: float, high: float) -> RatingScale:
+    return RatingScale(low, high)

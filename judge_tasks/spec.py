@@ -337,6 +337,9 @@ class JudgeSpec(Frozen):
     scale: Scale | None = Field(
         None, description="{min, max, step}: the scale of a task whose kind is score"
     )
+    aspects: tuple[Text, ...] = Field(
+        (), description="what is rated on the scale, each by itself, such as [quality, alignment]"
+    )
     id: Columns | None = Field(
         None, description="columns that identify an item; without them its content does"
     )

@@ -323,7 +323,16 @@ def detail_tables(board: Leaderboard) -> list[Table]:
 
 def kind_table(board: Leaderboard, kind: Kind) -> Table:
     """The metrics of each judge on the tasks of a kind that computes them from rows."""
-    metrics = (*kind.drawn_metrics, *kind.rates((), paired=False))
+    metrics = [*kind.drawn_metrics, *kind.rates((), paired=False)]
+    known = {rate for task in board.tasks for rates in task.scores.values() for rate in rates}
+    metrics[1:1] = [  # of each aspect, where several are rated
+        metric
+        for task in board.tasks
+        for run in board.runs
+        if (result := run.tasks.get(task.name)) is not None and result.kind is kind
+        for metric in kind.metrics(result.verdicts, result.paired)
+        if metric.startswith(f"{kind.headline}_") and metric in known.difference(metrics)
+    ]
     titles = {metric: metric_name(metric) for metric in metrics}
     rows = [row for row, result in _rows_of_rates(board, titles) if result.kind is kind]
     return Table(f"Metrics of {kind.name} tasks", "judge", rows, kind.note, group="task")

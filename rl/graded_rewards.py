@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtrl_judge.judge_tasks.kinds import KINDS
-from mtrl_judge.judge_tasks.kinds.score import scale_value
+from mtrl_judge.judge_tasks.kinds.score import rating_values
 
 from .rewards import scores
 
@@ -62,7 +62,8 @@ def fidelity(
     p = Φ((s − μ_j) / √(σ_i² + σ_j²)) is how probably i is rated above j, and y is 1 if its label is
     the higher one, ½ if both are equal, else 0. The reward is the mean over the other items of
     √(p·y) + √((1 − p)(1 − y)). Without any variance, p is 1, ½ or 0. Labels are compared within a
-    task only, so that tasks with different scales can be trained together.
+    task only, so that tasks with different scales can be trained together. Of several aspects it is
+    the mean.
 
     An answer without a rating gets 0.0. None for a row without a label, and for a rating if no
     other item of the task in the batch has one.
@@ -74,19 +75,22 @@ def fidelity(
     """
     scored = scores(completions, kind, label, verdicts)
     rewards = [each.correct for each in scored]
-    items: defaultdict[str, dict[str, _Item]] = defaultdict(dict)
+    items: defaultdict[tuple[str, int], dict[str, _Item]] = defaultdict(dict)  # by task and aspect
     for row, (each, name, of_row) in enumerate(zip(scored, kind, label, strict=True)):
         if KINDS[name].scaled and of_row is not None and each.verdict.value is not None:
-            item = items[task[row]].setdefault(
-                item_id[row], _Item(scale_value(of_row, verdicts[row]), {})
-            )
-            item.ratings[row] = scale_value(each.verdict.value, verdicts[row])
+            labels = rating_values(of_row, verdicts[row])
+            ratings = rating_values(each.verdict.value, verdicts[row])
+            for aspect, (of_label, rating) in enumerate(zip(labels, ratings, strict=True)):
+                of_task = items[task[row], aspect]
+                of_task.setdefault(item_id[row], _Item(of_label, {})).ratings[row] = rating
+    fidelities: defaultdict[int, list[float]] = defaultdict(list)
     for of_task in items.values():
         for item in of_task.values():
-            others = [other for other in of_task.values() if other is not item]
             for row, rating in item.ratings.items():
-                fidelities = [_fidelity(rating, item, other) for other in others]
-                rewards[row] = float(np.mean(fidelities)) if fidelities else None
+                others = (other for other in of_task.values() if other is not item)
+                fidelities[row] += [_fidelity(rating, item, other) for other in others]
+    for row, values in fidelities.items():
+        rewards[row] = float(np.mean(values)) if values else None
     return rewards
 
 

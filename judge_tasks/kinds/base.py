@@ -146,6 +146,8 @@ class Kind(ABC):
             yield Problem("judge.label", f"is not a label of a {self.name} task", f"write {known}")
         if judge.get("scale") is not None and not self.scaled:
             yield Problem("judge.scale", "is for ratings", "remove it or set kind: score")
+        if judge.get("aspects") and not self.scaled:
+            yield Problem("judge.aspects", "is for ratings", "remove it or set kind: score")
         if judge.get("joint_by") is not None and not self.counted:
             wrong = "is for rows that are either right or wrong"
             yield Problem("judge.joint_by", wrong, "remove it, or name the column in cluster_by")

@@ -2,16 +2,18 @@
 
 The verdicts of a task are the levels of its scale, ascending: numbers, or names that stand for 1,
 2, 3 and so on. A label is a number on the scale and need not be a level (a mean opinion score of
-3.27), and so is a verdict on a scale of numbers.
+3.27), and so is a verdict on a scale of numbers. Several aspects can be rated in one answer
+(:mod:`..aspects`): then everything is computed for each of them, and the mean counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite, isinf
-from typing import Any, ClassVar, NamedTuple
+from statistics import fmean
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -30,7 +32,16 @@ from mtrl_judge.metrics.score_summary import (
     score_metrics,
 )
 
-from ..fields import as_number, lookup, mapping, strings
+from ..answer_text import fold
+from ..aspects import (
+    ASPECT,
+    aspect_verdicts,
+    parse_aspects,
+    read_ratings,
+    scales_of,
+    write_ratings,
+)
+from ..fields import as_number, is_null, lookup, mapping, strings
 from ..rating_answers import number_text, parse_rating
 from ..verdicts import Verdict, parse_verdict
 from .base import Kind, LabelRule
@@ -85,13 +96,40 @@ class NumberLabel(LabelRule):
         return number_text(low + (number - first) / (last - first) * (high - low))
 
 
+class AspectsLabel(NumberLabel):
+    """A number for each aspect: ``{column: [quality_mos, alignment_mos]}``, in their order."""
+
+    keys = frozenset({"aspects"})
+    reducible = False
+
+    aspects: tuple[str, ...] = Field((), description="those of judge.aspects")
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        yield from super().problems(label, verdicts)
+        columns, aspects = label.get("column"), strings(label.get("aspects"))
+        if not isinstance(columns, list) or len(columns) != len(aspects):
+            right = f"a list with a column for each of {', '.join(aspects)}"
+            yield Problem("judge.label.column", "is not a column for each aspect", right)
+
+    def gather(self, values: tuple[Any, ...]) -> Any:
+        return None if any(map(is_null, values)) else values
+
+    def verdict(self, value: Any, verdicts: Sequence[str], threshold: float | None) -> str:
+        scales = scales_of(tuple(verdicts)).items()
+        ratings = {}
+        for (aspect, levels), number in zip(scales, value, strict=True):
+            ratings[aspect] = super().verdict(number, levels, threshold)
+        return write_ratings(ratings)
+
+
 class Score(Kind):
     """Each item is one row, rated on a scale."""
 
     name = "score"
     headline = "spearman"
     named, scaled = False, True
-    label_rules: ClassVar = (NumberLabel,)
+    label_rules: ClassVar = (AspectsLabel, NumberLabel)
     drawn_metrics = SCORE_METRICS
     note = (
         "Rows without a rating count as the middle of the scale, for the mean absolute error (mae) "
@@ -129,6 +167,7 @@ class Score(Kind):
         elif verdicts and not levels_are_named(verdicts):
             wrong = "are numbers"
             yield Problem("judge.verdicts", wrong, "give scale: {min, max, step} instead")
+        yield from _aspect_problems(judge)
         for key in ("candidates", "orders"):
             if judge.get(key) is not None:
                 yield Problem(f"judge.{key}", "is for pairs", "remove it or set kind: pairwise")
@@ -139,63 +178,82 @@ class Score(Kind):
     def completed(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         """The label has the key by which its rule is recognized, and the scale its levels."""
         completed = super().completed(judge)
-        label = judge.get("label")
+        label, aspects = judge.get("label"), strings(judge.get("aspects"))
         if isinstance(label, Mapping):
-            completed["label"] = {"from": None, **label}
+            of_aspects = {"aspects": aspects} if aspects else {}
+            completed["label"] = {"from": None, **label, **of_aspects}
         scale = mapping(judge.get("scale"))
         steps = _steps(scale)
         if steps is not None and not list(_scale_problems(scale)):
-            completed["verdicts"] = [number_text(level) for level in steps.levels]
+            levels = [number_text(level) for level in steps.levels]
+            completed["verdicts"] = aspect_verdicts(aspects, levels) if aspects else levels
         return completed
 
     # Rows
 
     def has_label(self, text: str, verdicts: Sequence[str]) -> bool:
+        try:
+            ratings = read_ratings(text, verdicts)
+        except ValueError:
+            return False
         low, high = scale_ends(verdicts)
-        return _is_number(text) and low <= float(text) <= high
+        return all(_is_number(each) and low <= float(each) <= high for each in ratings.values())
 
     def has_verdict(self, text: str, verdicts: Sequence[str]) -> bool:
-        return text in verdicts or (
-            not levels_are_named(verdicts) and self.has_label(text, verdicts)
-        )
+        if levels_are_named(verdicts):
+            return text in verdicts
+        return self.has_label(text, verdicts)
 
     def label_class(self, label: str, verdicts: Sequence[str]) -> str:
-        """The closest level, the lower of two."""
-        value = np.array([scale_value(label, verdicts)])
-        return verdicts[int(nearest_level(value, np.array(level_values(tuple(verdicts))))[0])]
+        """The closest level, the lower of two; of several aspects, that of the first."""
+        aspect, rating = next(iter(read_ratings(label, verdicts).items()))
+        return write_ratings({aspect: _closest(rating, scales_of(tuple(verdicts))[aspect])})
 
     # Prompts
 
     def verdict_form(self, verdicts: Sequence[str]) -> str:
         if levels_are_named(verdicts):
             return f"The verdict is exactly one of, from lowest to highest: {', '.join(verdicts)}."
-        low, high = map(number_text, scale_ends(verdicts))
-        step = number_text(float(verdicts[1]) - float(verdicts[0]))
-        return (
-            f"The verdict is a number from {low} (lowest) to {high} (highest) in steps of {step}."
-        )
+        scales = scales_of(tuple(verdicts))
+        levels = next(iter(scales.values()))
+        low, high = map(number_text, scale_ends(levels))
+        step = number_text(float(levels[1]) - float(levels[0]))
+        number = f"a number from {low} (lowest) to {high} (highest) in steps of {step}"
+        if "" in scales:
+            return f"The verdict is {number}."
+        form = write_ratings(dict.fromkeys(scales, "<number>"))
+        return f"The verdict is {number} for each aspect, in this form: {form}"
 
     def gold(self, label: str, verdicts: Sequence[str]) -> str:
-        """The closest level, since the instruction asks for levels."""
-        return self.label_class(label, verdicts)
+        """The closest level of each aspect, since the instruction asks for levels."""
+        scales = scales_of(tuple(verdicts))
+        ratings = read_ratings(label, verdicts).items()
+        closest = {aspect: _closest(rating, scales[aspect]) for aspect, rating in ratings}
+        return write_ratings(closest)
 
     def gold_labels(self, verdicts: Sequence[str]) -> Sequence[str]:
-        return [number_text(value) for value in level_values(tuple(verdicts))]
+        scales = scales_of(tuple(verdicts))
+        values = level_values(next(iter(scales.values())))
+        return [write_ratings(dict.fromkeys(scales, number_text(value))) for value in values]
 
     # Scoring
 
     def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
         if levels_are_named(verdicts):
             return parse_verdict(text, verdicts)
-        return parse_rating(text, level_values(tuple(verdicts)))
+        scales = scales_of(tuple(verdicts))
+        if "" in scales:
+            return parse_rating(text, level_values(tuple(verdicts)))
+        return parse_aspects(text, list(scales), *scale_ends(verdicts))
 
     def correctness(self, verdict: str | None, label: str, verdicts: Sequence[str]) -> float:
-        """1 − |rating − label| / (max − min), the proportional reward for graded labels."""
+        """1 − |rating − label| / (max − min), the proportional reward for graded labels; the mean
+        over aspects."""
         if verdict is None:
             return 0.0
         low, high = scale_ends(verdicts)
-        off = abs(scale_value(verdict, verdicts) - scale_value(label, verdicts))
-        return 1 - off / (high - low)
+        both = zip(rating_values(verdict, verdicts), rating_values(label, verdicts), strict=True)
+        return fmean(1 - abs(rating - of_label) / (high - low) for rating, of_label in both)
 
     def decided(
         self, probabilities: Sequence[float], most_probable: int, verdicts: Sequence[str]
@@ -218,12 +276,13 @@ class Score(Kind):
         n = len(labeled)
         answered = sum(record.verdict is not None for record in labeled)
         rows = JudgedRows("", judged, range(len(judged)), verdicts)
+        of_aspects = {aspect: score_metrics(part) for aspect, part in _ratings(rows).items()}
         return {
             "n": n,
             "n_unlabeled": len(judged) - n,
             "n_failed": failures["failed"],
             "n_refused": failures["refused"],
-            **score_metrics(_ratings(rows)),
+            **_with_mean(of_aspects, _mean_value),
             "median_mae": self.baseline("mae", [record.label for record in labeled], verdicts),
             "null_rate": 1 - answered / n if n else None,
             "well_formed_rate": sum(r.well_formed for r in labeled) / n if n else None,
@@ -233,40 +292,84 @@ class Score(Kind):
     def drawn(
         self, judges: Sequence[JudgedRows], *, resamples: int = RESAMPLES, seed: int = 0
     ) -> list[dict[str, Drawn]]:
-        return drawn_scores(list(map(_ratings, judges)), resamples=resamples, seed=seed)
+        parts = list(map(_ratings, judges))
+        flat = [part for of_judge in parts for part in of_judge.values()]
+        drawn = iter(drawn_scores(flat, resamples=resamples, seed=seed))
+        return [
+            _with_mean({aspect: next(drawn) for aspect in of_judge}, _mean_drawn)
+            for of_judge in parts
+        ]
 
     def baseline(
         self, metric: str, labels: Sequence[str | None], verdicts: Sequence[str]
     ) -> float | None:
         if metric != "mae":
             return None
-        known = [scale_value(label, verdicts) for label in labels if label is not None]
-        return median_error(known)
+        known = [rating_values(label, verdicts) for label in labels if label is not None]
+        return _mean_value([median_error(of_aspect) for of_aspect in zip(*known, strict=True)])
 
 
-def _ratings(rows: JudgedRows) -> Ratings:
+_Metric = TypeVar("_Metric")
+
+
+def _with_mean(
+    by_aspect: Mapping[str, Mapping[str, _Metric]], mean: Callable[[Sequence[_Metric]], _Metric]
+) -> dict[str, _Metric]:
+    """The metrics of the only scale; of several aspects, the means, and `metric_A` of aspect A."""
+    if "" in by_aspect:
+        return dict(by_aspect[""])
+    means = {name: mean([each[name] for each in by_aspect.values()]) for name in SCORE_METRICS}
+    return means | {
+        f"{name}_{aspect}": value
+        for aspect, of_aspect in by_aspect.items()
+        for name, value in of_aspect.items()
+    }
+
+
+def _mean_value(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def _mean_drawn(metrics: Sequence[Drawn]) -> Drawn:
+    """The aspects of a row are drawn with it."""
+    draws = [metric.draws_B for metric in metrics if metric.draws_B is not None]
+    value = _mean_value([metric.value for metric in metrics])
+    if value is None or len(draws) < len(metrics):
+        return Drawn(value)
+    clusters = min(metric.clusters for metric in metrics)
+    return Drawn(value, np.mean(np.stack(draws), axis=0), clusters)
+
+
+def _ratings(rows: JudgedRows) -> dict[str, Ratings]:
+    """Those of each aspect."""
     kept = [
         (record, cluster)
         for record, cluster in zip(rows.records, rows.clusters, strict=True)
         if record.label is not None and not record.failed
     ]
-    values = [
-        (_value(record.label, rows.verdicts), _value(record.verdict, rows.verdicts))
-        for record, _ in kept
-    ]
-    labels_N, ratings_N = np.array(values, dtype=float).reshape(-1, 2).T
-    return Ratings(
-        rows.task,
-        labels_N,
-        ratings_N,
-        [cluster for _, cluster in kept],
-        [record.group for record, _ in kept],
-        np.array(level_values(tuple(rows.verdicts))),
+    scales = scales_of(tuple(rows.verdicts))
+    nothing = [float("nan")] * len(scales)
+    labels_N_A, ratings_N_A = (
+        np.array(
+            [nothing if text is None else rating_values(text, rows.verdicts) for text in texts]
+        ).reshape(-1, len(scales))
+        for texts in (
+            [record.label for record, _ in kept],
+            [record.verdict for record, _ in kept],
+        )
     )
-
-
-def _value(text: str | None, verdicts: Sequence[str]) -> float:
-    return float("nan") if text is None else scale_value(text, verdicts)
+    return {
+        aspect: Ratings(
+            rows.task,
+            labels_N_A[:, index],
+            ratings_N_A[:, index],
+            [cluster for _, cluster in kept],
+            [record.group for record, _ in kept],
+            np.array(level_values(levels)),
+        )
+        for index, (aspect, levels) in enumerate(scales.items())
+    }
 
 
 # Scales
@@ -274,7 +377,8 @@ def _value(text: str | None, verdicts: Sequence[str]) -> float:
 
 def levels_are_named(verdicts: Sequence[str]) -> bool:
     """Whether the levels are names, or else numbers."""
-    return not all(map(_is_number, verdicts))
+    levels = next(iter(scales_of(tuple(verdicts)).values()))
+    return not all(map(_is_number, levels))
 
 
 @lru_cache(maxsize=256)
@@ -286,20 +390,32 @@ def level_values(verdicts: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def scale_ends(verdicts: Sequence[str]) -> tuple[float, float]:
-    """The lowest and the highest number of the scale."""
-    values = level_values(tuple(verdicts))
+    """The lowest and the highest number of the scale, which is that of each aspect."""
+    values = level_values(next(iter(scales_of(tuple(verdicts)).values())))
     return values[0], values[-1]
 
 
-def scale_value(text: str, verdicts: Sequence[str]) -> float:
-    """The number that a label or a verdict means.
+def rating_values(text: str, verdicts: Sequence[str]) -> list[float]:
+    """The numbers that a label or a verdict means, one for each aspect.
 
     Raises:
-        ValueError: it is neither a level's name nor a number.
+        ValueError: one is neither a level's name nor a number.
     """
-    if text in verdicts and levels_are_named(verdicts):
-        return level_values(tuple(verdicts))[list(verdicts).index(text)]
+    scales = scales_of(tuple(verdicts))
+    ratings = read_ratings(text, verdicts)
+    return [_value(rating, scales[aspect]) for aspect, rating in ratings.items()]
+
+
+def _value(text: str, levels: tuple[str, ...]) -> float:
+    if text in levels and levels_are_named(levels):
+        return level_values(levels)[levels.index(text)]
     return float(text)
+
+
+def _closest(rating: str, levels: tuple[str, ...]) -> str:
+    """The closest level, the lower of two."""
+    value_1 = np.array([_value(rating, levels)])
+    return levels[int(nearest_level(value_1, np.array(level_values(levels)))[0])]
 
 
 def _is_number(text: str) -> bool:
@@ -307,6 +423,32 @@ def _is_number(text: str) -> bool:
         return isfinite(float(text))
     except ValueError:
         return False
+
+
+def _aspect_problems(judge: Mapping[str, Any]) -> Iterator[Problem]:
+    field, aspects = "judge.aspects", strings(judge.get("aspects"))
+    if not aspects:
+        return
+    if len(aspects) < 2:
+        right = "two or more; a single one needs no name: leave it out"
+        yield Problem(field, "has one aspect", right)
+    if len({fold(aspect) for aspect in aspects}) < len(aspects):
+        yield Problem(field, "names an aspect twice", "distinct names")
+    for aspect in aspects:
+        if not ASPECT.fullmatch(aspect) or _is_number(aspect):
+            right = "up to 40 letters, digits, spaces, '-' and '_', such as quality"
+            yield Problem(field, f"is {aspect!r}", right)
+    scale = judge.get("scale")
+    if scale is None:
+        right = "give scale: {min: 1, max: 5}; all aspects have the same"
+        yield Problem("judge.scale", "is missing for aspects", right)
+    steps = _steps(mapping(scale))
+    if steps is not None and not list(_scale_problems(mapping(scale))):
+        verdicts = len(aspects) * len(steps.levels)
+        if verdicts > _MAX_LEVELS:
+            wrong = f"{len(steps.levels)} levels of {len(aspects)} aspects are {verdicts} verdicts"
+            right = f"a step with up to {_MAX_LEVELS}; ratings between levels are read, too"
+            yield Problem("judge.scale.step", wrong, right)
 
 
 class _Steps(NamedTuple):
