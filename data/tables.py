@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from mtrl_judge.common.errors import DataError, first_line
 from mtrl_judge.common.files import parse_json, read_json_lines
+from mtrl_judge.judge_tasks.fields import label_key
 from mtrl_judge.judge_tasks.parquet_limits import check_growth
 
 # Rows in memory at once, several times over: as they are read, checked and written.
@@ -155,7 +156,7 @@ def _read_json(file: Path) -> pa.Table:
     arrays = []
     for name, values in columns.items():
         try:
-            array = pa.array(values)
+            array = pa.array(_of_one_type(values))
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise DataError(
                 f"{file}: column {name!r}: {first_line(error)}; expected values of one type"
@@ -164,6 +165,16 @@ def _read_json(file: Path) -> pa.Table:
             array = pa.nulls(len(array))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, names=[*columns])
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """Numbers among texts become texts: some files have 3 in one row and "3" in another."""
+    present = [value for value in values if value is not None]
+    if not any(isinstance(value, str) for value in present) or not all(
+        isinstance(value, str | int | float) for value in present
+    ):
+        return values
+    return [value if value is None else label_key(value) for value in values]
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from math import sqrt
@@ -12,7 +13,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.graded_replicas import GRADED_REPLICAS, IMAGEREWARD_RANKS, imagereward_image
+from support.graded_replicas import (
+    GRADED_REPLICAS,
+    IMAGEREWARD_RANKS,
+    MLLMJUDGE_MODELS,
+    imagereward_image,
+)
 
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.judge_tasks.loading import find_task
@@ -65,10 +71,12 @@ LABELS: dict[str, dict[str, str | None]] = {
         "1/4": "3.66667",
         "1/5": "2.66667",
     },
+    "mtrl_judge_mllmjudge_score": {f"{n}": f"{n % 4 + n // 4 + 1}" for n in range(8)},
 }
 SHOWN = {
     "mtrl_judge_agiqa3k_alignment": ('statue 0 of a man, "close up"', "baroque style"),
     "mtrl_judge_genaibench_graded": ("0 bakers", "1 bakers"),
+    "mtrl_judge_mllmjudge_score": ("Answer:  gpt4 says 1.\nReally.", "what is shown?"),
 }
 
 
@@ -122,6 +130,18 @@ def test_the_images_of_a_prompt_are_rated_and_ranked(root: Path) -> None:
         assert f'"a fantasy castle {row.item_id[5]} {row.item_id[-1]}"' in row.question
         first.add(list(expected).index(shown["A"]))
     assert len(first) > 1  # not every prompt begins with its first image
+
+
+def test_four_answers_are_shown_with_their_places_in_the_label(root: Path) -> None:
+    rows = rows_of("mtrl_judge_mllmjudge_batch", root)
+    assert [row.item_id for row in rows] == ["100", "101"]
+    for row, human in zip(rows, ("CDAB", "DBCA"), strict=True):
+        letters = re.findall(r"Answer (.):\s+(\w+) says", row.question)
+        model_of = dict(letters)
+        assert list(model_of) == list(row.verdicts) == list("ABCD")
+        best_first = [model_of[letter] for (letter,) in read_order(row.label or "")]
+        assert best_first == [MLLMJUDGE_MODELS["ABCD".index(letter)] for letter in human]
+        assert row.n_images == 1
 
 
 def pixels(data: bytes) -> bytes:

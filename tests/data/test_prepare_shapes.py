@@ -228,7 +228,7 @@ def test_a_task_with_other_images_of_the_same_files_is_written_anew(tmp_path: Pa
     [
         ('[{"a": 1}, 2]', "entry 1: found 2; expected an object"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ('[{"text": 1}, {"text": "x"}]', "column 'text': .*; expected values of one type"),
+        ('[{"text": [1]}, {"text": "x"}]', "column 'text': .*; expected values of one type"),
         ("[]", "has no rows"),
         ("{}", "has no rows"),
         ('{"a":\n 1}', "line 1: "),

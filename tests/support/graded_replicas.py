@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -124,6 +126,46 @@ def imagereward_prompts(folder: Path) -> None:
         pq.write_table(pa.Table.from_pylist(rows), folder / f"metadata-{split}.parquet")
 
 
+MLLMJUDGE_MODELS = ("llava", "cogvlm", "gpt4", "gemini")
+
+
+def mllmjudge(folder: Path) -> None:
+    """JSON lines of ratings and of orders, beside a folder of images.
+
+    Ratings are numbers or texts, paths with or without the folder, and some rows have more columns.
+    """
+    (folder / "image").mkdir(parents=True)
+    (folder / "Benchmark").mkdir()
+    scores: list[dict[str, Any]] = []
+    batches = []
+    for number, order in enumerate(("CDAB", "DBCA")):
+        image = 100 + number
+        (folder / "image" / f"{image}.jpg").write_bytes(image_file(5_000 + number, SMALL, "JPEG"))
+        about = {"id": image, "instruction": "Please analyse: what is shown?"}
+        answers = [
+            {"name": name, "answer": f" {name} says {number}.\nReally."}
+            for name in MLLMJUDGE_MODELS
+        ]
+        batches.append(
+            {
+                **about,
+                "image_path": f"image/{image}.jpg",
+                "original_dataset": "coco",
+                "answers": answers,
+                "human_answer": order,
+            }
+        )
+        for place, answer in enumerate(answers):
+            human: Any = (place + number) % 5 + 1
+            row = {"score_id": len(scores), **answer, **about, "image_path": f"{image}.jpg"}
+            row |= {"original_dataset": "ScienceQA" if number else "coco"}
+            row |= {"true_answers": "New Zealand"} if number else {}
+            scores.append({**row, "human": str(human) if place % 2 else human})
+    for name, rows in (("score", scores), ("batch", batches)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "Benchmark" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
 def agin_of_twenty(folder: Path) -> None:
     agin(folder, 20)
 
@@ -135,4 +177,6 @@ GRADED_REPLICAS: dict[str, Callable[[Path], None]] = {
     "mtrl_judge_genaibench_graded": genaibench,
     "mtrl_judge_imagereward_graded": imagereward_prompts,
     "mtrl_judge_imagereward_ranked": imagereward_prompts,
+    "mtrl_judge_mllmjudge_batch": mllmjudge,
+    "mtrl_judge_mllmjudge_score": mllmjudge,
 }
