@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from typer.core import TyperGroup
 
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, write_text
 
 from .options import Force, echo, use_data_root
@@ -87,6 +89,14 @@ def show(
     power: Annotated[
         bool, typer.Option("--power", help="Add which differences the tasks can show.")
     ] = False,
+    instructions: Annotated[
+        bool,
+        typer.Option(
+            "--instructions",
+            help="Instead: how judges differ across wordings of the question, from the folders of "
+            "`mtrl-judge robustness`.",
+        ),
+    ] = False,
     digits: Annotated[int, typer.Option(min=0, max=6, help="Decimal places.")] = 3,
     out: Annotated[
         Path | None, typer.Option(help="Output file (html: leaderboard.html by default).")
@@ -116,6 +126,19 @@ def show(
     from mtrl_judge.leaderboard.tables import csv_text, latex, markdown
     from mtrl_judge.leaderboard.view import TIDY_FIELDS, build_view, tidy_records
 
+    if instructions:
+        ignored: dict[str, object] = {
+            "--metric": metric,
+            "--sort": sort,
+            "--across": across,
+            "--full": full,
+        }
+        ignored |= {"--power": power, "--plots": plots, "--format html": form == "html"}
+        _refuse_beside_instructions([option for option, given in ignored.items() if given])
+        _show_instructions(
+            *(results, form, split_names(tasks), max_failures, digits, out, resamples, seed, force)
+        )
+        return
     if form == "html" and out is None:
         out = Path("leaderboard.html")
     for path in (out, plots):
@@ -151,11 +174,65 @@ def show(
         write = markdown if form == "md" else latex
         view = build_view(board, full=full, power=power)
         text = write(view.tables, digits, view.labels)
+    _put(text, out, force)
+
+
+def _put(text: str, out: Path | None, force: bool) -> None:
     if out is None:
         echo(text)
         return
     write_text(out, text + "\n", force)
     echo(f"{out}: written", err=True)
+
+
+def _refuse_beside_instructions(options: Sequence[str]) -> None:
+    """
+    Raises:
+        JudgeError: there are some.
+    """
+    if options:
+        raise JudgeError(
+            f"--instructions: takes no {', '.join(options)}; each task has its headline metric"
+        )
+
+
+def _show_instructions(
+    results: Sequence[Path],
+    form: Format,
+    tasks: Sequence[str],
+    max_failures: float,
+    digits: int,
+    out: Path | None,
+    resamples: int,
+    seed: int,
+    force: bool,
+) -> None:
+    from mtrl_judge.common.files import json_text
+    from mtrl_judge.leaderboard.instruction_tables import (
+        RECORD_FIELDS,
+        SCHEMA_VERSION,
+        instruction_records,
+        instruction_tables,
+    )
+    from mtrl_judge.leaderboard.instructions import compare_instructions
+    from mtrl_judge.leaderboard.reading import load_runs
+    from mtrl_judge.leaderboard.tables import csv_text, latex, markdown
+
+    if out is not None:
+        refuse_existing(out, force)
+    compared = compare_instructions(
+        load_runs(results), tasks=tasks, max_failures=max_failures, resamples=resamples, seed=seed
+    )
+    if form == "json":
+        about = {"schema_version": SCHEMA_VERSION, "resamples": resamples, "seed": seed}
+        records = list(instruction_records(compared))
+        text = json_text({**about, "notes": compared.notes, "records": records}).rstrip("\n")
+    elif form == "csv":
+        text = csv_text(RECORD_FIELDS, list(instruction_records(compared))).rstrip("\n")
+    else:
+        write = markdown if form == "md" else latex
+        text = write(instruction_tables(compared), digits)
+    _put(text, out, force)
 
 
 def split_names(text: str) -> list[str]:

@@ -327,6 +327,14 @@ def robustness(
         str,
         typer.Option(help="Names, comma-separated; see docs/robustness.md (default: all)."),
     ] = "",
+    paraphrases: Annotated[
+        int,
+        typer.Option(min=1, help="Of each task at most so many; shipped tasks list up to nine."),
+    ] = 2,
+    split: Annotated[
+        str | None,
+        typer.Option(help="validation, to choose an instruction by (default: the tasks' own)."),
+    ] = None,
     style: Style = None,
     data_root: DataRoot = None,
     allow_local_files: AllowLocalFiles = False,
@@ -353,6 +361,8 @@ def robustness(
         tasks,
         comma_separated([perturbations]),
         output_path,
+        paraphrases=paraphrases,
+        split=split,
         style=style,
         flags=context.args,
     )

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.harness_plugin.perturbations import (
+    PARAPHRASES,
     PERTURBATION_VARIABLE,
     applies,
     expand_paraphrases,
@@ -198,7 +199,7 @@ class Experiment:
                 if name == REPEATS
                 or applies(name, kind=task.judge.kind, paraphrases=len(task.judge.paraphrases))
             ]
-            for name in expand_paraphrases(self.arms_file.consistency, most)
+            for name in expand_paraphrases(self.arms_file.consistency, min(most, PARAPHRASES))
         }
 
 

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import is_free, write_json
 from mtrl_judge.common.locks import locked_folder
+from mtrl_judge.harness_plugin.evaluation_split import SPLIT_VARIABLE, check_split
 from mtrl_judge.harness_plugin.perturbations import (
+    PARAPHRASES,
     PERTURBATION_VARIABLE,
     applies,
     check_perturbations,
@@ -41,6 +43,7 @@ UNCHANGED = "unchanged"
 SETTINGS_FILE, RESULTS_FILE = "settings.json", "robustness.json"
 # Of the metadata of a task, what results.json repeats.
 _METADATA = (
+    "split",
     "source",
     "location",
     "revision",
@@ -68,6 +71,8 @@ def run_robustness(
     perturbations: Sequence[str],
     out: Path,
     *,
+    paraphrases: int = PARAPHRASES,
+    split: str | None = None,
     style: str | None = None,
     flags: Sequence[str] = (),
 ) -> Robustness:
@@ -79,6 +84,8 @@ def run_robustness(
         tasks: names or patterns, comma-separated.
         perturbations: names in :data:`mtrl_judge.harness_plugin.perturbations.PERTURBATIONS`.
         out: a folder for this command only; each run gets a folder in it.
+        paraphrases: how many of a task's paraphrases to use, at most.
+        split: ``validation`` to choose an instruction by; by default the tasks' own.
         flags: further flags of lmms-eval.
 
     Raises:
@@ -91,22 +98,25 @@ def run_robustness(
     settings = {
         "model": model,
         "tasks": tasks,
+        "split": None if split is None else check_split(split, "--split"),
         "style": style,
         "flags": list(flags),
         DATA_ROOT_VARIABLE: None if root is None else str(root.resolve()),
     }
     with locked_folder(out):
-        return _run(names, tasks, out, settings)
+        return _run(names, paraphrases, tasks, out, settings)
 
 
-def _run(names: Sequence[str], tasks: str, out: Path, settings: Mapping[str, Any]) -> Robustness:
+def _run(
+    names: Sequence[str], paraphrases: int, tasks: str, out: Path, settings: Mapping[str, Any]
+) -> Robustness:
     _claim(out, settings)
     unchanged = _known_run(out / UNCHANGED)
     print(f"{UNCHANGED}: {'done' if unchanged else tasks}", flush=True)
     unchanged = unchanged or _evaluate(UNCHANGED, tasks, out, settings)
     if not unchanged.tasks:
         raise JudgeError(f"--tasks: found no judge task in {tasks}; see `mtrl-judge tasks`")
-    plan = _plan(names, unchanged)
+    plan = _plan(names, paraphrases, unchanged)
     not_applicable = {
         name: [task for task in unchanged.tasks if task not in chosen]
         for name, chosen in plan.items()
@@ -174,7 +184,10 @@ def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> 
         output_path=out / name,
         style=settings["style"],
         flags=settings["flags"],
-        environment={PERTURBATION_VARIABLE: "" if name == UNCHANGED else name},
+        environment={
+            PERTURBATION_VARIABLE: "" if name == UNCHANGED else name,
+            SPLIT_VARIABLE: settings["split"] or "",
+        },
         log=out / f"{name}.log",
         name=name,
         resume=True,
@@ -184,7 +197,7 @@ def _evaluate(name: str, tasks: str, out: Path, settings: Mapping[str, Any]) -> 
     return run
 
 
-def _plan(names: Sequence[str], unchanged: Run) -> dict[str, list[str]]:
+def _plan(names: Sequence[str], paraphrases: int, unchanged: Run) -> dict[str, list[str]]:
     """For each perturbed run the tasks that have what it changes."""
     metadata = {task: result.metadata for task, result in unchanged.tasks.items()}
     most = max(int(meta["paraphrases"]) for meta in metadata.values())
@@ -194,7 +207,7 @@ def _plan(names: Sequence[str], unchanged: Run) -> dict[str, list[str]]:
             for task, meta in metadata.items()
             if applies(name, kind=meta["kind"], paraphrases=meta["paraphrases"])
         ]
-        for name in expand_paraphrases(names, max(1, most))
+        for name in expand_paraphrases(names, min(paraphrases, max(1, most)))
     }
 
 

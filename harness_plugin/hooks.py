@@ -24,13 +24,14 @@ from mtrl_judge.judge_tasks.request_failures import (
 )
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
-from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, read_confidence, read_reasoning
 from mtrl_judge.metrics.calibration import known_probabilities, stated_calibration_error
 from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import FactCounts, FailureKind, Record
 from mtrl_judge.models.logprob import calibration_rows, load_calibration, parse_answer
 
+from .evaluation_split import evaluated_split
 from .perturbations import Perturbation, active_perturbation
 from .prompt_style import (
     evaluation_calibration,
@@ -83,7 +84,7 @@ class JudgeHooks:
         names = sorted(task.metrics, key=lambda name: name != task.kind.headline)
         self.metrics = {name.replace(",", ";"): name for name in names}
         self._summary: Mapping[str, float | int | None] = {}
-        self._loaded: tuple[Path | None, LoadedSplit] | None = None
+        self._loaded: tuple[tuple[Path | None, SplitName], LoadedSplit] | None = None
         self.calibration_rows: Dataset | None = None
         self.perturbation = Perturbation(None, task)
 
@@ -95,7 +96,7 @@ class JudgeHooks:
             "task_alias": task.task_alias,
             "dataset_path": task.dataset_path,
             "dataset_name": task.dataset_name,
-            "test_split": task.evaluation_split,
+            "test_split": evaluated_split(task),
             "output_type": "generate_until",
             "doc_to_messages": self._hook(self.doc_to_messages),
             "doc_to_visual": self._hook(self.doc_to_visual),
@@ -190,15 +191,16 @@ class JudgeHooks:
         )
 
     def prepare(self) -> LoadedSplit:
-        """The rows to judge, loaded once for a data root, and the perturbation of them.
+        """The rows to judge, loaded once for a data root and a split, and the perturbation of them.
 
         Raises:
-            JudgeError: as :func:`~mtrl_judge.judge_tasks.sources.load_rows` and
+            JudgeError: as :func:`~mtrl_judge.judge_tasks.sources.load_rows`,
+                :func:`~.evaluation_split.evaluated_split` and
                 :func:`~.perturbations.active_perturbation`.
         """
-        root = data_root()
-        if self._loaded is None or self._loaded[0] != root:
-            self._loaded = (root, load_rows(self.task, self.task.evaluation_split, root))
+        root, split = data_root(), evaluated_split(self.task)
+        if self._loaded is None or self._loaded[0] != (root, split):
+            self._loaded = (root, split), load_rows(self.task, split, root)
         self.perturbation = active_perturbation(self.task, self._loaded[1].rows)
         return self._loaded[1]
 
@@ -207,7 +209,7 @@ class JudgeHooks:
         from datasets import DatasetDict
 
         rows, record = self.prepare()
-        judge, split = self.task.judge, self.task.evaluation_split
+        judge, split = self.task.judge, evaluated_split(self.task)
         host_task.dataset = DatasetDict({split: rows.dataset})
         host_task.dataset_no_image = DatasetDict({split: rows.dataset.with_format(None)})
         host_task.config.metadata["judge"] = {
@@ -224,6 +226,7 @@ class JudgeHooks:
             "paraphrases": len(judge.paraphrases),
             # In the metadata because that is part of lmms-eval's cache key.
             "perturbation": self.perturbation.name,
+            **self.perturbation.record,
             "parser": PARSER_VERSION,
             "card": judge.card.model_dump(mode="json"),
             "versions": _versions(),
@@ -239,7 +242,9 @@ class JudgeHooks:
         if evaluation_scoring() != "logprob":
             return {}
         try:
-            loaded = load_calibration(self.task, data_root())
+            # Nothing is calibrated on the rows that are scored.
+            on_validation = evaluated_split(self.task) == "validation"
+            loaded = None if on_validation else load_calibration(self.task, data_root())
         except JudgeError as error:  # lmms-eval would print a traceback and exit 0
             raise exit_of_host(str(error)) from None
         if loaded is None:

@@ -26,6 +26,8 @@ from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
 PERTURBATION_VARIABLE = "MTRL_JUDGE_PROBE"
+PARAPHRASES = 2
+"""How many of a task's paraphrases are used unless more are asked for: each is a run of its own."""
 MID_GRAY = (128, 128, 128)
 # Nothing in it describes an image, and none of its words is likely to be a verdict.
 PADDING = (
@@ -55,6 +57,11 @@ class Perturbation:
         """The verdicts that a perturbed prompt offers, in its order."""
         self.renamed = {verdict: verdict for verdict in task.judge.verdicts}
         """The task's verdict -> the one of ``verdicts`` that means it in a perturbed row."""
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What results say about it beside its name."""
+        return {}
 
     @property
     def original_verdicts(self) -> tuple[str, ...]:
@@ -126,6 +133,11 @@ class Paraphrase(_Rephrased):
     def __init__(self, name: str | None, task: JudgeTask, rows: Rows) -> None:
         field = f"judge.paraphrases.{_paraphrase_number(name or '') - 1}"
         super().__init__(name, task, rows, field, exchanged=False)
+        self._text = task.questions[field]
+
+    @property
+    def record(self) -> dict[str, str]:
+        return {"paraphrase": self._text}
 
 
 class BlankImage(Perturbation):

@@ -69,7 +69,11 @@ def _calibration(result: TaskResult) -> str | None:
 
 
 def _perturbation(result: TaskResult) -> str:
-    return result.metadata.get("perturbation") or "none"
+    """With the text of a paraphrase, where it is known: another version of a YAML may have another
+    one."""
+    name = result.metadata.get("perturbation") or "none"
+    text = _text("paraphrase")(result)
+    return name if text is None else f"{name} {text}"
 
 
 def _parser(result: TaskResult) -> str:

@@ -55,6 +55,16 @@ def instruction_stability(points_J_T_I: Floats) -> Floats:
     return deviations
 
 
+def noise_floor(points: Floats, again: Floats, n_instructions: int) -> Floats:
+    """The stability over instructions that do not matter, given scores of one question asked twice.
+
+    Of independent scores with variance σ², the mean variance over n instructions is σ²(n − 1)/n,
+    and σ² is estimated as half the square of the difference of two.
+    """
+    floor: Floats = np.abs(points - again) * np.sqrt((n_instructions - 1) / (2 * n_instructions))
+    return floor
+
+
 def adaptability(points_J_T_I: Floats, top: int = TOP) -> Floats:
     """How often each instruction is among a judge's best ones on a task, in percent, J × I.
 

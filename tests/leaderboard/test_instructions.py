@@ -1,0 +1,182 @@
+"""`leaderboard --instructions`: judges across wordings of a question, with intervals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.commands import call
+from support.results import judged_rows, write_results
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.leaderboard.instructions import MEAN, compare_instructions
+from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.runs import Run
+
+QUESTION = "question"
+WORDINGS = ("paraphrase_1", "paraphrase_2", "paraphrase_3")
+SKILLS = {
+    "owner/trained": {QUESTION: 0.8, "paraphrase_1": 0.8, "paraphrase_2": 0.8, "paraphrase_3": 0.8},
+    "owner/base": {QUESTION: 0.5, "paraphrase_1": 0.9, "paraphrase_2": 0.6, "paraphrase_3": 0.7},
+}
+TASKS = ("the_task", "another_task")
+
+
+def write_condition(
+    folder: Path,
+    judge: str,
+    condition: str,
+    skill: float,
+    *,
+    split: str = "test",
+    tasks: Sequence[str] = TASKS,
+    **about: Any,
+) -> Path:
+    """The results of one run of a robustness command."""
+    rows = {
+        task: judged_rows(
+            200, skill, 0 if skill == 0.8 else len(condition + task) + (split != "test")
+        )
+        for task in tasks
+    }
+    changed = None if condition == QUESTION else condition
+    known = {"perturbation": changed, "split": split, **about}
+    known["fingerprint"] = f"of {split}"
+    return write_results(
+        folder / judge.replace("/", " ") / split / condition,
+        rows,
+        model=judge,
+        about=dict.fromkeys(tasks, known),
+    )
+
+
+def write_all(folder: Path, judges: Mapping[str, Mapping[str, float]] = SKILLS) -> list[Run]:
+    for judge, skills in judges.items():
+        for condition, skill in skills.items():
+            write_condition(folder, judge, condition, skill)
+        write_condition(folder, judge, "rerun", skills[QUESTION])
+    return load_runs([folder])
+
+
+def test_measures_are_those_of_the_scores_in_points(tmp_path: Path) -> None:
+    runs = write_all(tmp_path)
+    compared = compare_instructions(runs, resamples=500)
+    reported = {
+        (run.model, result.metadata["perturbation"] or QUESTION): 100
+        * float(result.kind.summarize(result.records, result.verdicts, False)["macro_f1"] or 0)
+        for run in runs
+        for task, result in run.tasks.items()
+        if task == "the_task"
+    }
+    names = (QUESTION, *WORDINGS)
+    points_J_I = np.array([[reported[judge, name] for name in names] for judge in SKILLS])
+    rows = {row.judge: row for row in compared.judges if row.task == "the_task"}
+    for index, judge in enumerate(SKILLS):
+        row = rows[judge.removeprefix("owner/")]
+        assert row.stability.value == pytest.approx(points_J_I[index].std())
+        expected = 100 * (points_J_I[index] / points_J_I.mean(axis=0) - 1).mean()
+        assert row.gain.value == pytest.approx(expected)
+        assert row.best == names[int(points_J_I[index].argmax())]
+        assert row.score.value == pytest.approx(points_J_I[index].max())
+        for score in (row.gain, row.stability, row.score):
+            known = score.estimate
+            assert None not in (known.low, known.value, known.high)
+            assert (known.low or 0) <= (known.value or 0) <= (known.high or 0)
+        # Two scores of one question: their variance is half the square of their difference, of
+        # which four instructions show three quarters.
+        again = reported[judge, "rerun"] - reported[judge, QUESTION]
+        assert row.floor.value == pytest.approx(abs(again) * (0.75 / 2) ** 0.5)
+        assert row.chosen_on == "the scored items"
+    assert any("optimistic" in note for note in compared.notes)
+    (gain,) = [
+        each.gain.value
+        for each in compared.instructions
+        if each.task == "the_task" and each.instruction == "paraphrase_1"
+    ]
+    expected = 100 * (points_J_I[:, 1] / points_J_I.mean(axis=1) - 1).mean()
+    assert gain == pytest.approx(expected)
+    for judge in ("trained", "base"):
+        shares = [by_judge[judge].value or 0.0 for by_judge in compared.top.values()]
+        assert sum(shares) == pytest.approx(100)
+
+
+def test_a_judge_that_does_not_depend_on_wording_is_significantly_more_stable(
+    tmp_path: Path,
+) -> None:
+    compared = compare_instructions(write_all(tmp_path), resamples=500)
+    assert {each.task for each in compared.differences} == {*TASKS, MEAN}
+    for each in compared.differences:
+        difference = each.difference.estimate
+        ends = [end for end in (difference.low, difference.high) if end is not None]
+        assert len(ends) == 2
+        assert min(ends) > 0 if each.first == "base" else max(ends) < 0
+
+
+def test_the_instruction_is_chosen_on_validation_data_and_scored_on_test(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    for condition, skill in {QUESTION: 0.55, "paraphrase_1": 0.6, "paraphrase_2": 0.95}.items():
+        write_condition(tmp_path, "owner/base", condition, skill, split="validation")
+    compared = compare_instructions(load_runs([tmp_path]), resamples=200)
+    base = next(row for row in compared.judges if (row.task, row.judge) == ("the_task", "base"))
+    assert (base.best, base.chosen_on) == ("paraphrase_2", "validation")
+    on_test = compare_instructions(
+        [run for run in load_runs([tmp_path]) if "validation" not in str(run.file)], resamples=200
+    )
+    best = next(row for row in on_test.judges if (row.task, row.judge) == ("the_task", "base"))
+    assert best.best == "paraphrase_1"
+    assert (base.score.value or 0) < (best.score.value or 0)
+    assert base.stability.value == best.stability.value
+    # A validation run is never compared with one of test data.
+    alone = call("leaderboard", tmp_path)
+    assert "the runs cannot be compared" in str(alone.exception)
+
+
+def test_a_gain_over_next_to_nothing_is_undefined(tmp_path: Path) -> None:
+    for judge in ("owner/a", "owner/b"):
+        for condition in (QUESTION, "paraphrase_1"):
+            write_condition(tmp_path, judge, condition, 0.0)
+    rows = compare_instructions(load_runs([tmp_path]), resamples=200).judges
+    assert all((row.score.value or 0) < 1 for row in rows)
+    assert all(row.gain.value is None for row in rows)
+
+
+def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    write_condition(tmp_path, "owner/a", QUESTION, 0.7)
+    with pytest.raises(JudgeError, match="no task was judged with several instructions"):
+        compare_instructions(load_runs([tmp_path]))
+    write_condition(tmp_path, "owner/a", "paraphrase_1", 0.7, paraphrase="Is it so?")
+    write_condition(tmp_path / "again", "owner/a", "paraphrase_1", 0.7, paraphrase="Is it so?")
+    with pytest.raises(JudgeError, match="give one run of each instruction"):
+        compare_instructions(load_runs([tmp_path]))
+    write_condition(tmp_path / "again", "owner/a", "paraphrase_1", 0.7, paraphrase="Or not?")
+    with pytest.raises(JudgeError, match="perturbation"):
+        compare_instructions(load_runs([tmp_path]))
+
+
+def test_the_command_prints_tables_and_records(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    write_condition(tmp_path, "owner/base", "swap", 0.5)
+    flags = ("--instructions", "--resamples", "200")
+    shown = call("leaderboard", tmp_path, *flags)
+    assert shown.exit_code == 0, shown.exception
+    for text in ("Judges across instructions", "noise floor", "Among the best 3", "left out: swap"):
+        assert text in shown.stdout
+    found = json.loads(call("leaderboard", tmp_path, *flags, "--format", "json").stdout)
+    assert found["schema_version"] == 1
+    measures = {record["measure"] for record in found["records"]}
+    assert measures == {
+        *("best_score", "model_gain", "model_stability", "noise_floor", "instruction_gain"),
+        *("instruction_stability", "adaptability", "stability_difference"),
+    }
+    lines = csv.DictReader(
+        io.StringIO(call("leaderboard", tmp_path, *flags, "--format", "csv").stdout)
+    )
+    assert len(list(lines)) == len(found["records"])
+    refused = call("leaderboard", tmp_path, *flags, "--metric", "accuracy")
+    assert "--instructions: takes no --metric" in str(refused.exception)
