@@ -189,6 +189,8 @@ _CUE = re.compile(
     r"(?:rating|score|grade) of (?:an? )?|(?:评分|得分|分数):))\s{0,8}"
 )
 _RATING = re.compile(rf"(?:[a-z]{{1,20}} )?(?:{_RATED})\b")
+# "Better image: 2": a field that names one of several candidates, and never a rating.
+_CHOICE = re.compile(rf"(?:{_BETTER_ONE}|better|best|preferred|winning|winner|preference)\b")
 _HEADER_START = re.compile(r"(?:^|\n)[#\s]{0,6}(?:(?:my|the|final|overall) ){0,2}$")
 # Where a cue may begin: plain characters first, so that most text is passed over fast.
 _CUE_START = re.compile(
@@ -253,6 +255,8 @@ def _enclosed(text: str, names: Names) -> Claims:
 def _json(text: str, names: Names) -> Claims:
     for match in _JSON_FIELD.finditer(text) if "{" in text else ():
         key = match[1].replace("_", " ").strip()
+        if names.ratings and _CHOICE.match(key):
+            continue
         if _JSON_KEY.fullmatch(key) and (names.reads_ratings or not _RATING.match(key)):
             yield from _content(match[3] or match[4] or match[5] or "", names)
 
@@ -268,6 +272,8 @@ def _fields(text: str, names: Names) -> Claims:
         if not cue or _OTHER_FIELD.search(before[-24:]):
             continue
         if not names.reads_ratings and (cue["rating"] or _RATING.match(cue[0])):
+            continue
+        if names.ratings and _CHOICE.match(cue[0]):
             continue
         if cue["header"] and not _HEADER_START.search(before[-24:]):
             continue

@@ -6,12 +6,13 @@ Each covers the judges and tasks that have what it needs.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.kinds.score import Score
 from mtrl_judge.metrics.agreement import (
     agreement_matrix,
     correlations,
@@ -89,6 +90,11 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
         "Votes are repeats within a run, or several runs of one model. Repeats of a run whose "
         "verdicts another version of the parser read are left out."
     )
+    ratings_note = (
+        "Of the mean of all ratings of a row, and of one; repeats within a run, or several runs of "
+        "one model. Answers without a rating do not count towards a mean. spread: the mean "
+        "standard deviation of a row's ratings."
+    )
     calibration_note = (
         f"ECE over {BINS} bins of equal width. The ECE of a sample is biased upward and its "
         "interval is not, so the value may lie above it. Brier score over all verdicts (0 to 2)."
@@ -100,6 +106,7 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
         _matrix_of_judges(board),
         Table("Order-averaged verdicts", "task", list(_order_averaged(board)), orders_note),
         Table("Votes", "task", list(_by_votes(board)), votes_note),
+        Table("Mean ratings", "task", list(_mean_ratings(board)), ratings_note),
         Table("Calibration", "task", list(_calibration(board, known)), calibration_note),
         Table("Reliability", "task", list(_reliability(known)), reliability_note),
     ]
@@ -196,7 +203,7 @@ def _order_averaged(board: Leaderboard) -> Iterator[Row]:
 
 def _by_votes(board: Leaderboard) -> Iterator[Row]:
     """Macro-F1 of the majority of more and more votes, and how far the votes agree."""
-    for votes in votes_of(board.runs):
+    for votes in votes_of(_counted_results(board.runs)):
         result = votes.result
         curve = vote_curve(votes.votes_N, result.labels, result.verdicts, seed=board.seed) or ()
         agreement = consistency(votes.votes_N)
@@ -211,6 +218,39 @@ def _by_votes(board: Leaderboard) -> Iterator[Row]:
                 "all agree": Cell(agreement.unanimous, "rate"),
             },
         )
+
+
+def _mean_ratings(board: Leaderboard) -> Iterator[Row]:
+    """The metrics of the mean of several ratings of a row beside those of one rating."""
+    rated = [(run, result) for run, result in _all_results(board.runs) if result.kind.scaled]
+    for judge, result, votes_N in votes_of(rated):
+        kind = result.kind
+        if not isinstance(kind, Score):
+            continue
+        means_N = [kind.mean_rating(votes, result.verdicts) for votes in votes_N]
+        first_N = [next(iter(votes), None) for votes in votes_N]
+        of_mean, of_one = (
+            kind.summarize(
+                [
+                    record._replace(verdict=verdict, failure=None if votes else "failed")
+                    for record, votes, verdict in zip(
+                        result.records, votes_N, verdicts_N, strict=True
+                    )
+                ],
+                result.verdicts,
+                result.paired,
+            )
+            for verdicts_N in (means_N, first_N)
+        )
+        cells = {
+            "judge": Cell(judge, "name"),
+            "ratings": Cell(max(map(len, votes_N)), "count"),
+        }
+        for metric in (kind.headline, "mae"):
+            cells[f"{metric_name(metric)} of the mean"] = Cell(of_mean[metric], "rate")
+            cells[f"{metric_name(metric)} of one"] = Cell(of_one[metric], "rate")
+        cells["spread"] = Cell(kind.spread(votes_N, result.verdicts), "rate")
+        yield Row(result.task, cells)
 
 
 def _calibration(board: Leaderboard, known: Sequence[Confidence]) -> Iterator[Row]:
@@ -256,11 +296,11 @@ def _reliability(known: Sequence[Confidence]) -> Iterator[Row]:
             )
 
 
-def votes_of(runs: Sequence[Run]) -> list[Votes]:
+def votes_of(judged: Iterable[tuple[Run, TaskResult]]) -> list[Votes]:
     """Repeats within runs, and runs of one model on the same rows in the same way."""
     votes = []
     alike: defaultdict[tuple[Any, ...], list[TaskResult]] = defaultdict(list)
-    for run, result in _counted_results(runs):
+    for run, result in judged:
         votes_N = [sample.votes for sample in result.samples]
         known = all(sample.votes or sample.record.failed for sample in result.samples)
         if known and max(map(len, votes_N), default=0) > 1:
@@ -290,7 +330,7 @@ def confidences(runs: Sequence[Run]) -> list[Confidence]:
             except ValueError as error:
                 raise JudgeError(f"{run.file}: samples of {result.task}: {error}") from None
             known.append(Confidence(run.name, result, predicted, "probability"))
-    for votes in votes_of(runs):
+    for votes in votes_of(_counted_results(runs)):
         shares = [vote_shares(row, votes.result.verdicts) for row in votes.votes_N]
         predicted = _predictions(votes.result, shares)
         known.append(Confidence(votes.judge, votes.result, predicted, "share of votes"))

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite, isinf
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -261,6 +261,36 @@ class Score(Kind):
         """The expected rating; of named levels, the closest one to it."""
         expected = number_text(float(np.dot(probabilities, level_values(tuple(verdicts)))))
         return self.label_class(expected, verdicts) if levels_are_named(verdicts) else expected
+
+    def mean_rating(self, ratings: Sequence[str | None], verdicts: Sequence[str]) -> str | None:
+        """The mean of several ratings of an item, of named levels the closest one; None without
+        any. Answers without a rating do not count."""
+        known = [rating_values(rating, verdicts) for rating in ratings if rating is not None]
+        if not known:
+            return None
+        means = {
+            aspect: number_text(fmean(of_aspect))
+            for aspect, of_aspect in zip(
+                scales_of(tuple(verdicts)), zip(*known, strict=True), strict=True
+            )
+        }
+        if levels_are_named(verdicts):
+            return _closest(means[""], tuple(verdicts))
+        return write_ratings(means)
+
+    def spread(
+        self, ratings_N: Sequence[Sequence[str | None]], verdicts: Sequence[str]
+    ) -> float | None:
+        """The mean standard deviation of the ratings of each item that has several, and of its
+        aspects; None without any."""
+        known = [
+            [rating_values(rating, verdicts) for rating in ratings if rating is not None]
+            for ratings in ratings_N
+        ]
+        deviations = [
+            stdev(of_one) for row in known if len(row) > 1 for of_one in zip(*row, strict=True)
+        ]
+        return fmean(deviations) if deviations else None
 
     def attainable(self, label: str, verdicts: Sequence[str]) -> float:
         return self.correctness(self.gold(label, verdicts), label, verdicts)

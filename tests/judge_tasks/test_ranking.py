@@ -208,6 +208,7 @@ def test_a_paraphrase_shows_the_same_order(tmp_path: Path) -> None:
             "write ['A', 'B']",
         ),
         ({"orders": "both"}, "judge.orders", "write cyclic or hashed"),
+        ({"human": "{column: ranks}"}, "judge.human", "here several are put in order"),
         ({"label": "{column: ranks}"}, "judge.label", "{best, column} or {column, order}"),
         (
             {"label": "{column: ranks, best: lowest, reduce: mean}"},

@@ -15,7 +15,10 @@ from support.results import sample, write_results
 from support.tasks import write_task
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.kinds.score import Score as ScoreKind
 from mtrl_judge.judge_tasks.rescore import rescore
+from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
 from mtrl_judge.leaderboard.compare import compare_perturbation
 from mtrl_judge.leaderboard.file import add_entries, entries_of
@@ -183,3 +186,40 @@ def test_saved_answers_are_rated_again(tmp_path: Path) -> None:
     assert found.metrics["n"] == 30
     done = call("score", file, "--task", task.path)
     assert done.exit_code == 0, done.exception
+
+
+def test_several_ratings_of_a_row_are_averaged(tmp_path: Path) -> None:
+    """Three ratings of each row, of which one may be missing."""
+    rng = np.random.default_rng(0)
+    labels = rng.uniform(1, 10, 60).round(2)
+    ratings = np.clip(labels[:, None] + 3 * rng.standard_normal((60, 3)), 1, 10).round(1)
+    texts = [[f"{rating:g}" for rating in of_row] for of_row in ratings]
+    texts[0][1] = "Hard to say."
+    rows = [
+        sample(number, f"{label:g}", of_row[0], text=of_row[0], resps=[of_row])
+        | {"well_formed": False}
+        for number, (label, of_row) in enumerate(zip(labels, texts, strict=True))
+    ]
+    about = {"graded": {**GRADED, "parser": PARSER_VERSION}}
+    write_results(tmp_path, {"graded": rows}, about=about)
+    board = build_leaderboard(load_runs([tmp_path]), resamples=100)
+    (table,) = (t for t in build_view(board, full=True).tables if t.title == "Mean ratings")
+    cells = {name: cell.value for name, cell in table.rows[0].cells.items()}
+    known = [[float(text) for text in row if text[0].isdigit()] for row in texts]
+    means = [float(f"{np.mean(row):.6g}") for row in known]  # so that equal means are equal
+    assert cells["ratings"] == 3
+    for title, given in (("of one", ratings[:, 0]), ("of the mean", means)):
+        assert cells[f"spearman {title}"] == pytest.approx(stats.spearmanr(labels, given).statistic)
+        assert cells[f"mae {title}"] == pytest.approx(np.abs(labels - given).mean(), abs=1e-5)
+    assert cells["spearman of the mean"] > cells["spearman of one"]
+    assert cells["spread"] == pytest.approx(np.mean([np.std(row, ddof=1) for row in known]))
+
+
+def test_a_mean_of_named_levels_is_a_level() -> None:
+    kind = KINDS["score"]
+    assert isinstance(kind, ScoreKind)
+    named = ("bad", "fair", "good")
+    assert kind.mean_rating(["bad", "good", "good", None], named) == "fair"
+    assert kind.mean_rating([None], named) is None
+    both = ("a: 1", "a: 2", "a: 3", "b: 1", "b: 2", "b: 3")
+    assert kind.mean_rating(["a: 1, b: 3", "a: 2, b: 3"], both) == "a: 1.5, b: 3"
