@@ -41,13 +41,19 @@ def tie_calibrated_accuracy(
         width: the highest minus the lowest number of the scale.
     """
     steps_N = scores_N / width * STEPS
-    compare = _agreement(best_margin(steps_N, truth_N, groups))
+    margin, value = _best_margin(steps_N, truth_N, groups)
+    if weights_B_K is None:
+        return Drawn(value)
+    compare = _agreement(margin)
     return share_of_pairs(compare, steps_N, truth_N, groups, cluster_N, weights_B_K, halves_B_2)
 
 
-def best_margin(steps_N: Rates, truth_N: Rates, groups: Sequence[Indices]) -> int:
-    """The number of steps up to which scores should count as tied; of several, the smallest."""
-    gains_M = np.zeros(STEPS + 1)
+def _best_margin(
+    steps_N: Rates, truth_N: Rates, groups: Sequence[Indices]
+) -> tuple[int, float | None]:
+    """The number of steps up to which scores count as tied, of several the smallest, and the
+    accuracy with it; None without pairs."""
+    apart, gains_M = 0.0, np.zeros(STEPS + 1)
     for rows in groups:
         # Whole numbers have few distinct rows, so that this takes little time for most judges.
         distinct_U_2, count_U = np.unique(
@@ -58,13 +64,17 @@ def best_margin(steps_N: Rates, truth_N: Rates, groups: Sequence[Indices]) -> in
             block = slice(start, start + _BLOCK)
             apart_X_U = steps_U[block, None] - steps_U
             truth_X_U = truth_U[block, None] - truth_U
+            pairs_X_U = count_U[block, None] * count_U
+            right_X_U = pairs_X_U * (np.sign(apart_X_U) * np.sign(truth_X_U) > 0)
+            apart += float(right_X_U.sum())
             # What it gains to count a pair as tied: it is right if truth is tied, too.
-            gain_X_U = (truth_X_U == 0) * 1.0 - (np.sign(apart_X_U) * np.sign(truth_X_U) > 0)
-            weight_X_U = count_U[block, None] * count_U
-            gains_M += np.bincount(
-                _whole(apart_X_U).ravel(), (gain_X_U * weight_X_U).ravel(), minlength=STEPS + 1
-            )
-    return int(gains_M.cumsum().argmax())
+            gain_X_U = pairs_X_U * (truth_X_U == 0) - right_X_U
+            gains_M += np.bincount(_whole(apart_X_U).ravel(), gain_X_U.ravel(), minlength=STEPS + 1)
+    sizes = [len(rows) for rows in groups]
+    pairs = sum(size * (size - 1) for size in sizes)
+    right_M = apart + gains_M.cumsum() - sum(sizes)  # a row is no pair with itself
+    margin = int(right_M.argmax())
+    return margin, float(right_M[margin] / pairs) if pairs else None
 
 
 def _whole(apart: Rates) -> Indices:

@@ -21,6 +21,7 @@ from support.graded_replicas import (
 )
 
 from mtrl_judge.data.prepare import PrepareOptions, prepare
+from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
@@ -90,6 +91,20 @@ def test_a_replica_becomes_rated_rows(name: str, root: Path) -> None:
     shared = {row.item_id[:1]: row.cluster for row in rows}
     if "genaibench" in name:  # six images of a prompt
         assert {row.cluster for row in rows} == {*shared.values()}
+
+
+def test_a_dataset_on_the_hub_gives_the_rows_of_a_prepared_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = find_task("mtrl_judge_genaibench_graded")
+    rows_of(task.task, root)
+    prepared = load_rows(task, "test", root)
+    monkeypatch.setenv(LOCAL_FILES_VARIABLE, "1")
+    monkeypatch.delenv(DATA_ROOT_VARIABLE)
+    local = {"dataset_path": str(root.with_name("raw")), "dataset_kwargs": {}}
+    direct = load_rows(task.model_copy(update=local), "test")
+    assert (prepared.record["source"], direct.record["source"]) == ("prepared", "hub")
+    assert prepared.record["fingerprint"] == direct.record["fingerprint"]
 
 
 def test_the_images_of_a_prompt_are_rated_and_ranked(root: Path) -> None:

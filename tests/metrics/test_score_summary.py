@@ -109,6 +109,10 @@ def test_a_margin_makes_ties_of_scores_that_are_never_equal(decimals: int) -> No
         assert score_metrics(judge)["tie_calibrated_accuracy"] == pytest.approx(
             brute_calibrated(labels_N, ratings_N, groups)
         )
+        (drawn,) = drawn_scores([judge], resamples=9)  # from the pairs of clusters
+        assert drawn["tie_calibrated_accuracy"].value == pytest.approx(
+            brute_calibrated(labels_N, ratings_N, groups)
+        )
 
 
 def test_rows_without_a_rating_stay_in_all_but_one_metric() -> None:

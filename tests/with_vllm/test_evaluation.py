@@ -21,13 +21,13 @@ import pytest
 from support.commands import lmms_eval
 
 from mtrl_judge.common.markup import JUDGE_TAGS
+from mtrl_judge.demo.corpus import sample_tasks
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
-from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 
 pytest.importorskip("vllm", reason="vLLM is not installed; see `make test-vllm`")
 pytestmark = pytest.mark.slow
 
-SHIPPED = [task.task for task in load_shipped_tasks()]
+SHIPPED = [task.task for task in sample_tasks()]
 LIMIT, MAX_NEW_TOKENS = 6, 64
 PIXELS = 48 * 48  # fewer than the judge's own 64 × 64
 ON_VLLM = "dtype=float32,enforce_eager=True,max_model_len=2048"
