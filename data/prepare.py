@@ -195,7 +195,10 @@ class _Preparation:
                 "columns": dict(sorted(self.options.columns.items())),
             }
             # A digest of everything that decides what is written.
-            parts = [_FORMAT_VERSION, self.raw.model_dump(mode="json"), inputs, files]
+            raw = self.raw.model_dump(mode="json")
+            if self.raw.file_column is None:
+                del raw["file_column"]  # plans without it stay what they were
+            parts = [_FORMAT_VERSION, raw, inputs, files]
             plan = digest([json_text(parts).encode()])
             existing = [task for task in self.tasks if self._is_up_to_date(task, plan)]
             for task in existing:
@@ -336,7 +339,12 @@ class _Preparation:
     ) -> _SourceSplit:
         image_files = self.raw.images
         paths = [source.local_path(name) for name in tables]
-        table = read_table(paths, self.options.columns, in_memory=image_files is not None)
+        table = read_table(
+            paths,
+            self.options.columns,
+            in_memory=image_files is not None,
+            file_column=self.raw.file_column,
+        )
         found = table.schema.names
         self._check_columns(found, tables[0])
         opened = [Archive(source.local_path(name), self.work) for name in archives]

@@ -98,23 +98,41 @@ class ParquetTable:
 Table: TypeAlias = MemoryTable | ParquetTable
 
 
-def read_table(files: Sequence[Path], names: Mapping[str, str], *, in_memory: bool) -> Table:
+def read_table(
+    files: Sequence[Path],
+    names: Mapping[str, str],
+    *,
+    in_memory: bool,
+    file_column: str | None = None,
+) -> Table:
     """The files one after the other.
 
     Args:
         names: our name of a column by the files' name.
         in_memory: the table holds no images and is read at once. CSV and JSON files always are.
+        file_column: a column to add, with the name of each row's file without its ending; tables
+            that have it are read at once.
 
     Raises:
         DataError: a file cannot be read or does not fit in memory, or the files' columns differ.
     """
+    in_memory = in_memory or file_column is not None
     if not in_memory and all(file.suffix == ".parquet" for file in files):
         return ParquetTable(files, names)
     readers = {".parquet": _read_parquet, ".json": _read_json, ".jsonl": _read_json}
     tables = [readers.get(file.suffix, _read_csv)(file) for file in files]
     tables = [table.rename_columns(_renamed(table.column_names, names)) for table in tables]
     _check_columns(files, [table.column_names for table in tables])
+    if file_column is not None:
+        pairs = zip(files, tables, strict=True)
+        tables = [_with_file_name(file, table, file_column) for file, table in pairs]
     return MemoryTable(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def _with_file_name(file: Path, table: pa.Table, column: str) -> pa.Table:
+    if column in table.column_names:
+        raise DataError(f"{file}: has a column {column!r} already; choose another raw.file_column")
+    return table.append_column(column, pa.array([file.stem] * len(table), pa.string()))
 
 
 def _renamed(columns: Sequence[str], names: Mapping[str, str]) -> list[str]:
@@ -144,12 +162,14 @@ def _read_parquet(file: Path) -> pa.Table:
 
 
 def _read_json(file: Path) -> pa.Table:
-    """A list of rows, or a row on each line, whatever the file is called."""
+    """A list of rows, a mapping of ids to rows, or a row on each line."""
     _check_size(file, file.stat().st_size)
     rows = list(_json_rows(file))
     columns: dict[str, list[Any]] = {name: [] for row in rows for name in row}
     if not columns:
-        raise DataError(f"{file}: has no rows; expected a list of objects, or one on each line")
+        raise DataError(
+            f"{file}: has no rows; expected a list or mapping of objects, or one on each line"
+        )
     for row in rows:
         for name, values in columns.items():
             values.append(row.get(name))
@@ -180,7 +200,7 @@ def _of_one_type(values: list[Any]) -> list[Any]:
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
     with file.open("rb") as opened:
         start = opened.read(4096).decode("utf-8-sig", "replace").lstrip()[:1]
-    if start != "[":
+    if start != "[" and (file.suffix == ".jsonl" or not _is_mapping_of_rows(file)):
         yield from (row for _, row in read_json_lines(file))
         return
     try:
@@ -189,10 +209,18 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{file}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except (RecursionError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as JSON: {first_line(error)}") from None
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows.values() if isinstance(rows, dict) else rows):
         if not isinstance(row, dict):
             raise DataError(f"{file}: entry {number}: found {row!r:.60}; expected an object")
         yield row
+
+
+def _is_mapping_of_rows(file: Path) -> bool:
+    try:
+        whole = parse_json(file.read_text(encoding="utf-8-sig"))
+    except (RecursionError, ValueError):
+        return False  # a row on each line, or no JSON at all
+    return isinstance(whole, dict) and all(isinstance(row, dict) for row in whole.values())
 
 
 def _has_no_fields(kind: pa.DataType) -> bool:

@@ -149,6 +149,11 @@ class Raw(Frozen):
         description="CSV, JSON or parquet files of each split, such as "
         "{train: data/train-*.parquet}",
     )
+    file_column: Column | None = Field(
+        None,
+        description="a column to add, with the name of each row's file without its ending, such as "
+        "subset",
+    )
     images: ImageFiles | None = Field(
         None, description="{named_by, image, archives, subset} where images are files"
     )
@@ -383,7 +388,7 @@ class JudgeSpec(Frozen):
         (), description="a list of items to exclude, each {item: its id, reason: why}"
     )
     style: Style = Field("reasoned", description="reasoned, direct or confidence")
-    raw: Raw | None = Field(None, description="a mapping: tables, images")
+    raw: Raw | None = Field(None, description="a mapping: tables, file_column, images")
     card: Card = Field(
         Card(license=NOT_STATED, url=NOT_STATED, citation=NOT_STATED),
         description="license, gated, url, citation, known_problems, forbids_training, expects",

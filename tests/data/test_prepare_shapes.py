@@ -256,3 +256,26 @@ def test_faults_of_a_yaml(tmp_path: Path, images: str, field: str, part: str) ->
         write_task(tmp_path, raw=f"{{tables: {{test: x.csv}}, images: {images}}}")
     found = {fault.field: f"{fault.found}; {fault.expected}" for fault in caught.value.faults}
     assert part in found.get(field, ""), found
+
+
+def test_the_name_of_a_file_becomes_a_column(tmp_path: Path) -> None:
+    """Of mappings of ids to rows, and of rows on lines."""
+    images = "{named_by: file, image: image}"
+    raw = f"{{tables: {{test: [b.json, a.json]}}, file_column: kind, images: {images}}}"
+    task = write_task(tmp_path, raw=raw, groups="kind")
+    (tmp_path / "raw").mkdir()
+    row = {"file": "x.png", "text": "t", "label": 1}
+    (tmp_path / "raw" / "x.png").write_bytes(cell(9))
+    (tmp_path / "raw" / "b.json").write_text(json.dumps({"7": row, "3": {**row, "label": 0}}))
+    (tmp_path / "raw" / "a.json").write_text(json.dumps(row))
+    prepared(task, tmp_path / "raw", tmp_path / "root")
+    rows = load_rows(task, "test", tmp_path / "root").rows.dataset
+    assert list(zip(rows["group"][:], rows["label"][:], strict=True)) == [
+        ("b", "Yes"),
+        ("b", "No"),
+        ("a", "Yes"),
+    ]
+    for name in ("a", "b"):
+        (tmp_path / "raw" / f"{name}.json").write_text(json.dumps([{**row, "kind": "c"}]))
+    with pytest.raises(DataError, match=r"b\.json: has a column 'kind' already"):
+        prepared(task, tmp_path / "raw", tmp_path / "other", any_count=True)

@@ -25,7 +25,7 @@ def judged(name: str, n: int, groups: Sequence[str] = (), none: float = 0.1) -> 
     rows = []
     for number in range(n):
         label = draw.choice(verdicts)
-        group = draw.choice(groups) if groups else None
+        group = groups[number % len(groups)] if groups else None
         for order in (False, True):
             given = None if draw.random() < none else draw.choice(verdicts)
             shown = swapped(label, verdicts) if order else label
@@ -141,6 +141,25 @@ def test_pick_a_pic() -> None:
             scores.append(0.0)
     table = summary("mtrl_judge_pickapic", rows)
     assert table["accuracy_ties_half"] == pytest.approx(share(scores))
+
+
+def test_sugarcrepe(tmp_path: Path) -> None:
+    """`evaluate` in main_eval.py of github.com/RAIVNLab/sugar-crepe for each of the seven files, as
+    the mean of both orders, as in gpt-4v-results/readme.md there."""
+    name, subsets = "mtrl_judge_sugarcrepe", ("add_att", "replace_rel", "swap_obj")
+    rows = []
+    for row in judged(name, 90, subsets):
+        # The caption is the first candidate of every pair.
+        rows.append(row._replace(label="2" if row.swapped else "1"))
+    positive_first = [row for row in rows if not row.swapped]
+    negative_first = [row for row in rows if row.swapped]
+    found = of_groups(tmp_path, name, rows, "accuracy")
+    for subset in subsets:
+        first, second = (
+            share([row.verdict == said for row in order if row.group == subset])
+            for order, said in ((positive_first, "1"), (negative_first, "2"))
+        )
+        assert found[subset] == pytest.approx((first + second) / 2)
 
 
 def test_winoground() -> None:

@@ -193,6 +193,56 @@ def test_a_row_of_winoground_is_four_comparisons(tmp_path: Path, local_files: No
         assert other == ("image", "AB".strip(label), text, "Image A: [lime]", "Image B: [red]")
 
 
+def prepared(name: str, folder: Path) -> LoadedSplit:
+    task = find_task(name)
+    options = PrepareOptions(source=folder, any_count=True)
+    list(prepare([task], folder.parent / "root", options, lambda *_: None))
+    return load_rows(task, "test", folder.parent / "root")
+
+
+def test_sugarcrepe_is_read_from_its_seven_files(tmp_path: Path) -> None:
+    pair_replicas.sugarcrepe(tmp_path / "raw")
+    split = prepared("mtrl_judge_sugarcrepe", tmp_path / "raw")
+    assert split.record["groups"]["rows"] == dict.fromkeys(pair_replicas.SUGARCREPE, 4)
+    rows = rows_of(split)
+    pairs = [(row.label, shown(row)[3:5]) for row in rows[:4]]
+    right, wrong = "a cat 0", "no cat 0, data"
+    assert pairs[0] == ("1", [f"Caption 1: {right}", f"Caption 2: {wrong}"])
+    assert pairs[1] == ("2", [f"Caption 1: {wrong}", f"Caption 2: {right}"])
+    assert pairs[2][1][0] == "Caption 1: one cat 0"
+    assert [NAMES[row.images[0].getpixel((0, 0))] for row in rows[2:6:3]] == ["red", "blue"]
+
+
+def test_mllm_as_a_judge_is_read_from_its_lines(tmp_path: Path) -> None:
+    pair_replicas.mllmjudge(tmp_path / "raw")
+    split = prepared("mtrl_judge_mllmjudge_pair", tmp_path / "raw")
+    rows = rows_of(split)
+    assert [row.item_id for row in rows[::2]] == ["5", "8", "9"]
+    assert [(row.label, row.group) for row in rows] == [
+        *(
+            ("A", "coco"),
+            ("B", "coco"),
+            ("Tie", "coco"),
+            ("Tie", "coco"),
+            ("B", "wit"),
+            ("A", "wit"),
+        )
+    ]
+    assert rows[0].cluster == rows[2].cluster != rows[4].cluster
+    one, two = (shown(row) for row in rows[:2])
+    assert one[4:6] == ["Answer A: one 5", "Answer B: two 5"]
+    assert two == exchanged(one, "Answer A: ", "Answer B: ")
+
+
+def test_the_authors_form_of_multimodal_rewardbench_is_prepared(tmp_path: Path) -> None:
+    """all_data.json, whose images are paths below its folder."""
+    pair_replicas.mmrewardbench_json(tmp_path / "raw")
+    rows = rows_of(prepared("mtrl_judge_mmrewardbench", tmp_path / "raw"))
+    assert [row.label for row in rows] == ["1", "2", "2", "1"]
+    assert shown(rows[0])[0].startswith("[red]")
+    assert shown(rows[2])[0].startswith("[blue]")
+
+
 def test_pick_a_pic_leaves_out_what_has_no_label(tmp_path: Path, local_files: None) -> None:
     pair_replicas.pickapic(tmp_path / "pickapic")
     split = loaded("mtrl_judge_pickapic", tmp_path / "pickapic")

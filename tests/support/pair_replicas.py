@@ -100,6 +100,19 @@ def mmrewardbench(folder: Path) -> None:
     write_config(folder, "test", "data/test-*")
 
 
+def mmrewardbench_json(folder: Path) -> None:
+    """The authors' own form, after their script has downloaded the images."""
+    lines = []
+    for name, color, better in (("nocaps/1", "red", "Output1"), ("pairs/2", "blue", "Output2")):
+        file = folder / "data" / "images" / f"{name}.jpg"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(image_cell(color)["bytes"])
+        line = {"ID": name.replace("/", "_"), "Text": "Describe it.", "Image": f"images/{name}.jpg"}
+        texts = {"Output1": f"one {name}", "Output2": f"two {name}"}
+        lines.append({**line, **texts, "Better": better, "Category": "safety"})
+    (folder / "data" / "all_data.json").write_text(json.dumps(lines, indent=2))
+
+
 def pickapic(folder: Path) -> None:
     """Images as plain bytes; a tie, and rows whose label is missing by has_label or by itself."""
     texts = ("best_image_uid", "caption", "image_0_uid", "image_1_uid", "model_0", "model_1")
@@ -244,6 +257,32 @@ def winoground(folder: Path) -> None:
     ]
     write_parquet(folder / "data" / "test-00000-of-00001.parquet", features, rows)
     write_config(folder, "test", "data/test-*")
+
+
+SUGARCREPE = (
+    "add_att",
+    "add_obj",
+    "replace_att",
+    "replace_obj",
+    "replace_rel",
+    "swap_att",
+    "swap_obj",
+)
+
+
+def sugarcrepe(folder: Path) -> None:
+    """Seven files of mappings, an older version of each, and the images of COCO beside them."""
+    images = folder / "val2017"
+    images.mkdir(parents=True)
+    for name in ("data", "data_unrefined"):
+        (folder / name).mkdir()
+        for number, subset in enumerate(SUGARCREPE):
+            file = f"{number % 2:012d}.jpg"
+            (images / file).write_bytes(image_cell(("red", "blue")[number % 2])["bytes"])
+            texts = {"caption": f"a cat {number}", "negative_caption": f"no cat {number}, {name}"}
+            entries = {"0": {"filename": file, **texts}, "4": {"filename": file, **texts}}
+            entries["4"]["caption"] = f"one cat {number}"
+            (folder / name / f"{subset}.json").write_text(json.dumps(entries, indent=4))
 
 
 def mllmjudge(folder: Path) -> None:
