@@ -92,7 +92,7 @@ class Names:
             token = "|".join(compared)
             operator = r"\s?(?:>{1,3}|<{1,3}|={1,2})\s?"
             # GenAI-Bench's prompt (arXiv 2406.04485) has two ties, [[A=B=Good]] and [[A=B=Bad]].
-            quality = r"(?:\s?=\s?(?:good|bad))?" if len(self.ties) < 2 else ""
+            quality = r"(?:\s?=\s?(?P<quality>good|bad))?"
             left, right = (
                 rf"['\"]?(?:{NOUN}[ -]?)?(?P<{side}>{token})['\"]?" for side in ("left", "right")
             )
@@ -149,10 +149,16 @@ class Names:
         """What "A>B", "B<<A" or "A=B" stands for."""
         better, worse = ("right", "left") if "<" in match[0] else ("left", "right")
         if "=" in match[0]:
-            return self.spelled.get(f"{match['left']}={match['right']}", self.tie)
+            return self._tie(f"{match['left']}={match['right']}", match["quality"])
         sign = ">>" if ">>" in match[0] or "<<" in match[0] else ">"
         exact = self.spelled.get(f"{match[better]}{sign}{match[worse]}")
         return exact or self.candidates.get(match[better], OTHER)
+
+    def _tie(self, equality: str, quality: str | None) -> str:
+        """What "A=B" or "A=B=Good" stands for."""
+        exact = self.spelled.get(f"{equality}={quality}" if quality else equality)
+        of_quality = [v for v in self.ties if quality and re.search(rf"\b{quality}\b", fold(v))]
+        return exact or (of_quality[0] if len(of_quality) == 1 else self.tie)
 
     def whole(self, text: str) -> str | None:
         """The verdict that the text is, but for punctuation around it."""

@@ -55,6 +55,23 @@ def test_every_verdict_is_read_as_itself(verdicts: tuple[str, ...]) -> None:
             assert PAIRWISE.read(text, verdicts).value == verdict, text
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("[[A=B=Good]]", "both good"),
+        ("A = B = Bad", "both bad"),
+        ("Final verdict: both bad", "both bad"),
+        ("[[A>B]]", "A"),
+        ("Image B is better.", "B"),
+        # Of two kinds of ties, it is not said which.
+        ("[[A=B]]", None),
+        ("Both are equally good.", None),
+    ],
+)
+def test_several_kinds_of_ties_are_told_apart(text: str, verdict: str | None) -> None:
+    assert PAIRWISE.read(text, ("A", "B", "both good", "both bad")).value == verdict
+
+
 @pytest.mark.parametrize("orders", ["both", "hashed"])
 def test_labels_follow_the_candidates(tmp_path: Path, orders: str) -> None:
     task = write_task(tmp_path, orders=orders, **YAML)
