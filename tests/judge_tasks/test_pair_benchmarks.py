@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import pair_replicas
 from support.pair_replicas import COLORS
+from support.replicas import mjbench
 
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
@@ -15,6 +16,7 @@ from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
+from mtrl_judge.metrics.records import Record
 
 NAMES = {value: name for name, value in COLORS.items()}
 
@@ -211,6 +213,29 @@ def test_sugarcrepe_is_read_from_its_seven_files(tmp_path: Path) -> None:
     assert pairs[1] == ("2", [f"Caption 1: {wrong}", f"Caption 2: {right}"])
     assert pairs[2][1][0] == "Caption 1: one cat 0"
     assert [NAMES[row.images[0].getpixel((0, 0))] for row in rows[2:6:3]] == ["red", "blue"]
+
+
+def test_the_subset_bias_has_no_labels_and_measures_consistency(tmp_path: Path) -> None:
+    """Whatever its label column says."""
+    mjbench(tmp_path / "raw", 4, subset="bias")
+    split = prepared("mtrl_judge_mjbench_bias", tmp_path / "raw")
+    rows = rows_of(split)
+    assert split.record["unlabeled"] == len(rows) == 8
+    for one, two in zip(rows[::2], rows[1::2], strict=True):
+        assert (one.label, two.label, two.swapped) == (None, None, True)
+        assert [image.tobytes() for image in one.images] == [
+            image.tobytes() for image in two.images[::-1]
+        ]
+    # The same image twice; the first place twice; a verdict is missing; the same image twice.
+    said = ["1", "2", "1", "1", None, "2", "2", "1"]
+    records = [
+        Record(row.label, verdict, True, row.pair_id, row.swapped)
+        for row, verdict in zip(rows, said, strict=True)
+    ]
+    table = find_task("mtrl_judge_mjbench_bias").summarize(records)
+    assert (table["n"], table["accuracy"], table["macro_f1"]) == (0, None, None)
+    assert table["flip_rate"] == pytest.approx(1 / 3)
+    assert table["first_slot_rate"] == pytest.approx(4 / 7)
 
 
 def test_mllm_as_a_judge_is_read_from_its_lines(tmp_path: Path) -> None:
