@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -65,7 +66,10 @@ def attacks() -> dict[str, Callable[[Path], Attack]]:
         **{f"rows: {name}": _with_question(name) for name in _QUESTIONS},
         **{f"rows: {name}": _with_parts(parts) for name, parts in _PARTS.items()},
         **{f"cell: {name}": _with_cell(name) for name in _CELLS},
+        "rows: 200,000 of one item": _one_item,
         **{f"zip: {name}": _with_member(name) for name in _MEMBERS},
+        **{f"table: {name}": _with_rows(name) for name in _TABLES},
+        **{f"web: {name}": _with_address(name) for name in _ADDRESSES},
         **{f"parquet: {name}": _with_table(name) for name in HUGE_TABLES},
         **{f"prepare parquet: {name}": _preparing_table(name) for name in HUGE_TABLES},
     }
@@ -140,6 +144,16 @@ def _texts() -> Mapping[str, str]:
             judge=_scale("-1.0e+308", "1.0e+308", 1),
         ),
         "4,000 paraphrases": _yaml(judge=f"  paraphrases: {many}"),
+        "4,000 entries of each": _yaml(judge=f"  each: {[{'a': 1}] * 4_000}"),
+        "4,000 columns of each": _yaml(
+            judge=f"  each: [{{{', '.join(f'c{i}: {i}' for i in range(4_000))}}}, {{x: 1}}]"
+        ),
+        "lists in each": _yaml(judge=f"  each: [{{a: {'[' * 30}1{']' * 30}}}]"),
+        "gathered by what it gathers": _yaml(judge=f"  gather: {{by: v1, columns: {many}}}"),
+        "files of 4,000 columns": _yaml(
+            judge=f"  raw: {{tables: {{test: x}}, images: {{image: x, named_by: "
+            f"{{{', '.join(f'c{i}: {i}' for i in range(4_000))}}}}}}}"
+        ),
         "not a mapping": "- x\n" * 9_000,
         "not UTF-8": "task: \udcff",
     }
@@ -298,8 +312,77 @@ _PARTS = {
     "number of a megabyte": {"label": "{column: long, threshold: 1}"},
     "people's rating of a megabyte": {"judge": "  human: {column: long}"},
     "condition on a megabyte": {"judge": "  where: {long: [x]}"},
+    "gathered by a megabyte": {
+        "judge": "  gather: {by: long, columns: [image, label]}",
+        "label": "{column: label, threshold: 1}",
+    },
+    "each: path of 60,000 lists": {
+        "judge": f'  each: [{{x: {{column: "many{"[]" * 60_000}"}}}}]\n  groups: x'
+    },
+    "each: unknown column of 200,000 characters": {
+        "judge": f'  each: [{{x: {{column: "{"many[" * 40_000}"}}}}]'
+    },
+    "each: a column of the data": {"judge": "  each: [{long: 1}]"},
     "mean of huge numbers": {"label": "{column: huge, reduce: mean, threshold: 1}"},
 }
+
+
+def _one_item(folder: Path) -> Attack:
+    command = _rows(
+        folder,
+        {"bytes": _png(), "path": None},
+        judge="  gather: {by: long, columns: [image, label]}",
+    )
+    n = 200_000
+    table = {"image": [b"x"] * n, "label": [1] * n, "long": ["x" * 9] * n}
+    pq.write_table(pa.table(table), folder / "mine" / "test.parquet")
+    return command
+
+
+# Tables and addresses for `data prepare`
+
+_TABLES: Mapping[str, str] = {
+    "JSON of 100,000 lists": "[" * 100_000,
+    "JSON of 100,000 objects": '[{"file": ' + '{"a":' * 100_000,
+    "JSON without an end": '[{"file": "a.png"},' * 1_000_000,
+    "JSON of one number": "1",
+    "a million columns": json.dumps([{f"c{i}": i for i in range(1_000_000)}]),
+    "objects without fields": json.dumps([{"file": {}, "label": {"a": [{}]}}] * 9_000),
+    "names of a megabyte": json.dumps([{"file": "a/" * 2**19, "label": 1}] * 20),
+    "numbers of 100,000 digits": f'[{{"file": {"9" * 100_000}, "label": 1}}]',
+}
+
+
+def _with_rows(name: str) -> Callable[[Path], Attack]:
+    def make(folder: Path) -> Attack:
+        raw = RAW.replace("*.csv", "labels.json")
+        return _prepare(
+            folder, {"images/a.png": _png(), "labels.json": _TABLES[name].encode()}, raw
+        )
+
+    return make
+
+
+_ADDRESSES: Mapping[str, str] = {
+    "this machine": "http://127.0.0.1:22/",
+    "this machine by name": "https://localhost/",
+    "this machine as a number": "http://2130706433/",
+    "cloud metadata": "http://169.254.169.254/latest/meta-data/",
+    "IPv6 of this machine": "http://[::ffff:127.0.0.1]/",
+    "no host": "http:///etc/passwd",
+    "line breaks": "http://127.0.0.1/%0d%0aX: y",
+    "a megabyte": "http://127.0.0.1/" + "a" * 2**20,
+}
+
+
+def _with_address(name: str) -> Callable[[Path], Attack]:
+    def make(folder: Path) -> Attack:
+        rows = json.dumps([{"file": _ADDRESSES[name], "label": 1}]).encode()
+        raw = RAW.replace("*.csv", "labels.json")
+        command = _prepare(folder, {"labels.json": rows}, raw)
+        return _command("prepare", *command.arguments, "--download")
+
+    return make
 
 
 # Archives

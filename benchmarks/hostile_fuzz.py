@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.data.raw_files import open_source
+from mtrl_judge.data.tables import read_table
 from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode, encoded, fault_of
 from mtrl_judge.judge_tasks.loading import shipped_paths
 from mtrl_judge.judge_tasks.order_answers import parse_order
@@ -55,6 +59,17 @@ TEMPLATES = (
     *(".", "* ", "** 9", "~ ", "range(9)", "{% set x=1 %}", "{# ", " #}", "{% raw %}", "<image>"),
 )
 ROW = {"text": "some text", "xs": ["a", 1, None, 2.5], "d": {"a": {"b": []}, "items": "x"}}
+TABLE = json.dumps(
+    [
+        {
+            "file": f"{i}.png",
+            "label": i / 2,
+            "parts": [{"text": "é", "image": None}] * i,
+            "m": {"x": i},
+        }
+        for i in range(5)
+    ]
+)
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 
 
@@ -78,6 +93,7 @@ class Fuzzer:
             "template": self._template,
             "image": self._image,
             "archive": self._archive,
+            "table": self._table,
         }
 
     def _pieces(self, pieces: Sequence[str], most: int) -> str:
@@ -147,6 +163,14 @@ class Fuzzer:
             with suppress(ValueError):
                 files.read_image(name)
         files.close()
+
+    def _table(self) -> None:
+        path = self.folder / "fuzzed.json"
+        text = self.random.choice((TABLE, TABLE[1:-1].replace("}, {", "}\n{")))
+        path.write_bytes(self._damaged(text.encode()))
+        with suppress(JudgeError):
+            for batch in read_table([path], {}, in_memory=True).batches():
+                pq.write_table(pa.Table.from_batches([batch]), self.folder / "fuzzed.parquet")
 
 
 def _image(file_format: str) -> bytes:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtrl_judge.common.errors import DataError, first_line
-from mtrl_judge.common.files import parse_json, read_json_lines
+from mtrl_judge.common.files import json_text, parse_json, read_json_lines
 from mtrl_judge.judge_tasks.fields import label_key
 from mtrl_judge.judge_tasks.parquet_limits import check_growth
 
@@ -162,7 +162,10 @@ def _read_parquet(file: Path) -> pa.Table:
 
 
 def _read_json(file: Path) -> pa.Table:
-    """A list of rows, a mapping of ids to rows, or a row on each line."""
+    """A list of rows, a mapping of ids to rows, or a row on each line.
+
+    A column with values of several types has texts, lists and objects as JSON.
+    """
     _check_size(file, file.stat().st_size)
     rows = list(_json_rows(file))
     columns: dict[str, list[Any]] = {name: [] for row in rows for name in row}
@@ -174,27 +177,22 @@ def _read_json(file: Path) -> pa.Table:
         for name, values in columns.items():
             values.append(row.get(name))
     arrays = []
-    for name, values in columns.items():
+    for values in columns.values():
         try:
-            array = pa.array(_of_one_type(values))
-        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{file}: column {name!r}: {first_line(error)}; expected values of one type"
-            ) from None
+            array = pa.array(values)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            array = pa.array(map(_as_text, values), pa.string())
         if _has_no_fields(array.type):  # parquet has no type for it
             array = pa.nulls(len(array))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, names=[*columns])
 
 
-def _of_one_type(values: list[Any]) -> list[Any]:
-    """Numbers among texts become texts: some files have 3 in one row and "3" in another."""
-    present = [value for value in values if value is not None]
-    if not any(isinstance(value, str) for value in present) or not all(
-        isinstance(value, str | int | float) for value in present
-    ):
-        return values
-    return [value if value is None else label_key(value) for value in values]
+def _as_text(value: Any) -> str | None:
+    """A value of a column whose values have several types."""
+    if value is None:
+        return None
+    return json_text(value, indent=None) if isinstance(value, list | dict) else label_key(value)
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:

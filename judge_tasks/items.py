@@ -98,7 +98,7 @@ class Items:
             if path not in self.compared_images and (beside or self.path_of(path).column in shown)
         )
 
-    @property
+    @cached_property
     def _gathered(self) -> Sequence[str]:
         gather = self.task.judge.gather
         return gather.columns if gather else ()

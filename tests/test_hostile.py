@@ -15,7 +15,7 @@ from mtrl_judge.data.raw_files import expand_range, open_source
 
 
 @pytest.mark.parametrize(
-    "name", ["verdict", "rating", "order", "YAML", "template", "image", "archive"]
+    "name", ["verdict", "rating", "order", "YAML", "template", "image", "archive", "table"]
 )
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged images
 def test_random_damage_ends_as_documented(name: str, tmp_path: Path) -> None:

@@ -228,7 +228,6 @@ def test_a_task_with_other_images_of_the_same_files_is_written_anew(tmp_path: Pa
     [
         ('[{"a": 1}, 2]', "entry 1: found 2; expected an object"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ('[{"text": [1]}, {"text": "x"}]', "column 'text': .*; expected values of one type"),
         ("[]", "has no rows"),
         ("{}", "has no rows"),
         ('{"a":\n 1}', "line 1: "),
@@ -242,6 +241,34 @@ def test_json_that_is_no_table(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(JudgeError, match=message):
         prepared(task, tmp_path / "raw", tmp_path / "root")
     assert not (tmp_path / "root" / task.task).exists()
+
+
+def test_values_of_several_types_are_texts(tmp_path: Path) -> None:
+    task = write_task(
+        tmp_path,
+        label='{column: label, map: {"Yes": [1, "a"], "No": ["b", 2.5]}}',
+        raw="{tables: {test: rows.json}}",
+    )
+    (tmp_path / "raw").mkdir()
+    coded = base64.b64encode(cell(10)).decode()
+    rows = [
+        {"image": coded, "text": text, "label": label, "more": more, "empty": {}}
+        for text, label, more in (
+            ("x", 1, {}),
+            ("y", "a", [1]),
+            ("z", 2.5, {"é": None}),
+            (3, "b", 4),
+        )
+    ]
+    (tmp_path / "raw" / "rows.json").write_text(json.dumps(rows))
+    prepared(task, tmp_path / "raw", tmp_path / "root")
+    made = load_rows(task, "test", tmp_path / "root").rows.dataset.with_format(None)
+    assert made["label"][:] == ["Yes", "Yes", "No", "No"]
+    assert made["question"][3] == "Is it 3?"
+    (file,) = split_files(tmp_path / "root" / task.task, "test")
+    table = pq.read_table(file)
+    assert table["more"].to_pylist() == ["{}", "[1]", '{"é": null}', "4"]
+    assert table["empty"].to_pylist() == [None] * 4
 
 
 @pytest.mark.parametrize(
