@@ -146,7 +146,9 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
         threshold = train.train_median()
     rows = to_rows(raw, threshold)
     identical = checked_pairs(rows, raw.labels(threshold))
-    counts = Counter(rows.dataset.with_format(None)["label"][:])
+    kind, verdicts = task.kind, task.judge.verdicts
+    labels = rows.dataset.with_format(None)["label"][:]
+    counts = Counter(label and kind.label_class(label, verdicts) for label in labels)
     record = {
         "split": split,
         "source": source.kind,
@@ -156,7 +158,7 @@ def load_rows(task: JudgeTask, split: SplitName, root: Path | None = None) -> Lo
         "data_fingerprint": rows.data_fingerprint,
         "items": rows.n_items,
         "rows": len(rows.dataset),
-        "labels": {verdict: counts[verdict] for verdict in task.judge.verdicts},
+        "labels": {verdict: counts[verdict] for verdict in verdicts},
         "unlabeled": counts[None],
         "undecodable": rows.undecodable,
         "known_bad": rows.known_bad,

@@ -45,6 +45,8 @@ def rows_of(name: str, root: Path) -> list[JudgeRow]:
     list(prepare([task], root, PrepareOptions(source=raw, any_count=True), lambda *_: None))
     loaded = load_rows(task, task.evaluation_split, root)
     assert loaded.rows.undecodable == {}
+    counted = sum(loaded.record["labels"].values()) + loaded.record["unlabeled"]
+    assert counted == len(loaded.rows.dataset)  # between levels, and orders, too
     assert validate(task.path, rows=20) == []
     return [JudgeRow.from_doc(doc) for doc in loaded.rows.dataset]
 
