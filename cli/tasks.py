@@ -20,13 +20,18 @@ def as_table() -> str:
     lines = [
         {
             **{key: summary[key] for key in ("task", "kind", "role", "dimension")},
-            "verdicts": " / ".join(summary["verdicts"]),
+            "verdicts": _in_short(summary["verdicts"]),
             "dataset": summary["dataset"] or "not on the hub",
             "gated": "yes" if summary["card"]["gated"] else "no",
         }
         for summary in map(_summary, load_shipped_tasks())
     ]
     return tabulate(lines, headers="keys")
+
+
+def _in_short(verdicts: list[str]) -> str:
+    many = len(verdicts) > 4
+    return f"{verdicts[0]} … {verdicts[-1]}" if many else " / ".join(verdicts)
 
 
 def as_cards() -> str:

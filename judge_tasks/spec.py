@@ -494,4 +494,12 @@ class JudgeTask(Frozen):
         return None if revision is None else str(revision)
 
 
-GROUPS = ("mtrl_id", "mtrl_ood", "mtrl_all")
+GROUPS = (
+    "mtrl_id",
+    "mtrl_ood",
+    "mtrl_all",
+    "mtrl_graded",
+    "mtrl_pairs",
+    "mtrl_text",
+    "mtrl_everything",
+)

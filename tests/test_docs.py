@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,25 @@ def test_the_limits_in_security_md_are_those_of_the_code() -> None:
     words = {3: "three in a chain", 6: "six formats", 10: "ten times as large"}
     for number in (loading.MAX_INCLUDES, len(images.FORMATS), parquet_limits.MAX_GROWTH):
         assert words[number] in text
+
+
+def test_the_readme_lists_each_shipped_task_as_its_card_says() -> None:
+    """Tasks whose names stand in braces, such as ``agin_{nat,tech}``, share a line."""
+    text = DOCS[0].read_text(encoding="utf-8")
+    listed: dict[str, list[str]] = {}
+    for line in re.findall(r"^\| [^|]* (\| `\w.*) \|$", text, re.MULTILINE):
+        names, kind, role, sizes, license_, terms = line.removeprefix("| ").split(" | ")
+        start, choices, end = re.fullmatch(r"`(\w+)(?:\{(.*)\}(\w*))?`", names).groups("")
+        tasks = [start + choice + end for choice in choices.split(",")]
+        of_each = cycle(sizes.split(" / "))
+        listed |= {task: [kind, role, next(of_each), license_, terms] for task in tasks}
+    for task in loading.load_shipped_tasks():
+        judge, size = task.judge, task.judge.card.expects.get(task.evaluation_split)
+        assert listed.pop(task.task.removeprefix("mtrl_judge_")) == [
+            judge.kind,
+            judge.role,
+            "–" if size is None else f"{size:,}",
+            judge.card.license.split(";")[0],
+            "to accept" if judge.card.gated else "–",
+        ]
+    assert not listed

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from mtrl_judge.common.errors import JudgeTaskError
+from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.loading import (
     SHIPPED,
     find_task,
@@ -15,6 +17,7 @@ from mtrl_judge.judge_tasks.loading import (
     load_shipped_tasks,
     shipped_paths,
 )
+from mtrl_judge.judge_tasks.spec import GROUPS
 from mtrl_judge.judge_tasks.validate import validate
 
 SOUND = """
@@ -54,7 +57,7 @@ def test_every_shipped_yaml_validates(path: Path) -> None:
     assert load_judge_task(path).task == path.stem
 
 
-def test_groups_name_tasks_of_their_role() -> None:
+def test_groups_name_tasks_of_their_role_or_kind() -> None:
     import yaml
 
     by_role = {
@@ -62,12 +65,19 @@ def test_groups_name_tasks_of_their_role() -> None:
         for role in ("train", "ood")
     }
     members = {
-        name: yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())["task"]
-        for name in ("mtrl_id", "mtrl_ood", "mtrl_all")
+        name: yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())["task"] for name in GROUPS
     }
     assert set(members["mtrl_id"]) <= by_role["train"]
     assert set(members["mtrl_ood"]) <= by_role["ood"]
     assert members["mtrl_all"] == [*members["mtrl_id"], *members["mtrl_ood"]]
+    by_kind = {
+        kind: {t.task for t in load_shipped_tasks() if t.judge.kind == kind} for kind in KINDS
+    }
+    assert {*members["mtrl_graded"]} == by_kind["score"] | by_kind["ranking"]
+    unlabeled = "mtrl_judge_mjbench_bias"
+    assert {*members["mtrl_pairs"], unlabeled} == by_kind["pairwise"]
+    assert {*members["mtrl_everything"]} == {*chain.from_iterable(by_kind.values())}
+    assert {*members["mtrl_text"]} <= {*members["mtrl_everything"]}
 
 
 def test_twenty_faults_at_once(tmp_path: Path) -> None:
