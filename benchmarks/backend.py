@@ -233,7 +233,7 @@ def backend_variants(
     yield "logprob_docs_per_s", scored
     yield "logprob_ratio", round(scored / medians["stock"], 2)
     budget = token_budget(ours.judge.model) if device == "cuda" else TokenBudget(4096)
-    with patch.object(ours, "_prompts_at_once", budget):
+    with patch.object(ours.opened, "prompts_at_once", budget):
         yield "auto_docs_per_s", docs_per_s(ours)
     with patch.object(ours.judge, "generate", partial(generate, cache_implementation="static")):
         started = time.perf_counter()

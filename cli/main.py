@@ -37,6 +37,7 @@ from .options import (
     echo,
     use_data_root,
 )
+from .serve import serve
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
@@ -549,6 +550,7 @@ def demo(
 app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
 app.command()(gate)
+app.command()(serve)
 app.add_typer(baseline, name="baseline")
 
 

@@ -29,6 +29,7 @@ from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, read_confidence, rea
 from mtrl_judge.metrics.calibration import known_probabilities, stated_calibration_error
 from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import FactCounts, FailureKind, Record
+from mtrl_judge.models.generation import GENERATION
 from mtrl_judge.models.logprob import calibration_rows, load_calibration, parse_answer
 
 from .evaluation_split import evaluated_split
@@ -45,9 +46,6 @@ from .prompt_style import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Without `until` lmms-eval stops at a blank line and cuts reasoning short (TaskConfig in
-# lmms_eval/api/task.py). 1,024 tokens hold the reasoning; greedy, so that scores reproduce.
-GENERATION = {"max_new_tokens": 1024, "do_sample": False, "temperature": 0, "until": []}
 STATED_ECE = "stated_ece"
 _VERSIONS = ("mtrl-judge", "lmms-eval", "datasets", "transformers", "torch")
 

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-import torch
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -39,13 +38,12 @@ from mtrl_judge.models.engines import (
     AUTO,
     EngineArguments,
     engine_arguments,
-    generation_settings,
     open_judge,
     positive,
 )
+from mtrl_judge.models.generation import generation_settings
 from mtrl_judge.models.logprob import LogprobScorer, check_calibration, check_scoring
 from mtrl_judge.models.openai_judge import OpenAIJudge
-from mtrl_judge.models.token_budget import TokenBudget
 from mtrl_judge.models.vllm_judge import VLLMJudge
 
 from .hooks import hooks_behind
@@ -121,9 +119,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             _check_for_several_processes(checked)
             # Even where `device` is given: lmms-eval gathers results on accelerate's device.
             device = self.accelerator.device
-        opened = open_judge(checked, device)
+        self.opened = opened = open_judge(checked, device)
         self.judge, self.device = opened.judge, opened.device
-        self._prompts_at_once = opened.prompts_at_once
         if isinstance(self.judge, OpenAIJudge):
             # As in lmms-eval's own clients: answers are kept by the server that gave them.
             self.client = self.judge.client
@@ -165,7 +162,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         with tqdm(total=len(requests), disable=self.rank != 0, desc="Judging") as progress:
             for part in work:
                 started = time.perf_counter()
-                answers = self._answers(part.batch, part.answer)
+                answers = self.opened.answers(part.batch, part.answer)
                 seconds += time.perf_counter() - started
                 for index, answer in zip(part.requests, answers, strict=True):
                     counts = TokenCounts(answer.input_tokens, answer.output_tokens)
@@ -184,23 +181,6 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             additional_metrics={"rank": self.rank, "total_requests": len(requests)},
         )
         return [results[index] for index in range(len(requests))]
-
-    def _answers(self, batch: Batch, answer: Callable[[Batch], list[Answer]]) -> list[Answer]:
-        """The answers to a batch, in halves where its size was a guess that was too large."""
-        budget = self._prompts_at_once
-        try:
-            with torch.inference_mode():
-                return answer(batch)
-        except torch.OutOfMemoryError:
-            if not isinstance(budget, TokenBudget) or len(batch.prompts) == 1:
-                raise
-        # Here, the exception no longer holds the tensors of the failed attempt.
-        from loguru import logger
-
-        torch.cuda.empty_cache()
-        budget.tokens //= 2
-        logger.info(f"batch_size=auto: {len(batch.prompts)} prompts do not fit; trying halves")
-        return [each for half in self.judge.halves(batch) for each in self._answers(half, answer)]
 
     def _report_scaled_down(self) -> None:
         from loguru import logger
@@ -235,7 +215,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 answer = partial(self.judge.generate, **settings)
             prompts = (self._prompt(requests[index]) for index in indices)
             for batch in self.judge.batches(
-                prompts, self._prompts_at_once, answer_tokens=settings["max_new_tokens"]
+                prompts, self.opened.prompts_at_once, answer_tokens=settings["max_new_tokens"]
             ):
                 yield Work([indices[index] for index in batch.indices], batch, answer)
 
@@ -269,7 +249,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 calibration=self._calibration,
                 style=evaluation_style(hooks.task),
                 verdicts=hooks.perturbation.verdicts,
-                batch_size=self._prompts_at_once,
+                batch_size=self.opened.prompts_at_once,
                 generation=self._generation_settings(generation_kwargs),
             )
         return self._scorers[task]

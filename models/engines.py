@@ -5,7 +5,7 @@ The backend of lmms-eval and :class:`mtrl_judge.Judge` take the same arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,8 @@ from transformers import GenerationConfig
 from mtrl_judge.common.booleans import boolean
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.files import expanded
-from mtrl_judge.judge_tasks.spec import GENERATION_KEYS
 
-from .base_judge import WINDOW, BaseJudge
+from .base_judge import WINDOW, Answer, BaseJudge, Batch
 from .checkpoint import (
     check_config,
     end_tokens,
@@ -31,7 +30,6 @@ from .token_budget import TokenBudget, token_budget
 from .transformers_judge import TransformersJudge
 from .vllm_judge import VLLMJudge, require_vllm
 
-DEFAULT_MAX_NEW_TOKENS = 1024
 AUTO = "auto"
 ENGINES = ("transformers", "vllm", "openai")
 # Arguments that only one engine takes; they are passed on under their own names.
@@ -91,6 +89,23 @@ class OpenedJudge:
     """The prompt style that the checkpoint was trained with, if its card names one."""
     revision: str | None
     """What identifies the weights; None behind a server."""
+
+    def answers(self, batch: Batch, answer: Callable[[Batch], list[Answer]]) -> list[Answer]:
+        """The answers to a batch, in halves where its size was a guess that was too large."""
+        budget = self.prompts_at_once
+        try:
+            with torch.inference_mode():
+                return answer(batch)
+        except torch.OutOfMemoryError:
+            if not isinstance(budget, TokenBudget) or len(batch.prompts) == 1:
+                raise
+        # Here, the exception no longer holds the tensors of the failed attempt.
+        from loguru import logger
+
+        torch.cuda.empty_cache()
+        budget.tokens //= 2
+        logger.info(f"batch_size=auto: {len(batch.prompts)} prompts do not fit; trying halves")
+        return [each for half in self.judge.halves(batch) for each in self.answers(half, answer)]
 
 
 def engine_arguments(
@@ -222,46 +237,6 @@ def open_judge(arguments: EngineArguments, device: torch.device | None = None) -
     return OpenedJudge(
         arguments.engine, judge, device, prompts_at_once, card.get("style"), revision
     )
-
-
-def generation_settings(
-    requested: Mapping[str, Any], max_new_tokens: int | None = None
-) -> dict[str, Any]:
-    """:meth:`.BaseJudge.generate`'s settings for a task's `generation_kwargs`; greedy by default.
-
-    Args:
-        max_new_tokens: overrides the task's own.
-
-    Raises:
-        JudgeError: a setting is unknown.
-    """
-    for key in requested:
-        if key not in GENERATION_KEYS:
-            raise JudgeError(
-                f"generation_kwargs: unknown key {key!r}; {did_you_mean(key, GENERATION_KEYS)}"
-            )
-    sample = boolean("do_sample", requested.get("do_sample") or False)
-    temperature = requested.get("temperature")
-    if temperature is None:
-        temperature = 1.0 if sample else 0.0
-    until = requested.get("until") or []
-    settings = {
-        "do_sample": temperature > 0,
-        "max_new_tokens": max_new_tokens
-        or requested.get("max_new_tokens")
-        or DEFAULT_MAX_NEW_TOKENS,
-        "num_beams": requested.get("num_beams") or 1,
-        "repetition_penalty": requested.get("repetition_penalty") or 1.0,
-        "until": [stop for stop in ([until] if isinstance(until, str) else until) if stop],
-    }
-    if temperature > 0:
-        # transformers' default top_k is 50; 0 keeps the whole vocabulary.
-        settings |= {
-            "temperature": temperature,
-            "top_p": requested.get("top_p") or 1.0,
-            "top_k": requested.get("top_k") or 0,
-        }
-    return settings
 
 
 def positive(name: str, value: object) -> int:

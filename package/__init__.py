@@ -5,21 +5,25 @@ The packages under this name are the folders of the repository: :mod:`mtrl_judge
 names with an example for each.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtrl_judge.models.transformers_judge import TransformersJudge as Judge  # noqa: F401
+    from mtrl_judge.serving.items import Item as Item
+    from mtrl_judge.serving.judge import Judge as Judge
+    from mtrl_judge.serving.judgment import Judgment as Judgment
 
 __version__ = "0.1.0"
 
 
+_PUBLIC = {"Judge": "judge", "Judgment": "judgment", "Item": "items"}
+
+
 def __getattr__(name: str) -> Any:
     """Import ``Judge`` when it is first used: it brings torch, which takes seconds."""
-    if name == "Judge":
+    if name in _PUBLIC:
         from mtrl_judge.common.host_versions import check_versions
 
-        check_versions(("transformers", "pydantic"))
-        from mtrl_judge.models.transformers_judge import TransformersJudge
-
-        return TransformersJudge
+        check_versions(("transformers", "datasets", "pydantic"))
+        return getattr(import_module(f"mtrl_judge.serving.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module 'mtrl_judge' has no attribute {name!r}")

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"common", "metrics", "judge_tasks", "models"},
 }
 MAY_IMPORT["harness_plugin"] = MAY_IMPORT["rl"] = {*MAY_IMPORT}
+MAY_IMPORT["serving"] = {"common", "metrics", "judge_tasks", "models"}
 MAY_IMPORT["experiments"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 # Only these folders may import these libraries.
@@ -34,7 +35,10 @@ ONLY_IN = {
     "lmms_eval": {"harness_plugin"},
     "trl": {"rl"},
     "peft": {"models", "rl"},
-    "torch": {"models", "rl", "demo", "harness_plugin"},
+    "torch": {"models", "rl", "demo", "harness_plugin", "serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
+    "prometheus_client": {"serving"},
     "transformers": {"models", "rl", "demo", "harness_plugin"},
 }
 
@@ -114,9 +118,9 @@ def test_the_constraints_are_within_the_bounds(file: str, extras: str) -> None:
 
 
 def test_the_judge_is_a_public_name_that_is_imported_on_use() -> None:
-    from mtrl_judge.models.transformers_judge import TransformersJudge
+    from mtrl_judge.serving.judge import Judge
 
-    assert mtrl_judge.Judge is TransformersJudge
+    assert mtrl_judge.Judge is Judge
     code = "import sys, mtrl_judge; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
