@@ -253,7 +253,12 @@ def _as_group_map(value: object) -> object:
         return value
     groups: dict[str, object] = {}
     for group, values in value.items():
-        for each in values if isinstance(values, list) else [values]:
+        listed = values if isinstance(values, list) else [values]
+        if not listed or any(each is None or isinstance(each, list | Mapping) for each in listed):
+            raise PydanticCustomError(
+                "no_values", "has no single values for {group}", {"group": repr(group)}
+            )
+        for each in listed:
             if label_key(each) in groups:
                 raise PydanticCustomError(
                     "repeated", "has {value} twice", {"value": repr(label_key(each))}

@@ -318,8 +318,11 @@ def test_groups_are_made_of_the_values_that_a_map_names(tmp_path: Path) -> None:
     other = raw(image=cells_of(RED, RED), text="ab", label=[1, 1], source=["ai", "3d"])
     with pytest.raises(DataError, match=r"in no group: '3d' \(1 rows\); covered: 1, photo, ai"):
         to_rows(RawSplit(task, other))
-    with pytest.raises(JudgeTaskError, match=r"judge.groups.map: has 'a' twice"):
-        write_task(tmp_path, groups="{column: source, map: {x: [a, b], y: a}}")
+    faults = {"x: [a, b], y: a": "has 'a' twice"}
+    faults |= dict.fromkeys(("x: []", "x: [[a]]", "x: null"), "has no single values for 'x'")
+    for groups, fault in faults.items():
+        with pytest.raises(JudgeTaskError, match=f"judge.groups.map: {fault}"):
+            write_task(tmp_path, groups=f"{{column: source, map: {{{groups}}}}}")
 
 
 @pytest.mark.parametrize("field", ["column", "rank"])
