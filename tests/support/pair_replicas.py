@@ -286,7 +286,7 @@ def sugarcrepe(folder: Path) -> None:
 
 
 def mllmjudge(folder: Path) -> None:
-    """JSON lines beside a folder of images; two pairs are about one image."""
+    """JSON lines beside a folder of images; two pairs are about one image, and an answer is missing."""
     (folder / "image").mkdir(parents=True)
     (folder / "Benchmark").mkdir()
     for number, color in enumerate(("red", "blue")):
@@ -299,7 +299,7 @@ def mllmjudge(folder: Path) -> None:
             "original_dataset": dataset,
             "instruction": "What is this?",
             "answer1": {"name": "gpt4", "answer": f"one {pair}"},
-            "answer2": {"name": "llava", "answer": f"two {pair}"},
+            "answer2": {"name": "llava", "answer": None if pair == 8 else f"two {pair}"},
             "human_answer": label,
         }
         for image, pair, dataset, label in (
