@@ -346,12 +346,14 @@ class JudgeHooks:
         }
 
     def _reported_by(self, row: JudgeRow) -> dict[str, Any]:
-        """The groups and the ratings of a row, for tasks whose YAML names such columns."""
+        """The groups, candidates and ratings of a row, for tasks whose YAML names such columns."""
         fields: dict[str, Any] = {}
         if self.task.judge.groups is not None:
             fields["group"] = row.group
         if self.task.judge.joint_by is not None:
             fields["joint"] = row.joint
+        if row.candidates:
+            fields["candidates"] = list(row.candidates)
         if self.task.judge.human is not None:
             fields["human"] = row.human and row.human._asdict()
         return fields

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -366,6 +366,31 @@ class RawSplit:
         kind, verdicts = self.task.kind, self.task.judge.verdicts
         # As they are: those of pairs say which change places (`PairVerdicts` of metrics/slots.py).
         return [kind.verdicts_of(verdicts, number) for number in self.n_candidates]
+
+    @cached_property
+    def candidate_names(self) -> list[list[str] | None]:
+        """A name for each candidate by its content, N × 2, of pairs that can have one in common.
+
+        None where nothing says which pairs do: neither ``cluster_by`` nor ``each``.
+        """
+        judge = self.task.judge
+        if not self.task.kind.compares or not (judge.cluster_by or judge.each):
+            return [None] * len(self)
+        images = {
+            path: [p for p in judge.images if p == path or p.startswith((f"{path}[", f"{path}."))]
+            for path in self._compared
+        }
+        image_values = self._image_values() if any(images.values()) else repeat({}, len(self))
+        names: list[list[str] | None] = []
+        for index, values in enumerate(image_values):
+            of_item = []
+            for group in self.task.candidates:
+                parts = [str(self.column(path)[index]) for path in group]
+                for name, steps in (self.path_of(p) for path in group for p in images[path]):
+                    parts.append(self._digest(leaves(values[name], steps)))
+                of_item.append(digest(part.encode() for part in parts)[:16])
+            names.append(of_item)
+        return names
 
     # Identity
 

@@ -43,6 +43,7 @@ class JudgeRow:
     cluster: str | None = None  # names what the item shares with others that depend on it
     group: str | None = None  # by which results are also reported, such as a category
     joint: str | None = None  # names the rows that have to be right together
+    candidates: tuple[str, ...] = ()  # of pairs, names by content in the dataset's order
     human: HumanRating | None = None  # what people thought of it
     facts: tuple[Fact, ...] = ()  # what it shows, to look for in the reasoning; never in a prompt
     images: tuple[Image.Image, ...] = ()
@@ -65,6 +66,7 @@ class JudgeRow:
             cluster=doc["cluster"],
             group=doc.get("group"),
             joint=doc.get("joint"),
+            candidates=tuple(doc.get("candidates") or ()),
             human=human and HumanRating(*json.loads(human)),
             facts=from_cells(doc.get("facts") or ()),
             images=tuple(doc.get("images", ())),
@@ -163,6 +165,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         "cluster": [clusters_N[index] for index, _ in kept],
         "group": [groups_N[index] for index, _ in kept],
         "joint": [joint_N[index] for index, _ in kept],
+        "candidates": [raw.candidate_names[index] for index, _ in kept],
         # As text, so that a table of rows has the same columns for every task.
         "human": [rating and json.dumps(rating) for rating in (human_N[i] for i, _ in kept)],
         "facts": [to_cells(of_row) for of_row in facts],
@@ -287,7 +290,12 @@ def _with_images(raw: RawSplit, columns: Mapping[str, Sequence[Any]]) -> Dataset
     types = {"n_images": "int32", "swapped": "bool", "source_index": "int64", "order": "int32"}
     texts = List(Value("string"))
     fact = {"phrase": Value("string"), "instead": texts, "in_question": Value("bool")}
-    lists = {"verdicts": texts, "facts": List(fact), "image_order": List(Value("int32"))}
+    lists = {
+        "verdicts": texts,
+        "candidates": texts,
+        "facts": List(fact),
+        "image_order": List(Value("int32")),
+    }
     features = Features(
         {name: lists.get(name) or Value(types.get(name, "string")) for name in columns}
     )

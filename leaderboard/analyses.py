@@ -30,6 +30,8 @@ from mtrl_judge.metrics.calibration import (
     reliability_curve,
     risk_coverage,
 )
+from mtrl_judge.metrics.slots import slots_of
+from mtrl_judge.metrics.triples import Compared, intransitive_triples
 from mtrl_judge.metrics.voting import consistency, vote_curve, vote_shares
 
 from .board import Leaderboard
@@ -90,6 +92,11 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
         "Votes are repeats within a run, or several runs of one model. Repeats of a run whose "
         "verdicts another version of the parser read are left out."
     )
+    triples_note = (
+        "Of three candidates that were compared with each other, such as images of one prompt, "
+        "with a preference in all three pairs: the share that is a cycle. Answers at random make a "
+        "quarter of them cycles. Where the two orders of a pair disagree, it has no preference."
+    )
     ratings_note = (
         "Of the mean of all ratings of a row, and of one; repeats within a run, or several runs of "
         "one model. Answers without a rating do not count towards a mean. spread: the mean "
@@ -105,6 +112,7 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
         Table("Agreement between judges", "task", list(_between_judges(board)), judges_note),
         _matrix_of_judges(board),
         Table("Order-averaged verdicts", "task", list(_order_averaged(board)), orders_note),
+        Table("Intransitive triples", "task", list(_intransitive(board)), triples_note),
         Table("Votes", "task", list(_by_votes(board)), votes_note),
         Table("Mean ratings", "task", list(_mean_ratings(board)), ratings_note),
         Table("Calibration", "task", list(_calibration(board, known)), calibration_note),
@@ -199,6 +207,32 @@ def _order_averaged(board: Leaderboard) -> Iterator[Row]:
             cells["ties"] = Cell(ties, "count", of=len(averaged.records))
             cells["labeled pairs"] = Cell(averaged.n, "count")
         yield Row(result.task, cells)
+
+
+def _intransitive(board: Leaderboard) -> Iterator[Row]:
+    """How consistent comparisons of pairs with candidates in common are."""
+    for run, result in _all_results(board.runs):
+        triples = intransitive_triples(_comparisons(result))
+        if triples.total:
+            cells = {
+                "judge": Cell(run.name, "name"),
+                "intransitive": Cell(triples.share, "rate"),
+                "triples": Cell(triples.total, "count"),
+            }
+            yield Row(result.task, cells)
+
+
+def _comparisons(result: TaskResult) -> Iterator[Compared]:
+    first, second = (
+        {result.verdicts[index] for index in side} for side in slots_of(result.verdicts)
+    )
+    for sample in result.samples:
+        if sample.candidates is not None:
+            verdict = sample.record.verdict
+            side = (verdict in first) - (verdict in second)
+            yield Compared(
+                sample.cluster, *sample.candidates, -side if sample.record.swapped else side
+            )
 
 
 def _by_votes(board: Leaderboard) -> Iterator[Row]:

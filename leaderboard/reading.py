@@ -279,6 +279,7 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         probabilities=row.get("probabilities") or None,
         calibrated=row.get("calibrated") is True,
         votes=[vote.value for vote in votes],
+        candidates=_candidates(row),
         failures=failures,
     )
     if row.get("human") is None:
@@ -300,6 +301,13 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
 def _failed(text: str) -> bool:
     failure = request_failure(text)
     return failure is not None and failure.kind == "failed"
+
+
+def _candidates(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    match row.get("candidates"):
+        case [str(first), str(second)]:
+            return first, second
+    return None
 
 
 def _repeats(row: Mapping[str, Any]) -> Sequence[str]:

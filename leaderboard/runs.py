@@ -39,6 +39,8 @@ class Sample(NamedTuple):
     votes: Sequence[str | None] = ()
     """The verdicts of all repeats that did not fail, if the row was judged more than once and this
     version of the parser read the recorded verdict."""
+    candidates: tuple[str, str] | None = None
+    """Of pairs, names by content in the dataset's order, where pairs may have some in common."""
     human: HumanRating | None = None
     """What people thought of the item."""
     score: float | None = None
