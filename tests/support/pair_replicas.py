@@ -286,7 +286,7 @@ def sugarcrepe(folder: Path) -> None:
 
 
 def mllmjudge(folder: Path) -> None:
-    """JSON lines beside a folder of images; two pairs are about one image, and an answer is missing."""
+    """JSON lines beside a folder of images; two pairs are of one image, one lacks an answer."""
     (folder / "image").mkdir(parents=True)
     (folder / "Benchmark").mkdir()
     for number, color in enumerate(("red", "blue")):
