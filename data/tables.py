@@ -18,6 +18,8 @@ from mtrl_judge.judge_tasks.parquet_limits import check_growth
 # Rows in memory at once, several times over: as they are read, checked and written.
 BATCH_ROWS, _BATCH_BYTES = 16, 8 * 2**20
 _BUFFER_BYTES = 2**20
+# Each takes time and memory, however few rows there are. Tables of datasets have some dozens.
+MAX_COLUMNS = 10_000
 # Arrow ends a page after 1,024 rows at the earliest, however large they are, and reads a page of
 # each column at once. Measured: 2.1 times the size of a row group with one page per column, 2.9
 # times the size of the pages of a larger one.
@@ -63,6 +65,7 @@ class ParquetTable:
             check_growth(file)
         opened = [_open_parquet(file) for file in files]
         for file, parquet in zip(files, opened, strict=True):
+            _check_width(file, len(parquet.schema_arrow.names))
             _check_memory(file, parquet.metadata)
         columns = [_renamed(parquet.schema_arrow.names, names) for parquet in opened]
         _check_columns(files, columns)
@@ -157,6 +160,7 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
 def _read_parquet(file: Path) -> pa.Table:
     check_growth(file)
     parquet = _open_parquet(file)
+    _check_width(file, len(parquet.schema_arrow.names))
     _check_size(file, sum(size for size, _ in _row_groups(parquet.metadata)))
     return parquet.read()
 
@@ -169,6 +173,7 @@ def _read_json(file: Path) -> pa.Table:
     _check_size(file, file.stat().st_size)
     rows = list(_json_rows(file))
     columns: dict[str, list[Any]] = {name: [] for row in rows for name in row}
+    _check_width(file, len(columns))
     if not columns:
         raise DataError(
             f"{file}: has no rows; expected a list or mapping of objects, or one on each line"
@@ -227,6 +232,11 @@ def _has_no_fields(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) and _has_no_fields(kind.value_type)
 
 
+def _check_width(file: Path, columns: int) -> None:
+    if columns > MAX_COLUMNS:
+        raise DataError(f"{file}: has {columns:,} columns; expected up to {MAX_COLUMNS:,}")
+
+
 def _check_size(file: Path, size: int) -> None:
     """Refuse a table that is read at once and does not fit in memory."""
     import psutil
@@ -262,6 +272,8 @@ def _read_csv(file: Path) -> pa.Table:
     import pandas as pd
 
     _check_size(file, file.stat().st_size)
+    with file.open("rb") as opened:
+        _check_width(file, opened.readline().count(b",") + 1)
     try:
         # Only empty cells are missing: a prompt may be the word "None" or "NA".
         frame = pd.read_csv(file, encoding="utf-8-sig", keep_default_na=False, na_values=[""])

@@ -228,6 +228,7 @@ def test_a_task_with_other_images_of_the_same_files_is_written_anew(tmp_path: Pa
     [
         ('[{"a": 1}, 2]', "entry 1: found 2; expected an object"),
         ("[" * 100_000, "cannot be read as JSON"),
+        (json.dumps([{str(i): i for i in range(10_001)}]), "has 10,001 columns; expected up to"),
         ("[]", "has no rows"),
         ("{}", "has no rows"),
         ('{"a":\n 1}', "line 1: "),
@@ -241,6 +242,19 @@ def test_json_that_is_no_table(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(JudgeError, match=message):
         prepared(task, tmp_path / "raw", tmp_path / "root")
     assert not (tmp_path / "root" / task.task).exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_tables_of_very_many_columns(tmp_path: Path, kind: str) -> None:
+    task = write_task(tmp_path, raw=f"{{tables: {{test: rows.{kind}}}}}")
+    (tmp_path / "raw").mkdir()
+    file, names = tmp_path / "raw" / f"rows.{kind}", [f"c{i}" for i in range(10_001)]
+    if kind == "csv":
+        file.write_text(f"{','.join(names)}\n")
+    else:
+        pq.write_table(pa.table({name: [1] for name in names}), file)
+    with pytest.raises(JudgeError, match="has 10,001 columns; expected up to 10,000"):
+        prepared(task, tmp_path / "raw", tmp_path / "root")
 
 
 def test_values_of_several_types_are_texts(tmp_path: Path) -> None:
