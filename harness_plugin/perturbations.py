@@ -76,7 +76,8 @@ class Perturbation:
         if self.name is None:
             return row
         label = None if row.label is None else self.renamed.get(row.label, row.label)
-        return replace(row, verdicts=self.verdicts, label=label)
+        # A ranking may have fewer candidates than its task names.
+        return replace(row, verdicts=self.verdicts[: len(row.verdicts)], label=label)
 
     def restore(self, verdict: str | None) -> str | None:
         """The task's verdict that a verdict on a perturbed row means."""

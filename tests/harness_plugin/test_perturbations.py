@@ -139,6 +139,29 @@ def test_ratings_are_asked_under_other_conditions_but_have_no_other_names(
         perturbations.active_perturbation(task, rows)
 
 
+def test_a_ranking_keeps_the_number_of_its_candidates(tmp_path: Path) -> None:
+    task = write_task(
+        tmp_path,
+        kind="ranking",
+        gather="{by: text, columns: [image, rank]}",
+        images="[image]",
+        candidates="image",
+        question="'{{ text }}: put the images in order.'",
+        label="{column: rank, best: lowest}",
+        verdicts="[A, B, C]",
+        orders="hashed",
+    )
+    columns = {"image": image_cells(5), "text": [*"ababa"], "rank": [1, 1, 2, 2, 3]}
+    rows = rows_of(task, columns)
+    blank = perturbations.BlankImage("blank_image", task, rows)
+    for row in judge_rows(rows):
+        changed = blank.apply(row)
+        assert (changed.verdicts, changed.label) == (row.verdicts, row.label)
+        gold = gold_answer(task.kind.gold(str(row.label), row.verdicts), "reasoned")
+        assert blank.score(row, gold).correct == 1
+    assert {len(row.verdicts) for row in judge_rows(rows)} == {2, 3}
+
+
 def test_items_that_all_show_the_same_cannot_be_shuffled(tmp_path: Path) -> None:
     columns = {"image": [image_cell("red")] * 3, "text": list("abc"), "label": [1, 0, 1]}
     task = write_task(tmp_path)
