@@ -214,15 +214,26 @@ def _row_ids(raw: RawSplit, kept: Sequence[tuple[int, int]]) -> list[str]:
 
 def _rendered(raw: RawSplit, field: str, kept: Iterable[tuple[int, int]]) -> list[Rendered]:
     """The rendered question of each (index in the raw split, places to rotate candidates by)."""
-    renderer, rendered = RowRenderer(raw, field), []
-    for index, order in kept:
-        number = raw.n_candidates[index]
-        shown = [(place + order) % number for place in range(number)]
-        try:
-            rendered.append(renderer.render(index, shown if any(shown[:1]) else None))
-        except DataError as error:
-            raise DataError(f"{raw.task.task}: item {raw.ids[index]}: {error}") from None
-    return rendered
+    renderer = RowRenderer(raw, field)
+    return [render_row(raw, renderer, index, order) for index, order in kept]
+
+
+def render_row(raw: RawSplit, renderer: RowRenderer, index: int, order: int) -> Rendered:
+    """The question of one row.
+
+    Args:
+        index: of its item in the raw split.
+        order: by how many places its candidates are rotated.
+
+    Raises:
+        DataError: the template does not render.
+    """
+    number = raw.n_candidates[index]
+    shown = [(place + order) % number for place in range(number)]
+    try:
+        return renderer.render(index, shown if any(shown[:1]) else None)
+    except DataError as error:
+        raise DataError(f"{raw.task.task}: item {raw.ids[index]}: {error}") from None
 
 
 def _facts(

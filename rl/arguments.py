@@ -14,6 +14,7 @@ from mtrl_judge.judge_tasks.spec import Style
 
 from .dataset import Balance
 from .kl_schedule import Beta
+from .mixed_prompts import Prompts
 
 Method: TypeAlias = Literal["grpo", "sft"]
 METHODS: tuple[Method, ...] = ("grpo", "sft")
@@ -60,6 +61,13 @@ class CommonArguments:
     style: Annotated[
         Style | None, Doc("How the judge answers. Default: reasoned for grpo, direct for sft.")
     ] = None
+    prompts: Annotated[
+        Prompts,
+        Doc(
+            "How a row is asked: question, as its task does; or mixed, in each epoch in one of its "
+            "task's wordings (question and paraphrases)."
+        ),
+    ] = "question"
     balance: Annotated[
         Balance,
         FromYaml,

@@ -15,6 +15,7 @@ from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName, Style
 
+from .mixed_prompts import MixedPrompts
 from .rejection_sampling import RowKey, read_answers
 from .rewards import ALWAYS_GIVEN, COLUMNS, named_columns
 
@@ -30,9 +31,17 @@ Balance: TypeAlias = Literal["proportional", "uniform", "worst_task"] | float | 
 
 
 def training_set(
-    settings: Settings, loaded: Sequence[LoadedSplit], fit: Fit | None = None
+    settings: Settings,
+    loaded: Sequence[LoadedSplit],
+    fit: Fit | None = None,
+    prompts: MixedPrompts | None = None,
 ) -> Dataset:
-    """The dataset of a run, from the training splits of its tasks; ``fit`` resizes its images."""
+    """The dataset of a run, from the training splits of its tasks.
+
+    Args:
+        fit: resizes its images.
+        prompts: chooses the wordings (:func:`.mixed_prompts.mixed_prompts`).
+    """
     return build_dataset(
         settings.tasks,
         style=settings.style,
@@ -43,6 +52,7 @@ def training_set(
         loaded=loaded,
         fit=fit,
         raw_columns=raw_columns(settings.judge, loaded),
+        prompts=prompts,
     )
 
 
@@ -98,6 +108,7 @@ def build_dataset(
     loaded: Sequence[LoadedSplit] | None = None,
     fit: Fit | None = None,
     raw_columns: Sequence[str] = (),
+    prompts: MixedPrompts | None = None,
 ) -> Dataset:
     """The labeled rows of all tasks: prompt, images, task, kind, item_id, label, verdicts,
     pair_id, swapped, facts.
@@ -119,6 +130,7 @@ def build_dataset(
         fit: resizes an image that is read.
         raw_columns: columns of the raw data that a row also has when it is read, None where its
             task has no such column.
+        prompts: chooses the wording of each row that is read; by default it is the question.
 
     Raises:
         JudgeError: a task is out of distribution or has no labels, the split is a test split, the
@@ -162,7 +174,9 @@ def build_dataset(
     dataset = Dataset.from_dict(refs)
     raws = [rows.rows.raw for rows in loaded]
     as_labeled = answers is True
-    dataset.set_transform(_PromptOnAccess(sources, raws, style, as_labeled, fit, raw_columns))
+    dataset.set_transform(
+        _PromptOnAccess(sources, raws, style, as_labeled, fit, raw_columns, prompts)
+    )
     return dataset
 
 
@@ -264,8 +278,10 @@ class _PromptOnAccess:
         answers: bool,
         fit: Fit | None,
         raw_columns: Sequence[str],
+        prompts: MixedPrompts | None,
     ) -> None:
         self.sources, self.raws, self.raw_columns = sources, raws, raw_columns
+        self.prompts = prompts
         self.style, self.answers, self.fit = style, answers, fit
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -273,7 +289,7 @@ class _PromptOnAccess:
             return batch  # a column was read on its own
         refs = list(zip(batch.pop("source"), batch.pop("row"), strict=True))
         docs = {ref: self.sources[ref[0]][ref[1]] for ref in dict.fromkeys(refs)}
-        rows = {ref: JudgeRow.from_doc(doc) for ref, doc in docs.items()}
+        rows = {ref: self._row(ref[0], doc) for ref, doc in docs.items()}
         images = {
             ref: [self.fit(image) if self.fit else image for image in row.images]
             for ref, row in rows.items()
@@ -292,6 +308,10 @@ class _PromptOnAccess:
             }
             made[name] = [cells[ref] for ref in refs]
         return {**made, **batch}
+
+    def _row(self, source: int, doc: Mapping[str, Any]) -> JudgeRow:
+        row = JudgeRow.from_doc(doc)
+        return row if self.prompts is None else self.prompts.apply(row, doc, self.raws[source])
 
     def _cell(self, source: int, index: int, name: str) -> Any:
         raw = self.raws[source]

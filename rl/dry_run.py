@@ -14,6 +14,7 @@ from mtrl_judge.judge_tasks.sources import load_rows
 
 from . import memory
 from .dataset import labeled_rows, training_set
+from .mixed_prompts import mixed_prompts
 from .preflight import accepted_licenses
 from .recipes import as_shell, launch_command, vllm_server_command
 from .settings import Settings
@@ -47,6 +48,8 @@ class _TaskRows(NamedTuple):
     validation_items: int
     validation_rows: int
     """A pair has two."""
+    wordings: int
+    """In which a row may be asked."""
 
 
 def dry_run(settings: Settings) -> str:
@@ -124,7 +127,8 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
     loaded = [load_rows(task, "train", root) for task in tasks]
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
     accepted_licenses(tasks, data, settings.judge.accept_license)
-    dataset = training_set(settings, loaded)
+    prompts = mixed_prompts(settings)
+    dataset = training_set(settings, loaded, prompts=prompts)
     counts = Counter(dataset.with_format(None)["task"])
     validation = [validation_rows(task, settings) for task in tasks]
     of_tasks = [
@@ -135,6 +139,7 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
             f"{counts[task.task] / len(dataset):.1%}",
             len(set(rows.with_format(None)["item_id"][:])),
             len(rows),
+            1 if prompts is None else len(task.questions),
         )
         for task, split, rows in zip(tasks, loaded, validation, strict=True)
     ]
@@ -172,7 +177,7 @@ def _settings_table(settings: Settings) -> str:
 
 
 def _data_table(rows: Sequence[_TaskRows], *, varies: bool) -> str:
-    headers = ["task", "rows", "per epoch", "share", "validation items"]
+    headers = ["task", "rows", "per epoch", "share", "validation items", "wordings"]
     lines = [
         (
             row.task,
@@ -180,12 +185,13 @@ def _data_table(rows: Sequence[_TaskRows], *, varies: bool) -> str:
             "varies" if varies else row.per_epoch,
             "varies" if varies else row.share,
             row.validation_items,
+            row.wordings,
         )
         for row in rows
     ]
     all_rows, per_epoch = sum(row.rows for row in rows), sum(row.per_epoch for row in rows)
     items = sum(row.validation_items for row in rows)
-    total = ("all", all_rows, per_epoch, "100.0%", items)
+    total = ("all", all_rows, per_epoch, "100.0%", items, "")
     return tabulate([*lines, total], headers=headers, stralign="right", colalign=["left"])
 
 

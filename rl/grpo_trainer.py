@@ -245,7 +245,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         if self.balance is not None and isinstance(dataset, Dataset):
             dataset = [{}] * len(dataset)
         elif self.share_prompt and isinstance(dataset, Dataset):
-            dataset = DecodedOnce(dataset)
+            dataset = DecodedOnce(dataset, self.prompts)
         return super()._get_dataloader(dataset, *arguments, **named)
 
     # 2. The generation batch

@@ -13,17 +13,22 @@ from transformers.image_utils import make_flat_list_of_images
 from mtrl_judge.common.attributes import replaced_attribute
 from mtrl_judge.models.packing import TYPES, count_images, join_images, split_images, unique
 
+from .mixed_prompts import MixedPrompts
+
 
 class DecodedOnce(Dataset[dict[str, Any]]):
     """A dataset whose rows are read once per generation batch.
 
     TRL asks for every prompt G times, and for the whole batch again in each of the steps that
     train on it.
+
+    Args:
+        prompts: what chooses the wordings of the rows, which are others in each epoch.
     """
 
-    def __init__(self, rows: Any) -> None:
-        self._rows = rows
-        self._indices: list[int] = []
+    def __init__(self, rows: Any, prompts: MixedPrompts | None = None) -> None:
+        self._rows, self._prompts = rows, prompts
+        self._known: tuple[int, list[int]] = 0, []  # an epoch and the indices of a batch
         self._read: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:
@@ -33,10 +38,11 @@ class DecodedOnce(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        if indices != self._indices:
+        epoch = 0 if self._prompts is None else self._prompts.epoch
+        if (epoch, indices) != self._known:
             distinct = list(dict.fromkeys(indices))
             self._read = dict(zip(distinct, self._rows.__getitems__(distinct), strict=True))
-            self._indices = list(indices)
+            self._known = epoch, list(indices)
         return [dict(self._read[index]) for index in indices]
 
 

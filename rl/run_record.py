@@ -211,6 +211,8 @@ def _data_differences(
                 for data in (then, now)
             )
             yield f"data: {task}: was {old}, now {new}"
+        elif then[task].get("paraphrases") != now[task].get("paraphrases"):
+            yield f"data: {task}: its paraphrases were others"
 
 
 def _start(folder: Path, settings: Settings) -> dict[str, Any]:

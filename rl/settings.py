@@ -28,6 +28,7 @@ from .dataset import require_reasoning
 from .engine import named_engine
 from .fields import argument_classes, parse_flags, read_recipe, validate
 from .kl_schedule import kl_schedule
+from .mixed_prompts import without_paraphrases
 from .recipes import (
     as_shell,
     find_recipe,
@@ -320,6 +321,16 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield "remove_unused_columns: would remove labels and images; leave it out"
     if judge.patience and trainer.eval_strategy == "no":
         yield "patience: has no effect with eval_strategy: no; change one of the two"
+    if judge.prompts == "mixed":
+        if len(without_paraphrases(settings.tasks)) == len(settings.tasks):
+            yield (
+                "prompts: is mixed, and no task lists judge.paraphrases; add some, or leave it out"
+            )
+        if trainer.dataloader_persistent_workers:
+            yield (
+                "dataloader_persistent_workers: workers that outlive an epoch do not change the "
+                "wordings of prompts: mixed; leave it out"
+            )
     if settings.method == "sft" and judge.balance == "worst_task":
         yield "balance: worst_task goes by rewards, which sft has not; expected another balance"
     if settings.method == "grpo":

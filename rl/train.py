@@ -29,6 +29,7 @@ from .dataset import raw_columns, require_facts, training_set
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
 from .kl_schedule import kl_schedule
+from .mixed_prompts import mixed_prompts, prompt_record
 from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
 from .packages import package_faults
 from .perception import OutageError
@@ -106,7 +107,10 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     if settings.method == "grpo":  # before the model is loaded
         raw_columns(settings.judge, loaded)
         require_facts(settings.judge, loaded)
-    data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
+    data = {
+        task.task: {**split.record, **prompt_record(task, settings.judge.prompts)}
+        for task, split in zip(tasks, loaded, strict=True)
+    }
     accepted = accepted_licenses(tasks, data, settings.judge.accept_license)
     if process.is_main_process:
         allowed = settings.judge.allow_leaks
@@ -224,7 +228,8 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     # vLLM processes images by itself; of these it can only make as many tokens as the trainer.
     fit = partial(fit_grid, image_processor=processor.image_processor)
     uses_vllm = getattr(arguments, "use_vllm", False)  # SFT samples nothing
-    dataset = training_set(settings, loaded, fit if uses_vllm else None)
+    prompts = mixed_prompts(settings)
+    dataset = training_set(settings, loaded, fit if uses_vllm else None, prompts)
     validation = Validation.load(settings)
     callbacks = [JsonLog(Path(str(arguments.output_dir))), stop]
     if validation is not None:
@@ -243,6 +248,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
         "validation": validation,
         "checkpoint_card": checkpoint_card(settings),
         "base_weights": base_weights(settings, model),
+        "prompts": prompts,
     }
     if settings.method == "sft":
         trainer: Any = JudgeSFTTrainer(**shared)

@@ -37,6 +37,7 @@ from mtrl_judge.models.transformers_judge import TransformersJudge, unwrap_adapt
 
 from .checkpoints import WholeCheckpoints
 from .kept_best import KeptBest
+from .mixed_prompts import MixedPrompts
 from .validation_items import validation_rows
 from .weights import BaseWeights
 
@@ -274,6 +275,7 @@ class JudgeTraining(WholeCheckpoints):
         validation: None for a trainer that does not validate.
         checkpoint_card: see :class:`.checkpoints.WholeCheckpoints`.
         base_weights: likewise.
+        prompts: chooses the wordings of the training set, in each epoch others.
     """
 
     model: Any  # Trainer's own
@@ -285,15 +287,22 @@ class JudgeTraining(WholeCheckpoints):
         validation: Validation | None = None,
         checkpoint_card: Mapping[str, Any] = {},
         base_weights: BaseWeights | None = None,
+        prompts: MixedPrompts | None = None,
         **named: Any,
     ) -> None:
         self.validation, self.checkpoint_card = validation, checkpoint_card
-        self.base_weights = base_weights
+        self.base_weights, self.prompts = base_weights, prompts
         self._records: list[list[Record]] = []
         super().__init__(*arguments, **named)
         if validation is not None:
             self.kept_best = KeptBest(validation.tasks)
             self.stateful = {**self.stateful, "kept_best": self.kept_best}
+
+    def _run_epoch(self, **named: Any) -> None:
+        """Overrides ``Trainer._run_epoch`` (transformers/trainer.py): each has its wordings."""
+        if self.prompts is not None:
+            self.prompts.epoch = named["epoch"]
+        super()._run_epoch(**named)
 
     def compute_loss(self, model: Any, *arguments: Any, **named: Any) -> Any:
         """Overrides both trainers' method: FSDP2 gathers the output layer's weights."""

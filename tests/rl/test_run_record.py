@@ -206,6 +206,7 @@ def test_the_model_card_shows_the_tasks_cards_as_text(data: Any, tmp_path: Path)
     own = tmp_path / "mine.yaml"
     raw = yaml.safe_load(task.path.with_name("_agin.yaml").read_text())
     raw |= {"task": "mine", "metadata": {"version": 1.0}}
+    raw["judge"] |= {"kind": "pointwise", "verdicts": ["Yes", "No"]}
     raw["judge"] |= yaml.safe_load(task.path.read_text())["judge"]
     raw["judge"]["card"] |= {"license": HOSTILE, "known_problems": [HOSTILE], "gated": True}
     own.write_text(yaml.safe_dump(raw))

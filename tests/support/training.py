@@ -176,6 +176,18 @@ def by_position(item_id: list[str], completion_ids: list[list[int]], **_: Any) -
     ]
 
 
+def by_wording(prompts: list[Any], item_id: list[str], **_: Any) -> list[float]:
+    """0; each call writes its items and their questions to the file that ``WITNESS`` names."""
+    texts = [
+        "".join(part.get("text") or "" for message in prompt for part in message["content"])
+        for prompt in prompts
+    ]
+    with Path(os.environ["WITNESS"]).open("a", encoding="utf-8") as file:
+        for item, text in zip(item_id, texts, strict=True):
+            file.write(json.dumps([item, text.partition("\n")[0]]) + "\n")
+    return [0.0] * len(item_id)
+
+
 def interrupted(completion_ids: list[list[int]], trainer_state: Any, **_: Any) -> list[float]:
     """As :func:`distinct_tokens`; ``SIGNAL=number@step`` or ``crash@step`` interrupts the run."""
     what, _, step = os.environ.get("SIGNAL", "@-1").partition("@")
