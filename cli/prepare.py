@@ -101,6 +101,9 @@ def _column_names(text: str) -> Mapping[str, str]:
 def _summary(prepared: PreparedTask) -> str:
     rows = ", ".join(f"{split} {n:,}" for split, n in prepared.card["splits"].items())
     lines = [f"{prepared.folder}: {'already up to date: ' if prepared.existed else ''}{rows}"]
+    if about := prepared.card.get("downloads"):
+        failed = len(about["failed"])
+        lines.append(f"  images from the web: {about['addresses']:,}, of which {failed:,} failed")
     for kind, what in (("undecodable", "cannot be shown to a judge"), ("changed", "were changed")):
         notes = [
             f"{split}, row {row}: {text}"

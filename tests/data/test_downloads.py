@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import call
 from support.images import image_cell
 from support.servers import Handler, serving
 from support.tasks import write_yaml
@@ -246,6 +247,19 @@ def test_fetched_images_are_prepared_with_a_record(tmp_path: Path, web: str) -> 
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["my_task"]
     assert prepared(tmp_path, web, download=True).existed
     assert ASKED["/image/1"] == 1
+
+
+def test_the_command_says_what_it_fetched(tmp_path: Path, web: str) -> None:
+    write_table(tmp_path, *(f"{web}/image/{n}" for n in range(200)), f"{web}/missing/1")
+    words = ("data", "prepare", tmp_path / "my_task.yaml", "--from", tmp_path / "raw")
+    words = (*words, "--data-root", tmp_path / "root")
+    refused = call(*words, "--download")
+    assert "is 127.0.0.1, which is not a public address" in str(refused.exception)
+    assert not ASKED
+    done = call(*words, "--download", "--private-host", web.removeprefix("http://"))
+    assert done.exit_code == 0, done.exception
+    assert "images from the web: 201, of which 1 failed" in done.stderr
+    assert "row 200 image: 404 Not Found" in done.stderr
 
 
 def test_too_many_failures_are_an_error_and_a_rerun_goes_on(tmp_path: Path, web: str) -> None:
