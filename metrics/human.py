@@ -10,6 +10,7 @@ Axis suffixes: `N` rated rows with a score, `K` their clusters of dependent rows
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,8 +69,8 @@ def judge_score(
 ) -> float | None:
     """How far a judge leans towards the first verdict, or its mean rating if verdicts are numbers.
 
-    From the probabilities of verdicts if there are any, else from the shares of votes, else from
-    the verdict alone; None if it has no verdict in any of these.
+    From the probabilities of verdicts if there are any, else from the votes, else from the verdict
+    alone; None if it has no verdict in any of these. Ratings may lie between the classes.
 
     >>> judge_score("No", ["Yes", "No"], {"Yes": 0.4, "No": 0.6})
     0.4
@@ -79,13 +80,19 @@ def judge_score(
     2.5
     >>> judge_score("No", ["Yes", "No"]), judge_score(None, ["Yes", "No"])
     (0.0, None)
+    >>> judge_score("2.5", ["1", "2", "3"], votes=["2.5", None, "3"])
+    2.75
     """
+    numbers = ratings(classes)
+    if numbers is not None and not probabilities:
+        said = votes if len(votes) > 1 else [verdict]
+        known = [float(rating) for rating in said if rating is not None]
+        return fmean(known) if known else None
     shares = probabilities or (vote_shares(votes, classes) if len(votes) > 1 else None)
     if shares is None:
         if verdict is None:
             return None
         shares = {verdict: 1.0}
-    numbers = ratings(classes)
     if numbers is None:
         return float(shares.get(classes[0], 0.0))
     return float(sum(shares.get(name, 0.0) * n for name, n in zip(classes, numbers, strict=True)))

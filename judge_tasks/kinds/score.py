@@ -171,9 +171,11 @@ class Score(Kind):
         for key in ("candidates", "orders"):
             if judge.get(key) is not None:
                 yield Problem(f"judge.{key}", "is for pairs", "remove it or set kind: pairwise")
-        if judge.get("human") is not None:
-            wrong = "is for labels that are no ratings; here the label is people's rating"
-            yield Problem("judge.human", wrong, "remove it")
+        if judge.get("human") is not None and scale is None:
+            wrong = "compares numbers, and the levels are names"
+            yield Problem("judge.human", wrong, "remove it, or give scale: {min, max, step}")
+        if judge.get("human") is not None and judge.get("aspects") is not None:
+            yield Problem("judge.human", "is about one rating, and there are several", "remove it")
 
     def completed(self, judge: Mapping[str, Any]) -> dict[str, Any]:
         """The label has the key by which its rule is recognized, and the scale its levels."""

@@ -26,6 +26,7 @@ from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.validate import validate
+from mtrl_judge.metrics.human import HumanRating, RatedRow, human_agreement, judge_score
 from mtrl_judge.metrics.rankings import read_order
 from mtrl_judge.metrics.records import Record
 
@@ -115,6 +116,8 @@ def test_the_images_of_a_prompt_are_rated_and_ranked(root: Path) -> None:
     names = ("000001-0000", "000001-0001", "000001-0002")
     ratings = [sorted(float(row.label or 0) for row in graded if row.group == n) for n in names]
     assert ratings == [sorted(max(1, 8 - rank) for rank in r) for r in IMAGEREWARD_RANKS]
+    known = [row.human for row in graded if row.group == names[2] and row.human]
+    assert sorted((h.rank, h.rating) for h in known) == [(r, max(1, 8 - r)) for r in range(1, 10)]
     list(
         prepare(
             [find_task("mtrl_judge_imagereward_ranked")],
@@ -295,6 +298,24 @@ def test_imagereward_is_the_accuracy_of_all_pairs_of_unequal_rank(name: str) -> 
     tied = [([1, 2, 2, 4, 5], [7, 6, 5, 5, 1]), other]  # half right here, wrong in their script
     assert ours(tied) == pytest.approx(imagereward_accuracy(tied, 0.5))
     assert imagereward_accuracy(tied) < ours(tied)
+
+
+def test_images_with_one_rating_are_compared_by_their_ranks() -> None:
+    """`pairwise_human` of graded images is ImageReward's score where `pairwise_accuracy` is not."""
+    judged = [([1, 2, 3, 4], [5, 6, 4, 1]), ([1, 2, 2], [3, 2, 7])]
+    ratings_of = {1: 6, 2: 6, 3: 4, 4: 2}  # of the ranks
+    levels = find_task("mtrl_judge_imagereward_graded").judge.verdicts
+    rows, records = [], []
+    for prompt, (rank, rewards) in enumerate(judged):
+        group = str(prompt)
+        for place, reward in zip(rank, rewards, strict=True):
+            human = HumanRating(ratings_of[place], group, place)
+            rows.append(RatedRow(judge_score(str(reward), levels), human, None, group))
+        records += rated([ratings_of[place] for place in rank], rewards, [group] * len(rank))
+    (found,) = human_agreement([rows], [levels], ["imagereward"])
+    assert found["pairwise_human"].value == pytest.approx(imagereward_accuracy(judged))
+    table = summarized("mtrl_judge_imagereward_graded", records)
+    assert table["pairwise_accuracy"] != pytest.approx(imagereward_accuracy(judged))
 
 
 def levenshtein(one: str, other: str) -> int:

@@ -203,6 +203,7 @@ def test_fidelity_is_the_mean_over_aspects() -> None:
         ({"aspects": "[quality]"}, "judge.aspects", "has one aspect"),
         ({"aspects": "[quality, Quality]"}, "judge.aspects", "names an aspect twice"),
         ({"aspects": "[quality, 'a: b']"}, "judge.aspects", "is 'a: b'"),
+        ({"human": "{column: mos_quality}"}, "judge.human", "about one rating"),
         (
             {"label": "{column: mos_quality}"},
             "judge.label.column",

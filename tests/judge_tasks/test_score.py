@@ -183,7 +183,10 @@ def test_a_scale_has_levels(tmp_path: Path) -> None:
         ({"scale": "{min: 1, max: five}"}, "judge.scale.max"),
         ({"label": "{column: mos, from: [5, 1]}"}, "judge.label.from"),
         ({"label": "{column: mos, map: {1: 1}}"}, "is not a label of a score task"),
-        ({"human": "{column: mos}"}, "judge.human"),
+        (
+            {"human": "{column: mos}", "scale": "null", "verdicts": "[bad, good]"},
+            "judge.human: compares numbers, and the levels are names",
+        ),
         ({"orders": "both"}, "judge.orders"),
         ({"kind": "pointwise", "label": '{column: mos, map: {1: "1"}}'}, "is for ratings"),
     ],
