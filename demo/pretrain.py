@@ -11,7 +11,7 @@ Besides the tokenizer (:mod:`.tiny_model`) and the curriculum, three things make
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -101,7 +101,7 @@ def pretrain_tiny_model(
         JudgeError: ``out`` exists.
     """
     out = Path(out)
-    refuse_existing(out, force, replaceable=_is_tiny_model)
+    refuse_existing(out, force, replaceable=is_tiny_model)
     curriculum = load_curriculum(Path(data_root), seed)
     with whole_folder(out) as folder:  # fails here, and not after minutes, if it cannot be written
         transformers.set_seed(seed)
@@ -116,10 +116,6 @@ def pretrain_tiny_model(
             features = torch.cat([vision_features(model.model.visual, batch) for batch in batches])
         train_comparison(model, tokenizer, schedule.comparison, seed)
         train_text(model, tokenizer, features, curriculum.examples, schedule.text, seed)
-        model.eval()
-        with errors_of_saving(folder):
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
         card = {
             "style": "reasoned",
             "base": None,
@@ -128,10 +124,24 @@ def pretrain_tiny_model(
             "data": curriculum.fingerprints,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
-        write_json(folder / CHECKPOINT_CARD, card)
+        write_tiny_model(folder, model, processor, card)
 
 
-def _is_tiny_model(folder: Path) -> bool:
+def write_tiny_model(folder: Path, model: Any, processor: Any, card: Mapping[str, Any]) -> None:
+    """Write a checkpoint with its card.
+
+    Raises:
+        JudgeError: it cannot be written.
+    """
+    model.eval()
+    with errors_of_saving(folder):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    write_json(folder / CHECKPOINT_CARD, dict(card))
+
+
+def is_tiny_model(folder: Path) -> bool:
+    """Whether a folder is a checkpoint that was written here."""
     card = read_json(folder / CHECKPOINT_CARD, missing_ok=True)
     return "base" in card and card["base"] is None
 

@@ -7,7 +7,7 @@ and its tokenizer are its own. Each fixed passage of the tasks' prompts is a sin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -25,7 +25,7 @@ from mtrl_judge.judge_tasks.prompts import instruction, render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.spec import STYLES, JudgeTask, Style
 
-from .corpus import sample_tasks
+from .corpus import base_tasks
 from .curriculum import Example
 from .drawing import PIXELS
 
@@ -62,18 +62,21 @@ def fixed_passages(tasks: Sequence[JudgeTask]) -> list[str]:
     passages = dict.fromkeys(
         piece
         for task in tasks
-        for piece in re.split(r"\{\{.*?\}\}|<image>", task.judge.question.strip())
+        for piece in re.split(r"\{\{.*?\}\}|\{%.*?%\}|<image>", task.judge.question.strip())
         if piece
     )
-    instructions = (
-        instruction(t.judge.kind, t.judge.verdicts, style) for t in tasks for style in STYLES
-    )
-    return [*passages, *dict.fromkeys("\n\n" + text for text in instructions)]
+    return [*passages, *instructions((t.judge.kind, t.judge.verdicts) for t in tasks)]
+
+
+def instructions(answered: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """How a prompt ends, for kinds of tasks with their verdicts."""
+    texts = (instruction(*task, style) for task in answered for style in STYLES)
+    return list(dict.fromkeys("\n\n" + text for text in texts))
 
 
 def build_tokenizer(examples: Sequence[Example]) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the words of prompts and answers; each fixed passage is one token."""
-    passages = fixed_passages(sample_tasks())
+    passages = fixed_passages(base_tasks())
     texts = []
     for example in examples:
         (message,) = render_messages(example.row, example.style)

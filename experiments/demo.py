@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.locks import locked_folder
-from mtrl_judge.demo.corpus import sample_tasks
+from mtrl_judge.demo.corpus import base_tasks, further_tasks
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.formats import metric_name
@@ -26,18 +26,21 @@ from .stages import (
     TINY,
     base_step,
     evaluation_step,
+    further_step,
     sample_step,
     training_step,
     variables,
 )
 
 EVALUATIONS = ("before", "fitted", "after")
+FURTHER = "further"
 
 
 class Demo(NamedTuple):
     """What the demo produced."""
 
     table: Table
+    further: Table
     learning_curve: Path
     judge: Path
 
@@ -46,7 +49,8 @@ def run_demo(out: Path, *, seed: int) -> Demo:
     """Sample corpus, tiny base model, multi-task GRPO, and lmms-eval before and after training.
 
     The base model is also evaluated with a bias for each verdict that is fitted to the validation
-    split: what a judge gains by shifting its threshold, without learning anything.
+    split: what a judge gains by shifting its threshold, without learning anything. Tasks of further
+    kinds are judged by a base model that was taught these.
 
     Finished steps are skipped, and an interrupted training is resumed.
 
@@ -62,7 +66,7 @@ def run_demo(out: Path, *, seed: int) -> Demo:
         "grpo", {"model_name_or_path": str(base), "dry_run": True}, recipe=TINY
     )
     environment = variables(data, settings)
-    tasks = sample_tasks()
+    tasks = base_tasks()
 
     def evaluation(
         name: str, judge: Path, tasks: Sequence[JudgeTask], out: str, *flags: str
@@ -93,17 +97,30 @@ def run_demo(out: Path, *, seed: int) -> Demo:
         evaluation=folder / "after",
         environment=environment,
     )
-    steps = [sample_step(data, seed), base_step(data, base, seed), before, fitted, training, after]
+    taught = further_step(data, base, folder / "base-further", seed)
+    further = evaluation(
+        "lmms-eval on further kinds", folder / "base-further", further_tasks(), FURTHER
+    )
+    steps = [
+        sample_step(data, seed),
+        base_step(data, base, seed),
+        before,
+        fitted,
+        training,
+        after,
+        taught,
+        further,
+    ]
     with locked_folder(folder):
         for _ in run_steps(steps, folder / STEPS_FILE):
             pass
-    runs = [complete_run(folder / name, samples=True) for name in EVALUATIONS]
+    runs = [complete_run(folder / name, samples=True) for name in (*EVALUATIONS, FURTHER)]
     complete = [run for run in runs if run is not None]  # all of them: the steps have checked it
-    return Demo(demo_table(*complete), run / CURVE, run / JUDGE)
+    return Demo(demo_table(*complete[:-1]), further_table(complete[-1]), run / CURVE, run / JUDGE)
 
 
 def _refuse_other_parser(folder: Path) -> None:
-    for when in EVALUATIONS:
+    for when in (*EVALUATIONS, FURTHER):
         run = complete_run(folder / when)
         for result in run.tasks.values() if run else ():
             if result.parser != PARSER_VERSION:
@@ -150,3 +167,24 @@ def demo_table(before: Run, fitted: Run, after: Run) -> Table:
         "synthetic: do not compare these scores with those of the real datasets."
     )
     return Table("Before and after training", "task", rows, note)
+
+
+def further_table(judged: Run) -> Table:
+    """The tasks of further kinds, each with its own headline metric."""
+    rows = []
+    for task, result in sorted(judged.tasks.items()):
+        metric = result.kind.headline
+        cells = {
+            "kind": Cell(result.kind.name),
+            "metric": Cell(metric_name(metric)),
+            "score": Cell(result.rates.get(metric), "rate"),
+            "null rate": Cell(result.rates.get("null_rate"), "rate"),
+            "n": Cell(result.n_rows, "count"),
+        }
+        rows.append(Row(task, cells))
+    note = (
+        "The base model, taught these formats. It gives nearly all images the same rating, which "
+        "training corrects;\n`mtrl-judge train grpo` on mtrl_judge_agin_nat_graded from this model "
+        "does that."
+    )
+    return Table("Further kinds of tasks, before training", "task", rows, note)

@@ -12,6 +12,7 @@ from pathlib import Path
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json
 from mtrl_judge.demo.corpus import write_sample
+from mtrl_judge.demo.further import teach_further_kinds
 from mtrl_judge.demo.pretrain import pretrain_tiny_model
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.judge_tasks.loading import SHIPPED
@@ -53,6 +54,18 @@ def base_step(data_root: Path, out: Path, seed: int) -> Step:
         (out / CHECKPOINT_CARD).is_file,
         lambda: pretrain_tiny_model(data_root, out, seed=seed),
         shlex.join([*command, "--seed", str(seed)]),
+    )
+
+
+def further_step(data_root: Path, base: Path, out: Path, seed: int) -> Step:
+    """Teach the tiny base model further kinds of tasks."""
+    command = ["mtrl-judge", "tiny", "--data-root", str(data_root), "--base", str(base)]
+    return Step(
+        "tiny base model of further kinds",
+        "base further",
+        (out / CHECKPOINT_CARD).is_file,
+        lambda: teach_further_kinds(base, data_root, out, seed=seed),
+        shlex.join([*command, "--out", str(out), "--seed", str(seed)]),
     )
 
 

@@ -142,7 +142,7 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         if item not in undecodable and item not in known_bad
         for order in task.kind.orders(task.judge, item, raw.n_candidates[index])
     ]
-    ids = _row_ids(raw, kept)
+    ids = row_ids(raw, kept)
     verdicts_N = raw.verdicts
     reasoning_N, clusters_N = raw.reasoning, raw.clusters
     groups_N, joint_N, human_N = raw.groups, raw.joint, raw.human
@@ -201,7 +201,7 @@ def render_variant(rows: Rows, field: str, *, exchanged: bool = False) -> list[R
     return _rendered(rows.raw, field, ((index, order + exchanged) for index, order in kept))
 
 
-def _row_ids(raw: RawSplit, kept: Sequence[tuple[int, int]]) -> list[str]:
+def row_ids(raw: RawSplit, kept: Sequence[tuple[int, int]]) -> list[str]:
     """The id of the item that each row is of; both rows of a pair have the same.
 
     Of several candidates in all cyclic orders, the rows that are rotated by n places have @n after

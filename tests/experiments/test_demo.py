@@ -9,6 +9,7 @@ import pytest
 from support.results import sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.demo.corpus import further_tasks
 from mtrl_judge.experiments.demo import run_demo
 from mtrl_judge.experiments.stages import CURVE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD
@@ -20,7 +21,8 @@ from mtrl_judge.rl.run_record import RUN_FILE
 
 def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     folder = tmp_path / "seed-5"
-    for card in (folder / "data" / DATA_CARD, folder / "base" / CHECKPOINT_CARD):
+    checkpoints = [folder / name / CHECKPOINT_CARD for name in ("base", "base-further")]
+    for card in (folder / "data" / DATA_CARD, *checkpoints):
         card.parent.mkdir(parents=True)
         card.write_text("{}")
     (folder / "run").mkdir()
@@ -48,6 +50,22 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
                 for name, task in known.items()
             },
         )
+    further = {task.task: task for task in further_tasks()}
+    label = {name: task.judge.verdicts[0] for name, task in further.items()}
+    label["mtrl_judge_imagereward_ranked"] = "A>B"
+    write_results(
+        folder / "further",
+        {name: [sample(n, label[name], label[name]) for n in range(4)] for name in further},
+        metrics={name: {task.kind.headline: 0.125} for name, task in further.items()},
+        about={
+            name: {
+                "kind": task.judge.kind,
+                "verdicts": list(task.judge.verdicts[:2]),
+                "parser": PARSER_VERSION,
+            }
+            for name, task in further.items()
+        },
+    )
     demo = run_demo(tmp_path, seed=5)
     table, _, note = plain_text(demo.table).partition("\n\n")
     assert note.startswith("fitted: ")
@@ -61,6 +79,11 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     for task in ("mjbench_safety", "agin_nat"):  # no validation split, and no threshold from it
         (line,) = [line for line in lines if line.startswith(f"mtrl_judge_{task}")]
         assert line.split()[2:5] == ["0.250", "–", "0.750"]
+    table, _, note = plain_text(demo.further).partition("\n\n")
+    (line,) = [line for line in table.splitlines() if line.startswith("mtrl_judge_agin_nat_graded")]
+    assert line.split()[1:] == ["score", "spearman", "0.125", "–", "4"]
+    kinds = {line.split()[1] for line in table.splitlines()[2:]}
+    assert kinds == {"score", "ranking", "pairwise"}
     assert demo.learning_curve == folder / "run" / CURVE
 
 

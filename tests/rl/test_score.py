@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,28 +27,36 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = 40
 
 
+def brightness(split: str) -> dict[str, list[Any]]:
+    """Images that are brighter and brighter, and how bright people find them on average."""
+    shades = [6 * n + 10 + ("train", "test").index(split) for n in range(ROWS)]
+    return {
+        "image": [image_cell(f"#{s:02x}{s:02x}{s:02x}", (32, 32)) for s in shades],
+        "text": [f"{split} {n}" for n in range(ROWS)],
+        "brightness": [round(1 + 4 * (s - 10) / 240, 2) for s in shades],
+    }
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images that are brighter and brighter, and how bright people find them on average."""
+    """Two tasks with the same images: in one of them, most were rated 5 whatever they show."""
     root = tmp_path_factory.mktemp("world")
-    write_yaml(
-        root,
-        "bright",
-        kind="score",
-        question="'How bright is {{ text }}?'",
-        label="{column: brightness}",
-        scale="{min: 1, max: 5}",
-        verdicts="null",
-        splits="{validation: {from: train, fraction: 0.4, seed: 0, stratify: label}}",
-    )
-    for split, shift in (("train", 0), ("test", 1)):
-        shades = [6 * n + 10 + shift for n in range(ROWS)]
-        columns = {
-            "image": [image_cell(f"#{s:02x}{s:02x}{s:02x}", (32, 32)) for s in shades],
-            "text": [f"{split} {n}" for n in range(ROWS)],
-            "brightness": [round(1 + 4 * (s - 10) / 240, 2) for s in shades],
-        }
-        write_split(root / "data", "bright", split, columns)
+    for task in ("bright", "generous"):
+        write_yaml(
+            root,
+            task,
+            kind="score",
+            question="'How bright is {{ text }}?'",
+            label="{column: brightness}",
+            scale="{min: 1, max: 5}",
+            verdicts="null",
+            splits="{validation: {from: train, fraction: 0.4, seed: 0, stratify: label}}",
+        )
+        for split in ("train", "test"):
+            write_split(root / "data", task, split, brightness(split))
+    columns = brightness("train")
+    columns["brightness"] = [5.0 if n % 5 < 3 else b for n, b in enumerate(columns["brightness"])]
+    write_split(root / "data", "generous", "train", columns)
     return root
 
 
@@ -72,6 +81,23 @@ def test_a_judge_learns_to_rate_and_is_rewarded_as_it_is_scored(world: Path, bas
     assert all(0 < reward < 1 for reward in logged)
     (validated,) = [line for line in log_of(world / "grpo") if "eval_spearman" in line]
     assert "eval_bright/null_rate" in validated
+
+
+@pytest.mark.slow
+def test_grpo_makes_ratings_of_what_is_seen(world: Path, base: Path) -> None:
+    """A judge that gives nearly everything a 5 sees more than it says; the reward brings it out."""
+    fields = {"save_strategy": "no", "learning_rate": 3e-3, "max_steps": 90}
+    given = values(world, world / "generous", random_judge(base), "generous", **fields)
+    run("sft", {**given, "eval_strategy": "no"})
+    fields = {"validation_items": 16, "eval_on_start": True, "eval_steps": 20, "save_steps": 20}
+    given = values(world, world / "raised", world / "generous" / JUDGE, "bright", **fields)
+    run(
+        "grpo",
+        {**given, **GRPO, "max_steps": 40, "per_device_train_batch_size": 32, "num_generations": 8},
+    )
+    found = [line["eval_spearman"] for line in log_of(world / "raised") if "eval_spearman" in line]
+    assert found[0] < 0.5, found
+    assert found[-1] > 0.7, found
 
 
 def test_the_reward_is_the_score_of_evaluation(world: Path, base: Path) -> None:
