@@ -87,7 +87,7 @@ class Names:
         with plain characters is searched for several times faster.
         """
         scale = max((int(form) for form in forms if form.isdecimal()), default=0)
-        alternatives = []
+        alternatives, phrases = [], []
         if compared := [*self.candidates] or self.degrees:
             token = "|".join(compared)
             operator = r"\s?(?:>{1,3}|<{1,3}|={1,2})\s?"
@@ -96,21 +96,21 @@ class Names:
             left, right = (
                 rf"['\"]?(?:{NOUN}[ -]?)?(?P<{side}>{token})['\"]?" for side in ("left", "right")
             )
-            alternatives.append(
-                rf"(?<![^\W_])(?P<comparison>{left}{operator}{right}{quality}"
-                r"(?![^\W_])(?!\s?[>=<]))"
+            phrases.append(
+                rf"(?P<comparison>{left}{operator}{right}{quality}(?![^\W_])(?!\s?[>=<]))"
             )
         if self.candidates:
             owned = rf"(?:'s (?:\w{{1,20}} ){{0,2}}?(?:{NOUN}|{_WORK}))?"
             mark = rf"(?:[ _-]?(?:#|\(|\"|no\.? )?)(?P<token>{token})(?:\)|\")?"
-            alternatives.append(
-                r"(?<![^\W_])(?:"
-                rf"(?P<named>(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})"
-                rf"|(?P<ordinal>(?:the )?(?:(?:first|second|left|right) {_MADE}(?:{NOUN}|one)"
+            phrases += [
+                rf"(?P<named>(?:the )?{_MADE}{NOUN}{mark}(?![^\W_]){owned})",
+                rf"(?P<ordinal>(?:the )?(?:(?:first|second|left|right) {_MADE}(?:{NOUN}|one)"
                 rf"|{NOUN} on the (?:left|right))"
-                r"|the (?:first|second)(?! (?!is |wins)[^\W_]|-)))"
-            )
+                r"|the (?:first|second)(?! (?!is |wins)[^\W_]|-))",
+            ]
             forms = [*forms, *(t for t in self.candidates if t not in self.spelled)]
+        if phrases:
+            alternatives.append(rf"(?<![^\W_])(?:{'|'.join(phrases)})")
         for form in sorted(forms, key=len, reverse=True):
             first, rest = re.escape(form[0]), re.escape(form[1:])
             before, after = rf"(?<![^\W_]{first})(?<![^\W_][-']{first})", ""
