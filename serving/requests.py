@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn
 
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtrl_judge.common.errors import shortened
-from mtrl_judge.judge_tasks.images import encoded, open_image
+from mtrl_judge.judge_tasks.images import FORMATS, encoded, open_image
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
 from .items import Item, TaskItems
@@ -198,18 +200,22 @@ def _images_in(value: Any, limits: Limits) -> Any:
 
 def _image(text: str, limits: Limits) -> bytes:
     """The bytes of an image, whose size is known before it is decoded."""
+    too_large = f"expected at most {limits.image_pixels:,} pixels"
     try:
         data = encoded(text)
-        image = open_image(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+        if width * height <= limits.image_pixels:
+            open_image(data)
+    except Image.DecompressionBombError:
+        raise RequestError(413, f"images: a decompression bomb; {too_large}") from None
+    except UnidentifiedImageError:  # whose message has an address in memory
+        raise RequestError(400, "images: not an image of a known format") from None
     except Exception as error:  # noqa: BLE001  parsers of hostile images raise anything
         found = str(error) or type(error).__name__
         raise RequestError(400, f"images: {found}; expected a data URL or base64") from None
-    if image.width * image.height > limits.image_pixels:
-        raise RequestError(
-            413,
-            f"images: {image.width} × {image.height} pixels; expected at most "
-            f"{limits.image_pixels:,} pixels",
-        )
+    if width * height > limits.image_pixels:
+        raise RequestError(413, f"images: {width} × {height} pixels; {too_large}")
     return data
 
 
