@@ -118,7 +118,16 @@ def require_comparable(
 def remarks(runs: Sequence[Run]) -> list[str]:
     """What readers should know of runs that may be compared, one sentence each."""
     others = "; ".join(map(str, other_differences(runs)))
-    return [*([f"Also different: {others}."] if others else []), *unstated(runs)]
+    validated = [
+        task
+        for task in tasks_of(runs)
+        if any(r.tasks[task].metadata.get("split") == "validation" for r in runs if task in r.tasks)
+    ]
+    return [
+        *([f"Judged on the validation split: {', '.join(validated)}."] if validated else []),
+        *([f"Also different: {others}."] if others else []),
+        *unstated(runs),
+    ]
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:

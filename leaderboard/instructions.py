@@ -165,14 +165,16 @@ def compare_instructions(
     scored, choosing = _by_purpose(asked)
     notes = [f"Not instructions, and left out: {', '.join(left_out)}."] if left_out else []
     for each in (scored, choosing):
-        notes += [note for note in _require_comparable(each) if note not in notes]
-    points = _all_points(scored, notes, resamples=resamples, seed=seed)
+        _require_comparable(each)
+    notes += remarks(scored)
+    judges_of = short_names([run.model for run in asked])
+    points = _all_points(scored, judges_of, notes, resamples=resamples, seed=seed)
     if not points:
         raise JudgeError(
             "--instructions: no task was judged with several instructions; expected the folders of "
             "`mtrl-judge robustness --perturbations paraphrase,rerun`"
         )
-    chosen = _all_points(choosing, [], resamples=resamples, seed=seed)
+    chosen = _all_points(choosing, judges_of, [], resamples=resamples, seed=seed)
     by_task = {each.task: each for each in chosen}
     judges = [row for each in points for row in _judges(each, by_task.get(each.task))]
     instructions = [row for each in points for row in _instructions(each)]
@@ -222,24 +224,31 @@ def _by_purpose(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     return purposes
 
 
-def _require_comparable(runs: Sequence[Run]) -> list[str]:
+def _require_comparable(runs: Sequence[Run]) -> None:
     """As for a leaderboard, but for the instruction; runs of one instruction asked the same."""
     advice = "leave some out (--tasks, other paths)"
     require_comparable(runs, ["perturbation"], advice)
     for instruction in {_condition(run) for run in runs}:
         require_comparable([run for run in runs if _condition(run) == instruction], (), advice)
-    return remarks(runs)
 
 
 # From runs to points
 
 
 def _all_points(
-    runs: Sequence[Run], notes: list[str], *, resamples: int, seed: int
+    runs: Sequence[Run],
+    judges_of: Mapping[str, str],
+    notes: list[str],
+    *,
+    resamples: int,
+    seed: int,
 ) -> list[_Points]:
     """The points of each task that was judged with several instructions; notes of what is missing
-    are added."""
-    short = short_names([run.model for run in runs])
+    are added.
+
+    Args:
+        judges_of: the judge's name, by model.
+    """
     results = {
         task: {run.name: run.tasks[task] for run in runs if task in run.tasks}
         for task in tasks_of(runs)
@@ -252,7 +261,7 @@ def _all_points(
         names: dict[str, dict[str, str]] = {}  # by judge and condition
         for run in runs:
             if run.name in by_run:
-                of_judge = names.setdefault(short[run.model], {})
+                of_judge = names.setdefault(judges_of[run.model], {})
                 if other := of_judge.get(_condition(run)):
                     raise JudgeError(
                         f"{run.file}: {run.model} has judged {task} with {_condition(run)} before "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.commands import call
-from support.results import judged_rows, write_results
+from support.results import judged_rows, sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.leaderboard.instructions import MEAN, compare_instructions
@@ -22,8 +22,8 @@ from mtrl_judge.leaderboard.runs import Run
 QUESTION = "question"
 WORDINGS = ("paraphrase_1", "paraphrase_2", "paraphrase_3")
 SKILLS = {
-    "owner/trained": {QUESTION: 0.8, "paraphrase_1": 0.8, "paraphrase_2": 0.8, "paraphrase_3": 0.8},
-    "owner/base": {QUESTION: 0.5, "paraphrase_1": 0.9, "paraphrase_2": 0.6, "paraphrase_3": 0.7},
+    "trained/judge": {QUESTION: 0.8, "paraphrase_1": 0.8, "paraphrase_2": 0.8, "paraphrase_3": 0.8},
+    "base/judge": {QUESTION: 0.5, "paraphrase_1": 0.9, "paraphrase_2": 0.6, "paraphrase_3": 0.7},
 }
 TASKS = ("the_task", "another_task")
 
@@ -78,7 +78,7 @@ def test_measures_are_those_of_the_scores_in_points(tmp_path: Path) -> None:
     points_J_I = np.array([[reported[judge, name] for name in names] for judge in SKILLS])
     rows = {row.judge: row for row in compared.judges if row.task == "the_task"}
     for index, judge in enumerate(SKILLS):
-        row = rows[judge.removeprefix("owner/")]
+        row = rows[judge]
         assert row.stability.value == pytest.approx(points_J_I[index].std())
         expected = 100 * (points_J_I[index] / points_J_I.mean(axis=0) - 1).mean()
         assert row.gain.value == pytest.approx(expected)
@@ -101,7 +101,7 @@ def test_measures_are_those_of_the_scores_in_points(tmp_path: Path) -> None:
     ]
     expected = 100 * (points_J_I[:, 1] / points_J_I.mean(axis=1) - 1).mean()
     assert gain == pytest.approx(expected)
-    for judge in ("trained", "base"):
+    for judge in SKILLS:
         shares = [by_judge[judge].value or 0.0 for by_judge in compared.top.values()]
         assert sum(shares) == pytest.approx(100)
 
@@ -115,26 +115,33 @@ def test_a_judge_that_does_not_depend_on_wording_is_significantly_more_stable(
         difference = each.difference.estimate
         ends = [end for end in (difference.low, difference.high) if end is not None]
         assert len(ends) == 2
-        assert min(ends) > 0 if each.first == "base" else max(ends) < 0
+        assert min(ends) > 0 if each.first == "base/judge" else max(ends) < 0
 
 
 def test_the_instruction_is_chosen_on_validation_data_and_scored_on_test(tmp_path: Path) -> None:
     write_all(tmp_path)
     for condition, skill in {QUESTION: 0.55, "paraphrase_1": 0.6, "paraphrase_2": 0.95}.items():
-        write_condition(tmp_path, "owner/base", condition, skill, split="validation")
+        write_condition(tmp_path, "base/judge", condition, skill, split="validation")
     compared = compare_instructions(load_runs([tmp_path]), resamples=200)
-    base = next(row for row in compared.judges if (row.task, row.judge) == ("the_task", "base"))
+    base = next(
+        row for row in compared.judges if (row.task, row.judge) == ("the_task", "base/judge")
+    )
     assert (base.best, base.chosen_on) == ("paraphrase_2", "validation")
     on_test = compare_instructions(
         [run for run in load_runs([tmp_path]) if "validation" not in str(run.file)], resamples=200
     )
-    best = next(row for row in on_test.judges if (row.task, row.judge) == ("the_task", "base"))
+    best = next(
+        row for row in on_test.judges if (row.task, row.judge) == ("the_task", "base/judge")
+    )
     assert best.best == "paraphrase_1"
     assert (base.score.value or 0) < (best.score.value or 0)
     assert base.stability.value == best.stability.value
     # A validation run is never compared with one of test data.
-    alone = call("leaderboard", tmp_path)
-    assert "the runs cannot be compared" in str(alone.exception)
+    folders = (tmp_path / "base judge" / split for split in ("validation", "test"))
+    mixed = call("leaderboard", *(folder / QUESTION for folder in folders))
+    assert "all tasks by fingerprint" in str(mixed.exception)
+    alone = call("leaderboard", tmp_path / "base judge" / "validation" / QUESTION)
+    assert "Judged on the validation split: another_task, the_task." in alone.stdout
 
 
 def test_a_gain_over_next_to_nothing_is_undefined(tmp_path: Path) -> None:
@@ -144,6 +151,44 @@ def test_a_gain_over_next_to_nothing_is_undefined(tmp_path: Path) -> None:
     rows = compare_instructions(load_runs([tmp_path]), resamples=200).judges
     assert all((row.score.value or 0) < 1 for row in rows)
     assert all(row.gain.value is None for row in rows)
+
+
+def test_correlations_may_be_negative(tmp_path: Path) -> None:
+    """Of a judge whose ratings run against the labels, beside one whose ratings follow them."""
+    levels = [str(level) for level in range(1, 11)]
+    for judge, sign in (("owner/good", 1), ("owner/bad", -1)):
+        for place, condition in enumerate((QUESTION, *WORDINGS)):
+            noise = np.random.default_rng(place).normal(0, 0.3, 40)
+            values = [1 + 8 * number / 40 for number in range(40)]
+            rated = [5.5 + sign * 0.5 * (v - 5.5 + n) for v, n in zip(values, noise, strict=True)]
+            ratings = [
+                sample(number, f"{value:g}", f"{rating:.2f}")
+                for number, (value, rating) in enumerate(zip(values, rated, strict=True))
+            ]
+            about = {"perturbation": None if condition == QUESTION else condition}
+            graded = {"kind": "score", "verdicts": levels, **about}
+            write_results(
+                tmp_path / judge.replace("/", " ") / condition,
+                {"graded": ratings, "the_task": judged_rows(60, 0.6, place)},
+                model=judge,
+                about={"graded": graded, "the_task": about},
+            )
+    compared = compare_instructions(load_runs([tmp_path]), resamples=3000)
+    rows = {(row.task, row.judge): row for row in compared.judges}
+    good, bad = rows["graded", "good"], rows["graded", "bad"]
+    assert good.metric == "spearman"
+    assert (good.score.value or 0) > 90
+    assert (bad.score.value or 0) < -90
+    assert bad.stability.value == pytest.approx(good.stability.value)
+    # The mean of the two judges is 0.
+    assert good.gain.value is None
+    gains = {(each.task, each.instruction): each.gain.value for each in compared.instructions}
+    assert gains["graded", QUESTION] is None
+    assert gains["the_task", QUESTION] is not None
+    # Correlations have fewer draws than rates.
+    assert all(
+        hits.estimate.low is not None for of in compared.top.values() for hits in of.values()
+    )
 
 
 def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -161,7 +206,7 @@ def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_the_command_prints_tables_and_records(tmp_path: Path) -> None:
     write_all(tmp_path)
-    write_condition(tmp_path, "owner/base", "swap", 0.5)
+    write_condition(tmp_path, "base/judge", "swap", 0.5)
     flags = ("--instructions", "--resamples", "200")
     shown = call("leaderboard", tmp_path, *flags)
     assert shown.exit_code == 0, shown.exception
