@@ -48,6 +48,9 @@ def prepare(
     download_limit: Annotated[
         float, typer.Option(min=0, metavar="GB", help="The size of all fetched images together.")
     ] = 20,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave rows out whose images cannot be fetched.")
+    ] = False,
     private_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,6 +76,7 @@ def prepare(
         force,
         download,
         download_limit * 1e9,
+        allow_missing,
         tuple(private_host or ()),
     )
     with ProgressBars() as bars:
@@ -104,6 +108,8 @@ def _summary(prepared: PreparedTask) -> str:
     if about := prepared.card.get("downloads"):
         failed = len(about["failed"])
         lines.append(f"  images from the web: {about['addresses']:,}, of which {failed:,} failed")
+    for split, rows_left_out in prepared.card.get("left_out", {}).items():
+        lines.append(f"  {split}: {rows_left_out:,} rows without their images are left out")
     for kind, what in (("undecodable", "cannot be shown to a judge"), ("changed", "were changed")):
         notes = [
             f"{split}, row {row}: {text}"

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -74,6 +74,8 @@ class PrepareOptions:
     """Fetch images that are web addresses."""
     download_limit: float = 20e9
     """Bytes of all images that are fetched."""
+    allow_missing: bool = False
+    """Leave rows out whose images cannot be fetched, however many they are."""
     private_hosts: Sequence[str] = ()
     """`host:port` that may be asked for images although they are not public."""
 
@@ -220,6 +222,10 @@ class _Preparation:
             expected = self._check_items(splits)
             urls = [url for split in splits for url in split.urls]
             self._download(urls)
+            self._rewrite_unless_same_failures()
+            rows = {split.name: split.table.rows for split in splits}
+            if self.options.allow_missing and self.downloads.failed:
+                splits = [_without(split, {*self.downloads.failed}) for split in splits]
             notes = {split.name: self._write(split) for split in splits}
             card = {
                 "source": "prepared",
@@ -228,6 +234,7 @@ class _Preparation:
                 "expected": expected,
                 **{kind: {name: notes[name][kind] for name in notes} for kind in NOTE_KINDS},
                 **self._about_downloads(urls),
+                **({"left_out": lost} if (lost := _lost_rows(splits, rows)) else {}),
                 "plan": plan,
                 "version": version("mtrl-judge"),
             }
@@ -507,12 +514,23 @@ class _Preparation:
         label = f"{self.first.task}: "
         self.downloads.fetch(urls, lambda what, *done: self.progress(label + what, *done))
         failed = self.downloads.failed
-        if len(failed) > MAX_UNDECODABLE_SHARE * len(set(urls)):
+        too_many = len(failed) > MAX_UNDECODABLE_SHARE * len(set(urls))
+        if too_many and not self.options.allow_missing:
             raise DataError(
                 f"{self.first.task}: {len(failed):,} of {len(set(urls)):,} images could not be "
                 f"downloaded:\n{self.downloads.reasons()}\nrun the same command again to fetch "
-                "them; the others are kept"
+                "them, the others are kept; or leave their rows out: --allow-missing"
             )
+
+    def _rewrite_unless_same_failures(self) -> None:
+        """What a killed run has written is of use if it could fetch the same images."""
+        failures = digest(sorted(url.encode() for url in self.downloads.failed))
+        file = self.work / "failed"
+        if file.is_file() and file.read_text(encoding="utf-8") == failures:
+            return
+        for written in chain.from_iterable(split_files(self.work, name) for name in SPLITS):
+            written.unlink()
+        write_text(file, failures)
 
     def _about_downloads(self, urls: Sequence[str]) -> dict[str, Any]:
         if not urls:
@@ -638,6 +656,32 @@ def _urls(split: _SourceSplit, columns: Iterable[ImageColumn]) -> list[str]:
         for value in split.values(column):
             column.replaced(value, found.append)
     return [cell for cell in found if is_address(cell)]
+
+
+def _without(split: _SourceSplit, failed: Set[str]) -> _SourceSplit:
+    """The rows all of whose images are there.
+
+    Raises:
+        DataError: there are none.
+    """
+    keep = [True] * split.table.rows
+    for column in split.images.values():
+        for row, value in enumerate(split.values(column)):
+            cells: list[Any] = []
+            column.replaced(value, cells.append)
+            keep[row] = keep[row] and failed.isdisjoint(filter(is_address, cells))
+    if not any(keep):
+        raise DataError(f"{split.name}: no image of its {len(keep):,} rows could be downloaded")
+    table = split.table
+    if not isinstance(table, MemoryTable):
+        table = MemoryTable(pa.Table.from_batches(list(table.batches()), table.schema))
+    return split._replace(table=table.kept(keep))
+
+
+def _lost_rows(splits: Sequence[_SourceSplit], before: Mapping[SplitName, int]) -> dict[str, int]:
+    """The rows of each split that are left out, if any are."""
+    lost = {str(split.name): before[split.name] - split.table.rows for split in splits}
+    return {name: rows for name, rows in lost.items() if rows}
 
 
 def _checked(content: bytes | ValueError) -> CheckedImage:

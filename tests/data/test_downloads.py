@@ -278,6 +278,21 @@ def test_too_many_failures_are_an_error_and_a_rerun_goes_on(tmp_path: Path, web:
     assert (ASKED["/busy/4"], ASKED["/missing/1"]) == (4, 2)
 
 
+def test_rows_without_images_can_be_left_out(tmp_path: Path, web: str) -> None:
+    write_table(
+        tmp_path, f"{web}/missing/1", f"{web}/image/1", f"{web}/missing/2", f"{web}/image/2"
+    )
+    outcome = prepared(tmp_path, web, download=True, allow_missing=True)
+    assert (outcome.card["splits"], outcome.card["left_out"]) == ({"test": 2}, {"test": 2})
+    assert outcome.card["undecodable"] == {"test": {}}
+    task = load_judge_task(tmp_path / "my_task.yaml")
+    rows = load_rows(task, "test", tmp_path / "root").rows.dataset
+    assert [row["question"] for row in rows] == ["Is it thing 1?", "Is it thing 3?"]
+    write_table(tmp_path, f"{web}/missing/1")
+    with pytest.raises(JudgeError, match="no image of its 1 rows"):
+        prepared(tmp_path, web, download=True, allow_missing=True, force=True)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
