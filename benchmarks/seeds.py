@@ -4,7 +4,7 @@ For each seed, the whole demo runs: the sample corpus, the tiny base model, GRPO
 ``tiny_cpu`` and the evaluations, all drawn with this seed. Finished steps are skipped, so an
 interrupted benchmark continues, and several processes may share the seeds.
 
-It prints the demo's table as means over seeds with their standard deviation. The last line of the
+It prints the demo's tables as means over seeds with their standard deviation. The last line of the
 output is a JSON object:
 
 - ``seeds``: of each seed, from the validations that its run logs: ``base``, ``best`` and ``final``,
@@ -31,7 +31,8 @@ import torch
 from tabulate import tabulate
 
 from mtrl_judge.common.files import read_json_lines
-from mtrl_judge.experiments.demo import Demo, run_demo
+from mtrl_judge.experiments.demo import run_demo
+from mtrl_judge.leaderboard.tables import Table
 from mtrl_judge.rl.callbacks import LOG_FILE
 
 
@@ -42,16 +43,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # pretraining in this process rounds by the number of threads
     demos = [run_demo(arguments.out, seed=seed) for seed in arguments.seeds]
-    print(test_scores(demos))
+    print(test_scores([demo.table for demo in demos]))
+    print(test_scores([demo.further for demo in demos]))
     validations = [of_validation(demo.learning_curve.parent / LOG_FILE) for demo in demos]
     seeds = dict(zip(arguments.seeds, validations, strict=True))
     print(json.dumps({"seeds": seeds, **summary(validations)}))
 
 
-def test_scores(demos: Sequence[Demo]) -> str:
-    """The demo's table, each figure as its mean and standard deviation over seeds."""
+def test_scores(tables: Sequence[Table]) -> str:
+    """A table of the demo, each figure as its mean and standard deviation over seeds."""
     rows = []
-    for same in zip(*(demo.table.rows for demo in demos), strict=True):
+    for same in zip(*(table.rows for table in tables), strict=True):
         row = {"task": same[0].title}
         for column, cell in same[0].cells.items():
             values = [one.cells[column].number for one in same]

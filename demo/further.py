@@ -1,4 +1,4 @@
-"""Teach the tiny model further kinds of tasks, in less than a minute on a CPU.
+"""Teach the tiny model further kinds of tasks, in about a minute on a CPU.
 
 This is a short continuation of pretraining with a model of its own as the result: the base model,
 and what was measured with it, stay as they are.

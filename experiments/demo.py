@@ -183,8 +183,8 @@ def further_table(judged: Run) -> Table:
         }
         rows.append(Row(task, cells))
     note = (
-        "The base model, taught these formats. It gives nearly all images the same rating, which "
-        "training corrects;\n`mtrl-judge train grpo` on mtrl_judge_agin_nat_graded from this model "
-        "does that."
+        "The base model, taught these formats. It rates nearly all images alike, without a "
+        "correlation if all;\n`mtrl-judge train grpo` from this model corrects that "
+        "(docs/training.md)."
     )
     return Table("Further kinds of tasks, before training", "task", rows, note)
