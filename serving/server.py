@@ -13,6 +13,9 @@ from starlette.applications import Starlette
 from mtrl_judge.common.errors import JudgeError
 
 KEY_VARIABLE = "MTRL_JUDGE_API_KEY"
+# Longer than clients keep idle connections (httpx 5 seconds, requests for ever): a request on a
+# connection that the service is closing gets no answer.
+_KEEP_ALIVE = 75
 _GRACE = 5  # seconds beyond the time limit of a request, which ends by itself before
 
 
@@ -77,6 +80,7 @@ def run(app: Starlette, bound: socket.socket, seconds: float, ready: Callable[[]
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(seconds) + _GRACE,
     )
     Server(config).run(sockets=[bound])
