@@ -163,11 +163,12 @@ def _load_items(task: JudgeTask, data_root: Path, curriculum: Curriculum) -> lis
 
 def _truths(task: JudgeTask, data_root: Path) -> list[dict[str, Any]]:
     """What each training image of a task shows."""
-    source = find_source(task, data_root)
-    file = data_root / task.task / TRUTH_FILE
-    if source.kind != "sample" or not file.exists():
+    folder = data_root / task.task
+    file = folder / TRUTH_FILE
+    if not file.is_file() or find_source(task, data_root).kind != "sample":
         raise DataError(
-            f"{source.location}: not a sample corpus; create one with `mtrl-judge data sample`"
+            f"{folder}: not of a sample corpus, or of an older one; write one with "
+            f"`mtrl-judge data sample --data-root {data_root} --force`"
         )
     return [truth for _, truth in read_json_lines(file)]
 

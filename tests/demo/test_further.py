@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.demo.corpus import AGIN_GRADED, IMAGEREWARD_RANKED, VLREWARDBENCH, further_tasks
 from mtrl_judge.demo.further import teach_further_kinds
 from mtrl_judge.demo.further_examples import load_further
@@ -73,3 +74,12 @@ def test_a_taught_model_reads_prompts_of_all_kinds_in_few_tokens(
 def test_only_a_tiny_model_is_taught(sample_root: Path, tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match="not a tiny base model; create one with `mtrl-judge tiny"):
         teach_further_kinds(tmp_path, sample_root, tmp_path / "out", phase=FEW)
+
+
+def test_a_sample_from_before_these_tasks_is_named(
+    sample_root: Path, base_model: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(sample_root, older, ignore=shutil.ignore_patterns(AGIN_GRADED))
+    with pytest.raises(DataError, match=rf"{AGIN_GRADED}: .*older one; write one with `mtrl-judge"):
+        teach_further_kinds(base_model, older, tmp_path / "out", phase=FEW)
