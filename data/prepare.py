@@ -219,7 +219,7 @@ class _Preparation:
                 return
             self._start_or_resume(plan, needed=sum(sizes.values()))
             splits = [self._open_split(name, *files[name], source, stack) for name in files]
-            expected = self._check_items(splits)
+            self._check_items(splits)
             urls = [url for split in splits for url in split.urls]
             self._download(urls)
             self._rewrite_unless_same_failures()
@@ -231,7 +231,6 @@ class _Preparation:
                 "source": "prepared",
                 **inputs,
                 "splits": {split.name: split.table.rows for split in splits},
-                "expected": expected,
                 **{kind: {name: notes[name][kind] for name in notes} for kind in NOTE_KINDS},
                 **self._about_downloads(urls),
                 **({"left_out": lost} if (lost := _lost_rows(splits, rows)) else {}),
@@ -381,21 +380,18 @@ class _Preparation:
                 f"if only the names differ: --columns {guesses}"
             )
 
-    def _check_items(self, splits: Sequence[_SourceSplit]) -> dict[str, int]:
-        """The items that the card expects, which must be there, with labels that the rule covers.
+    def _check_items(self, splits: Sequence[_SourceSplit]) -> None:
+        """The items that the card expects must be there, with labels that the rule covers.
 
         Checked before anything is written.
         """
-        expected: dict[str, int] = {}
         wrong: list[str] = []
         for task in self.tasks:
             items = {split.name: _TableItems(task, split) for split in splits}
             for name, of_split in items.items():
                 count = _expected_items(task, name)
-                if count is not None:
-                    expected[str(name)] = count
-                    if of_split.kept != count:
-                        wrong.append(f"  {name}: {of_split.kept:,} items, expected {count:,}")
+                if count is not None and of_split.kept != count:
+                    wrong.append(f"  {name}: {of_split.kept:,} items, expected {count:,}")
             if wrong and not self.options.any_count:
                 raise DataError(
                     f"{task.task}: judge.card.expects: other numbers of items than expected\n"
@@ -405,7 +401,6 @@ class _Preparation:
             median = train_median(task, items["train"].values) if "train" in items else None
             for of_split in items.values():
                 labels_of(task, of_split.values, of_split.verdicts(), threshold=median)
-        return expected
 
     # Write.
 
@@ -539,7 +534,11 @@ class _Preparation:
         return {"downloads": {**found, "failed": dict(sorted(self.downloads.failed.items()))}}
 
     def _install(self, task: JudgeTask, card: Mapping[str, Any], written: Path) -> PreparedTask:
-        """Put the written files into a task's folder; tasks of one dataset share them."""
+        """Put the written files into a task's folder; tasks of one dataset share them, and make
+        other items of them."""
+        counts = {name: _expected_items(task, name) for name in SPLITS if name in card["splits"]}
+        expected = {str(name): count for name, count in counts.items() if count is not None}
+        card = {**card, "expected": expected}
         with whole_folder(self.root / task.task) as folder:
             for file in chain.from_iterable(split_files(written, name) for name in SPLITS):
                 try:

@@ -20,11 +20,13 @@ from support.graded_replicas import (
     imagereward_image,
 )
 
+from mtrl_judge.common.files import read_json
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
+from mtrl_judge.judge_tasks.spec import DATA_CARD
 from mtrl_judge.judge_tasks.validate import validate
 from mtrl_judge.metrics.human import HumanRating, RatedRow, human_agreement, judge_score
 from mtrl_judge.metrics.rankings import read_order
@@ -126,6 +128,11 @@ def test_the_images_of_a_prompt_are_rated_and_ranked(root: Path) -> None:
             lambda *_: None,
         )
     )
+    cards = [
+        read_json(root / f"mtrl_judge_imagereward_{kind}" / DATA_CARD)
+        for kind in ("graded", "ranked")
+    ]
+    assert [card["expected"]["test"] for card in cards] == [2720, 466]
     task = find_task("mtrl_judge_imagereward_ranked")
     assert validate(task.path, rows=20) == []
     dataset = load_rows(task, "test", root).rows.dataset
