@@ -33,6 +33,7 @@ def instruction_tables(compared: InstructionComparison) -> list[Table]:
                 "its score": Cell(row.score.estimate, "rate"),
                 "mean relative gain": Cell(row.gain.estimate, "difference"),
                 "stability": Cell(row.stability.estimate, "rate"),
+                "without chance": Cell(row.true_stability.estimate, "rate"),
                 "noise floor": Cell(row.floor.estimate, "rate"),
             },
         )
@@ -45,6 +46,7 @@ def instruction_tables(compared: InstructionComparison) -> list[Table]:
                 "instruction": Cell(each.instruction),
                 "mean relative gain": Cell(each.gain.estimate, "difference"),
                 "stability": Cell(each.stability.estimate, "rate"),
+                "without chance": Cell(each.true_stability.estimate, "rate"),
             },
         )
         for each in compared.instructions
@@ -80,7 +82,8 @@ def _judges_note(compared: InstructionComparison) -> str:
             f"the metric allows, the same for all judges and instructions; seed {compared.seed}). "
             "mean relative gain: in percent of the mean of all judges, as a mean over "
             f"instructions; – where the mean of the judges is below {LEAST_MEAN:g} point for an "
-            "instruction. stability: the standard deviation over instructions; 0 is stable. noise "
+            "instruction. stability: the standard deviation over instructions; 0 is stable. "
+            "without chance: the same without what the choice of the items adds to it. noise "
             "floor: the stability that repeating the question would give.",
             *compared.notes,
         ]
@@ -97,8 +100,8 @@ _TOP_NOTE = (
     "add up to 100; of equal scores, the later instruction is better."
 )
 _DIFFERENCES_NOTE = (
-    "Stability of the first judge minus that of the second, from the same draws; below 0, the "
-    "first is more stable."
+    "Stability of the first judge minus that of the second, both without chance and from the same "
+    "draws; below 0, the first is more stable."
 )
 
 
@@ -110,11 +113,13 @@ def instruction_records(compared: InstructionComparison) -> Iterator[dict[str, A
         yield _record("best_score", row.score, **about, **best)
         yield _record("model_gain", row.gain, **about)
         yield _record("model_stability", row.stability, **about)
+        yield _record("model_stability_without_chance", row.true_stability, **about)
         yield _record("noise_floor", row.floor, **about)
     for each in compared.instructions:
         about = {"task": each.task, "instruction": each.instruction}
         yield _record("instruction_gain", each.gain, **about)
         yield _record("instruction_stability", each.stability, **about)
+        yield _record("instruction_stability_without_chance", each.true_stability, **about)
     for instruction, by_judge in compared.top.items():
         for judge, hits in by_judge.items():
             yield _record("adaptability", hits, judge=judge, instruction=instruction)

@@ -27,6 +27,7 @@ from mtrl_judge.metrics.instructions import (
     model_gains,
     model_stability,
     noise_floor,
+    spread_without_noise,
 )
 
 from .compare import score_results
@@ -58,7 +59,9 @@ class JudgeMeasures(NamedTuple):
     gain: Score
     """Mean relative gain over all judges, in percent."""
     stability: Score
-    """Standard deviation over instructions."""
+    """Standard deviation over instructions, as MM-BigBench has it; without an interval."""
+    true_stability: Score
+    """The same without what chance adds; unknown without draws."""
     floor: Score
     """The stability that repeating the question would give; unknown without a rerun."""
 
@@ -71,7 +74,9 @@ class InstructionMeasures(NamedTuple):
     gain: Score
     """Mean relative gain over all instructions, in percent."""
     stability: Score
-    """Standard deviation over judges."""
+    """Standard deviation over judges, without an interval."""
+    true_stability: Score
+    """The same without what chance adds; unknown without draws."""
 
 
 class StabilityDifference(NamedTuple):
@@ -82,7 +87,7 @@ class StabilityDifference(NamedTuple):
     first: str
     second: str
     difference: Score
-    """First minus second; below 0, the first is more stable."""
+    """True stability of the first minus that of the second; below 0, the first is more stable."""
 
 
 class InstructionComparison(NamedTuple):
@@ -129,6 +134,24 @@ class _Points(NamedTuple):
     def _with_draws(self, values_X: Floats, draws_X_B: Floats) -> list[Score]:
         pairs = zip(values_X, draws_X_B, strict=True)
         return [_score(value, draws_B, self.clusters) for value, draws_B in pairs]
+
+    def spread_of_judges(self) -> list[Score]:
+        """The true stability of each judge."""
+        if self.draws_J_B_I is None:
+            return [UNKNOWN for _ in self.judges]
+        return [
+            _score(*spread_without_noise(points_I, draws_B_I), self.clusters)
+            for points_I, draws_B_I in zip(self.points_J_I, self.draws_J_B_I, strict=True)
+        ]
+
+    def spread_of_instructions(self) -> list[Score]:
+        """The same of each instruction."""
+        if self.draws_J_B_I is None:
+            return [UNKNOWN for _ in self.instructions]
+        return [
+            _score(*spread_without_noise(points_J, draws_B_J), self.clusters)
+            for points_J, draws_B_J in zip(self.points_J_I.T, self.draws_J_B_I.T, strict=True)
+        ]
 
     def score(self, judge: int, instruction: int) -> Score:
         value = self.points_J_I[judge, instruction]
@@ -333,8 +356,9 @@ def _score(value: float, draws_B: Floats | None = None, clusters: float = 0) -> 
 
 
 def _judges(points: _Points, chosen: _Points | None) -> Iterator[JudgeMeasures]:
-    gains, spread = points.of_judges(model_gains), points.of_judges(model_stability)
-    for judge, (name, gain, stability) in enumerate(zip(points.judges, gains, spread, strict=True)):
+    gains, spread = points.of_judges(model_gains), points.spread_of_judges()
+    stability_J = model_stability(points.points_J_I[:, None])[:, 0]
+    for judge, name in enumerate(points.judges):
         chooser = chosen if chosen is not None and name in chosen.judges else points
         best = _best(chooser, name, points.instructions)
         yield JudgeMeasures(
@@ -345,8 +369,9 @@ def _judges(points: _Points, chosen: _Points | None) -> Iterator[JudgeMeasures]:
             best,
             "the scored items" if chooser is points else "validation",
             UNKNOWN if best is None else points.score(judge, points.instructions.index(best)),
-            gain if len(points.judges) > 1 else UNKNOWN,
-            stability,
+            gains[judge] if len(points.judges) > 1 else UNKNOWN,
+            _score(stability_J[judge]),
+            spread[judge],
             _floor(points, judge),
         )
 
@@ -379,11 +404,13 @@ def _floor(points: _Points, judge: int) -> Score:
 
 
 def _instructions(points: _Points) -> Iterator[InstructionMeasures]:
-    gains = points.of_instructions(instruction_gains)
-    spread = points.of_instructions(instruction_stability)
-    for name, gain, stability in zip(points.instructions, gains, spread, strict=True):
-        stability = stability if len(points.judges) > 1 else UNKNOWN
-        yield InstructionMeasures(points.task, name, gain, stability)
+    gains, spread = points.of_instructions(instruction_gains), points.spread_of_instructions()
+    stability_I = instruction_stability(points.points_J_I[:, None])[0]
+    several = len(points.judges) > 1
+    for place, name in enumerate(points.instructions):
+        stability = _score(stability_I[place]) if several else UNKNOWN
+        true_stability = spread[place] if several else UNKNOWN
+        yield InstructionMeasures(points.task, name, gains[place], stability, true_stability)
 
 
 def _top(points: Sequence[_Points], notes: list[str]) -> dict[str, dict[str, Score]]:
@@ -433,8 +460,8 @@ def _differences(rows: Sequence[JudgeMeasures]) -> list[StabilityDifference]:
     """Of each pair of judges on each task, and on the mean of the tasks that all judges have."""
     by_task: dict[str, dict[str, Score]] = {}
     for row in rows:
-        if row.stability.value is not None:
-            by_task.setdefault(row.task, {})[row.judge] = row.stability
+        if row.true_stability.value is not None:
+            by_task.setdefault(row.task, {})[row.judge] = row.true_stability
     judges = list(dict.fromkeys(row.judge for row in rows))
     common = [of_task for of_task in by_task.values() if len(of_task) == len(judges)]
     if len(common) > 1:

@@ -55,6 +55,25 @@ def instruction_stability(points_J_T_I: Floats) -> Floats:
     return deviations
 
 
+def spread_without_noise(points_N: Floats, draws_B_N: Floats) -> tuple[float, Floats]:
+    """The standard deviation of N true scores, whose sample and draws differ from them by chance.
+
+    Chance adds the noise of the sample to the variance of the scores, and that of the draw once
+    more to the variance of a drawn set of scores. The noise is the variance over the N scores of
+    what draws deviate by.
+
+    Args:
+        draws_B_N: drawn together, so that what the scores have in common adds nothing.
+
+    Returns:
+        The standard deviation, and its draws; 0 where the noise explains the whole variance.
+    """
+    noise = (draws_B_N - draws_B_N.mean(axis=0)).var(axis=1).mean()
+    value = float(np.sqrt(np.clip(points_N.var() - noise, 0, None)))
+    draws_B: Floats = np.sqrt(np.clip(draws_B_N.var(axis=1) - 2 * noise, 0, None))
+    return value, draws_B
+
+
 def noise_floor(points: Floats, again: Floats, n_instructions: int) -> Floats:
     """The stability over instructions that do not matter, given scores of one question asked twice.
 

@@ -80,11 +80,12 @@ def test_measures_are_those_of_the_scores_in_points(tmp_path: Path) -> None:
     for index, judge in enumerate(SKILLS):
         row = rows[judge]
         assert row.stability.value == pytest.approx(points_J_I[index].std())
+        assert (row.true_stability.value or 0) <= points_J_I[index].std()
         expected = 100 * (points_J_I[index] / points_J_I.mean(axis=0) - 1).mean()
         assert row.gain.value == pytest.approx(expected)
         assert row.best == names[int(points_J_I[index].argmax())]
         assert row.score.value == pytest.approx(points_J_I[index].max())
-        for score in (row.gain, row.stability, row.score):
+        for score in (row.gain, row.true_stability, row.score):
             known = score.estimate
             assert None not in (known.low, known.value, known.high)
             assert (known.low or 0) <= (known.value or 0) <= (known.high or 0)
@@ -116,6 +117,19 @@ def test_a_judge_that_does_not_depend_on_wording_is_significantly_more_stable(
         ends = [end for end in (difference.low, difference.high) if end is not None]
         assert len(ends) == 2
         assert min(ends) > 0 if each.first == "base/judge" else max(ends) < 0
+
+
+def test_chance_alone_makes_no_judge_unstable(tmp_path: Path) -> None:
+    """Equally good under each instruction, but on other items: stability is above 0, not beyond
+    chance."""
+    for place, condition in enumerate((QUESTION, *WORDINGS)):
+        rows = {"the_task": judged_rows(200, 0.8, place)}
+        about = {"the_task": {"perturbation": None if condition == QUESTION else condition}}
+        write_results(tmp_path / condition, rows, about=about)
+    (row,) = compare_instructions(load_runs([tmp_path]), resamples=500).judges
+    assert (row.stability.value or 0) > 0.5
+    assert row.true_stability.estimate.low == 0
+    assert row.gain.value is None  # there is no other judge
 
 
 def test_the_instruction_is_chosen_on_validation_data_and_scored_on_test(tmp_path: Path) -> None:
@@ -218,6 +232,7 @@ def test_the_command_prints_tables_and_records(tmp_path: Path) -> None:
     assert measures == {
         *("best_score", "model_gain", "model_stability", "noise_floor", "instruction_gain"),
         *("instruction_stability", "adaptability", "stability_difference"),
+        *("model_stability_without_chance", "instruction_stability_without_chance"),
     }
     lines = csv.DictReader(
         io.StringIO(call("leaderboard", tmp_path, *flags, "--format", "csv").stdout)

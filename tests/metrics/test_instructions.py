@@ -11,6 +11,7 @@ from mtrl_judge.metrics.instructions import (
     instruction_stability,
     model_gains,
     model_stability,
+    spread_without_noise,
 )
 
 # Two judges, one task, two instructions; then the same with four instructions on two tasks.
@@ -35,6 +36,18 @@ def test_a_gain_over_next_to_nothing_is_undefined() -> None:
 def test_stability_is_the_standard_deviation() -> None:
     assert model_stability(POINTS_J_T_I).tolist() == [[15.0], [5.0]]
     assert instruction_stability(POINTS_J_T_I).tolist() == [[20.0, 10.0]]
+
+
+def test_what_chance_adds_to_a_standard_deviation_is_taken_off() -> None:
+    # The variance of the scores is 25; draws deviate by -1 and 1, or 1 and -1, which is 1 more.
+    draws_B_N = np.array([[-1.0, 11.0], [1.0, 9.0]])
+    value, draws_B = spread_without_noise(np.array([0.0, 10.0]), draws_B_N)
+    assert value == pytest.approx(24**0.5)
+    assert draws_B == pytest.approx([34**0.5, 14**0.5])  # of 36 and 16, twice the noise
+    # Draws that deviate alike show no noise, and noise alone is no difference.
+    assert spread_without_noise(np.array([0.0, 10.0]), draws_B_N * 0 + [3.0, 13.0])[0] == 5.0
+    value, draws_B = spread_without_noise(np.array([0.4, -0.4]), draws_B_N - [0.0, 10.0])
+    assert (value, draws_B.tolist()) == (0.0, [0.0, 0.0])
 
 
 def test_adaptability_counts_the_best_three_and_prefers_later_ones() -> None:
