@@ -82,7 +82,8 @@ def run_robustness(
 
     Args:
         tasks: names or patterns, comma-separated.
-        perturbations: names in :data:`mtrl_judge.harness_plugin.perturbations.PERTURBATIONS`.
+        perturbations: names in :data:`mtrl_judge.harness_plugin.perturbations.PERTURBATIONS`; all
+            of them if empty.
         out: a folder for this command only; each run gets a folder in it.
         paraphrases: how many of a task's paraphrases to use, at most.
         split: ``validation`` to choose an instruction by; by default the tasks' own.

@@ -224,17 +224,15 @@ PERTURBATIONS: Mapping[str, type[Perturbation]] = {
 
 
 def check_perturbations(names: Sequence[str]) -> list[str]:
-    """The named perturbations without duplicates.
+    """The named perturbations without duplicates; all of them if none is named.
 
     Raises:
-        JudgeError: a name is unknown, or there are none.
+        JudgeError: a name is unknown.
     """
     for name in names:
         if name not in PERTURBATIONS:
             raise JudgeError(f"unknown perturbation {name!r}; {did_you_mean(name, PERTURBATIONS)}")
-    if not names:
-        raise JudgeError(f"no perturbation given; known: {', '.join(PERTURBATIONS)}")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(names or PERTURBATIONS))
 
 
 def expand_paraphrases(names: Iterable[str], paraphrases: int) -> list[str]:

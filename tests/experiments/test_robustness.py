@@ -12,6 +12,7 @@ from typer.testing import Result
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.experiments.robustness import RESULTS_FILE, SETTINGS_FILE, run_robustness
+from mtrl_judge.harness_plugin.perturbations import PERTURBATIONS, check_perturbations
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 
 
@@ -21,6 +22,9 @@ def test_an_unsuitable_folder_is_refused_before_anything_runs(tmp_path: Path) ->
         run_robustness("mtrl_judge", "x", ["swap"], tmp_path)
     with pytest.raises(JudgeError, match="unknown perturbation 'swp'; did you mean 'swap'"):
         run_robustness("mtrl_judge", "x", ["swp"], tmp_path)
+    with pytest.raises(JudgeError, match=r"--split: no split 'vali' to evaluate"):
+        run_robustness("mtrl_judge", "x", [], tmp_path, split="vali")
+    assert check_perturbations([]) == [*PERTURBATIONS]
     (tmp_path / SETTINGS_FILE).write_text('{"model": "dummy"}')
     (tmp_path / "unchanged").mkdir()
     (tmp_path / "unchanged" / "1_results.json").write_text("{}")
