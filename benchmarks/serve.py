@@ -2,7 +2,7 @@
 
 Starts ``mtrl-judge serve`` on loopback and asks it from 64 clients, each of which sends its next
 request when it has its answer. In between, the same judge in this process answers the same
-requests one at a time (``Judge.score``). Model, service and clients share the machine's cores.
+requests one at a time (``Judge.score``), each in one of the rounds. Model, service and clients share the machine's cores.
 
 - ``requests_per_s``, ``one_at_a_time_per_s``: medians over the rounds; ``ratio``: the median of the
   ratios of a round.
@@ -78,12 +78,14 @@ def compare(checkpoint: Path, root: Path, requests: int, rounds: int) -> dict[st
     with _service(checkpoint) as address:
         asyncio.run(_asked(address, items))  # warm-up
         start = _metric(address, "process_resident_memory_bytes")
-        asked, alone_s, alone = [], [], {}
-        for _ in range(rounds):
+        asked, alone_rates, alone = [], [], {}
+        for turn in range(rounds):
             began = time.perf_counter()
-            for number, item in enumerate(items):
+            share = range(turn, requests, rounds)
+            for number in share:
+                item = items[number]
                 alone[number] = judge.score(item.task, item.images, item.texts).text
-            alone_s.append(time.perf_counter() - began)
+            alone_rates.append(len(share) / (time.perf_counter() - began))
             asked.append(asyncio.run(_asked(address, items)))
         end = _metric(address, "process_resident_memory_bytes")
         batches = [_metric(address, f"mtrl_judge_batch_items_{name}") for name in ("sum", "count")]
@@ -100,8 +102,8 @@ def compare(checkpoint: Path, root: Path, requests: int, rounds: int) -> dict[st
         "mixed_up": sum(text != alone[number] for number, text in texts),
         "distinct": len({text for _, text in texts}),
         "requests_per_s": statistics.median(rates),
-        "one_at_a_time_per_s": statistics.median(requests / second for second in alone_s),
-        "ratio": median_ratio(rates, [requests / second for second in alone_s]),
+        "one_at_a_time_per_s": statistics.median(alone_rates),
+        "ratio": median_ratio(rates, alone_rates),
         "p50_s": latencies[len(latencies) // 2],
         "p99_s": latencies[int(len(latencies) * 0.99)],
         "mean_batch": batches[0] / batches[1],

@@ -20,6 +20,7 @@ from prometheus_client import (
     generate_latest,
 )
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -82,6 +83,7 @@ class JudgeService:
                     for path, endpoint, method in routes
                 ),
             ],
+            exception_handlers={HTTPException: _unknown_path},
             lifespan=self._running,
         )
 
@@ -125,6 +127,11 @@ class JudgeService:
             return _error(504, f"not judged within {self._limits.seconds:g} seconds")
         except ClientDisconnect:
             return Response(status_code=_DISCONNECTED)
+        except Exception:  # noqa: BLE001  the service goes on
+            from loguru import logger
+
+            logger.exception(f"{request.url.path} failed")
+            return _error(500, "a fault of the service, whose log says more")
 
     def _check_key(self, request: Request) -> None:
         if self._key is None:
@@ -182,7 +189,10 @@ class JudgeService:
         Raises:
             RequestError: 413, it is too large; 415, it says that it is something else. A page in a
                 browser cannot send JSON to another site without being allowed to.
+            QueueFullError: nothing can be judged now, so that nothing is read.
         """
+        if len(self._batcher or ()) >= self._limits.queue:
+            raise QueueFullError
         if request.headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
             raise RequestError(415, "Content-Type: expected application/json")
         limit, body = self._limits.request_bytes, bytearray()
@@ -262,6 +272,12 @@ async def _disconnected(request: Request) -> None:
     """Wait until the client has gone away; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _unknown_path(request: Request, error: Exception) -> Response:
+    """Of a path or a method that does not exist."""
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
