@@ -2,7 +2,8 @@
 
 Starts ``mtrl-judge serve`` on loopback and asks it from 64 clients, each of which sends its next
 request when it has its answer. In between, the same judge in this process answers the same
-requests one at a time (``Judge.score``), each in one of the rounds. Model, service and clients share the machine's cores.
+requests one at a time (``Judge.score``), each in one of the rounds. Model, service and clients
+share the machine's cores.
 
 - ``requests_per_s``, ``one_at_a_time_per_s``: medians over the rounds; ``ratio``: the median of the
   ratios of a round.
