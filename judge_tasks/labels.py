@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.errors import DataError, shortened
 
 from .fields import is_null, label_key, lookup
-from .kinds.base import LabelRule
+from .kinds.base import AnswerLabel, LabelRule
 from .spec import JudgeTask
 
 
@@ -90,7 +90,11 @@ def labels_of(
         label = None
         if not dropped and not is_null(value):
             try:
-                label = rule.verdict(value, verdicts, threshold)
+                label = (
+                    task.kind.label_from(str(value), verdicts)
+                    if isinstance(rule, AnswerLabel)
+                    else rule.verdict(value, verdicts, threshold)
+                )
             except LookupError:
                 unknown[label_key(value)] += 1
         labels_N.append(label)
@@ -99,6 +103,13 @@ def labels_of(
         raise DataError(
             f"{task.path}: judge.label: column {_names(rule)} has values that the rule does not "
             f"cover: {found}; covered: {rule.covered(task.judge.verdicts)}"
+        )
+    if isinstance(rule, AnswerLabel) and labels_N and not any(labels_N):
+        first = next((value for value in values_N if not is_null(value)), None)
+        raise DataError(
+            f"{task.path}: judge.label.answer: no text in column {_names(rule)} has a verdict, "
+            f"such as {shortened(repr(first), 80)}; expected answers that say one "
+            f"of: {', '.join(task.judge.verdicts)}"
         )
     return labels_N
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 from mtrl_judge.common.errors import Problem
 
-from .column_paths import parse_path
+from .column_paths import Step, parse_path
 from .fields import mapping, strings
 from .kinds import KINDS
-from .templates import QuestionError, question_columns
+from .templates import QuestionError, question_columns, question_paths
 
 # How names tell the first of two things from the second.
 _ORDINALS = frozenset(
@@ -27,7 +27,7 @@ def shown_problems(field: str, template: str, judge: Mapping[str, Any]) -> Itera
     except QuestionError:
         return  # reported as a fault of the template
     for name, what in _answers(judge):
-        if reads_path(template, columns, name):
+        if reads_path(template, name):
             wrong = f"reads the column {name!r}, {what}"
             yield Problem(field, wrong, "show only what a judge may know")
     images = strings(judge.get("images"))
@@ -52,6 +52,7 @@ def _answers(judge: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     columns = (
         (label.get("column"), "the label"),
         (label.get("larger_of"), "the label"),
+        (label.get("answer"), "the label"),
         (human.get("column"), "people's ratings"),
         (human.get("rank"), "people's ranking"),
         (judge.get("reasoning"), "the reasoning of a good answer"),
@@ -70,11 +71,26 @@ def compared_paths(candidates: object) -> list[str]:
     return [path for group in each for path in strings(group)]
 
 
-def reads_path(template: str, columns: Collection[str], path: str) -> bool:
-    """Whether a template may read what a path leads to: its column, and the keys on the way."""
+def reads_path(template: str, path: str) -> bool:
+    """Whether a template may read what a path leads to.
+
+    Of a column that it goes through, as in a loop, it may read the keys that it names anywhere.
+    """
     name, steps = parse_path(path)
-    keys = [step for step in steps if isinstance(step, str)]
-    return name in columns and all(key in template for key in keys)
+    for column, read in question_paths(template):
+        apart = any(_differ(*pair) for pair in zip(read, steps, strict=False))
+        if column != name or apart:
+            continue
+        if all(key in template for key in steps[len(read) :] if isinstance(key, str)):
+            return True
+    return False
+
+
+def _differ(step: Step, other: Step) -> bool:
+    """Whether two steps lead to different places; of a list, the end may be any position."""
+    if isinstance(step, int) and isinstance(other, int):
+        return step != other and (step < 0) == (other < 0)
+    return isinstance(step, str) and isinstance(other, str) and step != other
 
 
 def _left_behind(field: str, columns: list[str], candidates: list[str]) -> Iterator[Problem]:

@@ -28,6 +28,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mtrl_judge.common.markup import neutralize
 
+from .column_paths import ColumnPath, Step
+
 IMAGE_MARK = "<image>"
 """Where an image stands in a rendered question; data that has it is neutralized."""
 MAX_TEMPLATE = 20_000
@@ -124,6 +126,7 @@ class Interleaved:
 class _Question(NamedTuple):
     template: Template
     columns: frozenset[str]
+    paths: frozenset[ColumnPath]
 
 
 def question_columns(question: str) -> frozenset[str]:
@@ -133,6 +136,15 @@ def question_columns(question: str) -> frozenset[str]:
         QuestionError: it does not parse, or has something that is not allowed.
     """
     return _compiled(question).columns
+
+
+def question_paths(question: str) -> frozenset[ColumnPath]:
+    """What a question's template reads of its columns, as far as it names keys and positions.
+
+    Raises:
+        QuestionError: it does not parse, or has something that is not allowed.
+    """
+    return _compiled(question).paths
 
 
 def render(question: str, values: Mapping[str, Any]) -> str:
@@ -163,9 +175,30 @@ def _compiled(question: str) -> _Question:
         raise QuestionError(1, f"nested more than {MAX_DEPTH} levels deep") from None
     _check_tree(tree)
     columns = frozenset(meta.find_undeclared_variables(tree))
+    paths = frozenset(path for path in _paths(tree) if path.column in columns)
     for loop in tree.find_all(nodes.For):
         loop.iter = nodes.Filter(loop.iter, _STEPS, [], [], None, None, lineno=loop.lineno)
-    return _Question(_ENVIRONMENT.from_string(tree), columns)
+    return _Question(_ENVIRONMENT.from_string(tree), columns, paths)
+
+
+def _paths(node: nodes.Node) -> Iterator[ColumnPath]:
+    """Names with the keys and positions that are taken from them, as `conversations[0].value`."""
+    steps: list[Step] = []
+    inner = node
+    while isinstance(inner, nodes.Getattr | nodes.Getitem):
+        step: Step = inner.attr if isinstance(inner, nodes.Getattr) else None
+        if isinstance(inner, nodes.Getitem):
+            if isinstance(inner.arg, nodes.Const) and isinstance(inner.arg.value, str | int):
+                step = inner.arg.value
+            else:
+                yield from _paths(inner.arg)
+        steps.append(step)
+        inner = inner.node
+    if isinstance(inner, nodes.Name):
+        yield ColumnPath(inner.name, tuple(reversed(steps)))
+        return
+    for child in inner.iter_child_nodes():
+        yield from _paths(child)
 
 
 def _check_text(question: str) -> None:
@@ -291,12 +324,14 @@ def _joined(items: Any, separator: str = "") -> str:
 
 
 # Images stand in their own order, whatever the numbers, as `extract_images_and_text` in
-# benchmark/build_from_hf.py of github.com/facebookresearch/MMRB2 has it.
-_NUMBERED_MARK = re.compile(r"<image_[0-9]{1,4}>")
+# benchmark/build_from_hf.py of github.com/facebookresearch/MMRB2 has it. LLaVA's conversations have
+# <image> without numbers.
+_MARK = re.compile(r"<image(?:_[0-9]{1,4})?>")
 
 
 def _interleaved(text: Any, images: Any) -> Interleaved:
-    """A text with images in the places of <image_1>, <image_2>, …; those without one follow it."""
+    """A text with images in the places of <image_1>, <image_2>, … or of each <image>; those without
+    one follow it."""
     for value in (text, images):
         if isinstance(value, Undefined):
             str(value)  # which raises
@@ -308,7 +343,7 @@ def _interleaved(text: Any, images: Any) -> Interleaved:
     waiting = iter(images)
     parts: list[str | Place] = []
     position = 0
-    for mark in _NUMBERED_MARK.finditer(text):
+    for mark in _MARK.finditer(text):
         image = next(waiting, None)
         if image is None:
             break

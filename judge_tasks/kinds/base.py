@@ -71,7 +71,8 @@ class LabelRule(Frozen, ABC):
     @classmethod
     def written(cls) -> list[str]:
         """The keys that make a mapping this rule."""
-        return sorted({*cls.keys, *(["column"] if "column" in cls.model_fields else [])})
+        column = cls.model_fields["column"]
+        return sorted({*cls.keys, *([] if column.exclude else ["column"])})
 
     @property
     def uses_train_median(self) -> bool:
@@ -101,6 +102,26 @@ class LabelRule(Frozen, ABC):
         if label is None:
             raise LookupError(label_key(value))
         return str(label)
+
+
+class AnswerLabel(LabelRule):
+    """The verdict of an answer in the data, read as those of judges (:meth:`Kind.label_from`)."""
+
+    keys = frozenset({"answer"})
+    reducible = False
+
+    column: tuple[Column, ...] = Field(exclude=True, default=())
+    answer: Column = Field(
+        description="the column with an answer, whose verdict is the label, such as "
+        "conversations[1].value"
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.answer,)
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        return {}
 
 
 class Kind(ABC):
@@ -236,6 +257,10 @@ class Kind(ABC):
     def read(self, text: str, verdicts: Sequence[str]) -> Verdict:
         """The verdict of a judge's output; see :func:`~..verdicts.parse_verdict`."""
         return parse_verdict(text, verdicts, ratings=False if self.compares else None)
+
+    def label_from(self, answer: str, verdicts: Sequence[str]) -> str | None:
+        """The label that another judge's answer gives; None without a verdict."""
+        return self.read(answer, verdicts).value
 
     def correctness(self, verdict: str | None, label: str, verdicts: Sequence[str]) -> float:
         """How right a verdict is, from 0 to 1; no verdict is wrong."""

@@ -14,7 +14,7 @@ from mtrl_judge.metrics.slots import swapped
 
 from ..fields import ANY_VALUES, Column, as_number, is_null, label_key, strings
 from ..verdicts import Verdict, parse_verdict
-from .base import Kind, LabelRule, label_rule
+from .base import AnswerLabel, Kind, LabelRule, label_rule
 from .pointwise import MapLabel
 
 if TYPE_CHECKING:
@@ -148,7 +148,14 @@ class Pairwise(Kind):
     """Each pair is judged in both orders, or in the one that a hash of the item picks."""
 
     name = "pairwise"
-    label_rules: ClassVar = (PairLabel, LargerLabel, ConstantLabel, IndexLabel, MapLabel)
+    label_rules: ClassVar = (
+        PairLabel,
+        LargerLabel,
+        ConstantLabel,
+        IndexLabel,
+        MapLabel,
+        AnswerLabel,
+    )
     example = """\
   images: [image0, image1]       # the two that are compared
   question: |

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from mtrl_judge.common.errors import Problem, did_you_mean
 
 from ..fields import VALUES_BY_KEY, Text, as_number, label_key, mapping
-from .base import Kind, LabelRule
+from .base import AnswerLabel, Kind, LabelRule
 
 TRAIN_MEDIAN = "train_median"
 
@@ -145,7 +145,7 @@ class Pointwise(Kind):
     """Each item is one row with its own label."""
 
     name = "pointwise"
-    label_rules: ClassVar = (MapLabel, ThresholdLabel, BinsLabel)
+    label_rules: ClassVar = (MapLabel, ThresholdLabel, BinsLabel, AnswerLabel)
     example = """\
   images: [image]                # image columns; they precede the text unless it contains <image>
   # A Jinja template over the row's columns; say what is asked, and what each verdict means.

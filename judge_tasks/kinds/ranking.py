@@ -25,7 +25,7 @@ from mtrl_judge.metrics.summary import summarize
 from ..fields import Column, as_number, is_null, strings
 from ..order_answers import MAX_CANDIDATES, parse_order
 from ..verdicts import Verdict
-from .base import Kind, LabelRule
+from .base import AnswerLabel, Kind, LabelRule
 
 if TYPE_CHECKING:
     from ..spec import JudgeSpec
@@ -107,7 +107,7 @@ class Ranking(Kind):
 
     name = "ranking"
     headline = "kendall"
-    label_rules: ClassVar = (ScoresLabel, OrderLabel)
+    label_rules: ClassVar = (ScoresLabel, OrderLabel, AnswerLabel)
     drawn_metrics = RANKING_METRICS
     note = (
         "Rows without an order count as right about nothing. pairwise accuracy: of the pairs of "

@@ -44,7 +44,7 @@ from ..aspects import (
 from ..fields import as_number, is_null, lookup, mapping, strings
 from ..rating_answers import number_text, parse_rating
 from ..verdicts import Verdict, parse_verdict
-from .base import Kind, LabelRule
+from .base import AnswerLabel, Kind, LabelRule
 
 _MAX_LEVELS = 101
 
@@ -129,7 +129,7 @@ class Score(Kind):
     name = "score"
     headline = "spearman"
     named, scaled = False, True
-    label_rules: ClassVar = (AspectsLabel, NumberLabel)
+    label_rules: ClassVar = (AspectsLabel, NumberLabel, AnswerLabel)
     drawn_metrics = SCORE_METRICS
     note = (
         "Rows without a rating count as the middle of the scale, for the mean absolute error (mae) "
@@ -181,7 +181,7 @@ class Score(Kind):
         """The label has the key by which its rule is recognized, and the scale its levels."""
         completed = super().completed(judge)
         label, aspects = judge.get("label"), strings(judge.get("aspects"))
-        if isinstance(label, Mapping):
+        if isinstance(label, Mapping) and "answer" not in label:
             of_aspects = {"aspects": aspects} if aspects else {}
             completed["label"] = {"from": None, **label, **of_aspects}
         scale = mapping(judge.get("scale"))
@@ -256,6 +256,14 @@ class Score(Kind):
         low, high = scale_ends(verdicts)
         both = zip(rating_values(verdict, verdicts), rating_values(label, verdicts), strict=True)
         return fmean(1 - abs(rating - of_label) / (high - low) for rating, of_label in both)
+
+    def label_from(self, answer: str, verdicts: Sequence[str]) -> str | None:
+        """The numbers, also of named levels."""
+        verdict = self.read(answer, verdicts).value
+        if verdict is None:
+            return None
+        numbers = map(number_text, rating_values(verdict, verdicts))
+        return write_ratings(dict(zip(scales_of(tuple(verdicts)), numbers, strict=True)))
 
     def decided(
         self, probabilities: Sequence[float], most_probable: int, verdicts: Sequence[str]
