@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, LargeList, List
+from datasets import Features
 
 from mtrl_judge.common.errors import DataError, JudgeError, nearest
 from mtrl_judge.common.files import (
@@ -36,12 +36,9 @@ from mtrl_judge.common.files import (
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.progress import ProgressCallback
-from mtrl_judge.judge_tasks.column_paths import parse_path, value_at
 from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.images import encoded, is_base64, truncation_refused
-from mtrl_judge.judge_tasks.items import check_reached, find_items
-from mtrl_judge.judge_tasks.labels import is_dropped, label_values, labels_of, train_median
-from mtrl_judge.judge_tasks.raw_split import count_candidates, dataset_columns
+from mtrl_judge.judge_tasks.labels import labels_of, train_median
 from mtrl_judge.judge_tasks.rows import MAX_UNDECODABLE_SHARE
 from mtrl_judge.judge_tasks.sources import has_only_facts, split_files
 from mtrl_judge.judge_tasks.spec import DATA_CARD, SPLITS, JudgeTask, SplitName
@@ -51,7 +48,17 @@ from .image_columns import ImageColumn, image_columns
 from .image_files import CheckedImage, ImageIndex, check_image
 from .raw_files import Archive, HubRepository, RawFiles, open_source
 from .shards import NOTE_KINDS, Notes, Shards, no_notes
-from .tables import MemoryTable, Table, read_table
+from .source_splits import (
+    SourceSplit,
+    TableItems,
+    addresses,
+    has_images,
+    needed_columns,
+    source_feature,
+    values_of,
+    without,
+)
+from .tables import MemoryTable, read_table
 
 # Increase it when the same files would be written differently, so that they are prepared again.
 _FORMAT_VERSION = 1
@@ -131,36 +138,6 @@ def _by_dataset(tasks: Sequence[JudgeTask]) -> Iterable[list[JudgeTask]]:
     return groups.values()
 
 
-class _SourceSplit(NamedTuple):
-    """One of the dataset's own splits, opened for reading."""
-
-    name: SplitName
-    table: Table
-    image_index: ImageIndex
-    """Finds images that are files."""
-    images: Mapping[str, ImageColumn]
-    """The columns with images."""
-    schema: pa.Schema
-    """Of what is written."""
-    urls: Sequence[str] = ()
-    """The web addresses of images."""
-
-    def column(self, name: str) -> list[Any]:
-        """The values of a column; True in place of images."""
-        column = self.images.get(name)
-        if column is None:
-            return self.table.column(name)
-        if pa.types.is_struct(self.schema.field(name).type) and column.paths == [()]:
-            return [True] * self.table.rows  # images need not be read
-        return [column.masked(value) for value in self.values(column)]
-
-    def values(self, column: ImageColumn) -> Iterator[Any]:
-        """What the tables have in place of images, row by row."""
-        name = parse_path(column.source, self.table.schema.names).column
-        for batch in self.table.batches([name]):
-            yield from column.values(_values_of(batch), [name])
-
-
 @dataclass
 class _Preparation:
     """One dataset for the tasks that are made from it."""
@@ -225,7 +202,7 @@ class _Preparation:
             self._rewrite_unless_same_failures()
             rows = {split.name: split.table.rows for split in splits}
             if self.options.allow_missing and self.downloads.failed:
-                splits = [_without(split, {*self.downloads.failed}) for split in splits]
+                splits = [without(split, {*self.downloads.failed}) for split in splits]
             notes = {split.name: self._write(split) for split in splits}
             card = {
                 "source": "prepared",
@@ -316,7 +293,7 @@ class _Preparation:
                 images = {
                     column.name: column for column in image_columns(self.tasks, table.schema.names)
                 }
-                splits.append(_SourceSplit(name, table, ImageIndex([]), images, table.schema))
+                splits.append(SourceSplit(name, table, ImageIndex([]), images, table.schema))
         self._check_items(splits)
 
     def _start_or_resume(self, plan: str, needed: int) -> None:
@@ -342,7 +319,7 @@ class _Preparation:
         archives: Sequence[str],
         source: RawFiles,
         stack: ExitStack,
-    ) -> _SourceSplit:
+    ) -> SourceSplit:
         image_files = self.raw.images
         paths = [source.local_path(name) for name in tables]
         table = read_table(
@@ -360,17 +337,17 @@ class _Preparation:
         images = {column.name: column for column in image_columns(self.tasks, found)}
         if image_files is not None and image_files.subset:
             assert isinstance(table, MemoryTable)
-            table = table.kept(_has_images(table, images.values(), index))
+            table = table.kept(has_images(table, images.values(), index))
         # The columns as `datasets` types them, so that it reads the files as image datasets.
         features = Features.from_arrow_schema(table.schema)
-        theirs = {name: _source_feature(column, features) for name, column in images.items()}
+        theirs = {name: source_feature(column, features) for name, column in images.items()}
         features.update({name: images[name].feature(theirs[name]) for name in images})
-        split = _SourceSplit(name, table, index, images, features.arrow_schema)
+        split = SourceSplit(name, table, index, images, features.arrow_schema)
         texts = [column for name, column in images.items() if column.may_be_text(theirs[name])]
-        return split._replace(urls=_urls(split, texts))
+        return split._replace(urls=addresses(split, texts))
 
     def _check_columns(self, found: Sequence[str], file: str) -> None:
-        needed = {column for task in self.tasks for column in _needed_columns(task, found)}
+        needed = {column for task in self.tasks for column in needed_columns(task, found)}
         missing = sorted(needed - {*found})
         unused = [name for name in found if name not in needed]
         if missing:
@@ -380,14 +357,14 @@ class _Preparation:
                 f"if only the names differ: --columns {guesses}"
             )
 
-    def _check_items(self, splits: Sequence[_SourceSplit]) -> None:
+    def _check_items(self, splits: Sequence[SourceSplit]) -> None:
         """The items that the card expects must be there, with labels that the rule covers.
 
         Checked before anything is written.
         """
         wrong: list[str] = []
         for task in self.tasks:
-            items = {split.name: _TableItems(task, split) for split in splits}
+            items = {split.name: TableItems(task, split) for split in splits}
             for name, of_split in items.items():
                 count = _expected_items(task, name)
                 if count is not None and of_split.kept != count:
@@ -404,7 +381,7 @@ class _Preparation:
 
     # Write.
 
-    def _write(self, split: _SourceSplit) -> Notes:
+    def _write(self, split: SourceSplit) -> Notes:
         """Write the rows that the shards do not have yet; notes on all images of the split."""
         shards = Shards(self.work, split.name, split.schema)
         with truncation_refused(), ThreadPoolExecutor() as pool:
@@ -412,7 +389,7 @@ class _Preparation:
         return shards.notes
 
     def _batches_with_images(
-        self, split: _SourceSplit, shards: Shards, pool: ThreadPoolExecutor
+        self, split: SourceSplit, shards: Shards, pool: ThreadPoolExecutor
     ) -> Iterator[tuple[pa.RecordBatch, Notes]]:
         """The batches that follow the shards, with checked images and notes on them."""
         row = shards.rows
@@ -423,7 +400,7 @@ class _Preparation:
             columns = {name: batch.column(name) for name in batch.schema.names}
             notes = no_notes()
             for name, column in split.images.items():
-                values = column.values(_values_of(batch), batch.schema.names)
+                values = column.values(values_of(batch), batch.schema.names)
                 written = self._with_images(split, column, values, row, notes, pool)
                 columns[name] = pa.array(written, type=split.schema.field(name).type)
             row += len(batch)
@@ -440,7 +417,7 @@ class _Preparation:
 
     def _with_images(
         self,
-        split: _SourceSplit,
+        split: SourceSplit,
         column: ImageColumn,
         values: Sequence[Any],
         row: int,
@@ -477,7 +454,7 @@ class _Preparation:
                 notes["changed"][key] = image.change
         return written
 
-    def _content(self, split: _SourceSplit, cell: Any) -> bytes | ValueError:
+    def _content(self, split: SourceSplit, cell: Any) -> bytes | ValueError:
         """The encoded image that a cell has or names, or why there is none."""
         try:
             if is_address(cell):
@@ -578,33 +555,6 @@ def _skip_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Reco
         rows = max(0, rows - len(batch))
 
 
-class _TableItems:
-    """The items that a task makes of a table, and what its label rule reads of each."""
-
-    def __init__(self, task: JudgeTask, split: _SourceSplit) -> None:
-        self.task, self.split = task, split
-        names = split.schema.names
-        self.items, _ = find_items(task, names, split.table.rows, split.column)
-        self.values = label_values(task, self._column, len(self.items))
-        self.kept = sum(not dropped for dropped in is_dropped(task, self.values))
-
-    def verdicts(self) -> list[Sequence[str]]:
-        """Those that each item can have."""
-        counts = count_candidates(self.task, self._column, len(self.items))
-        verdicts_of, verdicts = self.task.kind.verdicts_of, self.task.judge.verdicts
-        return [verdicts_of(verdicts, number) for number in counts]
-
-    def _column(self, path: str) -> list[Any]:
-        name, steps = self.items.path_of(path)
-        values = [value_at(v, steps) for v in self.items.column(name, self.split.column)]
-        check_reached(self.task, path, values)
-        return values
-
-
-def _values_of(batch: pa.RecordBatch) -> Callable[[str], list[Any]]:
-    return lambda name: list(batch.column(name).to_pylist())
-
-
 def _expected_items(task: JudgeTask, split: SplitName) -> int | None:
     """The items that the card expects in one of the dataset's own splits, and in those cut from it;
     None if it does not say."""
@@ -615,69 +565,7 @@ def _expected_items(task: JudgeTask, split: SplitName) -> int | None:
     return sum(judge.card.expects[name] for name in (split, *cut))
 
 
-def _needed_columns(task: JudgeTask, there: Sequence[str]) -> set[str]:
-    """The columns that the dataset's tables must have."""
-    columns = {*chain.from_iterable(dataset_columns(task, there).values())}
-    files = task.judge.raw.images if task.judge.raw else None
-    named = files.columns if files else {}
-    return columns - named.keys() | {parse_path(path, there).column for path in named.values()}
-
-
-def _has_images(
-    table: MemoryTable, columns: Iterable[ImageColumn], index: ImageIndex
-) -> list[bool]:
-    """Whether all files that a row names are there."""
-    keep = [True] * table.rows
-    for column in columns:
-        for row, value in enumerate(column.values(table.column, table.schema.names)):
-            names: list[Any] = []
-            column.replaced(value, names.append)
-            keep[row] = keep[row] and all(index.find(name) is not None for name in names)
-    return keep
-
-
-def _source_feature(column: ImageColumn, features: Features) -> Any:
-    """The type of what the tables have in place of images."""
-    name, steps = parse_path(column.source, [*features])
-    feature = features[name]
-    for step in steps:
-        is_list = isinstance(feature, List | LargeList) and not isinstance(step, str)
-        feature = feature.feature if is_list else isinstance(feature, dict) and feature.get(step)
-        if not feature:
-            raise DataError(f"judge.raw.images.named_by: {column.source!r} leads nowhere")
-    return feature
-
-
-def _urls(split: _SourceSplit, columns: Iterable[ImageColumn]) -> list[str]:
-    """The web addresses in place of images."""
-    found: list[Any] = []
-    for column in columns:
-        for value in split.values(column):
-            column.replaced(value, found.append)
-    return [cell for cell in found if is_address(cell)]
-
-
-def _without(split: _SourceSplit, failed: Set[str]) -> _SourceSplit:
-    """The rows all of whose images are there.
-
-    Raises:
-        DataError: there are none.
-    """
-    keep = [True] * split.table.rows
-    for column in split.images.values():
-        for row, value in enumerate(split.values(column)):
-            cells: list[Any] = []
-            column.replaced(value, cells.append)
-            keep[row] = keep[row] and failed.isdisjoint(filter(is_address, cells))
-    if not any(keep):
-        raise DataError(f"{split.name}: no image of its {len(keep):,} rows could be downloaded")
-    table = split.table
-    if not isinstance(table, MemoryTable):
-        table = MemoryTable(pa.Table.from_batches(list(table.batches()), table.schema))
-    return split._replace(table=table.kept(keep))
-
-
-def _lost_rows(splits: Sequence[_SourceSplit], before: Mapping[SplitName, int]) -> dict[str, int]:
+def _lost_rows(splits: Sequence[SourceSplit], before: Mapping[SplitName, int]) -> dict[str, int]:
     """The rows of each split that are left out, if any are."""
     lost = {str(split.name): before[split.name] - split.table.rows for split in splits}
     return {name: rows for name, rows in lost.items() if rows}
