@@ -17,6 +17,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.rl.dataset import build_dataset
 from mtrl_judge.rl.dry_run import dry_run
+from mtrl_judge.rl.image_cache import DecodedOnce
 from mtrl_judge.rl.mixed_prompts import MixedPrompts
 from mtrl_judge.rl.settings import build_settings
 
@@ -26,8 +27,9 @@ PARAPHRASES = json.dumps(WORDINGS[1:])
 
 def questions(dataset: Any) -> list[str]:
     """The question of each row, without the instruction after it."""
-    rows = [dataset[number]["prompt"][-1]["content"] for number in range(len(dataset))]
-    texts = ["".join(part.get("text") or "" for part in content) for content in rows]
+    rows = dataset.__getitems__([*range(len(dataset))])
+    contents = [row["prompt"][-1]["content"] for row in rows]
+    texts = ["".join(part.get("text") or "" for part in content) for content in contents]
     return [text.partition("\n")[0] for text in texts]
 
 
@@ -39,6 +41,7 @@ def test_a_wording_depends_on_seed_epoch_and_item_alone(tmp_path: Path) -> None:
     prompts = MixedPrompts(seed=0)
     dataset = build_dataset([task], root=tmp_path, keep_pairs=True, prompts=prompts)
     plain = build_dataset([task], root=tmp_path, keep_pairs=True)
+    once = DecodedOnce(dataset, prompts)
     seen = []
     for epoch in (0, 1):
         prompts.epoch = epoch
@@ -47,6 +50,7 @@ def test_a_wording_depends_on_seed_epoch_and_item_alone(tmp_path: Path) -> None:
         again.epoch = epoch
         other = build_dataset([task], root=tmp_path, keep_pairs=True, prompts=again)
         assert questions(other) == asked
+        assert questions(once) == asked
         seen.append(["," in text for text in asked])
         # Both orders of a pair; and each image stands where the wording places it.
         assert seen[-1][::2] == seen[-1][1::2]
