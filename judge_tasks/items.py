@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from mtrl_judge.common.errors import DataError, shortened
 
@@ -22,9 +22,30 @@ from .templates import IMAGE_MARK, question_columns
 
 # What is gathered is shown to a judge together.
 MAX_GATHERED = 100
+# Each value of a list that `judge.each` goes through is an item.
+MAX_LISTED = 1_000
 
 Read: TypeAlias = Callable[[str], Sequence[Any]]
 """The values of a column of the dataset, one for each of its rows."""
+
+
+class Taken(NamedTuple):
+    """Where a column of an item comes from."""
+
+    path: ColumnPath
+    listed: bool = False
+    """Whether the path leads to a list, of which the item has one value."""
+
+
+class Part(NamedTuple):
+    """Which part of its rows an item is."""
+
+    number: int = 0
+    """Among the items of the same rows."""
+    entry: int = 0
+    """Of ``judge.each``."""
+    position: int = 0
+    """In the lists that the entry goes through."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +57,7 @@ class Items:
     """Of the dataset."""
     rows_N: Sequence[Sequence[int]]
     """The indices of the dataset's rows that each item is made of."""
-    entries_N: Sequence[int]
-    """The entry of ``judge.each`` that each item is made by; 0 without any."""
+    parts_N: Sequence[Part]
 
     def __len__(self) -> int:
         return len(self.rows_N)
@@ -55,24 +75,25 @@ class Items:
     def origins(self, name: str) -> list[Any]:
         """Where each entry of ``judge.each`` takes a column of an item from.
 
-        A path into the dataset, or a constant.
+        A :class:`Taken`, or a constant.
         """
         found: list[Any] = []
         for entry in self.task.judge.each or ({},):
             cell = entry.get(name, ColumnOf(column=name))
-            is_path = isinstance(cell, ColumnOf)
-            found.append(parse_path(cell.column, self.columns) if is_path else cell)
+            if isinstance(cell, ColumnOf):
+                cell = Taken(parse_path(cell.column, self.columns), cell.listed)
+            found.append(cell)
         return found
 
     def places(self, path: str) -> Iterator[ColumnPath]:
         """What a path of an item leads to in the rows of the dataset."""
         name, steps = self.path_of(path)
         for origin in self.origins(name):
-            if isinstance(origin, ColumnPath):
-                all_steps: tuple[Step, ...] = (*origin.steps, *steps)
+            if isinstance(origin, Taken):
+                column, start = origin.path
+                all_steps: tuple[Step, ...] = (*start, *((None,) if origin.listed else ()), *steps)
                 # The first step into a gathered column chooses among the rows.
-                in_row = all_steps[1:] if origin.column in self._gathered else all_steps
-                yield ColumnPath(origin.column, in_row)
+                yield ColumnPath(column, all_steps[1:] if column in self._gathered else all_steps)
 
     @cached_property
     def compared_images(self) -> frozenset[str]:
@@ -110,14 +131,12 @@ class Items:
             DataError: a path of ``judge.each`` leads nowhere in a row.
         """
         origins = self.origins(name)
-        columns = {o.column: read(o.column) for o in origins if isinstance(o, ColumnPath)}
-        values_N = [
-            self.value(origins[entry], rows, columns)
-            for entry, rows in zip(self.entries_N, self.rows_N, strict=True)
-        ]
+        names = {origin.path.column for origin in origins if isinstance(origin, Taken)}
+        columns = {name: read(name) for name in names}
+        values_N = [self.value(n, origins, columns) for n in range(len(self))]
         lost = [n for n, value in enumerate(values_N) if value is MISSING]
         if lost:
-            entry = self.entries_N[lost[0]]
+            entry = self.parts_N[lost[0]].entry
             raise DataError(
                 f"{self.task.path}: judge.each.{entry}.{name}: leads nowhere in {len(lost)} of "
                 f"{len(values_N)} items, the first of them made of row {self.rows_N[lost[0]][0]}; "
@@ -125,18 +144,26 @@ class Items:
             )
         return values_N
 
-    def value(self, origin: Any, rows: Sequence[int], columns: Mapping[str, Any]) -> Any:
-        """What an item has at an origin.
+    def value(self, n: int, origins: Sequence[Any], columns: Mapping[str, Any]) -> Any:
+        """The value of a column of one item.
 
         Args:
+            origins: of the column, for each entry of ``judge.each``.
             columns: of the dataset, by name and row.
         """
-        if not isinstance(origin, ColumnPath):
+        part = self.parts_N[n]
+        origin = origins[part.entry]
+        if not isinstance(origin, Taken):
             return origin
-        column = columns[origin.column]
-        if origin.column in self._gathered:
-            return value_at([column[row] for row in rows], origin.steps)
-        return value_at(column[rows[0]], origin.steps)
+        found = self.at(origin.path, self.rows_N[n], columns)
+        return found[part.position] if origin.listed else found
+
+    def at(self, path: ColumnPath, rows: Sequence[int], columns: Mapping[str, Any]) -> Any:
+        """What a path leads to in the rows of an item; MISSING where it leads nowhere."""
+        column = columns[path.column]
+        if path.column in self._gathered:
+            return value_at([column[row] for row in rows], path.steps)
+        return value_at(column[rows[0]], path.steps)
 
     def select(self, indices: Iterable[int]) -> tuple[Items, list[int]]:
         """Some of the items, made of the rows that follow: those of the dataset they need."""
@@ -144,9 +171,9 @@ class Items:
         rows_N = [self.rows_N[index] for index in chosen]
         used = list(dict.fromkeys(chain.from_iterable(rows_N)))
         place = {row: number for number, row in enumerate(used)}
-        entries_N = [self.entries_N[index] for index in chosen]
+        parts_N = [self.parts_N[index] for index in chosen]
         moved_N = [tuple(place[row] for row in rows) for rows in rows_N]
-        return replace(self, rows_N=moved_N, entries_N=entries_N), used
+        return replace(self, rows_N=moved_N, parts_N=parts_N), used
 
     def differing(self, values: Sequence[Any]) -> list[int]:
         """The items within whose rows a column of the dataset is not everywhere the same."""
@@ -174,13 +201,60 @@ def find_items(
     if judge.gather is not None:
         groups, without = _gathered(task, kept, _values(task, judge.gather.by, columns, read))
         left_out["judge.gather.by"] = without
-    entries = range(max(1, len(judge.each)))
+    groups = list(groups)
     rows_N: list[Sequence[int]] = []
-    entries_N: list[int] = []
+    parts_N: list[Part] = []
+    for rows, lengths in zip(groups, _lengths(task, columns, groups, read), strict=True):
+        parts = ((entry, at) for entry, length in enumerate(lengths) for at in range(length))
+        numbered = [Part(number, *part) for number, part in enumerate(parts)]
+        left_out["judge.each"] += not numbered
+        rows_N += [rows] * len(numbered)
+        parts_N += numbered
+    if groups and not rows_N:
+        raise DataError(f"{task.path}: judge.each: the lists of all {len(groups)} rows are empty")
+    return Items(task, columns, rows_N, parts_N), dict(+left_out)
+
+
+def _lengths(
+    task: JudgeTask, columns: Sequence[str], groups: Sequence[Sequence[int]], read: Read
+) -> Iterator[list[int]]:
+    """How many items each entry of ``judge.each`` makes of the rows of each group.
+
+    Raises:
+        DataError: a value to go through is no list or a long one, or two lists differ in length.
+    """
+    items = Items(task, columns, (), ())
+    listed = [
+        {name: cell for name, cell in entry.items() if isinstance(cell, ColumnOf) and cell.listed}
+        for entry in task.judge.each or ({},)
+    ]
+    paths = {
+        cell.column: parse_path(cell.column, columns) for each in listed for cell in each.values()
+    }
+    values = {path.column: read(path.column) for path in paths.values()}
     for rows in groups:
-        rows_N += [rows] * len(entries)
-        entries_N += entries
-    return Items(task, columns, rows_N, entries_N), dict(+left_out)
+        lengths = []
+        for number, cells in enumerate(listed):
+            where = f"{task.path}: judge.each.{number}"
+            by_name = {}
+            for name, cell in cells.items():
+                found = items.at(paths[cell.column], rows, values)
+                length = 0 if found is None else len(found) if isinstance(found, list) else -1
+                if not 0 <= length <= MAX_LISTED:
+                    what = "no list" if length < 0 else f"a list of {length:,} values"
+                    raise DataError(
+                        f"{where}.{name}: {cell.column!r} leads to {what} in row {rows[0]}; "
+                        f"expected a list of up to {MAX_LISTED:,}, whose values become items"
+                    )
+                by_name[name] = length
+            if len({*by_name.values()}) > 1:
+                raise DataError(
+                    f"{where}: lists of different lengths in row {rows[0]}: "
+                    f"{', '.join(f'{name} has {length}' for name, length in by_name.items())}; "
+                    "expected one value of each for every item"
+                )
+            lengths.append(next(iter(by_name.values()), 1))
+        yield lengths
 
 
 def image_paths(task: JudgeTask, columns: Sequence[str]) -> dict[str, list[tuple[Step, ...]]]:

@@ -25,6 +25,7 @@ from .fields import is_null, label_key, lookup
 from .images import encoded, fault_of, shown, truncation_refused
 from .items import (
     Items,
+    Taken,
     check_gathered,
     check_reached,
     find_items,
@@ -230,7 +231,7 @@ class RawSplit:
     def _values(self, indices: Sequence[int], names: Iterable[str]) -> list[dict[str, Any]]:
         """The values of columns of some items, images included."""
         origins = {name: self.items.origins(name) for name in names}
-        columns = {o.column for each in origins.values() for o in each if isinstance(o, ColumnPath)}
+        columns = {o.path.column for each in origins.values() for o in each if isinstance(o, Taken)}
         rows = sorted(set(chain.from_iterable(self.items.rows_N[index] for index in indices)))
         cells: dict[str, dict[int, Any]] = {}
         if columns and rows:
@@ -242,10 +243,7 @@ class RawSplit:
                 name: dict(zip(rows, batch[name].to_pylist(), strict=True)) for name in columns
             }
         return [
-            {
-                name: self.items.value(each[self.items.entries_N[n]], self.items.rows_N[n], cells)
-                for name, each in origins.items()
-            }
+            {name: self.items.value(n, of_column, cells) for name, of_column in origins.items()}
             for n in indices
         ]
 
@@ -401,7 +399,7 @@ class RawSplit:
         if self.task.judge.id:
             columns = [texts[column] for column in self.task.judge.id]
             if self.task.judge.each:
-                columns.append(list(self.items.entries_N))
+                columns.append([part.number for part in self.items.parts_N])
             return ["/".join(map(str, parts)) for parts in zip(*columns, strict=True)]
         shown_N = zip(self.digests, *texts.values(), strict=True)
         return [digest(str(part).encode() for part in shown)[:16] for shown in shown_N]

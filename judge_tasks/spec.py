@@ -222,26 +222,33 @@ class ColumnOf(Frozen):
     """A value that an item takes from a column or path of the dataset."""
 
     column: Column = Field(description="a column or path of the dataset")
+    listed: bool = False
+    """Whether it is a list of the values of several items."""
 
 
 def _cell(value: object) -> object:
     """A constant, or where it comes from."""
-    if isinstance(value, Mapping) and set(value) == {"column"} and isinstance(value["column"], str):
-        return ColumnOf(**value)
+    if isinstance(value, Mapping) and len(value) == 1:
+        key, path = next(iter(value.items()))
+        if key in ("column", "each") and isinstance(path, str):
+            return ColumnOf(column=path, listed=key == "each")
     if isinstance(value, Mapping | list):
-        raise PydanticCustomError("no_cell", "is neither a constant nor {column: …}")
+        raise PydanticCustomError("no_cell", "is neither a constant nor {column: …} or {each: …}")
     return value
 
 
 _CELL_SCHEMA = {
     "anyOf": [
         {"type": ["string", "number", "boolean", "null"]},
-        {
-            "type": "object",
-            "properties": {"column": {"type": "string"}},
-            "required": ["column"],
-            "additionalProperties": False,
-        },
+        *(
+            {
+                "type": "object",
+                "properties": {key: {"type": "string"}},
+                "required": [key],
+                "additionalProperties": False,
+            }
+            for key in ("column", "each")
+        ),
     ]
 }
 Cell: TypeAlias = Annotated[Any, BeforeValidator(_cell), WithJsonSchema(_CELL_SCHEMA)]
@@ -342,7 +349,8 @@ class JudgeSpec(Frozen):
         (),
         max_length=MAX_EACH,
         description=f"a list of up to {MAX_EACH} mappings: each row becomes an item for each of "
-        "them, with these columns, such as {text: {column: caption_0}, asked: text}",
+        "them, with these columns, such as {text: {column: caption_0}, asked: text}; with "
+        "{text: {each: captions}}, for each value of a list",
     )
     scale: Scale | None = Field(
         None, description="{min, max, step}: the scale of a task whose kind is score"

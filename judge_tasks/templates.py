@@ -71,6 +71,7 @@ _NAMES: Mapping[type[nodes.Node], str] = {
     nodes.FromImport: "import",
     **dict.fromkeys(_ARITHMETIC, "arithmetic"),
 }
+_RENAME = "judge.each gives a column whose name has spaces or signs another one"
 _USE = "use columns, if, for, comparisons and the filters that docs/tasks.md lists"
 _STEPS = " steps"  # no template can spell a name with a space
 
@@ -169,7 +170,7 @@ def _compiled(question: str) -> _Question:
         _check_text(question)
         tree = _ENVIRONMENT.parse(question)
     except TemplateSyntaxError as error:
-        wrong, right = str(error.message), "a column is written {{ column }}"
+        wrong, right = str(error.message), f"a column is written {{{{ column }}}}; {_RENAME}"
         raise QuestionError(error.lineno, wrong, right) from None
     except RecursionError:
         raise QuestionError(1, f"nested more than {MAX_DEPTH} levels deep") from None
@@ -230,7 +231,8 @@ def _check_tree(tree: nodes.Template) -> None:
             raise QuestionError(node.lineno, f"nested more than {MAX_DEPTH} levels deep")
         what = _refused(node)
         if what is not None:
-            raise QuestionError(node.lineno, f"{what} is not allowed")
+            right = f"{_USE}; {_RENAME}" if isinstance(node, _ARITHMETIC) else _USE
+            raise QuestionError(node.lineno, f"{what} is not allowed", right)
         waiting += ((child, depth + 1) for child in node.iter_child_nodes())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,88 @@ def test_the_part_of_a_column_that_has_the_label_is_not_shown(
 ) -> None:
     with pytest.raises(JudgeTaskError, match=r"reads the column 'conversations\[1\].value', the l"):
         write_task(tmp_path, **CONVERSATION, question=f'"{question}"')
+
+
+EACH_ANSWER = {
+    "kind": "score",
+    "verdicts": "[bad, good]",
+    "question": "'{{ prompt }} {{ answer }}'",
+    "each": "[{answer: {each: completions.response}, of: {each: completions.ratings}}]",
+    "label": "{column: of.helpfulness}",
+    "id": "prompt",
+}
+
+
+def completions(prompt: str, *answers: str) -> dict[str, Any]:
+    """A row of VLFeedback: lists of what models answered and of its ratings."""
+    ratings = [{"helpfulness": str(1 + number % 2)} for number in range(len(answers))]
+    return {"image": RED, "prompt": prompt} | {
+        "completions": {"response": [*answers], "ratings": ratings}
+    }
+
+
+def test_each_value_of_a_list_is_an_item(tmp_path: Path) -> None:
+    """Lists of any length; of a row without values nothing is left, and it is counted."""
+    task = write_task(tmp_path, **EACH_ANSWER)
+    rows = [completions("p", "a", "b", "c"), completions("q", "d"), completions("r")]
+    raw = RawSplit(task, Dataset.from_list(rows))
+    assert raw.left_out == {"judge.each": 1}
+    assert raw.ids == ["p/0", "p/1", "p/2", "q/0"]
+    assert len({*raw.clusters}) == 2
+    assert judged(task, *rows) == [("p a", "1"), ("p b", "2"), ("p c", "1"), ("q d", "1")]
+
+
+def test_images_in_lists_are_items(tmp_path: Path) -> None:
+    task = write_task(
+        tmp_path,
+        kind="score",
+        verdicts="[bad, good]",
+        each="[{image: {each: shots}, level: {each: levels}}]",
+        label="{column: level}",
+        question="'{{ image }}{{ text }}'",
+    )
+    row = {"text": "Is it?", "shots": [RED, LIME], "levels": [2, 1]}
+    dataset = to_rows(RawSplit(task, Dataset.from_list([row]))).dataset
+    found = [JudgeRow.from_doc(dataset[index]) for index in range(2)]
+    assert [row.images[0].getpixel((0, 0)) for row in found] == [(255, 0, 0), (0, 255, 0)]
+    assert [row.label for row in found] == ["2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("each", "row", "fault"),
+    [
+        ("{each: prompt}", {}, "judge.each.0.answer: 'prompt' leads to no list in row 0"),
+        ("{each: completions.none}", {}, "'completions.none' leads to no list in row 0"),
+        (
+            "{each: completions.response}",
+            {"completions": {"response": ["a"] * 1001, "ratings": []}},
+            "leads to a list of 1,001 values in row 0; expected a list of up to 1,000",
+        ),
+        (
+            "{each: completions.response}",
+            {"completions": {"response": ["a", "b"], "ratings": [{"helpfulness": "1"}]}},
+            "judge.each.0: lists of different lengths in row 0: answer has 2, of has 1",
+        ),
+        (
+            "{each: completions.response}",
+            {"completions": {"response": [], "ratings": []}},
+            "judge.each: the lists of all 1 rows are empty",
+        ),
+    ],
+)
+def test_lists_that_make_no_items(
+    tmp_path: Path, each: str, row: dict[str, Any], fault: str
+) -> None:
+    entry = f"[{{answer: {each}, of: {{each: completions.ratings}}}}]"
+    task = write_task(tmp_path, **EACH_ANSWER | {"each": entry})
+    with pytest.raises(DataError, match=re.escape(fault)):
+        judged(task, completions("p", "a") | row)
+
+
+@pytest.mark.parametrize("name", ["Prompt Text", "instr-resp"])
+def test_columns_whose_names_are_none_in_templates_get_another(tmp_path: Path, name: str) -> None:
+    with pytest.raises(JudgeTaskError, match="gives a column whose name has spaces or"):
+        write_task(tmp_path, question=f"'{{{{ {name} }}}}'")
+    each = f"[{{asked: {{column: {name}}}}}]"
+    task = write_task(tmp_path, question="'{{ asked }}'", each=each)
+    assert judged(task, {"image": RED, name: "So?", "label": 1}) == [("So?", "Yes")]
