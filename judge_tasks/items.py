@@ -17,7 +17,7 @@ from mtrl_judge.common.errors import DataError, shortened
 
 from .column_paths import MISSING, ColumnPath, Step, mapped, parse_path, value_at
 from .fields import is_null, label_key, lookup
-from .spec import ColumnOf, JudgeTask
+from .spec import ColumnOf, Gather, JudgeTask
 from .templates import IMAGE_MARK, question_columns
 
 # What is gathered is shown to a judge together.
@@ -197,11 +197,19 @@ def find_items(
     judge = task.judge
     kept = _selected(task, columns, n_rows, read)
     left_out = Counter({"judge.where": n_rows - len(kept)})
-    groups: Iterable[Sequence[int]] = ((row,) for row in kept)
+    groups: Sequence[Sequence[int]] = [(row,) for row in kept]
     if judge.gather is not None:
         groups, without = _gathered(task, kept, _values(task, judge.gather.by, columns, read))
         left_out["judge.gather.by"] = without
-    groups = list(groups)
+        if _are_candidates(task, judge.gather):
+            several = [rows for rows in groups if len(rows) > 1]
+            left_out["judge.candidates"] = len(groups) - len(several)
+            if groups and not several:
+                raise DataError(
+                    f"{task.path}: judge.gather.by: no two rows have the same {judge.gather.by!r}; "
+                    "expected the rows of an item's candidates to have it in common"
+                )
+            groups = several
     rows_N: list[Sequence[int]] = []
     parts_N: list[Part] = []
     for rows, lengths in zip(groups, _lengths(task, columns, groups, read), strict=True):
@@ -323,6 +331,12 @@ def _selected(task: JudgeTask, columns: Sequence[str], n_rows: int, read: Read) 
             f"{task.path}: judge.where leaves none of {n_rows} rows; values in the data: {found}"
         )
     return kept
+
+
+def _are_candidates(task: JudgeTask, gather: Gather) -> bool:
+    """Whether each row of an item is a candidate, so that there is nothing to compare in one."""
+    listed = task.judge.candidates
+    return isinstance(listed, str) and parse_path(listed).column in gather.columns
 
 
 def _gathered(

@@ -105,6 +105,15 @@ def test_rows_are_selected_before_they_are_gathered_and_counted(tmp_path: Path) 
     assert (loaded.record["items"], loaded.record["rows"]) == (3, 2 + 2 + 3)
 
 
+def test_a_single_candidate_is_no_item(tmp_path: Path) -> None:
+    raw = RawSplit(
+        write_task(tmp_path, **RANKED),
+        raw_dataset(ranked(prompt_id=[*"ppsqqrrtt"], text=["?"] * 9)),
+    )
+    assert {row.cluster for row in rows_of(raw)} == {*"pqrt"}
+    assert raw.left_out == {"judge.candidates": 1}
+
+
 # Four comparisons of two captions and two images, as Winoground has them.
 _TEXTS = "text_a: {column: caption_0}, text_b: {column: caption_1}, image_a: null, image_b: null"
 _IMAGES = "text_a: '', text_b: '', image_a: {column: image_0}, image_b: {column: image_1}"
@@ -230,6 +239,7 @@ def test_preview_and_validate_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
         ),
         ({}, {"prompt_id": ["p"] * 9, "text": ["?"] * 9}, "'image' has .* 1 of 1 items.* with 9; "),
         ({}, {"prompt_id": [None] * 9}, "is null in all 9 rows"),
+        ({}, {"prompt_id": [*range(9)]}, "no two rows have the same 'prompt_id'"),
         (
             {"gather": "{by: prompt, columns: [image, rank]}"},
             {},
