@@ -12,6 +12,7 @@ from datasets import Features, LargeList, List
 from mtrl_judge.common.errors import DataError
 from mtrl_judge.judge_tasks.column_paths import parse_path, value_at
 from mtrl_judge.judge_tasks.items import check_reached, find_items
+from mtrl_judge.judge_tasks.json_columns import with_json
 from mtrl_judge.judge_tasks.labels import is_dropped, label_values
 from mtrl_judge.judge_tasks.raw_split import count_candidates, dataset_columns
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
@@ -58,9 +59,12 @@ class TableItems:
     def __init__(self, task: JudgeTask, split: SourceSplit) -> None:
         self.task, self.split = task, split
         names = split.schema.names
-        self.items, _ = find_items(task, names, split.table.rows, split.column)
+        self.items, _ = find_items(task, names, split.table.rows, self._read)
         self.values = label_values(task, self._column, len(self.items))
         self.kept = sum(not dropped for dropped in is_dropped(task, self.values))
+
+    def _read(self, name: str) -> list[Any]:
+        return with_json(self.task, name, self.split.column(name))
 
     def verdicts(self) -> list[Sequence[str]]:
         """Those that each item can have."""
@@ -70,7 +74,7 @@ class TableItems:
 
     def _column(self, path: str) -> list[Any]:
         name, steps = self.items.path_of(path)
-        values = [value_at(v, steps) for v in self.items.column(name, self.split.column)]
+        values = [value_at(v, steps) for v in self.items.column(name, self._read)]
         check_reached(self.task, path, values)
         return values
 

@@ -269,14 +269,19 @@ def _check_memory(file: Path, metadata: Any) -> None:
 
 
 def _read_csv(file: Path) -> pa.Table:
+    """Cells are separated by commas, in a .tsv file by tabs."""
     import pandas as pd
+
+    separator = "\t" if file.suffix == ".tsv" else ","
 
     _check_size(file, file.stat().st_size)
     with file.open("rb") as opened:
-        _check_width(file, opened.readline().count(b",") + 1)
+        _check_width(file, opened.readline().count(separator.encode()) + 1)
     try:
         # Only empty cells are missing: a prompt may be the word "None" or "NA".
-        frame = pd.read_csv(file, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
+        frame = pd.read_csv(
+            file, sep=separator, encoding="utf-8-sig", keep_default_na=False, na_values=[""]
+        )
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:

@@ -161,6 +161,10 @@ def _check_items(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[P
     if gather.get("by") is not None and gather.get("by") in strings(gather.get("columns")):
         wrong = f"{gather['by']!r} is the same in all rows that belong together"
         yield Problem("judge.gather.columns", wrong, "leave it out")
+    for path in strings(judge.get("images")):
+        if parse_path(path).column in strings(judge.get("json_columns")):
+            wrong = f"{path!r} is in a column of judge.json_columns"
+            yield Problem("judge.images", wrong, "name columns whose images are no JSON")
     listed = judge.get("each")
     entries = [entry for entry in listed if isinstance(entry, Mapping)] if listed else []
     for number, entry in enumerate(entries[1:], 1):

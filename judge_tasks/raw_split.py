@@ -32,6 +32,7 @@ from .items import (
     image_paths,
     without_images,
 )
+from .json_columns import with_json
 from .labels import is_dropped, label_values, labels_of, train_median
 from .spec import ColumnOf, JudgeTask
 from .templates import question_columns
@@ -156,7 +157,7 @@ class RawSplit:
                 if name in self._image_paths
                 else self.dataset.select_columns([name])[:][name].to_pylist()
             )
-            self._dataset_columns[name] = column
+            self._dataset_columns[name] = with_json(self.task, name, column)
         return self._dataset_columns[name]
 
     @cached_property
@@ -239,9 +240,9 @@ class RawSplit:
             dataset = self.encoded if has_all else self.dataset.select_columns([*columns])
             together = rows[-1] - rows[0] + 1 == len(rows)  # a slice of Arrow's memory is no copy
             batch = dataset[slice(rows[0], rows[-1] + 1) if together else rows]
-            cells = {
-                name: dict(zip(rows, batch[name].to_pylist(), strict=True)) for name in columns
-            }
+            for name in columns:
+                values = with_json(self.task, name, batch[name].to_pylist())
+                cells[name] = dict(zip(rows, values, strict=True))
         return [
             {name: self.items.value(n, of_column, cells) for name, of_column in origins.items()}
             for n in indices
@@ -704,6 +705,7 @@ def dataset_columns(task: JudgeTask, there: Collection[str]) -> dict[str, list[s
     judge = task.judge
     named = {
         "judge.where": [*judge.where],
+        "judge.json_columns": [*judge.json_columns],
         **{
             f"judge.each.{number}.{name}": [cell.column]
             for number, entry in enumerate(judge.each)

@@ -146,7 +146,7 @@ class Raw(Frozen):
 
     tables: dict[SplitName, Columns] = Field(
         min_length=1,
-        description="CSV, JSON or parquet files of each split, such as "
+        description="CSV, TSV, JSON or parquet files of each split, such as "
         "{train: data/train-*.parquet}",
     )
     file_column: Column | None = Field(
@@ -339,6 +339,9 @@ class JudgeSpec(Frozen):
         Column, Annotated[tuple[RawValue, ...], BeforeValidator(_as_values), ANY_VALUES]
     ] = Field(
         {}, description="rows to keep, by the value or values of columns, such as {split: [a, b]}"
+    )
+    json_columns: Annotated[tuple[Column, ...], BeforeValidator(as_tuple), ONE_OR_MORE] = Field(
+        (), description="columns whose texts are JSON, such as [text], for paths into them"
     )
     gather: Gather | None = Field(
         None,

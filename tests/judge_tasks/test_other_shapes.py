@@ -174,3 +174,49 @@ def test_columns_whose_names_are_none_in_templates_get_another(tmp_path: Path, n
     each = f"[{{asked: {{column: {name}}}}}]"
     task = write_task(tmp_path, question="'{{ asked }}'", each=each)
     assert judged(task, {"image": RED, name: "So?", "label": 1}) == [("So?", "Yes")]
+
+
+JSON = {
+    **PAIR,
+    "json_columns": "text",
+    "candidates": "[text.chosen, text.rejected]",
+    "question": "'{{ text.asked }} A: {{ text.chosen }} B: {{ text.rejected }}'",
+    "label": "{constant: first}",
+}
+
+
+def test_paths_lead_into_texts_that_are_json(tmp_path: Path) -> None:
+    """As RLHF-V has questions and answers."""
+    text = '{"asked": "Who?", "chosen": "he", "rejected": "she"}'
+    rows = judged(write_task(tmp_path, **JSON), {"image": RED, "text": text})
+    assert rows == [("Who? A: he B: she", "A"), ("Who? A: she B: he", "B")]
+
+
+def test_lists_in_json_are_candidates(tmp_path: Path) -> None:
+    task = write_task(
+        tmp_path,
+        kind="ranking",
+        json_columns="[answers, ranks]",
+        candidates="answers",
+        verdicts="[A, B]",
+        question="'{% for answer in answers %}{{ answer }}{% endfor %}'",
+        label="{column: ranks, best: lowest}",
+    )
+    row = {"image": RED, "answers": '["x", "y"]', "ranks": "[2, 1]"}
+    assert judged(task, row) == [("xy", "B>A"), ("yx", "A>B")]
+
+
+def test_other_texts_beside_json_stay_texts(tmp_path: Path) -> None:
+    task = write_task(tmp_path, json_columns="[text]", question="'{{ text[0] }}'")
+    rows = [{"image": RED, "text": text, "label": 1} for text in ('["Is it?"]', "So?")]
+    assert [question for question, _ in judged(task, *rows)] == ["Is it?", "S"]
+
+
+def test_texts_that_are_no_json(tmp_path: Path) -> None:
+    task = write_task(tmp_path, **JSON)
+    with pytest.raises(
+        DataError, match=r"judge.json_columns: column 'text': row 0 has .*Expecting"
+    ):
+        judged(task, {"image": RED, "text": "{'asked': 1}"})
+    with pytest.raises(JudgeTaskError, match=r"judge.images: 'text.image' is in a column of judge"):
+        write_task(tmp_path, **JSON | {"images": "[text.image]"})
