@@ -145,7 +145,7 @@ def _check_label(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[P
             yield Problem("judge.label.reduce", wrong, "remove it")
         elif rule.reducible and not reduced and isinstance(columns, list) and len(columns) > 1:
             wrong = f"is missing for {len(columns)} columns"
-            yield Problem("judge.label.reduce", wrong, "mean, median or majority")
+            yield Problem("judge.label.reduce", wrong, "mean, median, majority, min or max")
 
 
 def _check_human(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:

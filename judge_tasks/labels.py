@@ -53,6 +53,8 @@ def _reduced(how: str, values: Sequence[Any]) -> Any:
         return fmean(map(float, values))
     if how == "median":
         return median(map(float, values))
+    if how in ("min", "max"):  # of booleans, whether all or any of them are true
+        return (min if how == "min" else max)(values, key=float)
     votes = Counter(map(label_key, values)).most_common(2)
     return None if len(votes) > 1 and votes[0][1] == votes[1][1] else votes[0][0]
 

@@ -614,7 +614,23 @@ class RawSplit:
 
     def labels(self, threshold: float | None = None) -> list[str | None]:
         """The verdict each row is labeled with, N; see :func:`~.labels.labels_of`."""
-        return labels_of(self.task, self.label_values, self.verdicts, threshold)
+        try:
+            return labels_of(self.task, self.label_values, self.verdicts, threshold)
+        except DataError as error:
+            raise DataError("\n".join([str(error), *self._class_names()])) from None
+
+    def _class_names(self) -> Iterator[str]:
+        """What the numbers of label columns stand for, where the dataset has names for them."""
+        from datasets import ClassLabel
+
+        for path in self.task.judge.label.columns:
+            for column, steps in self.items.places(path):
+                feature = self.dataset.features[column]
+                if isinstance(feature, ClassLabel) and not steps:
+                    names = ", ".join(
+                        f"{n} is {name!r}" for n, name in enumerate(feature.names[:50])
+                    )
+                    yield f"column {column!r} has numbers that stand for names: {names}"
 
     def train_median(self) -> float | None:
         """The median that the labels are cut at, where the rule asks for one."""

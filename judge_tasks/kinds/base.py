@@ -39,10 +39,10 @@ class LabelRule(Frozen, ABC):
     column: Column | tuple[Column, ...] = Field(
         description="the column that holds the label, or with reduce several columns"
     )
-    reduce: Literal["mean", "median", "majority"] | None = Field(
+    reduce: Literal["mean", "median", "majority", "min", "max"] | None = Field(
         None,
-        description="mean, median or majority: how several columns, or a column of lists, become "
-        "one value, such as the votes of annotators",
+        description="mean, median, majority, min or max: how several columns, or a column of "
+        "lists, become one value, such as the votes of annotators",
     )
     drop: tuple[RawValue, ...] | None = Field(
         None, description="values whose rows are left out, such as [unsure]"

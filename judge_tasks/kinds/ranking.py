@@ -22,7 +22,7 @@ from mtrl_judge.metrics.rankings import order_by, read_order, score_order, write
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import summarize
 
-from ..fields import Column, as_number, is_null, strings
+from ..fields import Column, as_number, is_null, label_key, strings
 from ..order_answers import MAX_CANDIDATES, parse_order
 from ..verdicts import Verdict
 from .base import AnswerLabel, Kind, LabelRule
@@ -32,16 +32,19 @@ if TYPE_CHECKING:
 
 
 class ScoresLabel(LabelRule):
-    """The order of the scores or ranks of the candidates; equal ones are ties."""
+    """The order of the scores or ranks of the candidates, with equal ones as ties, or the best one
+    by its index, before all others."""
 
     keys = frozenset({"best"})
     reducible = False
 
     column: Column | tuple[Column, ...] = Field(
-        description="the column with a list of numbers, one for each candidate, or as many columns"
+        description="the column with a list of numbers, one for each candidate, or as many "
+        "columns, or with the index of the best one"
     )
-    best: Literal["highest", "lowest"] = Field(
-        description="highest where the numbers are scores, lowest where they are ranks"
+    best: Literal["highest", "lowest", "index"] = Field(
+        description="highest where the numbers are scores, lowest where they are ranks, index "
+        "where the number is that of the best candidate, from 0"
     )
 
     def gather(self, values: tuple[Any, ...]) -> Any:
@@ -54,9 +57,15 @@ class ScoresLabel(LabelRule):
         return {}
 
     def covered(self, verdicts: Sequence[str]) -> str:
+        if self.best == "index":
+            return f"indices from 0 to {len(verdicts) - 1}, or {', '.join(verdicts)}"
         return f"lists of a number for each candidate, up to {len(verdicts)}"
 
     def verdict(self, value: object, verdicts: Sequence[str], threshold: float | None) -> str:
+        if self.best == "index":
+            named = {label_key(key): name for n, name in enumerate(verdicts) for key in (n, name)}
+            best = named[label_key(value)]  # a KeyError is a LookupError
+            return write_order([[best], [name for name in verdicts if name != best]])
         if not isinstance(value, list) or len(value) != len(verdicts):
             raise LookupError("not one number for each candidate")
         numbers = list(map(as_number, value))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from support.images import image_cell
 from support.tasks import write_task
 
@@ -220,3 +220,38 @@ def test_texts_that_are_no_json(tmp_path: Path) -> None:
         judged(task, {"image": RED, "text": "{'asked': 1}"})
     with pytest.raises(JudgeTaskError, match=r"judge.images: 'text.image' is in a column of judge"):
         write_task(tmp_path, **JSON | {"images": "[text.image]"})
+
+
+@pytest.mark.parametrize("best", [1, "B"])
+def test_the_index_of_the_best_of_several(tmp_path: Path, best: object) -> None:
+    task = write_task(
+        tmp_path,
+        kind="ranking",
+        candidates="answers",
+        verdicts="[A, B, C]",
+        question="'{{ answers | join }}'",
+        label="{column: best, best: index}",
+    )
+    row = {"image": RED, "answers": ["x", "y", "z"], "best": best}
+    assert judged(task, row) == [("xyz", "B>A=C"), ("yzx", "A>B=C"), ("zxy", "C>A=B")]
+    with pytest.raises(DataError, match=r"'3' .*covered: indices from 0 to 2, or A, B, C"):
+        judged(task, row | {"best": 3})
+
+
+@pytest.mark.parametrize(
+    ("reduce", "labels"), [("max", ["Yes", "Yes", "No"]), ("min", ["Yes", "No", "No"])]
+)
+def test_any_and_all_of_several_booleans(tmp_path: Path, reduce: str, labels: list[str]) -> None:
+    harms = [(True, True), (False, True), (False, False)]
+    label = f"{{column: [harm.a, harm.b], reduce: {reduce}, map: {{true: Yes, false: No}}}}"
+    task = write_task(tmp_path, label=label.replace(": Yes", ': "Yes"').replace(": No", ': "No"'))
+    rows = [{"image": RED, "text": "so", "harm": {"a": a, "b": b}} for a, b in harms]
+    assert [found for _, found in judged(task, *rows)] == labels
+
+
+def test_numbers_of_class_labels_are_named(tmp_path: Path) -> None:
+    task = write_task(tmp_path, label='{column: label, map: {real: "Yes", fake: "No"}}')
+    data = Dataset.from_dict({"image": [RED], "text": ["so"], "label": [0]})
+    data = data.cast_column("label", ClassLabel(names=["fake", "real"]))
+    with pytest.raises(DataError, match=r"for names: 0 is 'fake', 1 is 'real'"):
+        to_rows(RawSplit(task, data))
