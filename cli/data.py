@@ -29,10 +29,12 @@ def sample(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Write a small synthetic corpus for the shipped tasks, drawn from emoji images."""
+    """Write a small synthetic corpus for some shipped tasks of each kind, drawn from emoji images."""
     from mtrl_judge.demo.corpus import write_sample
+    from mtrl_judge.judge_tasks.loading import shipped_paths
 
-    write_sample(data_root, seed=seed, force=force)
+    record = write_sample(data_root, seed=seed, force=force)
+    echo(f"sample data for {len(record['tasks'])} of the {len(shipped_paths())} shipped tasks")
     echo(f"to use it: export MTRL_JUDGE_DATA={data_root.resolve()}")
 
 

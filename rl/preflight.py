@@ -67,11 +67,13 @@ def checked_leaks(
         report = find_leaks(tasks, load_shipped_tasks(), root, bars.report)
     unchecked = [task for task in report.left_out if report.roles[task] == "ood"]
     if unchecked:
-        reasons = [f"  {task}: {report.left_out[task]}" for task in unchecked]
+        by_reason: dict[str, list[str]] = {}
+        for task in unchecked:
+            by_reason.setdefault(report.left_out[task], []).append(task)
         logger.warning(
             "not checked whether the training data contains items of these out-of-distribution "
             "tasks:\n%s",
-            "\n".join(reasons),
+            "\n".join(f"  {reason}: {', '.join(names)}" for reason, names in by_reason.items()),
         )
     forbidden = refused(report)
     if forbidden and not allowed:

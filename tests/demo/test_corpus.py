@@ -329,7 +329,7 @@ def test_every_seed_has_scenes_with_near_misses_in_every_split(seed: int) -> Non
 
 
 def test_a_task_without_sample_data_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new YAML is all that a new task needs."""
     shipped = tmp_path / "task_yamls"
@@ -340,9 +340,6 @@ def test_a_task_without_sample_data_is_left_out(
     monkeypatch.setattr(loading, "SHIPPED", shipped)
     assert "mtrl_judge_new" in [task.task for task in load_shipped_tasks()]
     record = write_sample(tmp_path / "data", sizes=TINY)
-    said = capsys.readouterr().err
-    assert "no sample data for " in said
-    assert "mtrl_judge_new" in said
     assert {*record["tasks"]} == {task.task for task in sample_tasks()} == {*TASKS}
     assert load_curriculum(tmp_path / "data", seed=0).fingerprints.keys() < {*TASKS}
     commands: list[str] = []
