@@ -29,7 +29,7 @@ def sample(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Write a small synthetic corpus for some shipped tasks of each kind, drawn from emoji images."""
+    """Write a small synthetic corpus for tasks of each kind, drawn from emoji images."""
     from mtrl_judge.demo.corpus import write_sample
     from mtrl_judge.judge_tasks.loading import shipped_paths
 

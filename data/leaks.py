@@ -16,7 +16,7 @@ from mtrl_judge.common.errors import DataError, JudgeError, first_line
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.raw_split import RawSplit
-from mtrl_judge.judge_tasks.sources import Source, find_source, load_raw
+from mtrl_judge.judge_tasks.sources import Source, data_root, find_source, load_raw
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 from mtrl_judge.judge_tasks.templates import question_columns
 
@@ -141,17 +141,20 @@ def find_leaks(
     training, evaluation = _Side(), _Side()
     checked: dict[str, dict[SplitName, int]] = {}
     left_out: dict[str, str] = {}
+    root = root or data_root()
     names = {task.task for task in trained}
     tasks = [*trained, *(task for task in others if task.task not in names)]
     for done, task in enumerate(tasks):
         progress("reading", done, len(tasks))
         counts: dict[SplitName, int] = {}
         try:
+            if task.task not in names and not (root and (root / task.task).is_dir()):
+                raise DataError("not in the data root")
             source = find_source(task, root)
             if task.task in names:
                 counts["train"] = training.add(load_raw(task, "train", source), "train")
             elif source.folder is None:
-                raise DataError("not in the data root")
+                raise DataError("only facts in the data root")
             for split in _evaluation_splits(task, source):
                 counts[split] = evaluation.add(load_raw(task, split, source), split)
             checked[task.task] = counts
