@@ -104,7 +104,10 @@ def _template_problems(field: str, template: str, images: Sequence[str]) -> Iter
         yield Problem(field, wrong, f"write all of them as values, such as {{{{ {images[0]} }}}}")
     elif images and marks not in (0, len(images)):
         wrong = f"has {marks} {IMAGE_MARK} for {len(images)} image columns"
-        right = f"place each image once, or no {IMAGE_MARK} at all to put them before the text"
+        right = (
+            f"place each image once, or no {IMAGE_MARK} at all to put them before the text; those "
+            f"of a list are placed as {{{{ {images[0]}[0] }}}}"
+        )
         yield Problem(field, wrong, right)
 
 

@@ -62,7 +62,8 @@ def _reduced(how: str, values: Sequence[Any]) -> Any:
 def is_dropped(task: JudgeTask, values_N: Sequence[Any]) -> Iterator[bool]:
     """Whether each row is left out for its label's value."""
     dropped = dict.fromkeys(task.judge.label.drop or (), True)
-    return (lookup(dropped, value, False) if dropped else False for value in values_N)
+    decisive = task.judge.label.decisive
+    return (lookup(dropped, decisive(value), False) if dropped else False for value in values_N)
 
 
 def labels_of(

@@ -81,7 +81,10 @@ def render_question(
     try:
         text = render(question, values).strip()
     except RENDER_ERRORS as error:
-        raise DataError(f"{field}: {error}") from None
+        # As jinja says it of a text where a template expects keys.
+        in_text = str(error).startswith("'str object' has no attribute")
+        hint = "; a column whose texts are JSON belongs in judge.json_columns" if in_text else ""
+        raise DataError(f"{field}: {error}{hint}") from None
     marks = text.count(IMAGE_MARK)
     if placed is not None:
         if marks != len(placed):

@@ -76,6 +76,50 @@ class PairLabel(_Preference):
         }
 
 
+class EqualLabel(LabelRule):
+    """Which candidate is preferred, by a value that one of two columns has as well.
+
+    Such as the name of the winner beside those of both.
+    """
+
+    keys = frozenset({"equals"})
+    reducible = False
+
+    column: Column = Field(description="the column with the value, such as winner")
+    equals: tuple[Column, Column] = Field(
+        description="the candidates' columns, one of which has it too, such as [model_a, model_b]"
+    )
+    tie: _RawValues | None = Field(None, description="the value, or list of values, for neither")
+
+    @classmethod
+    def problems(cls, label: Mapping[str, Any], verdicts: Sequence[str]) -> Iterator[Problem]:
+        yield from _Preference.problems(label, verdicts)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column, *self.equals)
+
+    def gather(self, values: tuple[Any, ...]) -> Any:
+        return None if is_null(values[0]) else values
+
+    def decisive(self, value: Any) -> Any:
+        return value and value[0]
+
+    def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
+        ties = (self.tie,) if isinstance(self.tie, str) else self.tie or ()
+        return dict.fromkeys(ties, verdicts[-1])
+
+    def covered(self, verdicts: Sequence[str]) -> str:
+        one_of_two = f"the value of either {self.equals[0]} or {self.equals[1]}"
+        return ", ".join([one_of_two, *self.table(verdicts)])
+
+    def verdict(self, value: Any, verdicts: Sequence[str], threshold: float | None) -> str | None:
+        given, first, second = map(label_key, value)
+        if (given == first) == (given == second):
+            return super().verdict(value[0], verdicts, threshold)
+        return verdicts[0] if given == first else verdicts[1]
+
+
 class LargerLabel(_Preference):
     """Which candidate is preferred, by a number for each: the larger one's.
 
@@ -149,6 +193,7 @@ class Pairwise(Kind):
 
     name = "pairwise"
     label_rules: ClassVar = (
+        EqualLabel,
         PairLabel,
         LargerLabel,
         ConstantLabel,

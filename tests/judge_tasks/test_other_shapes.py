@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset
 from support.images import image_cell
 from support.tasks import write_task
 
-from mtrl_judge.common.errors import DataError, JudgeTaskError
+from mtrl_judge.common.errors import DataError, JudgeError, JudgeTaskError
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
 
@@ -255,3 +255,39 @@ def test_numbers_of_class_labels_are_named(tmp_path: Path) -> None:
     data = data.cast_column("label", ClassLabel(names=["fake", "real"]))
     with pytest.raises(DataError, match=r"for names: 0 is 'fake', 1 is 'real'"):
         to_rows(RawSplit(task, data))
+
+
+def test_the_winner_is_named(tmp_path: Path) -> None:
+    task = write_task(
+        tmp_path,
+        kind="pairwise",
+        verdicts='["A", "B", "Tie"]',
+        candidates="[text_a, text_b]",
+        question="'{{ text_a }} or {{ text_b }}?'",
+        label="{column: winner, equals: [model_a, model_b], tie: [tie, both bad], drop: [skipped]}",
+        orders="hashed",
+        id="text_a",
+    )
+    row = {"image": RED, "text_b": "yes", "model_a": "one", "model_b": "two"}
+    winners = ["one", "two", "both bad", None, "skipped"]
+    rows = [row | {"text_a": f"{n}", "winner": winner} for n, winner in enumerate(winners)]
+    raw = RawSplit(task, Dataset.from_list(rows)).kept()
+    assert raw.labels() == ["A", "B", "Tie", None]
+    assert raw.left_out == {"judge.label.drop": 1}
+    for names in ({"winner": "three"}, {"model_b": "one", "winner": "one"}):
+        with pytest.raises(
+            DataError, match=r"covered: the value of either model_a or model_b, tie"
+        ):
+            judged(task, row | {"text_a": "no"} | names)
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ({"question": "'{{ text.asked }}'"}, "texts are JSON belongs in judge.json_columns"),
+        ({"question": "'<image> <image>'"}, r"of a list are placed as {{ image\[0\] }}"),
+    ],
+)
+def test_messages_name_the_construct(tmp_path: Path, keys: dict[str, str], hint: str) -> None:
+    with pytest.raises(JudgeError, match=hint):
+        judged(write_task(tmp_path, **keys), {"image": RED, "text": "{}", "label": 1})
