@@ -320,3 +320,19 @@ def test_items_with_one_image_are_in_one_split(tmp_path: Path) -> None:
     }
     assert (len(held["train"]), len(held["validation"])) == (2, 2)
     assert held["train"].isdisjoint(held["validation"])
+
+
+def test_rows_are_dropped_for_any_of_several_values(tmp_path: Path) -> None:
+    """As VLFeedback has ratings that were not given."""
+    task = write_task(
+        tmp_path,
+        kind="score",
+        verdicts="null",
+        scale="{min: 1, max: 5}",
+        aspects="[help, truth]",
+        label="{column: [help, truth], drop: [N/A]}",
+    )
+    rows = [{"image": RED, "text": str(n), "help": "4", "truth": n} for n in ("5", "N/A")]
+    raw = RawSplit(task, Dataset.from_list(rows)).kept()
+    assert raw.labels() == ["help: 4, truth: 5"]
+    assert raw.left_out == {"judge.label.drop": 1}
