@@ -517,7 +517,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         assert rate is not None
         rewarded_N = judged.correct_N
         of_verdicts = [f in OF_VERDICTS.values() for f in self.reward_funcs]
-        if any(of_verdicts):  # a right verdict may be rewarded otherwise than by how right it is
+        if any(of_verdicts):  # its reward need not be how right a verdict is
             rewarded_N = rewards_N_F[:, of_verdicts.index(True)].nan_to_num().cpu().numpy()
         return uninformative(rewarded_N, judged.format_N, rate, self.num_generations)
 

@@ -29,8 +29,8 @@ from mtrl_judge.models.logprob import (
 from mtrl_judge.models.style import check_style, chosen_style
 
 from .batcher import Batcher
-from .items import QUESTION, ImageLike, Item, ShownRow, TaskItems, resolved
 from .judgment import Judgment, combined
+from .single_items import QUESTION, ImageLike, Item, ShownRow, TaskItems, resolved
 
 Calibration: TypeAlias = Literal["temperature", "bias", "none"]
 

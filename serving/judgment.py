@@ -17,7 +17,7 @@ from mtrl_judge.metrics.records import State
 from mtrl_judge.metrics.slots import swapped
 from mtrl_judge.models.logprob import parse_answer
 
-from .items import ShownRow
+from .single_items import ShownRow
 
 
 @dataclass(frozen=True)
