@@ -28,7 +28,11 @@ _OF_THE_MODEL = (
     "vocab.json",
     "merges.txt",
     "*.py",
+    "base/*.safetensors",
+    "mixlora/adapter*",
 )
+# In the folder of a judge whose adapter cannot be merged: its base model, and the adapter.
+BASE, MIXLORA = "base", "mixlora"
 
 
 def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
@@ -116,6 +120,11 @@ def check_config(pretrained: str, **source: Any) -> None:
         )
 
 
+def has_mixlora(pretrained: str | Path) -> bool:
+    """Whether a judge has an adapter that is not merged into its model."""
+    return (Path(pretrained) / MIXLORA / "adapter_config.json").is_file()
+
+
 def hub_commit(name: str, revision: object = None) -> str | None:
     """The commit of a model on the hub, as far as the cache has it; None for any other name."""
     from huggingface_hub import try_to_load_from_cache
@@ -146,8 +155,8 @@ def model_revision(pretrained: str, revision: str | None = None) -> str | None:
     files = sorted({file for pattern in _OF_THE_MODEL for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(_file_hash, files)
-        named = zip(files, hashes, strict=True)
-        return f"files {digest(f'{file.name} {found}'.encode() for file, found in named)[:16]}"
+        named = zip((file.relative_to(folder) for file in files), hashes, strict=True)
+        return f"files {digest(f'{name} {found}'.encode() for name, found in named)[:16]}"
 
 
 def _file_hash(file: Path) -> str:
@@ -205,6 +214,9 @@ def end_tokens(pretrained: str, **source: Any) -> int | list[int] | None:
 def load_model(pretrained: str, **options: Any) -> Any:
     """Load the model in evaluation mode; missing weights are an error, not newly initialized.
 
+    A judge trained with ``adapter: mixlora`` has its base model and its adapter in two folders, and
+    is loaded as the base model with the adapter's layers in it.
+
     Args:
         pretrained: a checkpoint folder or a hub id.
         options: further arguments of `AutoModelForImageTextToText.from_pretrained`.
@@ -215,9 +227,10 @@ def load_model(pretrained: str, **options: Any) -> Any:
     from transformers import AutoModelForImageTextToText
     from transformers.integrations import is_deepspeed_zero3_enabled
 
+    adapter = Path(pretrained) / MIXLORA if has_mixlora(pretrained) else None
     try:
         model, loading_info = AutoModelForImageTextToText.from_pretrained(
-            pretrained, output_loading_info=True, **options
+            Path(pretrained) / BASE if adapter else pretrained, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise JudgeError(f"pretrained: {pretrained} does not load: {error}") from None
@@ -234,4 +247,8 @@ def load_model(pretrained: str, **options: Any) -> Any:
         # checkpoints.
         kept = getattr(model, "_weight_conversions", None) or []
         model._weight_conversions = [each for each in kept if each.was_used()]
+    if adapter:
+        from .mixlora import with_mixlora
+
+        model = with_mixlora(model, adapter).get_base_model()
     return model.eval()

@@ -20,6 +20,7 @@ from .base_judge import WINDOW, Answer, BaseJudge, Batch
 from .checkpoint import (
     check_config,
     end_tokens,
+    has_mixlora,
     load_model,
     load_processor,
     model_revision,
@@ -213,6 +214,11 @@ def open_judge(arguments: EngineArguments, device: torch.device | None = None) -
     judge: BaseJudge
     prompts_at_once: int | TokenBudget
     if arguments.engine == "vllm":
+        if has_mixlora(pretrained):
+            raise JudgeError(
+                f"pretrained: {pretrained} was trained with adapter: mixlora, which vLLM cannot "
+                "run; use engine=transformers"
+            )
         prompts_at_once = WINDOW
         judge = VLLMJudge(
             pretrained,
