@@ -182,14 +182,17 @@ def _mixlora(settings: Settings, lora: Any, model: Any, patterns: Iterable[str])
     Raises:
         JudgeError: the model, or layers of experts, cannot have it.
     """
+    from torch import nn
+
     from mtrl_judge.models.mixlora import MixLoraConfig, language_layers, unsupported_reason
 
     if reason := unsupported_reason(model):
         raise JudgeError(f"adapter: mixlora: not for this model: {reason}")
     routed = [name for name, module in model.named_modules() if hasattr(module, "experts")]
-    for name, _ in model.named_modules():
+    for name, module in model.named_modules():
         inside = any(name.startswith(f"{block}.") for block in routed)
-        if inside and any(re.fullmatch(pattern, name) for pattern in patterns):
+        linear = lora.target_modules == "all-linear" and isinstance(module, nn.Linear)
+        if inside and (linear or any(re.fullmatch(pattern, name) for pattern in patterns)):
             raise JudgeError(
                 f"lora_target_modules: {name} belongs to a layer of experts, which read single "
                 "tokens, and adapter: mixlora reads whole prompts; expected projections of "
