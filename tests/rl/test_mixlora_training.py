@@ -13,6 +13,7 @@ from support.tiny_models import tiny_qwen3_5, tiny_qwen3_vl_moe
 from support.training import GRPO, random_judge, run, small_world, values
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.interference import measure
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.rows import JudgeRow
@@ -152,10 +153,26 @@ def test_models_it_does_not_fit_are_refused(base: Path, tmp_path: Path, judge: P
         return str(error.value)
 
     experts, linear = tiny_qwen3_vl_moe(tmp_path / "moe"), tiny_qwen3_5(tmp_path / "linear")
-    assert "layer of experts" in refusal(experts, lora_target_modules=["experts"])
+    assert "layer of experts" in refusal(experts, lora_target_modules=["q_proj", "experts"])
     assert "layers of linear attention" in refusal(linear)
     assert f"expected the model that it was trained from, such as {judge / BASE}" in refusal(judge)
     with pytest.raises(JudgeError, match="which vLLM cannot run"):
         engines.open_judge(
             engines.EngineArguments(str(judge), "vllm", None, "auto", 1, None, None, False, None)
         )
+
+
+def test_interference_is_that_of_the_weights_a_run_kept(
+    base: Path, tmp_path: Path
+) -> None:
+    fields = {n: v for n, v in FIELDS.items() if n not in (*GRPO, "user_rewards")}
+    fields |= {"max_steps": 2, "learning_rate": 3e-2}
+    run("sft", values(small_world(base), tmp_path, random_judge(base), "red", "warm", **fields))
+    before = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+    found = measure(tmp_path, items=4)
+    assert found["tasks"] == ["red", "warm"]
+    table = found["table"]
+    assert [table[0][0], table[1][1]] == [1.0, 1.0]
+    assert table[0][1] not in (0.0, 1.0)
+    assert found["negative"] == sum(table[i][1 - i] < 0 for i in (0, 1)) / 2
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == before
