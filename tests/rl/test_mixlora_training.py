@@ -38,7 +38,9 @@ FIELDS: dict[str, Any] = {
     "max_steps": 4,
     "eval_steps": 2,
     "save_steps": 2,
-    "user_rewards": "{'support.training:interrupted': 0.5}",
+    "user_rewards": (
+        "{'support.training:drawn_by_tokens': 1.0, 'support.training:interrupted': 0.1}"
+    ),
 }
 
 
