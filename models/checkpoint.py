@@ -30,9 +30,10 @@ _OF_THE_MODEL = (
     "*.py",
     "base/*.safetensors",
     "mixlora/adapter*",
+    "arrow/*/adapter*",
 )
-# In the folder of a judge whose adapter cannot be merged: its base model, and the adapter.
-BASE, MIXLORA = "base", "mixlora"
+# In the folder of a judge whose adapters cannot be merged: its base model, and the adapters.
+BASE, MIXLORA, ARROW = "base", "mixlora", "arrow"
 
 
 def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
@@ -120,9 +121,10 @@ def check_config(pretrained: str, **source: Any) -> None:
         )
 
 
-def has_mixlora(pretrained: str | Path) -> bool:
-    """Whether a judge has an adapter that is not merged into its model."""
-    return (Path(pretrained) / MIXLORA / "adapter_config.json").is_file()
+def unmerged(pretrained: str | Path) -> str | None:
+    """The kind of a judge's adapters that are not merged into its model; None for a whole model."""
+    folder = Path(pretrained)
+    return next((kind for kind in (MIXLORA, ARROW) if (folder / kind).is_dir()), None)
 
 
 def hub_commit(name: str, revision: object = None) -> str | None:
@@ -214,8 +216,8 @@ def end_tokens(pretrained: str, **source: Any) -> int | list[int] | None:
 def load_model(pretrained: str, **options: Any) -> Any:
     """Load the model in evaluation mode; missing weights are an error, not newly initialized.
 
-    A judge trained with ``adapter: mixlora`` has its base model and its adapter in two folders, and
-    is loaded as the base model with the adapter's layers in it.
+    A judge whose adapters cannot be merged (:func:`unmerged`) has them and its base model in two
+    folders, and is loaded as the base model with the adapters' layers in it.
 
     Args:
         pretrained: a checkpoint folder or a hub id.
@@ -227,10 +229,10 @@ def load_model(pretrained: str, **options: Any) -> Any:
     from transformers import AutoModelForImageTextToText
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    adapter = Path(pretrained) / MIXLORA if has_mixlora(pretrained) else None
+    folder, adapters = Path(pretrained), unmerged(pretrained)
     try:
         model, loading_info = AutoModelForImageTextToText.from_pretrained(
-            Path(pretrained) / BASE if adapter else pretrained, output_loading_info=True, **options
+            folder / BASE if adapters else pretrained, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise JudgeError(f"pretrained: {pretrained} does not load: {error}") from None
@@ -247,8 +249,12 @@ def load_model(pretrained: str, **options: Any) -> Any:
         # checkpoints.
         kept = getattr(model, "_weight_conversions", None) or []
         model._weight_conversions = [each for each in kept if each.was_used()]
-    if adapter:
+    if adapters == MIXLORA:
         from .mixlora import with_mixlora
 
-        model = with_mixlora(model, adapter).get_base_model()
+        model = with_mixlora(model, folder / MIXLORA).get_base_model()
+    elif adapters == ARROW:
+        from .arrow import with_arrow
+
+        model = with_arrow(model, sorted((folder / ARROW).iterdir())).get_base_model()
     return model.eval()

@@ -20,11 +20,11 @@ from .base_judge import WINDOW, Answer, BaseJudge, Batch
 from .checkpoint import (
     check_config,
     end_tokens,
-    has_mixlora,
     load_model,
     load_processor,
     model_revision,
     read_checkpoint_card,
+    unmerged,
 )
 from .openai_judge import OpenAIJudge
 from .token_budget import TokenBudget, token_budget
@@ -214,10 +214,10 @@ def open_judge(arguments: EngineArguments, device: torch.device | None = None) -
     judge: BaseJudge
     prompts_at_once: int | TokenBudget
     if arguments.engine == "vllm":
-        if has_mixlora(pretrained):
+        if (adapters := unmerged(pretrained)) is not None:
             raise JudgeError(
-                f"pretrained: {pretrained} was trained with adapter: mixlora, which vLLM cannot "
-                "run; use engine=transformers"
+                f"pretrained: {pretrained} has adapters that cannot be merged ({adapters}), which "
+                "vLLM cannot run; use engine=transformers"
             )
         prompts_at_once = WINDOW
         judge = VLLMJudge(

@@ -26,13 +26,13 @@ def check_model(settings: Settings) -> None:
     Raises:
         JudgeError: there is no such model, or it takes no images.
     """
-    from mtrl_judge.models.checkpoint import BASE, check_config, has_mixlora
+    from mtrl_judge.models.checkpoint import BASE, check_config, unmerged
 
     name, source = _source(settings)
     check_config(name, **source)
-    if has_mixlora(name):
+    if (adapters := unmerged(name)) is not None:
         raise JudgeError(
-            f"model_name_or_path: {name} has an adapter that cannot be merged (adapter: mixlora); "
+            f"model_name_or_path: {name} has adapters that cannot be merged ({adapters}); "
             f"expected the model that it was trained from, such as {Path(name) / BASE}"
         )
 

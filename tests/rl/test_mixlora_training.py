@@ -22,6 +22,7 @@ from mtrl_judge.models import engines
 from mtrl_judge.models.checkpoint import BASE, MIXLORA, load_model
 from mtrl_judge.models.transformers_judge import TransformersJudge
 from mtrl_judge.rl import memory
+from mtrl_judge.rl.arrow import compose
 from mtrl_judge.rl.settings import build_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,7 +150,7 @@ def test_what_does_not_go_with_it_is_refused(
 
 def test_models_it_does_not_fit_are_refused(base: Path, tmp_path: Path, judge: Path) -> None:
     def refusal(model: Path, **fields: Any) -> str:
-        out = tmp_path / "out"
+        out = tmp_path / f"run of {model.name}"
         with pytest.raises(JudgeError) as error:
             run("grpo", given(base, out, model_name_or_path=str(model), **fields))
         return str(error.value)
@@ -158,15 +159,13 @@ def test_models_it_does_not_fit_are_refused(base: Path, tmp_path: Path, judge: P
     assert "layer of experts" in refusal(experts, lora_target_modules=["q_proj", "experts"])
     assert "layers of linear attention" in refusal(linear)
     assert f"expected the model that it was trained from, such as {judge / BASE}" in refusal(judge)
-    with pytest.raises(JudgeError, match="which vLLM cannot run"):
+    with pytest.raises(JudgeError, match="vLLM cannot run"):
         engines.open_judge(
             engines.EngineArguments(str(judge), "vllm", None, "auto", 1, None, None, False, None)
         )
 
 
-def test_interference_is_that_of_the_weights_a_run_kept(
-    base: Path, tmp_path: Path
-) -> None:
+def test_interference_is_that_of_the_weights_a_run_kept(base: Path, tmp_path: Path) -> None:
     fields = {n: v for n, v in FIELDS.items() if n not in (*GRPO, "user_rewards")}
     fields |= {"max_steps": 2, "learning_rate": 3e-2}
     run("sft", values(small_world(base), tmp_path, random_judge(base), "red", "warm", **fields))
@@ -178,3 +177,30 @@ def test_interference_is_that_of_the_weights_a_run_kept(
     assert table[0][1] not in (0.0, 1.0)
     assert found["negative"] == sum(table[i][1 - i] < 0 for i in (0, 1)) / 2
     assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_arrow_composes_the_adapters_of_single_tasks(base: Path, tmp_path: Path) -> None:
+    own = ("adapter", "mixlora_factors", "user_rewards", *GRPO)
+    fields = {name: value for name, value in FIELDS.items() if name not in own}
+    fields |= {"max_steps": 2, "learning_rate": 3e-2, "freeze_vision": True}
+    runs = []
+    for task in ("red", "guess"):
+        world, out = small_world(base), tmp_path / task
+        runs.append(run("sft", values(world, out, random_judge(base), task, **fields)).parent)
+    judge = compose(runs, tmp_path / "arrow")
+    rows = rows_of(base)[:4]
+
+    def logits(folder: Path) -> list[tuple[float, ...]]:
+        arguments = engines.engine_arguments(str(folder), dtype="float32", batch_size=4)
+        opened = engines.open_judge(arguments, torch.device("cpu"))
+        assert isinstance(opened.judge, TransformersJudge)
+        return opened.judge.verdict_probabilities(rows, [""] * 4, "direct", batch_size=4)
+
+    composed, singles = logits(judge), [logits(folder / "judge") for folder in runs]
+    assert composed == logits(judge)
+    assert all(composed != of_one for of_one in singles)
+    alone = logits(compose(runs[:1], tmp_path / "alone"))
+    for ours, theirs in zip(alone, singles[0], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    with pytest.raises(JudgeError, match="has no LoRA adapter"):
+        compose([tmp_path / "red" / "judge"], tmp_path / "none")
