@@ -24,6 +24,7 @@ from .checkpoint import (
     load_processor,
     model_revision,
     read_checkpoint_card,
+    unmerged,
 )
 from .openai_judge import OpenAIJudge
 from .token_budget import TokenBudget, token_budget
@@ -213,6 +214,11 @@ def open_judge(arguments: EngineArguments, device: torch.device | None = None) -
     judge: BaseJudge
     prompts_at_once: int | TokenBudget
     if arguments.engine == "vllm":
+        if (adapters := unmerged(pretrained)) is not None:
+            raise JudgeError(
+                f"pretrained: {pretrained} has adapters that cannot be merged ({adapters}), which "
+                "vLLM cannot run; use engine=transformers"
+            )
         prompts_at_once = WINDOW
         judge = VLLMJudge(
             pretrained,

@@ -23,6 +23,7 @@ from .packing import (
     prefixes_of,
     unique_prefixes,
 )
+from .routing import repeat_routes
 
 STATIC_TOKENS = 256  # a static cache is as long as a multiple of these
 Check: TypeAlias = Callable[
@@ -171,12 +172,13 @@ def prefill(
     # One more for the prompts' last tokens, which are still to be read.
     room = max_new_tokens + 1
     filled = static.filled(model.config, cache.layers, inverse, room) if static else None
+    rows = torch.tensor(inverse, device=inputs["input_ids"].device)
     if filled is None:
-        rows = torch.tensor(inverse, device=inputs["input_ids"].device)
         for index, layer in enumerate(cache.layers):
             layer.reorder_cache(rows)
             if type(layer) is DynamicLayer:  # others, of sliding windows and states, do not grow
                 cache.layers[index] = PreallocatedLayer(layer.keys, layer.values, room)
+    repeat_routes(cache if filled is None else filled, cache, rows)
     if model.config.model_type in MROPE:
         model.base_model.rope_deltas = model.base_model.rope_deltas[inverse]
     return {

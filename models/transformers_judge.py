@@ -184,7 +184,7 @@ class TransformersJudge(TokenizingJudge):
 
 def unwrap_adapters(model: Any) -> Any:
     """The transformers model inside a PeftModel; any other model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager

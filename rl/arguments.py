@@ -93,6 +93,20 @@ class CommonArguments:
         Positive | None, Doc("Largest width x height of an image; the checkpoint keeps it.")
     ] = None
     freeze_vision: Annotated[bool, Doc("Do not train the vision tower.")] = False
+    adapter: Annotated[
+        Literal["lora", "mixlora"],
+        Doc(
+            "With use_peft: lora, or mixlora, of whose factors a router chooses lora_r for each "
+            "prompt."
+        ),
+    ] = "lora"
+    mixlora_factors: Annotated[
+        Positive, Doc("For adapter: mixlora, the factors of each layer; at least lora_r.")
+    ] = 16
+    mixlora_router: Annotated[
+        Literal["trained", "frozen"],
+        Doc("For adapter: mixlora; frozen leaves the router as it is drawn, as a control."),
+    ] = "trained"
     validation_items: Annotated[
         Positive, Doc("Validation items per task, chosen by the seed, each label in proportion.")
     ] = 256

@@ -301,6 +301,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
     yield from _faults_of(lambda: named_engine(judge))
     if judge.warm_up is not None:
         yield from _faults_of(lambda: warm_up_settings(settings, {"dry_run": True}))
+    yield from _adapter_conflicts(settings)
     for name in [name for name in ("warm_up", "answers") if samples_answers(judge, name)]:
         if judge.accelerate is not None:
             yield (
@@ -350,6 +351,43 @@ def _conflicts(settings: Settings) -> Iterator[str]:
                 "because the server has to be started with both"
             )
         yield from _group_conflicts(judge, trainer)
+
+
+def _adapter_conflicts(settings: Settings) -> Iterator[str]:
+    judge, model, trainer = settings.judge, settings.model, settings.trainer
+    if judge.adapter != "mixlora":
+        for name in ("mixlora_factors", "mixlora_router"):
+            if name in settings.given:
+                yield f"{name}: has no effect without adapter: mixlora; leave it out"
+        return
+    if not model.use_peft:
+        yield "adapter: has no effect without use_peft: true; set it, or leave adapter out"
+    if not 2 <= model.lora_r <= judge.mixlora_factors:
+        yield (
+            f"lora_r: is {model.lora_r}; expected 2 to mixlora_factors ({judge.mixlora_factors}): "
+            "so many factors are chosen for a prompt, and a single one's weight teaches its router "
+            "nothing"
+        )
+    if model.lora_target_parameters:
+        yield (
+            "lora_target_parameters: not with adapter: mixlora, whose layers read whole prompts, "
+            "and experts read single tokens; expected lora_target_modules"
+        )
+    if judge.accelerate is not None:
+        yield (
+            "accelerate: adapter: mixlora needs the whole model in each process; leave out one of "
+            "the two"
+        )
+    if getattr(trainer, "use_vllm", False):
+        yield "use_vllm: vLLM cannot run adapter: mixlora; leave out one of the two"
+    if getattr(trainer, "cache_implementation", None) is not None:
+        yield (
+            "cache_implementation: not with adapter: mixlora, whose choice is kept with the cache "
+            "and cannot be compiled; leave out one of the two"
+        )
+    for name in ("use_dora", "use_rslora", "load_in_4bit", "load_in_8bit"):
+        if getattr(model, name):
+            yield f"{name}: not with adapter: mixlora; leave out one of the two"
 
 
 def _faults_of(check: Callable[[], object]) -> Iterator[str]:
