@@ -86,6 +86,35 @@ def find_near_duplicates(
     return duplicates
 
 
+class DuplicateCheck:
+    """Whether two images are near-duplicates, for few pairs of many images.
+
+    What it has read of an image is kept for the next pairs with it.
+    """
+
+    def __init__(self) -> None:
+        self._codes = lru_cache(4096)(_hash)
+        self._channels = lru_cache(256)(channels)
+
+    def same(self, first: bytes, second: bytes) -> bool:
+        """As :func:`find_near_duplicates`, for encoded images; equal bytes are the same."""
+        if first == second:
+            return True
+        codes = self._codes(first), self._codes(second)
+        if codes[0] is None or codes[1] is None:
+            return False
+        if not any(
+            _distances(cropped, whole[0]).min() <= RADIUS for cropped, whole in (codes, codes[::-1])
+        ):
+            return False
+        return show_the_same(self._channels(first), self._channels(second))
+
+
+def _distances(codes_W_B: Codes, code_B: Codes) -> NDArray[np.int64]:
+    """The bits in which each of W hashes differs from one."""
+    return np.unpackbits(codes_W_B ^ code_B, axis=1).sum(axis=1, dtype=np.int64)
+
+
 def hash_images(
     images: Sequence[bytes], progress: Callable[[int], None] = lambda _: None
 ) -> Hashes:

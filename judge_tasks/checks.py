@@ -13,6 +13,7 @@ from mtrl_judge.common.errors import Problem, did_you_mean
 
 from .column_paths import parse_path
 from .dataset_keys import dataset_problems
+from .demonstration_checks import demonstration_problems
 from .fields import mapping, strings
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import label_rule
@@ -268,4 +269,5 @@ _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[Pr
     _check_items,
     _check_splits,
     _check_raw,
+    demonstration_problems,
 )

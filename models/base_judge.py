@@ -107,7 +107,7 @@ class BaseJudge(ABC):
             max_new_tokens: where an answer is truncated.
             keep_pairs: as for :meth:`batches`.
         """
-        prompts = (self.prompt(render_messages(row, style), row.images) for row in rows)
+        prompts = (self.prompt(render_messages(row, style), row.prompt_images) for row in rows)
         texts: dict[int, str] = {}
         for batch in self.batches(prompts, batch_size, keep_pairs=keep_pairs):
             answers = self.generate(

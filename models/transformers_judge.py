@@ -100,7 +100,7 @@ class TransformersJudge(TokenizingJudge):
         verdicts = list(dict.fromkeys(verdict for row in rows for verdict in row.verdicts))
         prompts = (
             self.continued_prompt(
-                self.prompt(render_messages(row, style), row.images),
+                self.prompt(render_messages(row, style), row.prompt_images),
                 opened_answer(text.split(OPEN_ANSWER, 1)[0]) if reasoned else "",
             )
             for row, text in zip(rows, texts, strict=True)

@@ -95,7 +95,7 @@ def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
     model, processor = load(settings)
     judge = TransformersJudge(model.to(PartialState().device).eval(), processor)
     prompts = (
-        judge.prompt(render_messages(row, settings.style), row.images)
+        judge.prompt(render_messages(row, settings.style), row.prompt_images)
         for row in rows
         for _ in range(samples)
     )

@@ -199,7 +199,7 @@ class Validation:
             part = [
                 judge.prompt(
                     render_messages(row, self.style),
-                    [fit_grid(image, image_processor) for image in row.images],
+                    [fit_grid(image, image_processor) for image in row.prompt_images],
                 )
                 for row in rows[start : start + WINDOW]
             ]

@@ -256,7 +256,7 @@ class Judge:
         answer: Callable[[Batch], list[Answer]] = partial(judge.generate, **settings)
         if self._scoring == "logprob":
             answer = self._scorer(task).answer
-        prompts = (judge.prompt(render_messages(row, style), row.images) for row, _ in shown)
+        prompts = (judge.prompt(render_messages(row, style), row.prompt_images) for row, _ in shown)
         texts: dict[int, str] = {}
         for batch in judge.batches(
             prompts, self.opened.prompts_at_once, answer_tokens=settings["max_new_tokens"]
