@@ -29,7 +29,7 @@ from mtrl_judge.judge_tasks.images import shown
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import Rows, with_demonstrations
 from mtrl_judge.judge_tasks.sources import load_rows
-from mtrl_judge.judge_tasks.spec import Demonstrations, JudgeTask, Style
+from mtrl_judge.judge_tasks.spec import JudgeTask, Style
 from mtrl_judge.judge_tasks.templates import question_columns
 
 from .encoders import (
@@ -75,8 +75,7 @@ class Demonstrator:
     """Chooses the demonstrations of a task's items.
 
     Args:
-        task: whose items are asked about.
-        spec: what its YAML or the run says of demonstrations.
+        task: whose items are asked about; its ``judge.demonstrations`` say how.
         pool: the training split that they come from.
         style: with reasoning, only items that have some are shown.
         encode_image: the judge's own vision tower, for ``encoder: judge``.
@@ -88,12 +87,12 @@ class Demonstrator:
     def __init__(
         self,
         task: JudgeTask,
-        spec: Demonstrations,
         pool: Rows,
         style: Style,
         encode_image: ImageEncoder | None = None,
     ) -> None:
-        self.task, self.spec, self.style = task, spec, style
+        assert task.judge.demonstrations is not None
+        self.task, self.spec = task, task.judge.demonstrations
         self.is_own = pool.raw.task.task == task.task
         self.dataset = _one_order(pool, style)
         about = self.dataset.with_format(None)
@@ -197,7 +196,8 @@ class Demonstrator:
         found = [similarity(query) for similarity in self._measures]
         if not found:
             return np.zeros(len(self._ids_P))
-        return np.round(np.mean(found, axis=0), _DECIMALS)
+        mean: Floats = np.mean(np.stack(found), axis=0)
+        return mean.round(_DECIMALS)
 
     @cached_property
     def _measures(self) -> list[Callable[[_Query], Floats]]:
@@ -260,7 +260,6 @@ class _Reader:
 
 def load_demonstrator(
     task: JudgeTask,
-    spec: Demonstrations,
     style: Style,
     *,
     root: Path | None = None,
@@ -271,8 +270,8 @@ def load_demonstrator(
     Raises:
         JudgeError: as :func:`.source_task`, :func:`.load_rows` and :class:`Demonstrator`.
     """
-    pool, _ = load_rows(source_task(task, spec), "train", root)
-    return Demonstrator(task, spec, pool, style, encode_image)
+    pool, _ = load_rows(source_task(task), "train", root)
+    return Demonstrator(task, pool, style, encode_image)
 
 
 def _one_order(pool: Rows, style: Style) -> Dataset:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.errors import JudgeError, first_line
 from mtrl_judge.common.files import expanded
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -114,8 +114,8 @@ def sentence_encoders(name: str, *, images: bool) -> tuple[TextEncoder, ImageEnc
         )
     except Exception as error:
         raise JudgeError(
-            f"{field}: cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from None
+            f"{field}: cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if images and not model.supports("image"):
         raise JudgeError(
             f"{field}: encodes no images; name a model that does, such as one of the CLIP family, "
@@ -145,7 +145,7 @@ def _model_folder(name: str, field: str) -> Path:
         raise JudgeError(
             f"{field}: no such folder, and not on the hub or in its cache "
             f"({type(error).__name__}); expected judge, tfidf, or a model of sentence-transformers"
-        ) from None
+        ) from error
     return Path(str(found))
 
 

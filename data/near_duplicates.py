@@ -100,19 +100,17 @@ class DuplicateCheck:
         """As :func:`find_near_duplicates`, for encoded images; equal bytes are the same."""
         if first == second:
             return True
-        codes = self._codes(first), self._codes(second)
-        if codes[0] is None or codes[1] is None:
+        ours, theirs = self._codes(first), self._codes(second)
+        if ours is None or theirs is None:
             return False
-        if not any(
-            _distances(cropped, whole[0]).min() <= RADIUS for cropped, whole in (codes, codes[::-1])
-        ):
+        if min(_least_distance(ours, theirs[0]), _least_distance(theirs, ours[0])) > RADIUS:
             return False
         return show_the_same(self._channels(first), self._channels(second))
 
 
-def _distances(codes_W_B: Codes, code_B: Codes) -> NDArray[np.int64]:
-    """The bits in which each of W hashes differs from one."""
-    return np.unpackbits(codes_W_B ^ code_B, axis=1).sum(axis=1, dtype=np.int64)
+def _least_distance(codes_W_B: Codes, code_B: Codes) -> int:
+    """The least number of bits in which one of W hashes differs from another one."""
+    return int(np.unpackbits(codes_W_B ^ code_B, axis=1).sum(axis=1, dtype=np.int64).min())
 
 
 def hash_images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -56,37 +57,52 @@ def parse_demonstrations(value: object, source: str) -> Demonstrations | None:
     return found
 
 
-def demonstrations_of(task: JudgeTask, override: Demonstrations | None) -> Demonstrations | None:
-    """What a task's prompts show; None where they show nothing.
-
-    Args:
-        override: what the run says, for every task.
+def with_demonstrations(task: JudgeTask, override: Demonstrations | None) -> JudgeTask:
+    """The task with the demonstrations that a run says; its own where that says nothing.
 
     Raises:
         JudgeError: the task cannot have what the run says.
     """
     spec = override or task.judge.demonstrations
-    if spec is None or spec.k == 0:
-        return None
-    if override is not None:
+    if spec is not None and spec.k == 0:
+        spec = None
+    if spec is not None and override is not None:
         judge: dict[str, Any] = {"role": task.judge.role, "images": [*task.judge.images]}
         judge["demonstrations"] = spec.model_dump(mode="json", by_alias=True)
         raw = {"task": task.task, "training_split": "train" in task.splits}
         for problem in demonstration_problems(raw, judge):
             raise JudgeError(f"{task.task}: {problem}")
-    return spec
+    judge_spec = task.judge.model_copy(update={"demonstrations": spec})
+    return task.model_copy(update={"judge": judge_spec})
 
 
-def source_task(task: JudgeTask, spec: Demonstrations) -> JudgeTask:
+def with_k(task: JudgeTask, k: int) -> JudgeTask:
+    """The task with another number of demonstrations, by default chosen at random.
+
+    Raises:
+        JudgeError: as :func:`with_demonstrations`, or there are too many.
+    """
+    own = task.judge.demonstrations
+    given = {} if own is None else own.model_dump(mode="json", by_alias=True)
+    return with_demonstrations(task, parse_demonstrations({**given, "k": k}, task.task))
+
+
+@lru_cache(maxsize=64)
+def _found(name_or_path: str) -> JudgeTask:
+    return find_task(name_or_path)
+
+
+def source_task(task: JudgeTask) -> JudgeTask:
     """The task that the demonstrations come from: itself, one beside its YAML, or a shipped one.
 
     Raises:
         JudgeError: there is no such task, or its data is never trained on.
     """
-    if spec.source in (SELF, task.task):
+    spec = task.judge.demonstrations
+    if spec is None or spec.source in (SELF, task.task):
         return task
     beside = task.path.parent / f"{spec.source}.yaml"
-    found = find_task(str(beside) if beside.is_file() else spec.source)
+    found = _found(str(beside) if beside.is_file() else spec.source)
     if found.judge.role != "train" or "train" not in found.splits:
         raise JudgeError(
             f"{task.task}: demonstrations: from: {found.task} has no data to learn from, as its "
@@ -95,13 +111,12 @@ def source_task(task: JudgeTask, spec: Demonstrations) -> JudgeTask:
     return found
 
 
-def demonstrated_style(task: JudgeTask, style: Style, override: Demonstrations | None) -> Style:
+def demonstrated_style(task: JudgeTask, style: Style) -> Style:
     """The style of a task's prompts: direct where its demonstrations have no reasoning to show.
 
     Raises:
-        JudgeError: as :func:`demonstrations_of` and :func:`source_task`.
+        JudgeError: as :func:`source_task`.
     """
-    spec = demonstrations_of(task, override)
-    if spec is None or style == "direct":
+    if task.judge.demonstrations is None or style == "direct":
         return style
-    return style if source_task(task, spec).judge.reasoning is not None else "direct"
+    return style if source_task(task).judge.reasoning is not None else "direct"

@@ -135,6 +135,9 @@ class BaseJudge(ABC):
         """Resize an image, unless the processor does so; a huge one always, to save memory."""
         self.images_seen += 1
         self.images_scaled_down += image.width * image.height > self._max_pixels
+        return self._resized(image)
+
+    def _resized(self, image: Image.Image) -> Image.Image:
         if self._processor_limits_pixels:
             return fit_pixels(image, None, max(self._max_pixels, DEFAULT_MAX_PIXELS))
         return fit_pixels(image, self._min_pixels, self._max_pixels)
