@@ -94,6 +94,7 @@ class JudgeHooks:
         self.task = self._given = task
         self._shots: int | None = None
         self._demonstrators: dict[str, Demonstrator] = {}
+        self._shown: dict[str, JudgeRow] = {}
         self.metadata: dict[str, Any] = {**task.metadata, "judge": {}}
         # lmms-eval's name -> ours; a comma ends the name of a metric there. The headline metric
         # comes first: it carries the records that all the others are computed from.
@@ -263,6 +264,8 @@ class JudgeHooks:
             encoder = evaluation_encoder()
             found = load_demonstrator(self.task, style, root=root, encode_image=encoder)
             self._demonstrators = {key: found}
+            bare = map(JudgeRow.from_doc, found.dataset.with_format(None))
+            self._shown = {row.item_id: row for row in bare}
         rows, record = self._demonstrators[key].attach(rows)
         return rows, {"demonstrated": record}
 
@@ -327,6 +330,10 @@ class JudgeHooks:
     def asked(self, doc: Mapping[str, Any]) -> JudgeRow:
         """The row as the judge is asked it."""
         row = self.perturbation.apply(JudgeRow.from_doc(doc))
+        if doc.get(DEMONSTRATION_IDS) and not row.demonstrations:
+            # lmms-eval makes the prompt's text of rows without images.
+            known = tuple(self._shown[item] for item in doc[DEMONSTRATION_IDS])
+            row = replace(row, demonstrations=known)
         return replace(row, demonstrations=self.perturbation.shown(row.demonstrations))
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
