@@ -223,6 +223,7 @@ def test_other_data_than_training_splits_is_never_shown(tmp_path: Path) -> None:
         "{k: 2, encoder: tfidf, from: my_task}": "judge.demonstrations.encoder: compares nothing",
         "{k: 99, from: other}": "judge.demonstrations.k",
         "{k: 2, by: image, encoder: tfidf, from: x}": "tfidf compares texts alone",
+        "{k: 2, by: text, encoder: ~/model, from: x}": "is neither tfidf nor judge nor a name on",
         "{k: 2, form: x}": "judge.demonstrations.form: unknown key; did you mean 'from'?",
     }
     for written, expected in faults.items():
@@ -322,7 +323,8 @@ def sentence_model(tmp_path: Path) -> Path:
 
 
 def test_sentence_transformers_encode_texts(sentence_model: Path, tmp_path: Path) -> None:
-    task = task_with(tmp_path, f"{{k: 2, by: [text], encoder: '{sentence_model}'}}")
+    named = {"k": 2, "by": ["text"], "encoder": str(sentence_model)}
+    task = with_demonstrations(write_task(tmp_path), parse_demonstrations(named, "--x"))
     rows, record = demonstrated(task, columns(), columns(4, 100))
     assert all(len(row.demonstrations) == 2 for row in rows)
     assert demonstrated(task, columns(), columns(4, 100))[1] == record
