@@ -5,7 +5,7 @@ k most similar ones, balanced by label. ``--base`` first trains two judges from 
 whose training prompts show retrieved demonstrations and one whose prompts show none, in the direct
 style, so that both differ in nothing else. What is finished in the folder is not done again.
 
-Prints a table, and one JSON object last: for each judge and each kind of demonstrations the headline
+Prints a table, and one JSON object last: for each judge and kind of demonstrations the headline
 metric of each task, what was excluded, and the share of missing verdicts.
 """
 

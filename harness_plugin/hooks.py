@@ -242,7 +242,7 @@ class JudgeHooks:
             return
         self._shots = k
         try:
-            self.attach(host_task)
+            self.attach(host_task, again=True)
         except JudgeError as error:  # lmms-eval would print a traceback and exit 0
             raise exit_of_host(f"--num_fewshot: {error}") from None
 
@@ -269,8 +269,12 @@ class JudgeHooks:
         rows, record = self._demonstrators[key].attach(rows)
         return rows, {"demonstrated": record}
 
-    def attach(self, host_task: Any) -> None:
-        """Give lmms-eval's task its rows, instead of its own download."""
+    def attach(self, host_task: Any, *, again: bool = False) -> None:
+        """Give lmms-eval's task its rows, instead of its own download.
+
+        Args:
+            again: it has some already, which the model reads too (`lm.task_dict`).
+        """
         from datasets import DatasetDict
 
         rows, record = self.prepare()
@@ -279,8 +283,10 @@ class JudgeHooks:
         except JudgeError as error:  # lmms-eval would print a traceback and exit 0
             raise exit_of_host(str(error)) from None
         judge, split = self.task.judge, evaluated_split(self.task)
-        host_task.dataset = DatasetDict({split: rows.dataset})
-        host_task.dataset_no_image = DatasetDict({split: rows.dataset.with_format(None)})
+        if not again:
+            host_task.dataset, host_task.dataset_no_image = DatasetDict(), DatasetDict()
+        host_task.dataset[split] = rows.dataset
+        host_task.dataset_no_image[split] = rows.dataset.with_format(None)
         host_task.config.metadata["judge"] = {
             **record,
             **evaluation_record(self.task),

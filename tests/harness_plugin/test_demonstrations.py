@@ -80,7 +80,7 @@ def evaluated(world: Path, checkpoint: Path, **keys: Any) -> tuple[dict[str, Any
 
 
 def test_the_yaml_or_num_fewshot_says_how_many(
-    world: Path, random_judge: Path, logged: list[str]
+    world: Path, random_judge: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(world, None)
     record, plain = evaluated(world, random_judge)
@@ -92,6 +92,10 @@ def test_the_yaml_or_num_fewshot_says_how_many(
     assert [len(row["demonstrations"]) for row in drawn] == [2] * 4
     assert (record["style"], record["style_source"]) == ("direct", "demonstrations")
     assert any("no reasoning in the data" in line for line in logged)
+    monkeypatch.setenv(DEMONSTRATIONS_VARIABLE, "{k: 2}")
+    record, same = evaluated(world, random_judge)
+    assert [row["text"] for row in same] == [row["text"] for row in drawn]
+    monkeypatch.setenv(DEMONSTRATIONS_VARIABLE, "")
     written(world, "{k: 3, by: [text], encoder: tfidf, stratify: label}", reasoning="why")
     record, retrieved = evaluated(world, random_judge)
     assert (record["demonstrations"], record["style"]) == (3, "reasoned")
