@@ -134,6 +134,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 opened.revision,
                 self._generation_settings,
                 self._calibration,
+                opened.encode_image,
             )
         )
 

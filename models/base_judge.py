@@ -107,7 +107,7 @@ class BaseJudge(ABC):
             max_new_tokens: where an answer is truncated.
             keep_pairs: as for :meth:`batches`.
         """
-        prompts = (self.prompt(render_messages(row, style), row.images) for row in rows)
+        prompts = (self.prompt(render_messages(row, style), row.prompt_images) for row in rows)
         texts: dict[int, str] = {}
         for batch in self.batches(prompts, batch_size, keep_pairs=keep_pairs):
             answers = self.generate(
@@ -135,6 +135,9 @@ class BaseJudge(ABC):
         """Resize an image, unless the processor does so; a huge one always, to save memory."""
         self.images_seen += 1
         self.images_scaled_down += image.width * image.height > self._max_pixels
+        return self._resized(image)
+
+    def _resized(self, image: Image.Image) -> Image.Image:
         if self._processor_limits_pixels:
             return fit_pixels(image, None, max(self._max_pixels, DEFAULT_MAX_PIXELS))
         return fit_pixels(image, self._min_pixels, self._max_pixels)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
 
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.markup import CLOSED_ANSWER, OPEN_ANSWER, opened_answer
 from mtrl_judge.judge_tasks.prompts import render_messages
 
@@ -21,6 +23,9 @@ from .pixels import fit_grid, has_grid
 from .verdict_logps import verdict_logps, verdict_tokens
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
     from mtrl_judge.judge_tasks.rows import JudgeRow
     from mtrl_judge.judge_tasks.spec import Style
 
@@ -100,7 +105,7 @@ class TransformersJudge(TokenizingJudge):
         verdicts = list(dict.fromkeys(verdict for row in rows for verdict in row.verdicts))
         prompts = (
             self.continued_prompt(
-                self.prompt(render_messages(row, style), row.images),
+                self.prompt(render_messages(row, style), row.prompt_images),
                 opened_answer(text.split(OPEN_ANSWER, 1)[0]) if reasoned else "",
             )
             for row, text in zip(rows, texts, strict=True)
@@ -113,6 +118,32 @@ class TransformersJudge(TokenizingJudge):
                     own = [verdicts.index(verdict) for verdict in rows[index].verdicts]
                     found[index] = tuple(logps_V[own].double().softmax(dim=0).tolist())
         return [found[index] for index in range(len(rows))]
+
+    def encode_image(self, image: Image.Image) -> NDArray[Any]:
+        """An image as the vision tower sees it: the mean of its features, D, in float32.
+
+        It is encoded by itself, so that its vector does not depend on others.
+
+        Raises:
+            JudgeError: the model has no vision tower that can be asked for features alone.
+        """
+        features = getattr(unwrap_adapters(self.model), "get_image_features", None)
+        if features is None:
+            raise JudgeError(
+                f"encoder: judge: {type(self.model).__name__} gives no features of images; use a "
+                "model of sentence-transformers, or tfidf"
+            )
+        image_processor = self.processor.image_processor
+        fitted = fit_grid(self._resized(image.convert("RGB")), image_processor)
+        inputs = image_processor(images=[fitted], return_tensors="pt").to(self.model.device)
+        known = signature(features).parameters
+        with _evaluation_mode(self.model), torch.inference_mode():
+            found = features(**{name: value for name, value in inputs.items() if name in known})
+        found = getattr(found, "pooler_output", found)
+        if not isinstance(found, torch.Tensor):
+            found = torch.cat([part.reshape(-1, part.shape[-1]) for part in found])
+        vector: NDArray[Any] = found.reshape(-1, found.shape[-1]).float().mean(dim=0).cpu().numpy()
+        return vector
 
     def inputs(self, prompts: Sequence[Prompt]) -> Mapping[str, torch.Tensor]:
         """The model's inputs for B prompts, padded on the left to T tokens.

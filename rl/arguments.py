@@ -68,6 +68,14 @@ class CommonArguments:
             "task's wordings (question and paraphrases)."
         ),
     ] = "question"
+    demonstrations: Annotated[
+        dict[str, Any] | None,
+        FromYaml,
+        Doc(
+            "Solved items in every prompt, such as {k: 4, by: [text], encoder: tfidf}; {k: 0} is "
+            "none. Default: those of the tasks' YAMLs."
+        ),
+    ] = None
     balance: Annotated[
         Balance,
         FromYaml,

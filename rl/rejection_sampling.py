@@ -27,6 +27,8 @@ from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, Style
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
 
 if TYPE_CHECKING:
+    from mtrl_judge.models.transformers_judge import TransformersJudge
+
     from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,18 +54,31 @@ def sample_answers(settings: Settings, loaded: Sequence[LoadedSplit], folder: Pa
     Raises:
         JudgeError: no answer is kept.
     """
+    import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object, set_seed
 
+    from mtrl_judge.models.transformers_judge import TransformersJudge
+
+    from .demonstrations import TrainingDemonstrations
+    from .model import load
     from .validation import share_of
 
     file, process = folder / ANSWERS_FILE, PartialState()
     if file.is_file():
         return file
+    model, processor = load(settings)
+    demonstrations = TrainingDemonstrations(settings, model, processor)
+    loaded = [demonstrations.attach(split) for split in loaded]
     rows = [row for split in loaded for row in chosen_rows(settings, split)]
     share = share_of(len(rows), process.num_processes, process.process_index)
     set_seed(settings.trainer.seed + process.process_index)
-    texts = dict(zip(share, _texts(settings, [rows[n] for n in share]), strict=True))
+    judge = TransformersJudge(model.to(process.device).eval(), processor)
+    texts = dict(zip(share, _texts(settings, judge, [rows[n] for n in share]), strict=True))
+    del model, judge, demonstrations
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     texts = dict(gather_object(list(texts.items())))
     if process.is_main_process:
         _write(file, settings.style, [(rows[n], texts[n]) for n in sorted(texts)])
@@ -81,21 +96,16 @@ def chosen_rows(settings: Settings, split: LoadedSplit) -> list[JudgeRow]:
     return [JudgeRow.from_doc(rows[n]) for n in labeled[: settings.judge.rft_items]]
 
 
-def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
+def _texts(
+    settings: Settings, judge: TransformersJudge, rows: Sequence[JudgeRow]
+) -> list[list[str]]:
     """``rft_samples`` answers to each row, sampled as GRPO does, or as the model's own
     probabilities are where the run is SFT alone."""
     import torch
-    from accelerate import PartialState
-
-    from mtrl_judge.models.transformers_judge import TransformersJudge
-
-    from .model import load
 
     trainer, samples = settings.trainer, settings.judge.rft_samples
-    model, processor = load(settings)
-    judge = TransformersJudge(model.to(PartialState().device).eval(), processor)
     prompts = (
-        judge.prompt(render_messages(row, settings.style), row.images)
+        judge.prompt(render_messages(row, settings.style), row.prompt_images)
         for row in rows
         for _ in range(samples)
     )
@@ -112,10 +122,6 @@ def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
                 max_new_tokens=settings.answer_tokens,
             )
             texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
-    del model, judge
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return [[texts[n * samples + k] for k in range(samples)] for n in range(len(rows))]
 
 

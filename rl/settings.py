@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
+from mtrl_judge.judge_tasks.demonstrations import (
+    demonstrated_style,
+    parse_demonstrations,
+    with_demonstrations,
+)
 from mtrl_judge.judge_tasks.sources import data_root
 from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, JudgeTask, Style
 from mtrl_judge.metrics.rates import higher_is_better
@@ -68,7 +73,14 @@ class Settings:
 
     @property
     def style(self) -> Style:
-        """How the judge is asked to answer."""
+        """How the judge is asked to answer: direct where demonstrations show no reasoning."""
+        asked = self.asked_style
+        shown = {demonstrated_style(task, asked) for task in self.tasks}
+        return "direct" if "direct" in shown else asked
+
+    @property
+    def asked_style(self) -> Style:
+        """The style that the recipe or the method asks for."""
         return self.judge.style or ("reasoned" if self.method == "grpo" else "direct")
 
     @property
@@ -174,7 +186,8 @@ def _build(
         _refuse_other_world_size(method, judge, flags)
     if judge.allow_local_files:
         os.environ[LOCAL_FILES_VARIABLE] = "1"  # also for the processes of this run
-    tasks = resolve_tasks(judge.tasks)
+    named = parse_demonstrations(judge.demonstrations, f"{where}: demonstrations")
+    tasks = [with_demonstrations(task, named) for task in resolve_tasks(judge.tasks)]
     given = {**_our_defaults(method, given, tasks), **given}
     _, trainer_config, model_config = argument_classes(method)
     recorded = {name: value for name, value in given.items() if name not in _START_ONLY}
