@@ -31,6 +31,7 @@ from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import FactCounts, FailureKind, Record
 from mtrl_judge.models.generation import GENERATION
 from mtrl_judge.models.logprob import calibration_rows, load_calibration, parse_answer
+from mtrl_judge.models.votes import Voted, parse_votes
 
 from .evaluation_split import evaluated_split
 from .perturbations import Perturbation, active_perturbation
@@ -38,6 +39,7 @@ from .prompt_style import (
     evaluation_calibration,
     evaluation_engine,
     evaluation_record,
+    evaluation_sampling,
     evaluation_scoring,
     evaluation_style,
     report_style,
@@ -288,6 +290,9 @@ class JudgeHooks:
         is stored once.
         """
         row, text = JudgeRow.from_doc(doc), results[0]
+        voted = None if evaluation_sampling() is None else parse_votes(text)
+        if voted is not None:
+            text = voted.text
         failure = request_failure(text)
         scored = self.perturbation.score(row, text)
         record = Record(
@@ -303,6 +308,8 @@ class JudgeHooks:
         probabilities: dict[str, Any] = {}
         if evaluation_scoring() == "logprob" and failure is None:
             probabilities = parse_answer(text, self.perturbation.original_verdicts)
+        elif voted is not None:
+            probabilities = self._votes(row, voted)
         record = record._replace(**self._seen(row, text, probabilities.get("probabilities")))
         return {
             "item_id": row.item_id,
@@ -325,6 +332,16 @@ class JudgeHooks:
             **dict.fromkeys(self.metrics),
             self.task.kind.headline: _to_item(record, failure),
         }
+
+    def _votes(self, row: JudgeRow, voted: Voted) -> dict[str, Any]:
+        """The answers that voted, with the task's own verdicts."""
+        fields = voted.fields(self.perturbation.original_verdicts)
+        for sample in fields["samples"]:
+            sample["verdict"] = self.perturbation.restore(sample["verdict"])
+            if row.facts:
+                facts = check_facts(read_reasoning(sample["text"]), row.facts)
+                sample["facts"] = facts.counts._asdict()
+        return fields
 
     def _stated(self, text: str, correct: float | None, failed: bool) -> dict[str, Any]:
         """The stated confidence, and the item of its calibration error, where it was asked for."""

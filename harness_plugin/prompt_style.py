@@ -11,6 +11,7 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, JudgeTask, Style
 from mtrl_judge.models.calibration import Method
 from mtrl_judge.models.logprob import Scoring
 from mtrl_judge.models.style import StyleSource, check_style, chosen_style
+from mtrl_judge.models.votes import Sampling
 
 STYLE_VARIABLE = "MTRL_JUDGE_STYLE"
 
@@ -32,6 +33,8 @@ class Backend(NamedTuple):
     """What a task's ``generation_kwargs`` become."""
     calibration: Method = "temperature"
     """What is fitted to calibrate verdicts by probability."""
+    sampling: Sampling | None = None
+    """How several answers to an item vote; None where it is answered once."""
 
 
 # lmms-eval builds the prompts apart from the model, so what our backend knows is passed on here.
@@ -68,6 +71,11 @@ def evaluation_calibration() -> Method:
     return "temperature" if _backend is None else _backend.calibration
 
 
+def evaluation_sampling() -> Sampling | None:
+    """How several answers to an item vote; None where our backend answers it once."""
+    return None if _backend is None else _backend.sampling
+
+
 def evaluation_style(task: JudgeTask) -> Style:
     """``MTRL_JUDGE_STYLE`` if set, else the checkpoint's style, else the YAML's.
 
@@ -98,6 +106,8 @@ def evaluation_record(task: JudgeTask) -> dict[str, Any]:
     }
     if _backend is not None:
         record |= {"system_prompt": _backend.system_prompt, "model_revision": _backend.revision}
+        if _backend.sampling is not None:
+            record |= _backend.sampling.record
     return record
 
 

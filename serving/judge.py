@@ -27,6 +27,7 @@ from mtrl_judge.models.logprob import (
     load_calibration,
 )
 from mtrl_judge.models.style import check_style, chosen_style
+from mtrl_judge.models.votes import Voter, check_vote, sampling
 
 from .batcher import Batcher
 from .items import QUESTION, ImageLike, Item, ShownRow, TaskItems, resolved
@@ -54,6 +55,10 @@ class Judge:
         calibration: of ``scoring="logprob"``: temperature (the default), bias, or none for
             probabilities as the model gives them.
         max_new_tokens: overrides the tasks' own.
+        samples: answers to each item, which vote.
+        vote: majority (the default), mean or verified; of several samples.
+        temperature: of the samples; by default the tasks' own where they sample, else 1.
+        seed: of the samples.
         root: the folder with the tasks' data, for the calibration; None is ``MTRL_JUDGE_DATA``, or
             the hub.
 
@@ -69,6 +74,10 @@ class Judge:
         scoring: str = "generation",
         calibration: str | None = None,
         max_new_tokens: int | None = None,
+        samples: int = 1,
+        vote: str | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
         root: Path | None = None,
     ) -> None:
         self.opened = opened
@@ -82,6 +91,7 @@ class Judge:
             raise JudgeError(f"calibration: unknown calibration {calibration!r}; {hint}")
         self._calibration = check_calibration(fitted, self._scoring)
         self._max_new_tokens = max_new_tokens and positive("max_new_tokens", max_new_tokens)
+        self._sampling = sampling(samples, vote, temperature, seed, self._scoring)
         self._root = root
         self._found: dict[str, JudgeTask] = {}
         self._readers: dict[Path, TaskItems] = {}
@@ -99,6 +109,10 @@ class Judge:
         scoring: str = "generation",
         calibration: str | None = None,
         max_new_tokens: int | None = None,
+        samples: int = 1,
+        vote: str | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
         data_root: str | Path | None = None,
         batch_size: int | str = _BATCH_SIZE,
         **arguments: Any,
@@ -128,6 +142,10 @@ class Judge:
             scoring=scoring,
             calibration=calibration,
             max_new_tokens=max_new_tokens,
+            samples=samples,
+            vote=vote,
+            temperature=temperature,
+            seed=seed,
             root=None if data_root is None else Path(data_root),
         )
 
@@ -256,10 +274,18 @@ class Judge:
         answer: Callable[[Batch], list[Answer]] = partial(judge.generate, **settings)
         if self._scoring == "logprob":
             answer = self._scorer(task).answer
+        elif self._sampling is not None:
+            check_vote(task, self._sampling.vote, style)
+            rows = [row for row, _ in shown]
+            voter = Voter(judge, self._sampling, rows, style=style, generation=settings)
+            answer = voter.answer
         prompts = (judge.prompt(render_messages(row, style), row.images) for row, _ in shown)
         texts: dict[int, str] = {}
         for batch in judge.batches(
-            prompts, self.opened.prompts_at_once, answer_tokens=settings["max_new_tokens"]
+            prompts,
+            self.opened.prompts_at_once,
+            answer_tokens=settings["max_new_tokens"],
+            answers=1 if self._sampling is None else self._sampling.samples,
         ):
             answers = self.opened.answers(batch, answer)
             texts |= zip(batch.indices, (each.text for each in answers), strict=True)
@@ -267,7 +293,8 @@ class Judge:
 
     def _settings(self, task: JudgeTask) -> dict[str, Any]:
         requested = {**GENERATION, **task.generation_kwargs}
-        return generation_settings(requested, self._max_new_tokens)
+        settings = generation_settings(requested, self._max_new_tokens)
+        return settings if self._sampling is None else self._sampling.applied(settings)
 
     def _scorer(self, task: JudgeTask) -> LogprobScorer:
         if task.path in self._scorers:
