@@ -285,7 +285,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         hooks = self._hooks(doc_to_messages, task, "samples")
         style = evaluation_style(hooks.task)
         check_vote(hooks.task, sampling.vote, style)
-        about = self.task_dict[task][split].remove_columns("images")
+        about = self.task_dict[task][split].with_format(None)  # without images
         return Voter(
             self.judge,
             sampling,

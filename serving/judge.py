@@ -38,6 +38,7 @@ Calibration: TypeAlias = Literal["temperature", "bias", "none"]
 # lmms-eval knows our backend by this name; it runs the engine transformers unless told otherwise.
 _BACKENDS = {"mtrl_judge": "transformers", **{engine: engine for engine in ENGINES}}
 _BATCH_SIZE = 8
+_SEED = 1234  # of torch in lmms-eval (`--seed` in lmms_eval/__main__.py)
 _BATCH_WAIT = 0.005  # seconds; a forward pass of a small model takes longer
 
 
@@ -58,7 +59,7 @@ class Judge:
         samples: answers to each item, which vote.
         vote: majority (the default), mean or verified; of several samples.
         temperature: of the samples; by default the tasks' own where they sample, else 1.
-        seed: of the samples.
+        seed: of the samples; the default is an evaluation's.
         root: the folder with the tasks' data, for the calibration; None is ``MTRL_JUDGE_DATA``, or
             the hub.
 
@@ -77,7 +78,7 @@ class Judge:
         samples: int = 1,
         vote: str | None = None,
         temperature: float | None = None,
-        seed: int = 0,
+        seed: int = _SEED,
         root: Path | None = None,
     ) -> None:
         self.opened = opened
@@ -112,7 +113,7 @@ class Judge:
         samples: int = 1,
         vote: str | None = None,
         temperature: float | None = None,
-        seed: int = 0,
+        seed: int = _SEED,
         data_root: str | Path | None = None,
         batch_size: int | str = _BATCH_SIZE,
         **arguments: Any,
