@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 STATED_ECE = "stated_ece"
+SAMPLES_ORACLE = "samples_oracle"
+"""How right the best of several samples of a row is, on average."""
 _VERSIONS = ("mtrl-judge", "lmms-eval", "datasets", "transformers", "torch")
 
 
@@ -116,13 +119,18 @@ class JudgeHooks:
                 }
                 for name, metric in self.metrics.items()
             ]
-            # lmms-eval leaves it out of a run whose samples have no item of it.
+            # lmms-eval leaves these out of a run whose samples have no item of them.
             + [
                 {
                     "metric": STATED_ECE,
                     "aggregation": Hook(STATED_ECE, self, _stated_ece),
                     "higher_is_better": False,
-                }
+                },
+                {
+                    "metric": SAMPLES_ORACLE,
+                    "aggregation": Hook(SAMPLES_ORACLE, self, _mean_of_labeled),
+                    "higher_is_better": True,
+                },
             ],
             "metadata": self.metadata,
         }
@@ -326,6 +334,7 @@ class JudgeHooks:
             "well_formed": record.well_formed,
             "correct": None if record.failed else scored.correct,
             **self._stated(text, scored.correct, record.failed),
+            **self._oracle(row, voted),
             **({"facts": record.facts._asdict()} if record.facts else {}),
             "text": text,
             **probabilities,
@@ -342,6 +351,14 @@ class JudgeHooks:
                 facts = check_facts(read_reasoning(sample["text"]), row.facts)
                 sample["facts"] = facts.counts._asdict()
         return fields
+
+    def _oracle(self, row: JudgeRow, voted: Voted | None) -> dict[str, Any]:
+        """The item of the best sample, where several were drawn; None of a row that failed."""
+        if evaluation_sampling() is None:
+            return {}
+        answers = () if voted is None else voted.answers
+        correct = [self.perturbation.score(row, answer.text).correct for answer in answers]
+        return {SAMPLES_ORACLE: max((c for c in correct if c is not None), default=None)}
 
     def _stated(self, text: str, correct: float | None, failed: bool) -> dict[str, Any]:
         """The stated confidence, and the item of its calibration error, where it was asked for."""
@@ -380,6 +397,11 @@ def _stated_ece(items: Sequence[tuple[float | None, float | None]]) -> float | N
     """Of the labeled samples that state a confidence."""
     known = [(q, correct) for q, correct in items if q is not None and correct is not None]
     return stated_calibration_error([q for q, _ in known], [correct for _, correct in known])
+
+
+def _mean_of_labeled(items: Sequence[float | None]) -> float | None:
+    known = [item for item in items if item is not None]
+    return fmean(known) if known else None
 
 
 def _to_item(record: Record, failure: RequestFailure | None) -> tuple[Any, ...]:

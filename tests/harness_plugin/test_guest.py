@@ -386,9 +386,7 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
     assert calibration["mtrl_judge_mjbench_safety"] is None
 
 
-def test_probabilities_do_not_depend_on_limit_or_batch(
-    logprob: Any, random_judge: Path
-) -> None:
+def test_probabilities_do_not_depend_on_limit_or_batch(logprob: Any, random_judge: Path) -> None:
     task = "mtrl_judge_seetrue"
     whole = logprob(random_judge, [task], batch_size=4)["samples"][task]
     alone = logprob(random_judge, [task], batch_size=1, limit=3)["samples"][task]

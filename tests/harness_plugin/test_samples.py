@@ -9,9 +9,10 @@ import pytest
 from datasets import Image as ImageFeature
 from datasets import load_dataset
 from support.evaluations import evaluated_samples
+from support.tasks import PAIR, pairs, write_split, write_yaml
 
 from mtrl_judge import Item, Judge
-from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,3 +54,53 @@ def test_votes_of_an_evaluation_are_those_of_the_judge(
             assert (judgment.verdict, judgment.state) == (sample["verdict"], sample["state"])
             assert (sample.get("probabilities") is None) == (vote == "majority")
             assert judgment.probabilities == pytest.approx(sample.get("probabilities"), abs=1e-5)
+            if sample["label"] is not None:
+                assert sample["correct"] <= sample["samples_oracle"]
+
+
+def test_one_sample_is_an_evaluation_as_before(random_judge: Path) -> None:
+    given = {"pretrained": random_judge, "max_new_tokens": 8}
+    assert evaluated_samples([TASK], samples=1, **given) == evaluated_samples([TASK], **given)
+
+
+def test_samples_vote_with_the_names_that_a_perturbation_gives_verdicts(
+    random_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PERTURBATION_VARIABLE, "verdict_names")
+    samples = evaluated_samples([TASK], pretrained=random_judge, vote="mean", **GIVEN)[TASK]
+    for sample in samples:
+        assert sample["probabilities"].keys() == {"Yes", "No"}
+        assert sample["verdict"] == max(sample["probabilities"], key=sample["probabilities"].get)
+
+
+@pytest.mark.parametrize(
+    ("task", "model_args", "message"),
+    [
+        ({"repeats": 2}, {}, "repeats=2 at temperature 0: the answers would be identical copies"),
+        ({"repeats": 2}, {"samples": 2}, "repeats=2 beside samples=2: the repeats would be"),
+        (
+            {"kind": "ranking"},
+            {"samples": 2, "vote": "mean"},
+            "vote: mean needs the probability of each verdict, and those of own .ranking. are too",
+        ),
+        ({"style": "direct"}, {"samples": 2, "vote": "verified"}, "judged without reasoning"),
+    ],
+)
+def test_what_samples_cannot_do_is_explained(
+    random_judge: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: dict[str, Any],
+    model_args: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path / "data"))
+    fields = {**PAIR, **task}
+    data = pairs()
+    if task.get("kind") == "ranking":
+        fields |= {"label": "{column: scores, best: highest}", "verdicts": '["A", "B"]'}
+        data = {**data, "scores": [[1.0, 2.0]] * len(next(iter(data.values())))}
+    write_yaml(tmp_path, "own", **fields)
+    write_split(tmp_path / "data", "own", "test", data)
+    with pytest.raises(SystemExit, match=message):
+        evaluated_samples(["own"], tmp_path, pretrained=random_judge, **model_args)

@@ -108,7 +108,8 @@ def test_the_temperature_is_the_tasks_own_where_it_samples() -> None:
     greedy = {"do_sample": False, "max_new_tokens": 9}
     default = sampling(8, None, None, 0, "generation")
     given = sampling("8", "mean", "0.7", 0, "generation")
-    assert default is not None and given is not None
+    assert default is not None
+    assert given is not None
     assert default.applied(greedy)["temperature"] == 1.0
     assert default.applied({**greedy, "do_sample": True, "temperature": 0.4})["temperature"] == 0.4
     assert given.applied({**greedy, "do_sample": True, "temperature": 0.4})["temperature"] == 0.7
