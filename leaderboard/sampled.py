@@ -144,7 +144,7 @@ def _davidson(result: TaskResult, rows: Sequence[Sequence[SampledVote]]) -> Verd
     counts_N_3 = np.array(
         [[[vote.verdict for vote in votes].count(name) for name in outcomes] for votes in rows]
     )
-    voted_N = counts_N_3.any(axis=1)
+    voted_N = counts_N_3.sum(axis=1) > 0
     if not voted_N.any():
         return None
     decided = iter(davidson_verdicts(counts_N_3[voted_N]).tolist())
