@@ -76,6 +76,11 @@ def test_the_dataset_has_a_row_for_each_answer(tmp_path: Path) -> None:
         ({"warm_up": "rft:tiny_cpu", "accelerate": "fsdp2"}, "warm_up: rft loads the whole model"),
         ({"answers": "some.jsonl"}, "answers: not a field of grpo"),
         ({"answers": "rft"}, "answers: not a field of grpo"),
+        ({"rft_verified": True}, "rft_verified: nothing is sampled"),
+        (
+            {"warm_up": "rft:tiny_cpu", "rft_verified": True, "style": "direct"},
+            "rft_verified: verifies a verdict by the reasoning before it",
+        ),
     ],
 )
 def test_contradictions_are_refused(
