@@ -128,7 +128,7 @@ def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[SampledTex
                 texts[index] = [answer.text for answer in answers_K]
     found = [[SampledText(text) for text in texts[n]] for n in range(len(rows))]
     if settings.judge.rft_verified:
-        found = _verified(judge, rows, found, settings.style, trainer.per_device_eval_batch_size)
+        found = verified(judge, rows, found, settings.style, trainer.per_device_eval_batch_size)
     del model, judge
     gc.collect()
     if torch.cuda.is_available():
@@ -136,7 +136,7 @@ def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[SampledTex
     return found
 
 
-def _verified(
+def verified(
     judge: TransformersJudge,
     rows: Sequence[JudgeRow],
     sampled: Sequence[Sequence[SampledText]],

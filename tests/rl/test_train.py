@@ -294,12 +294,8 @@ def test_a_warm_up_learns_the_base_models_own_correct_answers(base: Path, tmp_pa
     assert not changed(warm / "judge", out / "judge")
 
 
-@pytest.mark.parametrize("verified", [False, True])
-def test_sft_alone_learns_the_base_models_own_correct_answers(
-    base: Path, tmp_path: Path, verified: bool
-) -> None:
+def test_sft_alone_learns_the_base_models_own_correct_answers(base: Path, tmp_path: Path) -> None:
     fields = {"answers": "rft", "rft_items": 9, "rft_samples": 3, "max_steps": 2, "save_steps": 2}
-    fields["rft_verified"] = verified
     given = values(small_world(base), tmp_path / "run", guessing_judge(base), **fields)
     train.main(command("sft", given))
     assert 4 < len(read_answers([tmp_path / "run" / ANSWERS_FILE])) <= 18
