@@ -41,6 +41,9 @@ _RECORDED = (
     "system_prompt",
     "perturbation",
     "demonstrated",
+    "samples",
+    "vote",
+    "seed",
 )
 # What evaluations and trainings write, perhaps into the checkpoint's own folder.
 _NOT_THE_MODEL = (".jsonl", ".log", "_results.json", "_command.json")

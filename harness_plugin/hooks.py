@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
@@ -40,6 +41,7 @@ from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import FactCounts, FailureKind, Record
 from mtrl_judge.models.generation import GENERATION
 from mtrl_judge.models.logprob import calibration_rows, load_calibration, parse_answer
+from mtrl_judge.models.votes import Voted, parse_votes
 
 from .evaluation_split import evaluated_split
 from .perturbations import (
@@ -54,6 +56,7 @@ from .prompt_style import (
     evaluation_encoder,
     evaluation_engine,
     evaluation_record,
+    evaluation_sampling,
     evaluation_scoring,
     evaluation_style,
     report_style,
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 STATED_ECE = "stated_ece"
+SAMPLES_ORACLE = "samples_oracle"
+"""How right the best of several samples of a row is, on average."""
 _VERSIONS = ("mtrl-judge", "lmms-eval", "datasets", "transformers", "torch")
 
 
@@ -136,13 +141,18 @@ class JudgeHooks:
                 }
                 for name, metric in self.metrics.items()
             ]
-            # lmms-eval leaves it out of a run whose samples have no item of it.
+            # lmms-eval leaves these out of a run whose samples have no item of them.
             + [
                 {
                     "metric": STATED_ECE,
                     "aggregation": Hook(STATED_ECE, self, _stated_ece),
                     "higher_is_better": False,
-                }
+                },
+                {
+                    "metric": SAMPLES_ORACLE,
+                    "aggregation": Hook(SAMPLES_ORACLE, self, _mean_of_labeled),
+                    "higher_is_better": True,
+                },
             ],
             "metadata": self.metadata,
         }
@@ -372,6 +382,9 @@ class JudgeHooks:
         is stored once.
         """
         row, text = JudgeRow.from_doc(doc), results[0]
+        voted = None if evaluation_sampling() is None else parse_votes(text)
+        if voted is not None:
+            text = voted.text
         failure = request_failure(text)
         scored = self.perturbation.score(row, text)
         record = Record(
@@ -387,6 +400,8 @@ class JudgeHooks:
         probabilities: dict[str, Any] = {}
         if evaluation_scoring() == "logprob" and failure is None:
             probabilities = parse_answer(text, self.perturbation.original_verdicts)
+        elif voted is not None:
+            probabilities = self._votes(row, voted)
         record = record._replace(**self._seen(row, text, probabilities.get("probabilities")))
         return {
             "item_id": row.item_id,
@@ -404,12 +419,31 @@ class JudgeHooks:
             "well_formed": record.well_formed,
             "correct": None if record.failed else scored.correct,
             **self._stated(text, scored.correct, record.failed),
+            **self._oracle(row, voted),
             **({"facts": record.facts._asdict()} if record.facts else {}),
             "text": text,
             **probabilities,
             **dict.fromkeys(self.metrics),
             self.task.kind.headline: _to_item(record, failure),
         }
+
+    def _votes(self, row: JudgeRow, voted: Voted) -> dict[str, Any]:
+        """The answers that voted, with the task's own verdicts."""
+        fields = voted.fields(self.perturbation.original_verdicts)
+        for sample in fields["samples"]:
+            sample["verdict"] = self.perturbation.restore(sample["verdict"])
+            if row.facts:
+                facts = check_facts(read_reasoning(sample["text"]), row.facts)
+                sample["facts"] = facts.counts._asdict()
+        return fields
+
+    def _oracle(self, row: JudgeRow, voted: Voted | None) -> dict[str, Any]:
+        """The item of the best sample, where several were drawn; None of a row that failed."""
+        if evaluation_sampling() is None:
+            return {}
+        answers = () if voted is None else voted.answers
+        correct = [self.perturbation.score(row, answer.text).correct for answer in answers]
+        return {SAMPLES_ORACLE: max((c for c in correct if c is not None), default=None)}
 
     def _stated(self, text: str, correct: float | None, failed: bool) -> dict[str, Any]:
         """The stated confidence, and the item of its calibration error, where it was asked for."""
@@ -448,6 +482,11 @@ def _stated_ece(items: Sequence[tuple[float | None, float | None]]) -> float | N
     """Of the labeled samples that state a confidence."""
     known = [(q, correct) for q, correct in items if q is not None and correct is not None]
     return stated_calibration_error([q for q, _ in known], [correct for _, correct in known])
+
+
+def _mean_of_labeled(items: Sequence[float | None]) -> float | None:
+    known = [item for item in items if item is not None]
+    return fmean(known) if known else None
 
 
 def _to_item(record: Record, failure: RequestFailure | None) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, JudgeTask, Style
 from mtrl_judge.models.calibration import Method
 from mtrl_judge.models.logprob import Scoring
 from mtrl_judge.models.style import StyleSource, check_style, chosen_style
+from mtrl_judge.models.votes import Sampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class Backend(NamedTuple):
     """What is fitted to calibrate verdicts by probability."""
     encode_image: Callable[[Image.Image], NDArray[Any]] | None = None
     """The judge's vision tower: an image to a vector. None where it is not in this process."""
+    sampling: Sampling | None = None
+    """How several answers to an item vote; None where it is answered once."""
 
 
 # lmms-eval builds the prompts apart from the model, so what our backend knows is passed on here.
@@ -80,6 +83,11 @@ def evaluation_encoder() -> Callable[[Image.Image], NDArray[Any]] | None:
     return None if _backend is None else _backend.encode_image
 
 
+def evaluation_sampling() -> Sampling | None:
+    """How several answers to an item vote; None where our backend answers it once."""
+    return None if _backend is None else _backend.sampling
+
+
 def evaluation_style(task: JudgeTask) -> Style:
     """``MTRL_JUDGE_STYLE`` if set, else the checkpoint's style, else the YAML's.
 
@@ -111,6 +119,8 @@ def evaluation_record(task: JudgeTask) -> dict[str, Any]:
     }
     if _backend is not None:
         record |= {"system_prompt": _backend.system_prompt, "model_revision": _backend.revision}
+        if _backend.sampling is not None:
+            record |= _backend.sampling.record
     return record
 
 

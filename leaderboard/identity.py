@@ -118,6 +118,8 @@ def other_fields(results: Iterable[TaskResult]) -> Iterator[tuple[str, Value]]:
     yield "max_pixels", _known("max_pixels")
     yield "system prompt", _text("system_prompt")
     yield "demonstrations", _demonstrations
+    yield "samples", stated("samples")
+    yield "vote", stated("vote")
     known = list(results)
     for field in ("model_args", "generation", "versions"):
         keys = {key for result in known for key in result.metadata.get(field) or {}}

@@ -94,6 +94,13 @@ class CommonArguments:
     ] = None
     rft_items: Annotated[Positive, Doc("Prompts per task that rft samples answers to.")] = 256
     rft_samples: Annotated[Positive, Doc("Answers per prompt that rft samples.")] = 4
+    rft_verified: Annotated[
+        bool,
+        Doc(
+            "Of the answers that rft samples, keep those whose own reasoning makes their verdict "
+            "the most probable one."
+        ),
+    ] = False
     min_pixels: Annotated[
         Positive | None, Doc("Smallest width x height of an image; the checkpoint keeps it.")
     ] = None

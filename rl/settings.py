@@ -40,6 +40,7 @@ from .recipes import (
     launch_command,
     resolve_tasks,
 )
+from .rejection_sampling import require_verifiable
 
 if TYPE_CHECKING:
     from trl.trainer.model_config import ModelConfig
@@ -321,6 +322,10 @@ def _conflicts(settings: Settings) -> Iterator[str]:
                 f"{name}: rft loads the whole model in each process, and accelerate shards it; "
                 "sample in a run without accelerate, and use its answers in an SFT recipe"
             )
+    if judge.rft_verified:
+        if not (samples_answers(judge, "warm_up") or samples_answers(judge, "answers")):
+            yield "rft_verified: nothing is sampled; set warm_up or answers to rft"
+        yield from _faults_of(lambda: require_verifiable(settings.tasks, settings.style))
     if judge.answers is not None and settings.method == "grpo":
         yield "answers: not a field of grpo"
     if judge.answers not in (None, RFT, DATA) and not Path(str(judge.answers)).is_file():

@@ -30,6 +30,7 @@ from mtrl_judge.models.logprob import (
     load_calibration,
 )
 from mtrl_judge.models.style import check_style, chosen_style
+from mtrl_judge.models.votes import Voter, check_vote, sampling
 
 from .batcher import Batcher
 from .judgment import Judgment, combined
@@ -40,6 +41,7 @@ Calibration: TypeAlias = Literal["temperature", "bias", "none"]
 # lmms-eval knows our backend by this name; it runs the engine transformers unless told otherwise.
 _BACKENDS = {"mtrl_judge": "transformers", **{engine: engine for engine in ENGINES}}
 _BATCH_SIZE = 8
+_SEED = 1234  # of torch in lmms-eval (`--seed` in lmms_eval/__main__.py)
 _BATCH_WAIT = 0.005  # seconds; a forward pass of a small model takes longer
 
 
@@ -59,6 +61,10 @@ class Judge:
         max_new_tokens: overrides the tasks' own.
         demonstrations: solved items in the prompts of every task, as ``judge.demonstrations`` of a
             YAML; ``{"k": 0}`` is none, and None leaves each task its own.
+        samples: answers to each item, which vote.
+        vote: majority (the default), mean or verified; of several samples.
+        temperature: of the samples; by default the tasks' own where they sample, else 1.
+        seed: of the samples; the default is an evaluation's.
         root: the folder with the tasks' data, for the calibration; None is ``MTRL_JUDGE_DATA``, or
             the hub.
 
@@ -75,6 +81,10 @@ class Judge:
         calibration: str | None = None,
         max_new_tokens: int | None = None,
         demonstrations: Mapping[str, Any] | None = None,
+        samples: int = 1,
+        vote: str | None = None,
+        temperature: float | None = None,
+        seed: int = _SEED,
         root: Path | None = None,
     ) -> None:
         self.opened = opened
@@ -90,6 +100,7 @@ class Judge:
         self._max_new_tokens = max_new_tokens and positive("max_new_tokens", max_new_tokens)
         self._demonstrations = parse_demonstrations(demonstrations, "demonstrations")
         self._demonstrators: dict[Path, Demonstrator] = {}
+        self._sampling = sampling(samples, vote, temperature, seed, self._scoring)
         self._root = root
         self._found: dict[str, JudgeTask] = {}
         self._readers: dict[Path, TaskItems] = {}
@@ -108,6 +119,10 @@ class Judge:
         calibration: str | None = None,
         max_new_tokens: int | None = None,
         demonstrations: Mapping[str, Any] | None = None,
+        samples: int = 1,
+        vote: str | None = None,
+        temperature: float | None = None,
+        seed: int = _SEED,
         data_root: str | Path | None = None,
         batch_size: int | str = _BATCH_SIZE,
         **arguments: Any,
@@ -138,6 +153,10 @@ class Judge:
             calibration=calibration,
             max_new_tokens=max_new_tokens,
             demonstrations=demonstrations,
+            samples=samples,
+            vote=vote,
+            temperature=temperature,
+            seed=seed,
             root=None if data_root is None else Path(data_root),
         )
 
@@ -281,10 +300,18 @@ class Judge:
         answer: Callable[[Batch], list[Answer]] = partial(judge.generate, **settings)
         if self._scoring == "logprob":
             answer = self._scorer(task).answer
+        elif self._sampling is not None:
+            check_vote(task, self._sampling.vote, style)
+            rows = [row for row, _ in shown]
+            voter = Voter(judge, self._sampling, rows, style=style, generation=settings)
+            answer = voter.answer
         prompts = (judge.prompt(render_messages(row, style), row.prompt_images) for row, _ in shown)
         texts: dict[int, str] = {}
         for batch in judge.batches(
-            prompts, self.opened.prompts_at_once, answer_tokens=settings["max_new_tokens"]
+            prompts,
+            self.opened.prompts_at_once,
+            answer_tokens=settings["max_new_tokens"],
+            answers=1 if self._sampling is None else self._sampling.samples,
         ):
             answers = self.opened.answers(batch, answer)
             texts |= zip(batch.indices, (each.text for each in answers), strict=True)
@@ -292,7 +319,8 @@ class Judge:
 
     def _settings(self, task: JudgeTask) -> dict[str, Any]:
         requested = {**GENERATION, **task.generation_kwargs}
-        return generation_settings(requested, self._max_new_tokens)
+        settings = generation_settings(requested, self._max_new_tokens)
+        return settings if self._sampling is None else self._sampling.applied(settings)
 
     def _scorer(self, task: JudgeTask) -> LogprobScorer:
         if task.path in self._scorers:
