@@ -406,8 +406,8 @@ def experiment(
     arms: Annotated[
         str,
         typer.Option(
-            help="What to compare: paper, controls, ablations, wordings, mixlora, or a file; see "
-            "docs/experiments.md."
+            help="What to compare: paper, controls, ablations, wordings, mixlora, demonstrations, "
+            "or a file; see docs/experiments.md."
         ),
     ] = "paper",
     seeds: Annotated[
