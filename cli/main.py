@@ -38,6 +38,7 @@ from .options import (
     use_data_root,
 )
 from .serve import serve
+from .track import track
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
@@ -561,6 +562,7 @@ app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
 app.command()(gate)
 app.command()(serve)
+app.command()(track)
 app.add_typer(baseline, name="baseline")
 
 
