@@ -10,6 +10,9 @@ All votes are of the same samples. ``one`` is the first of them, and the oracle 
 Differences from the greedy judge are paired by item, with shared draws, and their intervals are
 over items and over pairs of evaluations, as in an experiment.
 
+``carried`` is the share of right samples among those whose verdict is the most probable one after
+their own reasoning, ``not carried`` among the others: how far verified can know what is right.
+
 Prints a table for each role of tasks, and one JSON object last.
 """
 
@@ -17,9 +20,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tabulate import tabulate
@@ -45,6 +49,7 @@ def main() -> None:
     pairs = [*zip(runs[::2], runs[1::2], strict=True)]
     units = [scores_of(greedy, sampled) for greedy, sampled in pairs]
     figures: dict[str, dict[str, Any]] = {}
+    carried: dict[str, list[dict[str, float]]] = {}
     for role in dict.fromkeys(result.role for result in pairs[0][0].tasks.values()):
         names = [name for name, result in pairs[0][0].tasks.items() if result.role == role]
         figures[role] = figures_of([{task: unit[task] for task in names} for unit in units])
@@ -54,7 +59,10 @@ def main() -> None:
             for vote, known in figures[role].items()
         ]
         print(tabulate(rows, headers=[f"{role}, %", *keys], floatfmt=".1f"), end="\n\n")
-    print(json.dumps({"pairs": len(pairs), "figures": figures}))
+        carried[role] = [shares_of(sampled, names) for _, sampled in pairs]
+        for shares in carried[role]:
+            print(", ".join(f"{name}: {100 * share:.1f} %" for name, share in shares.items()))
+    print(json.dumps({"pairs": len(pairs), "figures": figures, "right": carried}))
 
 
 def read(folder: Path) -> Run:
@@ -100,6 +108,21 @@ def revoted(result: TaskResult, verdicts_N: Verdicts) -> TaskResult:
         for sample, verdict in zip(result.samples, verdicts_N, strict=True)
     ]
     return replace(result, samples=samples)
+
+
+def shares_of(run: Run, tasks: Sequence[str]) -> dict[str, float]:
+    """The share of right samples among those that their reasoning carries, and the others."""
+    right: dict[str, list[bool]] = {"carried": [], "not carried": []}
+    for result in (run.tasks[task] for task in tasks):
+        for sample in result.samples:
+            for one in sample.sampled:
+                if one.verdict is None or one.probabilities is None:
+                    continue
+                own = one.probabilities[result.kind.label_class(one.verdict, result.verdicts)]
+                kind = "carried" if own == max(one.probabilities.values()) else "not carried"
+                judged = sample.record._replace(verdict=one.verdict)
+                right[kind].append(result.is_correct(judged))
+    return {kind: fmean(of_kind) for kind, of_kind in right.items() if of_kind}
 
 
 def figures_of(units: list[dict[str, dict[str, Score]]]) -> dict[str, dict[str, float | None]]:
