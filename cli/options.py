@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mtrl_judge.common.printable import printable
 from mtrl_judge.common.secrets import redact
+
+# The values that these fields may have; a test compares them with the classes that define them,
+# which take long to import.
+STYLES = ("reasoned", "direct", "confidence")
+KINDS = ("pointwise", "pairwise", "ranking", "score")
+SPLITS = ("train", "validation", "test")
+
+
+def choice(values: Sequence[str], description: str) -> Any:
+    """An option whose help lists its values, which a shell can complete.
+
+    What takes the value checks it, and suggests the nearest one.
+    """
+
+    def completed(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return typer.Option(help=description, metavar=f"[{'|'.join(values)}]", autocompletion=completed)
+
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
@@ -43,6 +62,12 @@ AllowLocalFiles = Annotated[
         help="Let YAMLs name parquet files outside the data root.",
     ),
 ]
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print everything that lmms-eval prints.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:

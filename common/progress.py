@@ -33,3 +33,20 @@ class ProgressBars(Progress):
         if label not in self._by_label:
             self._by_label[label] = self.add_task(label, total=total)
         self.update(self._by_label[label], completed=done, total=total)
+
+
+class OneLine(Progress):
+    """One line, for what a command is doing now: a count and an estimate of the time left."""
+
+    def __init__(self, label: str, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        super().__init__(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._task = self.add_task(label, total=None)
+        self._label = label
+
+    def report(self, label: str, done: int, total: int) -> None:
+        """A :data:`ProgressCallback`; the estimate begins again with another label."""
+        if label != self._label:
+            self._label = label
+            self.reset(self._task, description=label)
+        self.update(self._task, completed=done, total=total)

@@ -1,0 +1,111 @@
+"""How flags and lists are written, what help shows, and what an evaluation ends with."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from support.commands import call, fails
+from support.results import sample, write_results
+from tqdm import tqdm
+
+from mtrl_judge.cli import options
+from mtrl_judge.cli.evaluation_end import evaluation_end
+from mtrl_judge.experiments import launch
+from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
+from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.spec import SPLITS, Style
+from mtrl_judge.leaderboard.reading import load_runs
+
+
+def test_flags_may_have_hyphens_or_underscores(data_root: Path) -> None:
+    tables = [
+        call("data", "status", "*_seetrue", flag, data_root).stdout
+        for flag in ("--data-root", "--data_root")
+    ]
+    assert "Yes 3, No 2" in tables[0]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    "words", [["a,b"], ["a", "b"], ["a", "--tasks", "b"]], ids=lambda words: " ".join(words)
+)
+def test_lists_are_accepted_in_each_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    given: list[Any] = []
+
+    def evaluate(model: str, tasks: str, **named: Any) -> list[Any]:
+        given.append((tasks, named["flags"]))
+        return []
+
+    monkeypatch.setattr(launch, "run_lmms_eval", evaluate)
+    done = call("eval", "--tasks", *words, "--limit", 2, "--output-path", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert given == [("a,b", ["--limit", "2"])]
+
+
+def test_flags_of_lmms_eval_are_checked_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def start(_: str, command: list[str], **__: Any) -> None:
+        started.append(command)
+        write_results(tmp_path, {"t": [sample(0, "Yes", "Yes")]})
+
+    monkeypatch.setattr(launch, "run_command", start)
+    evaluate = ("eval", "--output-path", tmp_path, "--model-args", "pretrained=a-b")
+    message = fails(capsys, monkeypatch, *evaluate, "--batch", 8)
+    assert "--batch: neither ours nor a flag of lmms-eval; did you mean --batch_size?" in message
+    assert not started
+    assert call(*evaluate, "--batch-size=8").exit_code == 0
+    assert started[0][-3:] == ["--model_args", "pretrained=a-b", "--batch_size=8"]
+
+
+def test_choices_are_those_of_the_classes_that_check_them() -> None:
+    assert get_args(Style) == options.STYLES
+    assert {*options.KINDS} == {*KINDS}
+    assert options.SPLITS == SPLITS
+    assert "--style [reasoned|direct|confidence]" in call("eval", "--help").stdout
+
+
+def test_help_lists_the_commands_in_the_order_of_use() -> None:
+    listed = call("--help").stdout.partition("Commands:")[2]
+    positions = [listed.index(f"\n  {name} ") for name in ("tasks", "eval", "leaderboard", "train")]
+    assert positions == sorted(positions)
+
+
+def test_an_evaluation_ends_with_scores_and_paths(tmp_path: Path) -> None:
+    rows = [sample(n, "Yes" if n % 2 else "No", "Yes" if n % 3 else "No") for n in range(12)]
+    runs = load_runs([write_results(tmp_path, {"t": rows})])
+    text = evaluation_end(runs, tmp_path, tmp_path / "the.log")
+    # Yes: 4 right of 6 labels and 8 verdicts; No: 2 right of 6 and 4. F1 is 4/7 and 2/5.
+    assert f"{(4 / 7 + 2 / 5) / 2:.3f} [" in text
+    assert "majority-class baseline" in text
+    assert f"results: {runs[0].file}\n" in text
+    (samples,) = text.partition("samples: ")[2].splitlines()[:1]
+    assert list(Path(samples).parent.glob(Path(samples).name))
+    assert text.endswith(f"leaderboard {tmp_path} --format html --out report.html")
+    assert "N/A" not in text
+
+
+def test_of_lmms_evals_output_our_warnings_are_shown_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = io.StringIO()
+    for _ in tqdm(range(3), desc="Judging", file=bar, mininterval=0):
+        pass
+    where = "2026-01-01 00:00:00 | WARNING  | {}.hooks:warn:1 - {}\n"
+    shown = EvaluationProgress()
+    with shown.of(tmp_path / "log"):
+        for part in (bar.getvalue(), where.format("mtrl_judge", "no form"), "noise\n"):
+            shown.read(part[:7])
+            shown.read(part[7:])
+        shown.read(where.format("mtrl_judge", "no form") + where.format("lmms_eval", "theirs"))
+    printed = capsys.readouterr().err
+    assert printed.count("no form") == 1
+    assert "noise" not in printed
+    assert "theirs" not in printed
