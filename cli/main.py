@@ -371,12 +371,17 @@ def train(context: typer.Context) -> None:
     Flags override the fields of the recipe. `train grpo --help` lists all fields, `--dry_run` shows
     what would be trained and how, `--resume` continues an interrupted run.
     """
+    from mtrl_judge.rl.arguments import METHODS
+
     if context.args[:1] not in ([], ["--help"], ["-h"]):
+        from mtrl_judge.rl.finished_run import refuse_to_resume_finished
+
+        if context.args[0] in METHODS and not {"--help", "-h"} & {*context.args}:
+            refuse_to_resume_finished(context.args[0], context.args[1:])
         from mtrl_judge.rl.train import main as train_main
 
         train_main(context.args)
         return
-    from mtrl_judge.rl.arguments import METHODS
     from mtrl_judge.rl.recipes import shipped_recipes
 
     echo(f"{context.get_help()}\n")

@@ -25,7 +25,14 @@ class ProgressBars(Progress):
     def __init__(self, *, transient: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         console = Console(stderr=True)
-        super().__init__(*columns, TimeRemainingColumn(), console=console, transient=transient)
+        # What vanishes at its end would leave an empty line where it cannot vanish.
+        disable = transient and not console.is_terminal
+        super().__init__(
+            *(*columns, TimeRemainingColumn()),
+            console=console,
+            transient=transient,
+            disable=disable,
+        )
         self._by_label: dict[str, TaskID] = {}
 
     def report(self, label: str, done: int, total: int) -> None:
@@ -40,7 +47,12 @@ class OneLine(Progress):
 
     def __init__(self, label: str, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        super().__init__(*columns, TimeRemainingColumn(), console=console, transient=True)
+        super().__init__(
+            *(*columns, TimeRemainingColumn()),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._task = self.add_task(label, total=None)
         self._label = label
 

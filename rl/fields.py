@@ -119,11 +119,8 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
     return {str(name): value for name, value in values.items()}, faults
 
 
-def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
-    """The flags' values as text, by field, and ``recipe``; for :func:`validate`.
-
-    Flags are spelled as TRL spells them (trl/scripts/_hf_argparser.py): ``--field value``,
-    ``--field=value``, ``--field`` and ``--no_field`` for booleans, with hyphens or underscores.
+def flag_words(argv: Sequence[str]) -> dict[str, list[str]]:
+    """The words behind each flag, by its name with underscores.
 
     Raises:
         JudgeError: a word belongs to no flag.
@@ -139,6 +136,20 @@ def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
             raise JudgeError(f"{word}: belongs to no flag; flags are written --field value")
         else:
             words[name].append(word)
+    return words
+
+
+def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
+    """The flags' values as text, by field, and ``recipe``; for :func:`validate`.
+
+    Flags are spelled as TRL spells them (trl/scripts/_hf_argparser.py): ``--field value``,
+    ``--field=value``, ``--field`` and ``--no_field`` for booleans, with hyphens or underscores.
+    A list may also be comma-separated.
+
+    Raises:
+        JudgeError: a word belongs to no flag.
+    """
+    words = flag_words(argv)
     known = _fields(method)
     values: dict[str, Any] = {}
     for name, texts in words.items():
@@ -154,7 +165,7 @@ def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
 def _from_words(texts: list[str], options: Sequence[Any]) -> Any:
     """The value of a flag from the words behind it, for a field of one of these types."""
     if any(get_origin(option) is list for option in options) and str not in options:
-        return texts
+        return [part for text in texts for part in text.split(",") if part]
     # TRL's rule again: "none" is null unless the field takes text.
     if [text.casefold() for text in texts] in (["none"], ["null"]) and str not in options:
         return None

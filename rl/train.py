@@ -28,6 +28,7 @@ from .arguments import METHODS
 from .dataset import raw_columns, require_facts, training_set
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
+from .host_warnings import without_renamed
 from .kl_schedule import kl_schedule
 from .mixed_prompts import mixed_prompts, prompt_record
 from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
@@ -36,6 +37,7 @@ from .perception import OutageError
 from .preflight import accepted_licenses, checked_leaks
 from .rewards import reward_functions
 from .settings import Settings, parse_settings, samples_answers, warm_up_settings
+from .training_end import training_end
 
 if TYPE_CHECKING:
     from .callbacks import StopOnSignal
@@ -65,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(dry_run(settings))
             return
         with goes_on_unread():
-            train(settings)
+            judge = train(settings)
+            if os.environ.get("RANK", "0") == "0":
+                print(training_end(settings, judge))
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
@@ -118,7 +122,7 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
         start_record(folder, settings, data, {"accepted_licenses": accepted, "leaks": leaks})
     process.wait_for_everyone()
     settings = _with_sampled_answers(_warmed_up(settings, loaded, folder), loaded, folder)
-    with StopOnSignal() as stop:
+    with StopOnSignal() as stop, without_renamed():
         trainer = build_trainer(settings, loaded, stop)
         confirm_engine(settings, trainer.accelerator)
         if settings.method == "grpo" and trainer.is_world_process_zero():
@@ -136,7 +140,8 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     if trainer.is_world_process_zero():
         scores = _best_scores(trainer, settings.headline)
         write_model_card(folder / JUDGE, settings, data, scores, accepted)
-        finish_record(folder, trainer.state.global_step, scores)
+        best = trainer.state.best_global_step
+        finish_record(folder, trainer.state.global_step, scores, best_step=best)
     process.wait_for_everyone()  # the judge of a warm-up is loaded next, by every process
     return folder / JUDGE
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +20,7 @@ from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.spec import SPLITS, Style
 from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.rl.finished_run import RUN_FILE
 
 
 def test_flags_may_have_hyphens_or_underscores(data_root: Path) -> None:
@@ -109,3 +112,17 @@ def test_of_lmms_evals_output_our_warnings_are_shown_once(
     assert printed.count("no form") == 1
     assert "noise" not in printed
     assert "theirs" not in printed
+
+
+def test_resuming_a_finished_run_is_refused_without_torch(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text('{"finished": {"step": 3}}')
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from mtrl_judge.cli.main import main; sys.argv = ['mtrl-judge', *sys.argv[1:]]; main()"
+    )
+    words = ["train", "grpo", "--recipe", "tiny_cpu", "--resume", f"--output-dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "finished at step 3; a --max_steps above 3 extends it" in done.stderr

@@ -85,6 +85,11 @@ def test_a_new_run_needs_an_empty_folder(data: Any, tmp_path: Path) -> None:
     for flags in ((), ("--resume", "true")):
         with pytest.raises(JudgeError, match="finished at step 60"):
             start_record(folder, settings_of(folder, *flags), data)
+    # More steps extend it, and then belong to it.
+    for flags in (("--max_steps", "80"), ("--max_steps", "80")):
+        start_record(folder, settings_of(folder, "--resume", "true", *flags), data)
+    with pytest.raises(JudgeError, match="max_steps: was 80, now 6"):
+        start_record(folder, settings_of(folder, "--resume", "true"), data)
 
 
 def write_checkpoint(folder: Path, step: int) -> None:

@@ -1,0 +1,65 @@
+"""Runs that have ended: what they record, and a quick answer to who resumes one.
+
+Nothing here imports torch, which takes many seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.files import expanded, read_json
+
+from .arguments import Method
+from .fields import flag_words, read_recipe
+from .recipes import find_recipe
+
+RUN_FILE = "run.json"
+
+
+def finished_run(folder: Path) -> Mapping[str, Any] | None:
+    """When and how the run in a folder ended: time, step, scores; None if it has not.
+
+    Raises:
+        DataError: its record cannot be read.
+    """
+    record = read_json(folder / RUN_FILE, missing_ok=True)
+    finished: Mapping[str, Any] | None = record.get("finished")
+    return finished
+
+
+def refuse_finished(folder: Path, finished: Mapping[str, Any], max_steps: int) -> None:
+    """
+    Raises:
+        JudgeError: a run that ended has no step left to do.
+    """
+    step = finished["step"]
+    if max_steps <= step:
+        raise JudgeError(
+            f"resume: the run in {folder} finished at step {step}; a --max_steps above {step} "
+            "extends it, and another --output_dir starts a new one"
+        )
+
+
+def refuse_to_resume_finished(method: Method, argv: Sequence[str]) -> None:
+    """Stop before anything is loaded if ``--resume`` names a run that has ended.
+
+    Faults of flags and recipes are left to :func:`.settings.parse_settings`.
+
+    Raises:
+        JudgeError: it has.
+    """
+    words = flag_words(argv)
+    given: dict[str, Any] = {name: " ".join(values) for name, values in words.items()}
+    if "resume" not in given or given["resume"].casefold() in ("false", "0", "no"):
+        return
+    if recipe := given.get("recipe"):
+        given = {**read_recipe(find_recipe(recipe, method))[0], **given}
+    try:
+        folder, max_steps = expanded(str(given["output_dir"])), int(given.get("max_steps", -1))
+    except (KeyError, ValueError):
+        return
+    if finished := finished_run(folder):
+        refuse_finished(folder, finished, max_steps)
