@@ -25,22 +25,31 @@ def finished_run(folder: Path) -> Mapping[str, Any] | None:
     Raises:
         DataError: its record cannot be read.
     """
-    record = read_json(folder / RUN_FILE, missing_ok=True)
-    finished: Mapping[str, Any] | None = record.get("finished")
+    finished: Mapping[str, Any] | None = _record(folder).get("finished")
     return finished
 
 
-def refuse_finished(folder: Path, finished: Mapping[str, Any], max_steps: int) -> None:
+def refuse_finished(folder: Path, max_steps: int) -> None:
     """
     Raises:
-        JudgeError: a run that ended has no step left to do.
+        JudgeError: the run in the folder has ended, and no more steps are asked for than then.
     """
-    step = finished["step"]
-    if max_steps <= step:
+    record = _record(folder)
+    if not record.get("finished"):
+        return
+    step = int(record["finished"]["step"])
+    starts = record.get("starts") or [{}]
+    # A run that its patience ended before its last step is over, too.
+    planned = max(step, int(starts[-1].get("settings", {}).get("max_steps", -1)))
+    if max_steps <= planned:
         raise JudgeError(
-            f"resume: the run in {folder} finished at step {step}; a --max_steps above {step} "
+            f"resume: the run in {folder} finished at step {step}; a --max_steps above {planned} "
             "extends it, and another --output_dir starts a new one"
         )
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder / RUN_FILE, missing_ok=True)
 
 
 def refuse_to_resume_finished(method: Method, argv: Sequence[str]) -> None:
@@ -61,5 +70,4 @@ def refuse_to_resume_finished(method: Method, argv: Sequence[str]) -> None:
         folder, max_steps = expanded(str(given["output_dir"])), int(given.get("max_steps", -1))
     except (KeyError, ValueError):
         return
-    if finished := finished_run(folder):
-        refuse_finished(folder, finished, max_steps)
+    refuse_finished(folder, max_steps)

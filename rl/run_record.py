@@ -167,8 +167,7 @@ def _resumable(
     if not (folder / RUN_FILE).is_file():
         raise JudgeError(f"resume: {folder} holds no run; leave --resume out to start one")
     run = _read_run(folder)
-    if run["finished"]:
-        refuse_finished(folder, run["finished"], settings.trainer.max_steps)
+    refuse_finished(folder, settings.trainer.max_steps)
     differences = [*_setting_differences(run, settings), *_data_differences(run["data"], data)]
     if differences:
         listed = "\n".join(f"  {difference}" for difference in differences)

@@ -115,14 +115,17 @@ def test_of_lmms_evals_output_our_warnings_are_shown_once(
 
 
 def test_resuming_a_finished_run_is_refused_without_torch(tmp_path: Path) -> None:
-    (tmp_path / RUN_FILE).write_text('{"finished": {"step": 3}}')
+    (tmp_path / RUN_FILE).write_text(
+        '{"starts": [{"settings": {"max_steps": 60}}], "finished": {"step": 30}}'  # by patience
+    )
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from mtrl_judge.cli.main import main; sys.argv = ['mtrl-judge', *sys.argv[1:]]; main()"
     )
     words = ["train", "grpo", "--recipe", "tiny_cpu", "--resume", f"--output-dir={tmp_path}"]
+    words += ["--max-steps", "60"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "finished at step 3; a --max_steps above 3 extends it" in done.stderr
+    assert "finished at step 30; a --max_steps above 60 extends it" in done.stderr
