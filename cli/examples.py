@@ -46,6 +46,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "train grpo --recipe tiny_cpu --model_name_or_path tiny-base --output_dir runs/tiny",
         "train sft --recipe tiny_cpu --model_name_or_path tiny-base --output_dir runs/sft",
     ),
+    "recipes": ("recipes", "recipes --copy grpo/tiny_cpu --out mine.yaml"),
     "experiment": (
         "experiment --recipe tiny_cpu --out experiment --seeds 3",
         "experiment --recipe tiny_cpu --arms controls --dry-run",

@@ -42,6 +42,7 @@ from .options import (
     echo,
     use_data_root,
 )
+from .recipes import recipes
 from .serve import serve
 
 if TYPE_CHECKING:
@@ -369,7 +370,8 @@ def train(context: typer.Context) -> None:
     """Train a judge on many tasks: `train grpo|sft --recipe NAME|FILE [--field value …]`.
 
     Flags override the fields of the recipe. `train grpo --help` lists all fields, `--dry_run` shows
-    what would be trained and how, `--resume` continues an interrupted run.
+    what would be trained and how, `--launch` starts the processes that the recipe asks for,
+    `--resume` continues an interrupted run.
     """
     from mtrl_judge.rl.arguments import METHODS
 
@@ -557,6 +559,7 @@ def demo(
 app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
 app.command()(gate)
+app.command()(recipes)
 app.command()(serve)
 app.add_typer(baseline, name="baseline")
 

@@ -174,7 +174,8 @@ def _from_words(texts: list[str], options: Sequence[Any]) -> Any:
 
 def flags_help(method: Method) -> str:
     """All flags with their descriptions."""
-    lines = ["--recipe", "    A shipped recipe, or a file."]
+    lines = ["--recipe", "    A shipped recipe, or a file.", "--launch"]
+    lines.append("    Start the processes that the recipe asks for, under accelerate's launcher.")
     for name, field in _fields(method).items():
         lines += [f"--{name}", f"    {' '.join((field.help or '').replace('%%', '%').split())}"]
     return "\n".join([f"usage: mtrl-judge train {method} --field value …\n", *lines])

@@ -287,7 +287,8 @@ def _refuse_other_world_size(method: Method, judge: JudgeArguments, flags: Seque
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != judge.processes:
         raise JudgeError(
-            f"processes: is {judge.processes}, but {world_size} started. Start with:\n"
+            f"processes: is {judge.processes}, but {world_size} started. Add --launch, or start "
+            "with:\n"
             f"  {as_shell(launch_command(method, judge, flags))}\n"
             f"or set it to what started: --processes {world_size}"
         )

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.exits import exits_with_message, goes_on_unread
@@ -24,7 +24,7 @@ from mtrl_judge.common.utf8 import use_utf8
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
-from .arguments import METHODS
+from .arguments import METHODS, Method
 from .dataset import raw_columns, require_facts, training_set
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
@@ -35,6 +35,7 @@ from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge
 from .packages import package_faults
 from .perception import OutageError
 from .preflight import accepted_licenses, checked_leaks
+from .recipes import PLACEHOLDERS, launch_command
 from .rewards import reward_functions
 from .settings import Settings, parse_settings, samples_answers, warm_up_settings
 from .training_end import training_end
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .callbacks import StopOnSignal
 
 WARM_UP = "warm_up"
+LAUNCH = "--launch"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(flags_help(method))
             return
         check_versions(TRAINING)
+        if LAUNCH in words:
+            words.remove(LAUNCH)
+            if not {"--dry_run", "--dry-run"} & {*words}:
+                launch(method, words[1:])
         settings = parse_settings(method, words[1:])
         if settings.judge.dry_run:
             from .dry_run import dry_run
@@ -73,6 +79,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
+
+
+def launch(method: Method, flags: Sequence[str]) -> NoReturn:
+    """Become the processes that these flags and their recipe ask for, under accelerate's launcher.
+
+    Raises:
+        JudgeError: a mistake in the settings, or this machine's number is not known.
+    """
+    planned = parse_settings(method, [*flags, "--dry_run"])
+    command = launch_command(method, planned.judge, flags, python=sys.executable)
+    unset = [word for word in command if word in PLACEHOLDERS and word[1:] not in os.environ]
+    if unset:
+        raise JudgeError(
+            f"--launch: {planned.judge.machines} machines, and {', '.join(unset)} is not set; set "
+            "MACHINE_RANK (0 is the main machine) and MAIN_PROCESS_IP on each"
+        )
+    command = [os.environ[word[1:]] if word in PLACEHOLDERS else word for word in command]
+    os.execvp(command[0], command)
 
 
 def train(settings: Settings, *, checks_leaks: bool = True) -> Path:

@@ -68,7 +68,7 @@ def lmms_eval_flags() -> frozenset[str]:
 @cache
 def training_flags(method: Method) -> frozenset[str]:
     names = {field.name for arguments in argument_classes(method) for field in fields(arguments)}
-    return frozenset({"--recipe", "--help", *(f"--{name}" for name in names)})
+    return frozenset({"--recipe", "--launch", "--help", *(f"--{name}" for name in names)})
 
 
 def options(command: Any) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.spec import SPLITS, Style
 from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.rl.fields import read_recipe
 from mtrl_judge.rl.finished_run import RUN_FILE
+from mtrl_judge.rl.recipes import find_accelerate_config, find_recipe
 
 
 def test_flags_may_have_hyphens_or_underscores(data_root: Path) -> None:
@@ -129,3 +132,39 @@ def test_resuming_a_finished_run_is_refused_without_torch(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert "finished at step 30; a --max_steps above 60 extends it" in done.stderr
+
+
+def test_a_recipe_can_be_copied_and_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "grpo/tiny_cpu" in call("recipes").stdout
+    copy = ("recipes", "--copy", "grpo/tiny_cpu", "--out", tmp_path / "mine.yaml")
+    assert call(*copy).exit_code == 0
+    assert read_recipe(tmp_path / "mine.yaml") == read_recipe(find_recipe("tiny_cpu", "grpo"))
+    assert "or pass --force" in fails(capsys, monkeypatch, *copy)
+    wrong = fails(capsys, monkeypatch, "recipes", "--copy", "grpo/tiny_cpus")
+    assert "did you mean 'grpo/tiny_cpu'?" in wrong
+
+
+def test_train_launches_what_the_recipe_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def become(_: str, command: list[str]) -> None:
+        started.append(command)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execvp", become)
+    out = ("--output_dir", tmp_path / "run")
+    words = ("train", "grpo", "--launch", "--recipe", "qwen3_vl_8b_8gpu", *out)
+    assert call(*words).exit_code == 0
+    line = " ".join(started[0])
+    assert f"--config_file {find_accelerate_config('zero3')} --num_processes 8" in line
+    assert line.endswith(f"-m mtrl_judge.rl.train {' '.join(map(str, words[1:2] + words[3:]))}")
+    several = ("train", "grpo", "--launch", "--recipe", "qwen3_vl_30b_a3b", *out)
+    assert "$MACHINE_RANK, $MAIN_PROCESS_IP is not set" in fails(capsys, monkeypatch, *several)
+    monkeypatch.setenv("MACHINE_RANK", "1")
+    monkeypatch.setenv("MAIN_PROCESS_IP", "10.0.0.1")
+    assert call(*several).exit_code == 0
+    assert "--machine_rank 1 --main_process_ip 10.0.0.1" in " ".join(started[1])
