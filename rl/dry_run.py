@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
+from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.sources import load_rows
 
@@ -52,13 +53,27 @@ class _TaskRows(NamedTuple):
     """In which a row may be asked."""
 
 
+class MissingDataError(JudgeError):
+    """A dry run without its data; the message ends with what is missing."""
+
+
 def dry_run(settings: Settings) -> str:
     """The report on a run, without running it.
 
     Raises:
-        JudgeError: the data cannot be loaded, or tasks and settings do not fit.
+        MissingDataError: the data cannot be loaded; with the rest of the report.
+        JudgeError: tasks and settings do not fit.
     """
-    rows, example = _data(settings)
+    try:
+        rows, example = _data(settings)
+    except DataError as error:
+        known = {
+            "Settings": _settings_table(settings),
+            "Memory of each device": _memory_table(settings, None),
+            **_commands(settings),
+            "Missing": f"rows, a prompt and the number of steps, for want of data:\n{error}",
+        }
+        raise MissingDataError(_report(known)) from None
     plan = schedule(settings, sum(task.per_epoch for task in rows))
     prompt, tokens = _prompt(settings, example)
     sections = {
@@ -67,11 +82,21 @@ def dry_run(settings: Settings) -> str:
         "First prompt": prompt,
         "Schedule": _schedule_table(settings, plan, rows),
         "Memory of each device": _memory_table(settings, tokens),
-        "Command": as_shell(launch_command(settings.method, settings.judge, settings.flags)),
+        **_commands(settings),
     }
-    if getattr(settings.trainer, "use_vllm", False) and settings.trainer.vllm_mode == "server":
-        sections["Command of the vLLM server"] = _server_command(settings)
+    return _report(sections)
+
+
+def _report(sections: Mapping[str, str]) -> str:
     return "\n\n".join(f"{title}\n{'=' * len(title)}\n{text}" for title, text in sections.items())
+
+
+def _commands(settings: Settings) -> dict[str, str]:
+    command = launch_command(settings.method, settings.judge, settings.flags)
+    commands = {"Command": as_shell(command)}
+    if getattr(settings.trainer, "use_vllm", False) and settings.trainer.vllm_mode == "server":
+        commands["Command of the vLLM server"] = _server_command(settings)
+    return commands
 
 
 def _server_command(settings: Settings) -> str:

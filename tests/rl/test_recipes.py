@@ -17,7 +17,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.rl import memory, rewards
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.dataset import build_dataset
-from mtrl_judge.rl.dry_run import dry_run, schedule
+from mtrl_judge.rl.dry_run import MissingDataError, dry_run, schedule
 from mtrl_judge.rl.recipes import (
     RECIPES,
     as_shell,
@@ -471,3 +471,13 @@ def test_a_local_model_writes_the_prompt_and_its_length(
     report = dry_run(parse_settings("grpo", [*flags, "--model_name_or_path", str(random_judge)]))
     assert "<|im_start|>assistant" in report
     assert re.search(r"a prompt of \d+ tokens\n", report)
+
+
+def test_a_dry_run_without_data_says_what_is_missing(tmp_path: Path) -> None:
+    flags = ["--recipe", "tiny_cpu", "--data_root", str(tmp_path), "--dry_run"]
+    with pytest.raises(MissingDataError) as missing:
+        dry_run(parse_settings("grpo", flags))
+    report = str(missing.value)
+    assert "Settings\n========\nmethod" in report
+    assert "mtrl-judge train grpo --recipe tiny_cpu" in report
+    assert "for want of data:\n" in report.partition("Missing\n=======\n")[2]
