@@ -379,7 +379,8 @@ def train(context: typer.Context) -> None:
         from mtrl_judge.rl.finished_run import refuse_to_resume_finished
 
         if context.args[0] in METHODS and not {"--help", "-h"} & {*context.args}:
-            refuse_to_resume_finished(context.args[0], context.args[1:])
+            flags = [word for word in context.args[1:] if word not in ("-q", "-v")]
+            refuse_to_resume_finished(context.args[0], flags)
         from mtrl_judge.rl.train import main as train_main
 
         train_main(context.args)

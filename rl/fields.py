@@ -176,6 +176,8 @@ def flags_help(method: Method) -> str:
     """All flags with their descriptions."""
     lines = ["--recipe", "    A shipped recipe, or a file.", "--launch"]
     lines.append("    Start the processes that the recipe asks for, under accelerate's launcher.")
+    lines += ["--quiet, -q", "    No progress; the end of the run and warnings only."]
+    lines += ["--verbose, -v", "    Also what transformers logs."]
     for name, field in _fields(method).items():
         lines += [f"--{name}", f"    {' '.join((field.help or '').replace('%%', '%').split())}"]
     return "\n".join([f"usage: mtrl-judge train {method} --field value …\n", *lines])

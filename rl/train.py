@@ -45,14 +45,18 @@ if TYPE_CHECKING:
 
 WARM_UP = "warm_up"
 LAUNCH = "--launch"
+QUIET, VERBOSE = ("--quiet", "-q"), ("--verbose", "-v")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; an error that the user can fix ends in one message and exit code 2."""
     use_utf8()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    quiet, verbose = ({*names} & {*given} for names in (QUIET, VERBOSE))
+    words = [word for word in given if word not in (*QUIET, *VERBOSE)]
+    words += ["--disable_tqdm"] * bool(quiet) + ["--log_level", "info"] * bool(verbose)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("mtrl_judge").setLevel(logging.INFO)
+    logging.getLogger("mtrl_judge").setLevel(logging.WARNING if quiet else logging.INFO)
     with exits_with_message(quiet=os.environ.get("RANK", "0") != "0"):
         method = next((m for m in METHODS if words[:1] == [m]), None)
         if method is None:

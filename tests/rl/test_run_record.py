@@ -17,10 +17,10 @@ from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl.callbacks import LOG_FILE, JsonLog
 from mtrl_judge.rl.checkpoints import MANIFEST, write_card
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.model_card import write_model_card
 from mtrl_judge.rl.run_record import (
     RECIPE_FILE,
-    RUN_FILE,
     finish_record,
     start_record,
 )
