@@ -90,11 +90,11 @@ def backend_ratio(
         "stock": _backend(Qwen3_VL, checkpoint, batch_size, device_map="cpu", **limits),
         "same_dtype": _backend(Qwen3_VL, checkpoint, batch_size, device_map="cpu", **limits),
     }
-    backends["same_dtype"].model.float().load_state_dict(backends["ours"].model.state_dict())
+    backends["same_dtype"].model.float().load_state_dict(_model(backends["ours"]).state_dict())
     requests = _requests(TASK, Item.messages, [item.text for item in items], new_tokens)
     for backend in backends.values():
         backend.task_dict[TASK] = {SPLIT: list(items)}
-        backend.model.generation_config.min_new_tokens = new_tokens
+        _model(backend).generation_config.min_new_tokens = new_tokens
     ours, stock = (
         [result.text for result in backends[name].generate_until(list(requests))]
         for name in ("ours", "same_dtype")
@@ -141,7 +141,7 @@ def shared_work_ratios(
         _backend(MtrlJudge, checkpoint, batch_size, dtype="float32", scoring=scoring)
         for scoring in ("generation", "logprob")
     )
-    generating.model.generation_config.min_new_tokens = new_tokens
+    _model(generating).generation_config.min_new_tokens = new_tokens
     tasks = [_HostTask(task, root) for task in (*pointwise, pairwise)]
     for backend in (generating, scoring):
         backend.task_dict.update({task.name: {SPLIT: task.rows} for task in tasks})
@@ -197,7 +197,7 @@ def backend_variants(
         for scoring in ("generation", "logprob")
     )
     for backend in (stock, ours):
-        backend.model.generation_config.min_new_tokens = new_tokens
+        _model(backend).generation_config.min_new_tokens = new_tokens
     host, draw = _HostTask(task, root), Random(0)
     rows = list(islice(cycle(host.rows), batch_size * batches))
     host.rows = [
@@ -232,7 +232,7 @@ def backend_variants(
     scored = docs_per_s(scoring)
     yield "logprob_docs_per_s", scored
     yield "logprob_ratio", round(scored / medians["stock"], 2)
-    budget = token_budget(ours.judge.model) if device == "cuda" else TokenBudget(4096)
+    budget = token_budget(_model(ours)) if device == "cuda" else TokenBudget(4096)
     with patch.object(ours.opened, "prompts_at_once", budget):
         yield "auto_docs_per_s", docs_per_s(ours)
     with patch.object(ours.judge, "generate", partial(generate, cache_implementation="static")):
@@ -256,6 +256,10 @@ class _HostTask:
 
     def requests(self, new_tokens: int) -> list[Instance]:
         return _requests(self.name, self.doc_to_messages, [""] * len(self.rows), new_tokens)
+
+
+def _model(backend: Any) -> Any:
+    return backend.judge.model if isinstance(backend, MtrlJudge) else backend.model
 
 
 def _backend(kind: Any, checkpoint: Path, batch_size: int, **options: Any) -> Any:

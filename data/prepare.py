@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -58,7 +58,7 @@ from .source_splits import (
     values_of,
     without,
 )
-from .tables import MemoryTable, read_table
+from .tables import IMAGE_SUFFIXES, MemoryTable, Table, read_table, table_of_images
 
 # Increase it when the same files would be written differently, so that they are prepared again.
 _FORMAT_VERSION = 1
@@ -321,13 +321,16 @@ class _Preparation:
         stack: ExitStack,
     ) -> SourceSplit:
         image_files = self.raw.images
-        paths = [source.local_path(name) for name in tables]
-        table = read_table(
-            paths,
-            self.options.columns,
-            in_memory=image_files is not None,
-            file_column=self.raw.file_column,
-        )
+        table: Table
+        if all(PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES for name in tables):
+            table = table_of_images(tables, self.options.columns)
+        else:
+            table = read_table(
+                [source.local_path(name) for name in tables],
+                self.options.columns,
+                in_memory=image_files is not None,
+                file_column=self.raw.file_column,
+            )
         found = table.schema.names
         self._check_columns(found, tables[0])
         opened = [Archive(source.local_path(name), self.work) for name in archives]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -26,6 +26,11 @@ MAX_COLUMNS = 10_000
 _PAGE_ROWS, _MEMORY_PER_PAGE = 1_024, 3
 # Measured for CSV files with short and with long texts: 4.1 and 2.8 times the size of the file.
 _MEMORY_PER_TABLE = 5
+
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # of images.FORMATS
+)
 
 
 class MemoryTable:
@@ -130,6 +135,22 @@ def read_table(
         pairs = zip(files, tables, strict=True)
         tables = [_with_file_name(file, table, file_column) for file, table in pairs]
     return MemoryTable(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def table_of_images(files: Sequence[str], names: Mapping[str, str]) -> MemoryTable:
+    """A row for each image file, where folders say what their images are.
+
+    Args:
+        files: paths in the dataset.
+        names: as for :func:`read_table`.
+
+    Returns:
+        the columns `file`, with the path, and `folder`, with the name of the file's folder.
+    """
+    paths = [PurePosixPath(file) for file in files]
+    columns = {"file": [*files], "folder": [path.parent.name for path in paths]}
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    return MemoryTable(table.rename_columns(_renamed(table.column_names, names)))
 
 
 def _with_file_name(file: Path, table: pa.Table, column: str) -> pa.Table:

@@ -165,8 +165,6 @@ def _truths(task: JudgeTask, data_root: Path) -> list[dict[str, Any]]:
     """What each training image of a task shows."""
     folder = data_root / task.task
     file = folder / TRUTH_FILE
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}; write it with `mtrl-judge data sample`")
     if not file.is_file() or find_source(task, data_root).kind != "sample":
         raise DataError(
             f"{folder}: not of a sample corpus, or of an older one; write one with "

@@ -60,10 +60,11 @@ def _reduced(how: str, values: Sequence[Any]) -> Any:
 
 
 def is_dropped(task: JudgeTask, values_N: Sequence[Any]) -> Iterator[bool]:
-    """Whether each row is left out for its label's value."""
+    """Whether each row is left out for its label's value, or for one of several."""
     dropped = dict.fromkeys(task.judge.label.drop or (), True)
-    decisive = task.judge.label.decisive
-    return (lookup(dropped, decisive(value), False) if dropped else False for value in values_N)
+    for value in values_N:
+        each = value if isinstance(value, list | tuple) else (value,)
+        yield any(lookup(dropped, one, False) for one in each) if dropped else False
 
 
 def labels_of(

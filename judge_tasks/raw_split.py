@@ -398,7 +398,7 @@ class RawSplit:
         """The id columns of each row, or else a hash of all that a judge is shown, N."""
         texts = self.texts()
         if self.task.judge.id:
-            columns = [texts[column] for column in self.task.judge.id]
+            columns = [self.keys(column) for column in self.task.judge.id]
             if self.task.judge.each:
                 columns.append([part.number for part in self.items.parts_N])
             return ["/".join(map(str, parts)) for parts in zip(*columns, strict=True)]
@@ -477,10 +477,16 @@ class RawSplit:
             named = zip(self.joint, self.families, strict=True)
             return [family if joint is None else joint for joint, family in named]
         if judge.cluster_by in judge.images:
-            name, steps = self.path_of(judge.cluster_by)
-            cells_N = (leaves(values[name], steps) for values in self._image_values())
-            return [self._digest(cells)[:16] for cells in cells_N]
+            return self.keys(judge.cluster_by)
         return [_shared(value) for value in self.column(judge.cluster_by)]
+
+    def keys(self, path: str) -> list[Any]:
+        """The N values of a column that items are told apart by: of images, a digest."""
+        if path not in self.task.judge.images:
+            return self.column(path)
+        name, steps = self.path_of(path)
+        cells_N = (leaves(values[name], steps) for values in self._image_values())
+        return [self._digest(cells)[:16] for cells in cells_N]
 
     @cached_property
     def joint(self) -> list[str | None]:
@@ -488,7 +494,7 @@ class RawSplit:
         column = self.task.judge.joint_by
         if column is None:
             return [None] * len(self)
-        return [None if is_null(value) else _shared(value) for value in self.column(column)]
+        return [None if is_null(value) else _shared(value) for value in self.keys(column)]
 
     @cached_property
     def groups(self) -> list[str | None]:
@@ -501,7 +507,7 @@ class RawSplit:
         groups = self.task.judge.groups
         if groups is None:
             return [None] * len(self)
-        column, values_N = groups.column, self.column(groups.column)
+        column, values_N = groups.column, self.keys(groups.column)
         if groups.map:
             return self._mapped_groups(groups.map, values_N)
         groups_N = [
@@ -552,7 +558,7 @@ class RawSplit:
         nothing = [None] * len(self)
         ratings_N = self._numbers("judge.human.column", human.column)
         ranks_N = self._numbers("judge.human.rank", human.rank) if human.rank else nothing
-        groups_N = self.column(human.group) if human.group else nothing
+        groups_N = self.keys(human.group) if human.group else nothing
         return [
             None
             if rating is None

@@ -239,7 +239,7 @@ def _strata(raw: RawSplit, stratify: str | None) -> Sequence[str | None] | None:
 
 
 def _texts(raw: RawSplit, column: str | None) -> list[str] | None:
-    return None if column is None else [str(value) for value in raw.column(column)]
+    return None if column is None else [str(value) for value in raw.keys(column)]
 
 
 def _read_split(task: JudgeTask, split: SplitName, source: Source) -> Dataset:

@@ -10,7 +10,7 @@ rewarded as ever.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import erf, sqrt
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.kinds.score import rating_values
 
-from .rewards import scores
+from .rewards import RewardFunction, accuracy, scores
 
 
 def exact(
@@ -116,3 +116,11 @@ def _fidelity(rating: float, item: _Item, other: _Item) -> float:
         p = (1 + np.sign(difference)) / 2
     y = (1 + np.sign(item.label - other.label)) / 2
     return sqrt(p * y) + sqrt((1 - p) * (1 - y))
+
+
+OF_VERDICTS: Mapping[str, RewardFunction] = {
+    "proportional": accuracy,
+    "exact": exact,
+    "fidelity": fidelity,
+}
+"""The rewards for the verdict, by the name in ``accuracy_reward``."""

@@ -71,6 +71,7 @@ from .generation_batch import (
     rows_of,
     shuffle_groups,
 )
+from .graded_rewards import OF_VERDICTS
 from .image_cache import DecodedOnce, processed_once
 from .kl_schedule import ZERO, KLSchedule
 from .passes import fill_passes, packed_groups, padded_rows, rows_of_passes, share_of_loss
@@ -514,8 +515,10 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         """Which groups teach nothing, M: see :func:`.zero_variance.uninformative`."""
         rate = self.well_formed_rate.now
         assert rate is not None
-        # The first function rewards verdicts: see rewards.reward_functions.
-        rewarded_N = rewards_N_F[:, 0].nan_to_num().cpu().numpy()
+        rewarded_N = judged.correct_N
+        of_verdicts = [f in OF_VERDICTS.values() for f in self.reward_funcs]
+        if any(of_verdicts):  # a right verdict may be rewarded otherwise than by how right it is
+            rewarded_N = rewards_N_F[:, of_verdicts.index(True)].nan_to_num().cpu().numpy()
         return uninformative(rewarded_N, judged.format_N, rate, self.num_generations)
 
     def _total(self, rewards_N_F: Tensor) -> Floats:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -39,15 +39,10 @@ def reward_functions(judge: JudgeArguments) -> tuple[list[RewardFunction], list[
         JudgeError: a reward function of the user's cannot be loaded, or the text judge that checks
             facts does not answer.
     """
-    from .graded_rewards import exact, fidelity
+    from .graded_rewards import OF_VERDICTS
     from .perception import perception, repetition
 
-    of_verdicts: Mapping[str, RewardFunction] = {
-        "proportional": accuracy,
-        "exact": exact,
-        "fidelity": fidelity,
-    }
-    functions: list[RewardFunction] = [of_verdicts[judge.accuracy_reward], cast(Any, format)]
+    functions: list[RewardFunction] = [OF_VERDICTS[judge.accuracy_reward], cast(Any, format)]
     weights = [1 - judge.alpha, judge.alpha]
     if judge.consistency_weight:
         functions.append(consistency)

@@ -57,10 +57,6 @@ class LabelRule(Frozen, ABC):
         """One value of a row from those of its columns, where they are not reduced."""
         return values[0]
 
-    def decisive(self, value: Any) -> Any:
-        """The part of what :meth:`gather` gives that ``drop`` is about."""
-        return value
-
     @property
     def identity(self) -> str:
         """The rule as part of the rows' fingerprint; fields that are not used are not in it."""

@@ -102,9 +102,6 @@ class EqualLabel(LabelRule):
     def gather(self, values: tuple[Any, ...]) -> Any:
         return None if is_null(values[0]) else values
 
-    def decisive(self, value: Any) -> Any:
-        return value and value[0]
-
     def table(self, verdicts: Sequence[str]) -> Mapping[str, str]:
         ties = (self.tie,) if isinstance(self.tie, str) else self.tie or ()
         return dict.fromkeys(ties, verdicts[-1])

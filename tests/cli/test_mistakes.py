@@ -51,7 +51,7 @@ MISTAKES = {
     "experiment --recipe none": "recipe: 'none' is neither shipped nor a .yaml file",
     "experiment --recipe tiny_cpu --data-root none": "data_root: no folder none",
     "experiment --recipe tiny_cpu --eval-args 'x": "No closing quotation",
-    "tiny --data-root none": "no folder none/mtrl_judge_agin_nat",
+    "tiny --data-root none": "none/mtrl_judge_agin_nat: not of a sample corpus",
     "demo --seed -1": "Invalid value for '--seed'",
     "data sample --seed x": "Invalid value for '--seed'",
     "data status none": UNKNOWN_TASK,

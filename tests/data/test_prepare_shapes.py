@@ -200,10 +200,11 @@ def test_rows_are_gathered_when_they_are_prepared(tmp_path: Path) -> None:
     card = prepared(task, source, tmp_path / "root")
     assert (card["splits"], card["expected"]) == ({"test": 5}, {"test": 2})
     assert sorted(map(len, reds(task, tmp_path / "root"))) == [2, 2, 3, 3, 3]
-    write_csv(source / "rows.csv", [{**line, "prompt": line["file"]} for line in lines])
-    with pytest.raises(DataError, match=r"test: 5 items, expected 2"):
+    write_csv(source / "rows.csv", [{**line, "prompt": "p"} for line in lines[:3]])
+    with pytest.raises(DataError, match=r"test: 1 items, expected 2"):
         prepared(task, source, tmp_path / "other")
-    with pytest.raises(DataError, match="another number of candidates in 5 of 5 items"):
+    write_csv(source / "rows.csv", [{**line, "prompt": line["file"]} for line in lines])
+    with pytest.raises(DataError, match="no two rows have the same 'prompt'"):
         prepared(task, source, tmp_path / "other", any_count=True)
 
 
@@ -320,3 +321,28 @@ def test_the_name_of_a_file_becomes_a_column(tmp_path: Path) -> None:
         (tmp_path / "raw" / f"{name}.json").write_text(json.dumps([{**row, "kind": "c"}]))
     with pytest.raises(DataError, match=r"b\.json: has a column 'kind' already"):
         prepared(task, tmp_path / "raw", tmp_path / "other", any_count=True)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_folders_that_say_what_their_images_are(tmp_path: Path, packed: bool) -> None:
+    task = write_task(
+        tmp_path,
+        images="[file]",
+        question="'Is it real?'",
+        label='{column: folder, map: {real: "Yes", fake: "No"}}',
+        raw='{tables: {test: "test/*/*.png"}}',
+    )
+    source = tmp_path / "raw"
+    for red, name in enumerate(["train/real/0", "test/fake/0", "test/fake/1", "test/real/0"]):
+        file = source / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(cell(red))
+    if packed:
+        with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+            for file in sorted(source.rglob("*.png")):
+                archive.write(file, file.relative_to(source))
+        source = tmp_path / "raw.zip"
+    prepared(task, source, tmp_path / "root")
+    rows = load_rows(task, "test", tmp_path / "root").rows.dataset
+    found = {doc["images"][0].getpixel((0, 0))[0]: doc["label"] for doc in rows}
+    assert found == {1: "No", 2: "No", 3: "Yes"}

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset
 from support.images import image_cell
-from support.tasks import write_task
+from support.tasks import write_split, write_task
 
 from mtrl_judge.common.errors import DataError, JudgeError, JudgeTaskError
 from mtrl_judge.judge_tasks.raw_split import RawSplit
 from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
+from mtrl_judge.judge_tasks.sources import find_source, load_raw
 
 RED, LIME = image_cell("red"), image_cell("lime")
 PAIR = {"kind": "pairwise", "verdicts": '["A", "B"]'}
@@ -291,3 +292,47 @@ def test_the_winner_is_named(tmp_path: Path) -> None:
 def test_messages_name_the_construct(tmp_path: Path, keys: dict[str, str], hint: str) -> None:
     with pytest.raises(JudgeError, match=hint):
         judged(write_task(tmp_path, **keys), {"image": RED, "text": "{}", "label": 1})
+
+
+@pytest.mark.parametrize("keys", [{"id": "image"}, {"joint_by": "image"}, {"groups": "image"}])
+def test_items_are_told_apart_by_their_images(tmp_path: Path, keys: dict[str, str]) -> None:
+    task = write_task(tmp_path, **keys)
+    rows = [
+        {"image": image, "text": f"{n}", "label": 1} for n, image in enumerate((RED, LIME, RED))
+    ]
+    raw = RawSplit(task, Dataset.from_list(rows))
+    names = {"id": raw.ids, "joint_by": raw.joint, "groups": raw.groups}[next(iter(keys))]
+    assert names[0] != names[1]
+    assert str(names[2]).removesuffix("#2") == names[0]
+
+
+def test_items_with_one_image_are_in_one_split(tmp_path: Path) -> None:
+    cut = "{validation: {from: train, fraction: 0.5, group_by: image}}"
+    task = write_task(tmp_path, splits=cut)
+    images = [image_cell(f"#0000{n // 3:02x}") for n in range(12)]
+    texts = [f"thing {n}" for n in range(12)]
+    columns = {"image": images, "text": texts, "label": [1] * 12}
+    for split in ("train", "test"):
+        write_split(tmp_path / "root", "my_task", split, columns)
+    source = find_source(task, tmp_path / "root")
+    held = {
+        split: {*load_raw(task, split, source).keys("image")} for split in ("train", "validation")
+    }
+    assert (len(held["train"]), len(held["validation"])) == (2, 2)
+    assert held["train"].isdisjoint(held["validation"])
+
+
+def test_rows_are_dropped_for_any_of_several_values(tmp_path: Path) -> None:
+    """As VLFeedback has ratings that were not given."""
+    task = write_task(
+        tmp_path,
+        kind="score",
+        verdicts="null",
+        scale="{min: 1, max: 5}",
+        aspects="[help, truth]",
+        label="{column: [help, truth], drop: [N/A]}",
+    )
+    rows = [{"image": RED, "text": str(n), "help": "4", "truth": n} for n in ("5", "N/A")]
+    raw = RawSplit(task, Dataset.from_list(rows)).kept()
+    assert raw.labels() == ["help: 4, truth: 5"]
+    assert raw.left_out == {"judge.label.drop": 1}

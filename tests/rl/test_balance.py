@@ -205,7 +205,7 @@ def test_a_run_is_balanced_logged_and_resumed_exactly(
 
 def test_a_dry_run_does_not_say_how_often_tasks_will_occur(base: Path, tmp_path: Path) -> None:
     report = dry_run(build_settings("grpo", grpo(base, tmp_path, dry_run=True)))
-    assert re.search(r"^red +18 +varies +varies +6$", report, re.MULTILINE)
+    assert re.search(r"^red +18 +varies +varies +6 +1$", report, re.MULTILINE)
     assert re.search(r"^all +90 +90 +100.0%", report, re.MULTILINE)
 
 

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOKENS = 12
 SHIPPED = ["mtrl_judge_seetrue", "mtrl_judge_mjbench_safety", "mtrl_judge_agin_nat_graded"]
+# Of tasks that make one item of each row of their data.
+ITEM_FOR_ITEM = [t for t in load_shipped_tasks() if not (t.judge.gather or t.judge.each)]
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +192,8 @@ def test_a_failed_request_is_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "500" in found.reason
 
 
-@pytest.mark.parametrize("task", load_shipped_tasks(), ids=lambda task: task.short_name)
+@pytest.mark.parametrize("task", ITEM_FOR_ITEM, ids=lambda task: task.short_name)
 def test_rows_of_single_items_are_those_of_the_data(task: JudgeTask, data_root: Path) -> None:
-    if task.judge.gather or task.judge.each:
-        pytest.skip("its items are not the rows of the data")
     split = task.evaluation_split
     rows = load_rows(task, split, data_root)[0].dataset
     expected = [JudgeRow.from_doc(doc) for doc in rows]
