@@ -16,7 +16,7 @@ from PIL import Image
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.data.raw_files import open_source
-from mtrl_judge.data.tables import read_table
+from mtrl_judge.data.table_files import read_table
 from mtrl_judge.judge_tasks.images import DECODE_ERRORS, decode, encoded, fault_of
 from mtrl_judge.judge_tasks.loading import shipped_paths
 from mtrl_judge.judge_tasks.order_answers import parse_order

@@ -404,7 +404,7 @@ def experiment(
     arms: Annotated[
         str,
         typer.Option(
-            help="What to compare: paper, controls, ablations, wordings, or a file; see "
+            help="What to compare: paper, controls, ablations, wordings, mixlora, or a file; see "
             "docs/experiments.md."
         ),
     ] = "paper",

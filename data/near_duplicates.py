@@ -86,6 +86,33 @@ def find_near_duplicates(
     return duplicates
 
 
+class DuplicateCheck:
+    """Whether two images are near-duplicates, for few pairs of many images.
+
+    What it has read of an image is kept for the next pairs with it.
+    """
+
+    def __init__(self) -> None:
+        self._codes = lru_cache(4096)(_hash)
+        self._channels = lru_cache(256)(channels)
+
+    def same(self, first: bytes, second: bytes) -> bool:
+        """As :func:`find_near_duplicates`, for encoded images; equal bytes are the same."""
+        if first == second:
+            return True
+        ours, theirs = self._codes(first), self._codes(second)
+        if ours is None or theirs is None:
+            return False
+        if min(_least_distance(ours, theirs[0]), _least_distance(theirs, ours[0])) > RADIUS:
+            return False
+        return show_the_same(self._channels(first), self._channels(second))
+
+
+def _least_distance(codes_W_B: Codes, code_B: Codes) -> int:
+    """The least number of bits in which one of W hashes differs from another one."""
+    return int(np.unpackbits(codes_W_B ^ code_B, axis=1).sum(axis=1, dtype=np.int64).min())
+
+
 def hash_images(
     images: Sequence[bytes], progress: Callable[[int], None] = lambda _: None
 ) -> Hashes:

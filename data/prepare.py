@@ -58,7 +58,7 @@ from .source_splits import (
     values_of,
     without,
 )
-from .tables import IMAGE_SUFFIXES, MemoryTable, Table, read_table, table_of_images
+from .table_files import IMAGE_SUFFIXES, MemoryTable, Table, read_table, table_of_images
 
 # Increase it when the same files would be written differently, so that they are prepared again.
 _FORMAT_VERSION = 1

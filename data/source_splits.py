@@ -20,7 +20,7 @@ from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 from .downloads import is_address
 from .image_columns import ImageColumn
 from .image_files import ImageIndex
-from .tables import MemoryTable, Table
+from .table_files import MemoryTable, Table
 
 
 class SourceSplit(NamedTuple):

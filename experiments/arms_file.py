@@ -67,6 +67,8 @@ class Arm(_Part):
     """Fields of the recipe that differ."""
     judge: str | None = None
     """The arm whose judges it evaluates."""
+    composed: bool = False
+    """Whether the adapters of its judges, one for each task, are evaluated as one judge (Arrow)."""
     evaluation: Evaluation = Evaluation()
 
     @property
@@ -250,8 +252,15 @@ def _arm_conflicts(arm: Arm, file: ArmsFile) -> Iterator[str]:
             yield f"judge: no arm {arm.judge!r}; {did_you_mean(arm.judge, names)}"
         elif file.arm(arm.judge).method is None:
             yield f"judge: {arm.judge!r} trains no judges; name an arm with a method"
+    if arm.composed and not (arm.judge in names and file.arm(arm.judge).one_per_task):
+        yield "composed: needs the judges of an arm with one_per_task: true, named by judge"
     if arm.evaluation.calibration is not None and arm.evaluation.scoring != "logprob":
         yield "evaluation.calibration: needs scoring: logprob"
+
+
+def _on_one_task(arm: Arm, file: ArmsFile) -> bool:
+    """Whether each of its judges is evaluated on its own task only."""
+    return file.trained(arm).one_per_task and not arm.composed
 
 
 def _claim_conflicts(claim: Claim, file: ArmsFile) -> Iterator[str]:
@@ -259,7 +268,7 @@ def _claim_conflicts(claim: Claim, file: ArmsFile) -> Iterator[str]:
     for name in claim.arms:
         if name not in names:
             yield f"arms: no arm {name!r}; {did_you_mean(name, names)}"
-        elif claim.tasks == "ood" and file.trained(file.arm(name)).one_per_task:
+        elif claim.tasks == "ood" and _on_one_task(file.arm(name), file):
             yield f"tasks: ood, but the judges of {name!r} are evaluated on their own task only"
     known = (HEADLINE, *METRICS, *file.consistency)
     if claim.rate not in known:

@@ -48,6 +48,7 @@ from .stages import (
     STEPS_FILE,
     TINY,
     base_step,
+    composing_step,
     evaluation_step,
     sample_step,
     training_step,
@@ -158,11 +159,14 @@ class Experiment:
                 for arm in sorted(arms, key=lambda arm: arm.judge is not None):
                     of_arm = self.settings.get(trained[arm.name].name)
                     if of_arm is not None:
-                        for task in of_arm.tasks if trained[arm.name].one_per_task else [None]:
+                        single = trained[arm.name].one_per_task and not arm.composed
+                        for task in of_arm.tasks if single else [None]:
                             yield Contestant(arm, task, corpus, seed)
 
     def judge(self, contestant: Contestant) -> Contestant:
         """Whose judge is evaluated."""
+        if contestant.arm.composed:
+            return contestant
         return contestant._replace(arm=self.arms_file.trained(contestant.arm))
 
     def evaluated_on(self, contestant: Contestant) -> Sequence[JudgeTask]:
@@ -344,7 +348,7 @@ def plan(experiment: Experiment) -> Plan:
             of_contestant += _corpus_steps(experiment, corpus)
             prepared.add(corpus)
         if contestant.seed is not None:
-            of_contestant.append(_training(experiment, experiment.judge(contestant)))
+            of_contestant += _judge_steps(experiment, contestant)
         of_contestant += _evaluations(experiment, contestant)
         # Arms that evaluate the judges of another need its training, even if it is left out.
         steps |= {step.name: step for step in of_contestant if step.name not in steps}
@@ -357,6 +361,25 @@ def _corpus_steps(experiment: Experiment, corpus: int) -> list[Step]:
     data, base = experiment.data_of(corpus), experiment.model(corpus)
     steps = [sample_step(Path(str(data)), corpus), base_step(Path(str(data)), Path(base), corpus)]
     return [replace(step, name=f"{step.name}, corpus {corpus}") for step in steps]
+
+
+def _judge_steps(experiment: Experiment, contestant: Contestant) -> Iterator[Step]:
+    """The training of a judge; or those of single tasks, and the composition of their adapters."""
+    if not contestant.arm.composed:
+        yield _training(experiment, experiment.judge(contestant))
+        return
+    arm = experiment.arms_file.trained(contestant.arm)
+    singles = [
+        contestant._replace(arm=arm, task=task) for task in experiment.settings[arm.name].tasks
+    ]
+    yield from (_training(experiment, single) for single in singles)
+    yield composing_step(
+        f"{contestant.name}: composition",
+        [experiment.run_folder(single) for single in singles],
+        experiment.run_folder(contestant) / JUDGE,
+        environment=variables(experiment.data_of(contestant.corpus), experiment.settings[arm.name]),
+        log=experiment.out / _LOGS / contestant.path / "composition.log",
+    )
 
 
 def _training(experiment: Experiment, contestant: Contestant) -> Step:
@@ -462,6 +485,7 @@ def record_settings(experiment: Experiment) -> None:
         given = {name: value for name, value in settings.given.items() if name not in left_out}
         asked = arm.evaluation.model_dump(exclude_defaults=True)
         own = {"method": arm.method, "judge": arm.judge, "one_per_task": arm.one_per_task}
+        own |= {"composed": True} if arm.composed else {}
         values = {**own, "evaluation": asked, "settings": given}
         keep_settings(experiment.out / _ARMS / f"{arm.key}.json", values, "--out")
 

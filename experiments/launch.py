@@ -25,7 +25,7 @@ from mtrl_judge.harness_plugin.answer_store import (
 from mtrl_judge.harness_plugin.evaluation_split import SPLIT_VARIABLE
 from mtrl_judge.harness_plugin.host_flags import host_flags
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
-from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
+from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE, STYLE_VARIABLE
 from mtrl_judge.judge_tasks.loading import shipped_paths
 from mtrl_judge.judge_tasks.request_failures import by_message, message_lines
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
@@ -52,7 +52,13 @@ from .redaction import redacted
 
 ANSWERS = "answers"
 LOG_PREFIX = "lmms-eval-"
-_RECORDED = (DATA_ROOT_VARIABLE, STYLE_VARIABLE, PERTURBATION_VARIABLE, SPLIT_VARIABLE)
+_RECORDED = (
+    DATA_ROOT_VARIABLE,
+    STYLE_VARIABLE,
+    DEMONSTRATIONS_VARIABLE,
+    PERTURBATION_VARIABLE,
+    SPLIT_VARIABLE,
+)
 
 _LOG_LINES = 20
 

@@ -206,7 +206,12 @@ def _plan(names: Sequence[str], paraphrases: int, unchanged: Run) -> dict[str, l
         name: [
             task
             for task, meta in metadata.items()
-            if applies(name, kind=meta["kind"], paraphrases=meta["paraphrases"])
+            if applies(
+                name,
+                kind=meta["kind"],
+                paraphrases=meta["paraphrases"],
+                demonstrations=meta.get("demonstrations", 0),
+            )
         ]
         for name in expand_paraphrases(names, min(paraphrases, max(1, most)))
     }

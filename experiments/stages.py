@@ -113,6 +113,32 @@ def training_step(
     return Step(name, kind, lambda: is_finished() and (folder / CURVE).is_file(), run, command)
 
 
+def composing_step(
+    name: str,
+    runs: Sequence[Path],
+    judge: Path,
+    *,
+    environment: Mapping[str, str],
+    log: Path | None = None,
+) -> Step:
+    """Make one judge of the adapters of several runs, in a process of its own.
+
+    Args:
+        runs: their folders.
+        judge: the folder to make.
+    """
+    words = ["-m", "mtrl_judge.rl.arrow", *map(str, runs), "--out", str(judge)]
+
+    def run() -> None:
+        judge.parent.mkdir(parents=True, exist_ok=True)
+        run_command(name, [sys.executable, *words], environment=environment, log=log)
+
+    def is_done() -> bool:
+        return (judge / CHECKPOINT_CARD).is_file()
+
+    return Step(name, "compose", is_done, run, as_shell(["python", *words]))
+
+
 def evaluation_step(
     name: str,
     kind: str,

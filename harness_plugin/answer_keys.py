@@ -33,7 +33,18 @@ _TRANSPORT = {
 }
 # Of the record in a task's metadata. Its other fields say how answers are read, or are in the
 # prompt.
-_RECORDED = ("engine", "scoring", "min_pixels", "max_pixels", "system_prompt", "perturbation")
+_RECORDED = (
+    "engine",
+    "scoring",
+    "min_pixels",
+    "max_pixels",
+    "system_prompt",
+    "perturbation",
+    "demonstrated",
+    "samples",
+    "vote",
+    "seed",
+)
 # What evaluations and trainings write, perhaps into the checkpoint's own folder.
 _NOT_THE_MODEL = (".jsonl", ".log", "_results.json", "_command.json")
 

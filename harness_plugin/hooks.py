@@ -6,13 +6,23 @@ lmms-eval takes them from a task's configuration. What they do is ``to_rows``, `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.exits import exit_of_host
+from mtrl_judge.data.demonstrations import Demonstrator, load_demonstrator
+from mtrl_judge.judge_tasks.demonstrations import (
+    parse_demonstrations,
+    source_task,
+    with_demonstrations,
+    with_k,
+)
 from mtrl_judge.judge_tasks.facts import check_facts
 from mtrl_judge.judge_tasks.prompts import render_messages, render_text
 from mtrl_judge.judge_tasks.raw_split import Repeats
@@ -22,7 +32,7 @@ from mtrl_judge.judge_tasks.request_failures import (
     message_lines,
     request_failure,
 )
-from mtrl_judge.judge_tasks.rows import JudgeRow
+from mtrl_judge.judge_tasks.rows import DEMONSTRATION_IDS, JudgeRow, Rows
 from mtrl_judge.judge_tasks.sources import LoadedSplit, data_root, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask, SplitName
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION, read_confidence, read_reasoning
@@ -31,13 +41,22 @@ from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.records import FactCounts, FailureKind, Record
 from mtrl_judge.models.generation import GENERATION
 from mtrl_judge.models.logprob import calibration_rows, load_calibration, parse_answer
+from mtrl_judge.models.votes import Voted, parse_votes
 
 from .evaluation_split import evaluated_split
-from .perturbations import Perturbation, active_perturbation
+from .perturbations import (
+    DEMONSTRATION_ORDER,
+    PERTURBATION_VARIABLE,
+    Perturbation,
+    active_perturbation,
+)
 from .prompt_style import (
+    DEMONSTRATIONS_VARIABLE,
     evaluation_calibration,
+    evaluation_encoder,
     evaluation_engine,
     evaluation_record,
+    evaluation_sampling,
     evaluation_scoring,
     evaluation_style,
     report_style,
@@ -47,6 +66,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 STATED_ECE = "stated_ece"
+SAMPLES_ORACLE = "samples_oracle"
+"""How right the best of several samples of a row is, on average."""
 _VERSIONS = ("mtrl-judge", "lmms-eval", "datasets", "transformers", "torch")
 
 
@@ -75,7 +96,10 @@ class JudgeHooks:
     """One judge task in the form that lmms-eval expects."""
 
     def __init__(self, task: JudgeTask) -> None:
-        self.task = task
+        self.task = self._given = task
+        self._shots: int | None = None
+        self._demonstrators: dict[str, Demonstrator] = {}
+        self._shown: dict[str, JudgeRow] = {}
         self.metadata: dict[str, Any] = {**task.metadata, "judge": {}}
         # lmms-eval's name -> ours; a comma ends the name of a metric there. The headline metric
         # comes first: it carries the records that all the others are computed from.
@@ -88,7 +112,9 @@ class JudgeHooks:
 
     def config(self) -> dict[str, Any]:
         """The task as native lmms-eval configuration."""
-        task = self.task
+        self._shots = None  # of a run before
+        self.task = task = self._with_demonstrations()
+        demonstrations = task.judge.demonstrations
         native: dict[str, Any] = {
             "task": task.task,
             "task_alias": task.task_alias,
@@ -104,7 +130,8 @@ class JudgeHooks:
             "generation_kwargs": {**GENERATION, **task.generation_kwargs},
             # "none" keeps the reasoning for the scorer and takes precedence over --reasoning_tags.
             "reasoning_tags": "none",
-            "num_fewshot": 0,
+            # None, and not 0: lmms-eval then applies --num_fewshot (see `show`).
+            "num_fewshot": demonstrations.k if demonstrations else None,
             "repeats": task.repeats,
             "metric_list": [
                 {
@@ -114,13 +141,18 @@ class JudgeHooks:
                 }
                 for name, metric in self.metrics.items()
             ]
-            # lmms-eval leaves it out of a run whose samples have no item of it.
+            # lmms-eval leaves these out of a run whose samples have no item of them.
             + [
                 {
                     "metric": STATED_ECE,
                     "aggregation": Hook(STATED_ECE, self, _stated_ece),
                     "higher_is_better": False,
-                }
+                },
+                {
+                    "metric": SAMPLES_ORACLE,
+                    "aggregation": Hook(SAMPLES_ORACLE, self, _mean_of_labeled),
+                    "higher_is_better": True,
+                },
             ],
             "metadata": self.metadata,
         }
@@ -196,23 +228,79 @@ class JudgeHooks:
                 :func:`~.evaluation_split.evaluated_split` and
                 :func:`~.perturbations.active_perturbation`.
         """
+        self.task = self._with_demonstrations()
+        source_task(self.task)
         root, split = data_root(), evaluated_split(self.task)
         if self._loaded is None or self._loaded[0] != (root, split):
             self._loaded = (root, split), load_rows(self.task, split, root)
         self.perturbation = active_perturbation(self.task, self._loaded[1].rows)
         return self._loaded[1]
 
-    def attach(self, host_task: Any) -> None:
-        """Give lmms-eval's task its rows, instead of its own download."""
+    def _with_demonstrations(self) -> JudgeTask:
+        """The task with the demonstrations of this run."""
+        named = parse_demonstrations(
+            os.environ.get(DEMONSTRATIONS_VARIABLE), DEMONSTRATIONS_VARIABLE
+        )
+        task = with_demonstrations(self._given, named)
+        return task if self._shots is None else with_k(task, self._shots)
+
+    def show(self, host_task: Any, k: int) -> None:
+        """Show ``k`` demonstrations, as `--num_fewshot` says, in place of those of the YAML."""
+        self._check_order(k)
+        known = self.task.judge.demonstrations
+        if k == (known.k if known else 0):
+            return
+        self._shots = k
+        try:
+            self.attach(host_task, again=True)
+        except JudgeError as error:  # lmms-eval would print a traceback and exit 0
+            raise exit_of_host(f"--num_fewshot: {error}") from None
+
+    def _check_order(self, k: int) -> None:
+        if self.perturbation.name == DEMONSTRATION_ORDER and k < 2:
+            raise exit_of_host(
+                f"{PERTURBATION_VARIABLE}: {DEMONSTRATION_ORDER}: {self.task.task} shows {k} "
+                "demonstrations, which have no other order; give --num_fewshot 2 or more"
+            )
+
+    def _demonstrated(self, rows: Rows) -> tuple[Rows, dict[str, Any]]:
+        """The rows with their demonstrations, and the record of these."""
+        if self.task.judge.demonstrations is None:
+            return rows, {}
+        self._check_order(self.task.judge.demonstrations.k)
+        style, root = evaluation_style(self.task), data_root()
+        key = f"{root} {style} {self.task.judge.demonstrations.model_dump_json()}"
+        if key not in self._demonstrators:
+            encoder = evaluation_encoder()
+            found = load_demonstrator(self.task, style, root=root, encode_image=encoder)
+            self._demonstrators = {key: found}
+            bare = map(JudgeRow.from_doc, found.dataset.with_format(None))
+            self._shown = {row.item_id: row for row in bare}
+        rows, record = self._demonstrators[key].attach(rows)
+        return rows, {"demonstrated": record}
+
+    def attach(self, host_task: Any, *, again: bool = False) -> None:
+        """Give lmms-eval's task its rows, instead of its own download.
+
+        Args:
+            again: it has some already, which the model reads too (`lm.task_dict`).
+        """
         from datasets import DatasetDict
 
         rows, record = self.prepare()
+        try:
+            rows, demonstrated = self._demonstrated(rows)
+        except JudgeError as error:  # lmms-eval would print a traceback and exit 0
+            raise exit_of_host(str(error)) from None
         judge, split = self.task.judge, evaluated_split(self.task)
-        host_task.dataset = DatasetDict({split: rows.dataset})
-        host_task.dataset_no_image = DatasetDict({split: rows.dataset.with_format(None)})
+        if not again:
+            host_task.dataset, host_task.dataset_no_image = DatasetDict(), DatasetDict()
+        host_task.dataset[split] = rows.dataset
+        host_task.dataset_no_image[split] = rows.dataset.with_format(None)
         host_task.config.metadata["judge"] = {
             **record,
             **evaluation_record(self.task),
+            **demonstrated,
             **self._calibration(),
             "kind": judge.kind,
             "role": judge.role,
@@ -248,7 +336,8 @@ class JudgeHooks:
         if loaded is None:
             self.calibration_rows = None
             return {"calibration": None}
-        self.calibration_rows = calibration_rows(loaded.rows.dataset)
+        rows, _ = self._demonstrated(loaded.rows)
+        self.calibration_rows = calibration_rows(rows.dataset)
         names = ("split", "source", "location", "revision", "fingerprint")
         calibration = {name: loaded.record[name] for name in names}
         calibration["mode"] = evaluation_calibration()
@@ -256,13 +345,18 @@ class JudgeHooks:
 
     def asked(self, doc: Mapping[str, Any]) -> JudgeRow:
         """The row as the judge is asked it."""
-        return self.perturbation.apply(JudgeRow.from_doc(doc))
+        row = self.perturbation.apply(JudgeRow.from_doc(doc))
+        if doc.get(DEMONSTRATION_IDS) and not row.demonstrations:
+            # lmms-eval makes the prompt's text of rows without images.
+            known = tuple(self._shown[item] for item in doc[DEMONSTRATION_IDS])
+            row = replace(row, demonstrations=known)
+        return replace(row, demonstrations=self.perturbation.shown(row.demonstrations))
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Messages with the images in their positions, for chat models."""
         row = self.asked(doc)
         messages = render_messages(row, evaluation_style(self.task))
-        images = iter(row.images)
+        images = iter(row.prompt_images)
         for message in messages:
             for part in message["content"]:
                 if part["type"] == "image":
@@ -271,7 +365,7 @@ class JudgeHooks:
 
     def doc_to_visual(self, doc: Mapping[str, Any]) -> list[Any]:
         """The images in order, for simple models."""
-        return list(self.asked(doc).images)
+        return self.asked(doc).prompt_images
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
         """The prompt as text, for simple models and for every model's cache key."""
@@ -288,6 +382,9 @@ class JudgeHooks:
         is stored once.
         """
         row, text = JudgeRow.from_doc(doc), results[0]
+        voted = None if evaluation_sampling() is None else parse_votes(text)
+        if voted is not None:
+            text = voted.text
         failure = request_failure(text)
         scored = self.perturbation.score(row, text)
         record = Record(
@@ -303,12 +400,15 @@ class JudgeHooks:
         probabilities: dict[str, Any] = {}
         if evaluation_scoring() == "logprob" and failure is None:
             probabilities = parse_answer(text, self.perturbation.original_verdicts)
+        elif voted is not None:
+            probabilities = self._votes(row, voted)
         record = record._replace(**self._seen(row, text, probabilities.get("probabilities")))
         return {
             "item_id": row.item_id,
             "pair_id": row.pair_id,
             "cluster": row.cluster,
             **self._reported_by(row),
+            **({"demonstrations": shown} if (shown := doc.get(DEMONSTRATION_IDS)) else {}),
             "order": None if row.pair_id is None else "BA" if row.swapped else "AB",
             "label": row.label,
             "verdict": record.verdict,
@@ -319,12 +419,31 @@ class JudgeHooks:
             "well_formed": record.well_formed,
             "correct": None if record.failed else scored.correct,
             **self._stated(text, scored.correct, record.failed),
+            **self._oracle(row, voted),
             **({"facts": record.facts._asdict()} if record.facts else {}),
             "text": text,
             **probabilities,
             **dict.fromkeys(self.metrics),
             self.task.kind.headline: _to_item(record, failure),
         }
+
+    def _votes(self, row: JudgeRow, voted: Voted) -> dict[str, Any]:
+        """The answers that voted, with the task's own verdicts."""
+        fields = voted.fields(self.perturbation.original_verdicts)
+        for sample in fields["samples"]:
+            sample["verdict"] = self.perturbation.restore(sample["verdict"])
+            if row.facts:
+                facts = check_facts(read_reasoning(sample["text"]), row.facts)
+                sample["facts"] = facts.counts._asdict()
+        return fields
+
+    def _oracle(self, row: JudgeRow, voted: Voted | None) -> dict[str, Any]:
+        """The item of the best sample, where several were drawn; None of a row that failed."""
+        if evaluation_sampling() is None:
+            return {}
+        answers = () if voted is None else voted.answers
+        correct = [self.perturbation.score(row, answer.text).correct for answer in answers]
+        return {SAMPLES_ORACLE: max((c for c in correct if c is not None), default=None)}
 
     def _stated(self, text: str, correct: float | None, failed: bool) -> dict[str, Any]:
         """The stated confidence, and the item of its calibration error, where it was asked for."""
@@ -363,6 +482,11 @@ def _stated_ece(items: Sequence[tuple[float | None, float | None]]) -> float | N
     """Of the labeled samples that state a confidence."""
     known = [(q, correct) for q, correct in items if q is not None and correct is not None]
     return stated_calibration_error([q for q, _ in known], [correct for _, correct in known])
+
+
+def _mean_of_labeled(items: Sequence[float | None]) -> float | None:
+    known = [item for item in items if item is not None]
+    return fmean(known) if known else None
 
 
 def _to_item(record: Record, failure: RequestFailure | None) -> tuple[Any, ...]:

@@ -8,7 +8,8 @@ Requests of all tasks are batched together by length and answered greedily unles
 sampling. Answers are returned whole, reasoning included, because the task's scorer reads it. With
 `scoring=logprob` the verdict is not generated: the answer is the most probable one, right after a
 prompt that asks for the verdict alone or after the judge's reasoning (see
-:mod:`mtrl_judge.models.logprob`).
+:mod:`mtrl_judge.models.logprob`). With `samples=K` several answers to an item vote (see
+:mod:`mtrl_judge.models.votes`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+import torch
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -45,8 +47,10 @@ from mtrl_judge.models.generation import generation_settings
 from mtrl_judge.models.logprob import LogprobScorer, check_calibration, check_scoring
 from mtrl_judge.models.openai_judge import OpenAIJudge
 from mtrl_judge.models.vllm_judge import VLLMJudge
+from mtrl_judge.models.votes import ARGUMENTS as SAMPLING_ARGUMENTS
+from mtrl_judge.models.votes import Sampling, Voter, check_vote, sampling
 
-from .hooks import hooks_behind
+from .hooks import JudgeHooks, hooks_behind
 from .kept_answers import Received
 from .prompt_style import Backend, evaluation_style, set_backend
 
@@ -82,6 +86,9 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         scoring: generation or logprob.
         calibration: temperature (the default) or bias; of scoring=logprob.
         max_new_tokens: overrides the tasks' own.
+        samples: answers to each item, which vote; 1 by default.
+        vote: majority (the default), mean or verified; of several samples.
+        temperature: of the samples; by default the tasks' own where they sample, else 1.
         arguments: of :func:`~mtrl_judge.models.engines.engine_arguments`.
     """
 
@@ -94,13 +101,16 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         scoring: str = "generation",
         calibration: str | None = None,
         max_new_tokens: int | None = None,
+        samples: int | str = 1,
+        vote: str | None = None,
+        temperature: float | str | None = None,
         max_batch_size: int | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
         if max_batch_size is not None:  # one of lmms-eval's flags
             raise JudgeError("max_batch_size: not supported by this backend; set batch_size")
-        known = ("scoring", "calibration", "max_new_tokens", *ARGUMENTS)
+        known = ("scoring", "calibration", "max_new_tokens", *SAMPLING_ARGUMENTS, *ARGUMENTS)
         if unknown := arguments.keys() - {*ARGUMENTS}:
             hints = (f"unknown key {key!r}; {did_you_mean(key, known)}" for key in sorted(unknown))
             raise JudgeError("\n".join(f"model_args: {hint}" for hint in hints))
@@ -109,6 +119,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self._max_new_tokens = max_new_tokens and positive("max_new_tokens", max_new_tokens)
         self._scoring = check_scoring(scoring)
         self._calibration = check_calibration(calibration, self._scoring)
+        seed = torch.initial_seed()  # lmms-eval's --seed
+        self._sampling = sampling(samples, vote, temperature, seed, self._scoring)
         self._scorers: dict[str, LogprobScorer] = {}
 
         self.accelerator = Accelerator()
@@ -134,6 +146,8 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 opened.revision,
                 self._generation_settings,
                 self._calibration,
+                opened.encode_image,
+                self._sampling,
             )
         )
 
@@ -202,20 +216,27 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     def _work(self, requests: Sequence[Instance]) -> Iterator[Work]:
         """Group requests that are answered alike and cut each group into batches."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
+        by_task = self._scoring == "logprob" or self._sampling is not None
         for index, request in enumerate(requests):
             _, _, generation_kwargs, _, task, _ = request.args
             key = json.dumps(generation_kwargs, sort_keys=True, default=str)
-            groups[task if self._scoring == "logprob" else key].append(index)
+            groups[task if by_task else key].append(index)
         for indices in groups.values():
             first = requests[indices[0]]
             settings = self._generation_settings(first.args[2])
+            self._refuse_copies([requests[index] for index in indices], settings)
             if self._scoring == "logprob":
                 answer = self._scorer(first).answer
+            elif self._sampling is not None:
+                answer = self._voter([requests[index] for index in indices], self._sampling).answer
             else:
                 answer = partial(self.judge.generate, **settings)
             prompts = (self._prompt(requests[index]) for index in indices)
             for batch in self.judge.batches(
-                prompts, self.opened.prompts_at_once, answer_tokens=settings["max_new_tokens"]
+                prompts,
+                self.opened.prompts_at_once,
+                answer_tokens=settings["max_new_tokens"],
+                answers=1 if self._sampling is None else self._sampling.samples,
             ):
                 yield Work([indices[index] for index in batch.indices], batch, answer)
 
@@ -234,13 +255,59 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return self.judge.prompt(messages, images)
 
     def _generation_settings(self, requested: Mapping[str, Any]) -> dict[str, Any]:
-        return generation_settings(requested, self._max_new_tokens)
+        settings = generation_settings(requested, self._max_new_tokens)
+        return settings if self._sampling is None else self._sampling.applied(settings)
+
+    def _refuse_copies(self, requests: Sequence[Instance], settings: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            JudgeError: requests are repeated, and all answers to one would be the same.
+        """
+        repeated = next((each for each in requests if (each.repeats or 1) > 1), None)
+        if repeated is None:
+            return
+        task, repeats = repeated.args[4], repeated.repeats
+        if self._sampling is not None:
+            raise JudgeError(
+                f"{task}: repeats={repeats} beside samples={self._sampling.samples}: the repeats "
+                "would be identical copies, since samples follow from the seed and the prompt; "
+                "raise samples, or evaluate once for each --seed"
+            )
+        if not settings["do_sample"]:
+            raise JudgeError(
+                f"{task}: repeats={repeats} at temperature 0: the answers would be identical "
+                "copies; add --gen_kwargs do_sample=True,temperature=1.0, give the model argument "
+                "samples, or leave repeats out"
+            )
+
+    def _voter(self, requests: Sequence[Instance], sampling: Sampling) -> Voter:
+        """What answers the requests of one task."""
+        _, doc_to_messages, generation_kwargs, _, task, split = requests[0].args
+        hooks = self._hooks(doc_to_messages, task, "samples")
+        style = evaluation_style(hooks.task)
+        check_vote(hooks.task, sampling.vote, style)
+        about = self.task_dict[task][split].with_format(None)  # without images
+        return Voter(
+            self.judge,
+            sampling,
+            [hooks.asked(about[request.args[3]]) for request in requests],
+            style=style,
+            generation=self._generation_settings(generation_kwargs),
+        )
+
+    def _hooks(self, doc_to_messages: Callable[..., Any], task: str, argument: str) -> JudgeHooks:
+        """
+        Args:
+            argument: of the model, for the message.
+        """
+        hooks = hooks_behind(doc_to_messages)
+        if hooks is None:
+            raise JudgeError(f"{task}: not a judge task; {argument} needs a task's verdicts")
+        return hooks
 
     def _scorer(self, request: Instance) -> LogprobScorer:
         _, doc_to_messages, generation_kwargs, _, task, _ = request.args
-        hooks = hooks_behind(doc_to_messages)
-        if hooks is None:
-            raise JudgeError(f"{task}: not a judge task; scoring=logprob needs a task's verdicts")
+        hooks = self._hooks(doc_to_messages, task, "scoring=logprob")
         if task not in self._scorers:
             self._scorers[task] = LogprobScorer(
                 self.judge,

@@ -28,6 +28,7 @@ from mtrl_judge.judge_tasks.spec import JudgeTask
 PERTURBATION_VARIABLE = "MTRL_JUDGE_PROBE"
 PARAPHRASES = 2
 """How many of a task's paraphrases are used unless more are asked for: each is a run of its own."""
+DEMONSTRATION_ORDER = "demonstration_order"
 MID_GRAY = (128, 128, 128)
 # Nothing in it describes an image, and none of its words is likely to be a verdict.
 PADDING = (
@@ -78,6 +79,10 @@ class Perturbation:
         label = None if row.label is None else self.renamed.get(row.label, row.label)
         # A ranking may have fewer candidates than its task names.
         return replace(row, verdicts=self.verdicts[: len(row.verdicts)], label=label)
+
+    def shown(self, demonstrations: tuple[JudgeRow, ...]) -> tuple[JudgeRow, ...]:
+        """The demonstrations of a perturbed row."""
+        return demonstrations
 
     def restore(self, verdict: str | None) -> str | None:
         """The task's verdict that a verdict on a perturbed row means."""
@@ -210,6 +215,18 @@ class VerdictNames(Perturbation):
         legend = f"Here {', '.join(stands[:-1])} and {stands[-1]}."
         return replace(super().apply(row), question=f"{row.question}\n\n{legend}")
 
+    def shown(self, demonstrations: tuple[JudgeRow, ...]) -> tuple[JudgeRow, ...]:
+        """Those of the same task use the same names."""
+        own = self.task.task
+        return tuple(self.apply(row) if row.task == own else row for row in demonstrations)
+
+
+class DemonstrationOrder(Perturbation):
+    """The demonstrations come in the reverse order, the most similar first."""
+
+    def shown(self, demonstrations: tuple[JudgeRow, ...]) -> tuple[JudgeRow, ...]:
+        return demonstrations[::-1]
+
 
 # By the names a user gives; "paraphrase" stands for one perturbation per paraphrase in the YAML.
 PERTURBATIONS: Mapping[str, type[Perturbation]] = {
@@ -220,6 +237,7 @@ PERTURBATIONS: Mapping[str, type[Perturbation]] = {
     "rerun": Perturbation,
     "length": Length,
     "verdict_names": VerdictNames,
+    DEMONSTRATION_ORDER: DemonstrationOrder,
 }
 
 
@@ -248,14 +266,17 @@ def expand_paraphrases(names: Iterable[str], paraphrases: int) -> list[str]:
     return runs
 
 
-def applies(name: str, *, kind: str, paraphrases: int) -> bool:
+def applies(name: str, *, kind: str, paraphrases: int, demonstrations: int = 0) -> bool:
     """Whether a task has what a perturbation changes.
 
     Args:
         name: a value of ``MTRL_JUDGE_PROBE``.
         kind: the task's kind.
         paraphrases: how many paraphrases the task lists.
+        demonstrations: how many each prompt shows.
     """
+    if name == DEMONSTRATION_ORDER:
+        return demonstrations > 1
     if name == "swap":
         return KINDS[kind].compares
     if name == "verdict_names":
@@ -277,7 +298,9 @@ def active_perturbation(task: JudgeTask, rows: Rows) -> Perturbation:
         raise JudgeError(
             f"{PERTURBATION_VARIABLE}: unknown perturbation {name!r}; {did_you_mean(name, known)}"
         )
-    if not applies(name, kind=task.judge.kind, paraphrases=len(task.judge.paraphrases)):
+    # How many demonstrations there are is not known yet: lmms-eval says it later.
+    paraphrases = len(task.judge.paraphrases)
+    if not applies(name, kind=task.judge.kind, paraphrases=paraphrases, demonstrations=2):
         lacks = {"swap": "has no pairs", "verdict_names": "has no names of verdicts"}
         has = lacks.get(name, "lists no such paraphrase")
         raise JudgeError(

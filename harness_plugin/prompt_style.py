@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtrl_judge.judge_tasks.prompts import instruction
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, JudgeTask, Style
 from mtrl_judge.models.calibration import Method
 from mtrl_judge.models.logprob import Scoring
 from mtrl_judge.models.style import StyleSource, check_style, chosen_style
+from mtrl_judge.models.votes import Sampling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
 
 STYLE_VARIABLE = "MTRL_JUDGE_STYLE"
+DEMONSTRATIONS_VARIABLE = "MTRL_JUDGE_DEMONSTRATIONS"
 
 
 class Backend(NamedTuple):
@@ -32,6 +38,10 @@ class Backend(NamedTuple):
     """What a task's ``generation_kwargs`` become."""
     calibration: Method = "temperature"
     """What is fitted to calibrate verdicts by probability."""
+    encode_image: Callable[[Image.Image], NDArray[Any]] | None = None
+    """The judge's vision tower: an image to a vector. None where it is not in this process."""
+    sampling: Sampling | None = None
+    """How several answers to an item vote; None where it is answered once."""
 
 
 # lmms-eval builds the prompts apart from the model, so what our backend knows is passed on here.
@@ -68,6 +78,16 @@ def evaluation_calibration() -> Method:
     return "temperature" if _backend is None else _backend.calibration
 
 
+def evaluation_encoder() -> Callable[[Image.Image], NDArray[Any]] | None:
+    """The vision tower of the judge that our backend has loaded."""
+    return None if _backend is None else _backend.encode_image
+
+
+def evaluation_sampling() -> Sampling | None:
+    """How several answers to an item vote; None where our backend answers it once."""
+    return None if _backend is None else _backend.sampling
+
+
 def evaluation_style(task: JudgeTask) -> Style:
     """``MTRL_JUDGE_STYLE`` if set, else the checkpoint's style, else the YAML's.
 
@@ -81,6 +101,7 @@ def evaluation_style(task: JudgeTask) -> Style:
 
 def evaluation_record(task: JudgeTask) -> dict[str, Any]:
     """What results say about how a task was asked and answered."""
+    demonstrations = task.judge.demonstrations
     style, source = _style_and_source(task)
     low, high = ("unknown", "unknown") if _backend is None else _backend.pixels
     record = {
@@ -94,10 +115,12 @@ def evaluation_record(task: JudgeTask) -> dict[str, Any]:
         "engine": evaluation_engine(),
         "min_pixels": low,
         "max_pixels": high,
-        "demonstrations": 0,  # lmms-eval leaves `num_fewshot: 0` of a task's configuration alone
+        "demonstrations": demonstrations.k if demonstrations else 0,
     }
     if _backend is not None:
         record |= {"system_prompt": _backend.system_prompt, "model_revision": _backend.revision}
+        if _backend.sampling is not None:
+            record |= _backend.sampling.record
     return record
 
 
@@ -128,6 +151,11 @@ def report_style(task: JudgeTask) -> None:
     _reported.add(found)
     if source == "scoring":
         logger.info(f"style: {style}, that of scoring=logprob unless {STYLE_VARIABLE} is set")
+    elif source == "demonstrations":
+        logger.warning(
+            "style: direct, as there is no reasoning in the data that demonstrations come from; "
+            "name its column in judge.reasoning for another style"
+        )
     elif source == "override":
         logger.info(f"style: {style}, from {STYLE_VARIABLE} or --style")
     elif source == "checkpoint":

@@ -2,7 +2,7 @@
 
 lmms-eval 0.7.3 has an entry-point group for models, which it imports before it builds its
 TaskManager, and none for tasks. So :func:`wrap_lmms_eval` returns the backend and, as a side
-effect, wraps eight functions. A wrapper changes nothing unless a judge YAML is involved, so other
+effect, wraps ten functions. A wrapper changes nothing unless a judge YAML is involved, so other
 tasks are not affected. Log messages lose secrets in any case.
 """
 
@@ -46,6 +46,7 @@ def wrap_lmms_eval() -> Any:
     _wrap_filters()
     _wrap_response_cache()
     _wrap_configuration()
+    _wrap_fewshot()
     _wrap_logs()
     return ModelManifest(
         model_id="mtrl_judge", chat_class_path="mtrl_judge.harness_plugin.model.MtrlJudge"
@@ -319,6 +320,31 @@ def _wrap_configuration() -> None:
         return config
 
     ConfigurableTask.dump_config = dump_config
+
+
+def _wrap_fewshot() -> None:
+    """`--num_fewshot` is the number of demonstrations of a judge task, which mtrl-judge chooses.
+
+    lmms-eval's own are texts before the prompt, drawn without regard to the item.
+    """
+    from lmms_eval.api.task import ConfigurableTask
+
+    stock_set, stock_context = ConfigurableTask.set_config, ConfigurableTask.fewshot_context
+
+    @functools.wraps(stock_set)
+    def set_config(self: Any, key: str, value: Any, update: bool = False) -> None:
+        stock_set(self, key, value, update)
+        hook = self.config.process_results
+        if key == "num_fewshot" and isinstance(hook, Hook):
+            hook.owner.show(self, value)
+
+    @functools.wraps(stock_context)
+    def fewshot_context(self: Any, doc_id: Any, num_fewshot: int, *args: Any, **kwargs: Any) -> Any:
+        ours = isinstance(self.config.process_results, Hook)
+        return stock_context(self, doc_id, 0 if ours else num_fewshot, *args, **kwargs)
+
+    ConfigurableTask.set_config = set_config
+    ConfigurableTask.fewshot_context = fewshot_context
 
 
 def _wrap_logs() -> None:

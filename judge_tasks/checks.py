@@ -12,7 +12,8 @@ from typing import Any
 from mtrl_judge.common.errors import Problem, did_you_mean
 
 from .column_paths import parse_path
-from .dataset_keys import dataset_problems
+from .dataset_keys import dataset_problems, is_hub_name, local_files_allowed
+from .demonstration_checks import JUDGE, TFIDF, demonstration_problems
 from .fields import mapping, strings
 from .kinds import KINDS, LABEL_RULES
 from .kinds.base import label_rule
@@ -254,6 +255,17 @@ def _check_raw(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Pro
             yield Problem(f"judge.card.expects.{split}", "there is no such split", right)
 
 
+def _check_encoder(raw: Mapping[str, Any], judge: Mapping[str, Any]) -> Iterator[Problem]:
+    """A YAML reads no folder of the user's; a run may say one."""
+    encoder = mapping(judge.get("demonstrations")).get("encoder")
+    if not isinstance(encoder, str) or encoder in (JUDGE, TFIDF) or is_hub_name(encoder):
+        return
+    if not local_files_allowed():
+        wrong = f"{encoder!r} is neither tfidf nor judge nor a name on the hub"
+        right = "owner/name, or name a folder with MTRL_JUDGE_DEMONSTRATIONS or --allow-local-files"
+        yield Problem("judge.demonstrations.encoder", wrong, right)
+
+
 _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[Problem]], ...] = (
     _check_name,
     _check_metadata,
@@ -268,4 +280,6 @@ _TASK_CHECKS: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[Pr
     _check_items,
     _check_splits,
     _check_raw,
+    demonstration_problems,
+    _check_encoder,
 )

@@ -137,6 +137,11 @@ def is_local(path: str) -> bool:
     return local_files_allowed() and (path == "parquet" or expanded(path).is_dir())
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether it is a name as those on the hub, owner/name."""
+    return _HUB_NAME.fullmatch(name) is not None
+
+
 def _path_problems(path: str, local: bool) -> Iterator[Problem]:
     if _HUB_NAME.fullmatch(path) or (local and is_local(path)):
         return

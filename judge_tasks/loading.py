@@ -20,6 +20,7 @@ from .fields import Frozen, mapping
 from .kinds import KINDS, LABEL_RULES
 from .spec import (
     Card,
+    Demonstrations,
     Facts,
     Gather,
     Human,
@@ -222,6 +223,8 @@ def _model_at(location: tuple[str | int, ...]) -> tuple[type[Frozen], str]:
             return Card, name
         case ("judge", "human", str(name), *_):
             return Human, name
+        case ("judge", "demonstrations", str(name), *_):
+            return Demonstrations, name
         case ("judge", "facts", str(name), *_):
             return Facts, name
         case ("judge", "gather", str(name), *_):

@@ -44,7 +44,7 @@ def write_preview(
             row = JudgeRow.from_doc(rows.dataset[index])
             swapped = " (swapped)" if row.swapped else ""
             lines.append(f"── {row.item_id}{swapped} · label {row.label}")
-            images = iter(enumerate(row.images))
+            images = iter(enumerate(row.prompt_images))
             for message in render_messages(row, style):
                 for piece in message["content"]:
                     if piece["type"] == "text":

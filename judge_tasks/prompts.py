@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.markup import neutralize
 
 from .kinds import KINDS
 from .spec import Style
@@ -49,6 +50,8 @@ class Judgeable(Protocol):
     def verdicts(self) -> Sequence[str]: ...
     @property
     def n_images(self) -> int: ...
+    @property
+    def demonstrations(self) -> Sequence[Any]: ...
 
 
 class Rendered(NamedTuple):
@@ -111,8 +114,17 @@ def instruction(kind: str, verdicts: Sequence[str], style: Style) -> str:
 def render_messages(row: Judgeable, style: Style) -> list[dict[str, Any]]:
     """The chat messages for a row: text parts, and ``{"type": "image"}`` where an image stands.
 
-    Hosts fill the image places in order with the row's images.
+    Each of its demonstrations comes first, as a turn of the user and the answer of a judge that is
+    right. Hosts fill the image places in order with the row's ``prompt_images``.
     """
+    messages: list[dict[str, Any]] = []
+    for shown in row.demonstrations:
+        answer = {"type": "text", "text": demonstrated_answer(shown, style)}
+        messages += [_asked(shown, style), {"role": "assistant", "content": [answer]}]
+    return [*messages, _asked(row, style)]
+
+
+def _asked(row: Judgeable, style: Style) -> dict[str, Any]:
     parts: list[dict[str, Any]] = []
     pieces = row.question.split(IMAGE_MARK)
     if len(pieces) == 1:
@@ -124,13 +136,29 @@ def render_messages(row: Judgeable, style: Style) -> list[dict[str, Any]]:
             piece = f"{piece.rstrip()}\n\n{instruction(row.kind, row.verdicts, style)}"
         if piece.strip():
             parts.append({"type": "text", "text": piece if index else piece.lstrip()})
-    return [{"role": "user", "content": parts}]
+    return {"role": "user", "content": parts}
+
+
+def demonstrated_answer(row: Any, style: Style) -> str:
+    """The answer to a labeled row, as a prompt shows it; what the data says cannot act as part of
+    the conversation."""
+    verdict = KINDS[row.kind].gold(str(row.label), row.verdicts)
+    return gold_answer(verdict, style, neutralize(row.reasoning or ""))
 
 
 def render_text(row: Judgeable, style: Style) -> str:
     """The same prompt for models that take their images apart from the text, in order."""
+    texts, first = [], 1
+    for shown in row.demonstrations:
+        texts += [_text(shown, style, first), demonstrated_answer(shown, style)]
+        first += shown.n_images
+    return "\n\n".join([*texts, _text(row, style, first)])
+
+
+def _text(row: Judgeable, style: Style, first: int) -> str:
+    """The question of one row; its images are numbered from ``first``."""
     text = row.question
-    for number in range(1, row.n_images + 1):
+    for number in range(first, first + row.n_images):
         text = text.replace(IMAGE_MARK, f"[image {number}]", 1)
     return f"{text}\n\n{instruction(row.kind, row.verdicts, style)}"
 

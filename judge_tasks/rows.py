@@ -47,6 +47,12 @@ class JudgeRow:
     human: HumanRating | None = None  # what people thought of it
     facts: tuple[Fact, ...] = ()  # what it shows, to look for in the reasoning; never in a prompt
     images: tuple[Image.Image, ...] = ()
+    demonstrations: tuple[JudgeRow, ...] = ()  # labeled rows that its prompt shows solved first
+
+    @property
+    def prompt_images(self) -> list[Image.Image]:
+        """All images of the prompt in order: those of the demonstrations, and its own."""
+        return [image for row in (*self.demonstrations, self) for image in row.images]
 
     @classmethod
     def from_doc(cls, doc: Mapping[str, Any]) -> JudgeRow:
@@ -70,6 +76,7 @@ class JudgeRow:
             human=human and HumanRating(*json.loads(human)),
             facts=from_cells(doc.get("facts") or ()),
             images=tuple(doc.get("images", ())),
+            demonstrations=tuple(map(cls.from_doc, doc.get("demonstrations", ()))),
         )
 
 
@@ -183,6 +190,46 @@ def to_rows(raw: RawSplit, threshold: float | None = None) -> Rows:
         repeats=raw.repeats(labels_N),
         facts=_fact_counts(kept, facts, ids) if raw.has_facts else None,
     )
+
+
+class _DemonstrationsOnAccess:
+    """Adds the demonstrations to the rows that are read, with their images."""
+
+    def __init__(self, images: Any, pool: Dataset) -> None:
+        self.images, self.pool = images, pool
+        ids = pool.with_format(None)["item_id"][:]
+        self.numbers = {item: number for number, item in enumerate(ids)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _DemonstrationsOnAccess:
+        """`datasets` copies a transform with its dataset."""
+        return self
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        batch = self.images(batch)
+        if DEMONSTRATION_IDS not in batch or "images" not in batch:
+            return batch  # a column was read on its own
+        found = [[self.pool[self.numbers[i]] for i in ids] for ids in batch[DEMONSTRATION_IDS]]
+        return {**batch, "demonstrations": found}
+
+
+DEMONSTRATION_IDS = "demonstration_ids"
+"""The column with the items that a row's prompt shows solved, where there are any."""
+
+
+def with_demonstrations(rows: Rows, pool: Dataset, ids_N: Sequence[Sequence[str]]) -> Rows:
+    """The rows, each with its demonstrations.
+
+    Args:
+        pool: labeled rows, one of each item.
+        ids_N: for each of N rows the items of the pool, in the order in which they are shown.
+    """
+    from datasets import List, Value
+
+    about = rows.dataset.with_format(None)
+    values: list[Any] = [[*ids] for ids in ids_N]
+    dataset = about.add_column(DEMONSTRATION_IDS, values, feature=List(Value("string")))
+    transform = _DemonstrationsOnAccess(_ImagesOnAccess(rows.raw), pool)
+    return rows._replace(dataset=dataset.with_transform(transform))
 
 
 def render_variant(rows: Rows, field: str, *, exchanged: bool = False) -> list[Rendered]:

@@ -307,6 +307,40 @@ class Facts(Frozen):
     )
 
 
+MAX_DEMONSTRATIONS = 32
+
+
+class Demonstrations(Frozen):
+    """Solved items that come before the one that is asked about."""
+
+    k: int = Field(
+        ge=0, le=MAX_DEMONSTRATIONS, description=f"how many, from 0 to {MAX_DEMONSTRATIONS}"
+    )
+    by: Annotated[tuple[Literal["image", "text"], ...], BeforeValidator(as_tuple)] = Field(
+        (), description="what is compared with the item: image, text or both; [] chooses at random"
+    )
+    encoder: str | None = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description="tfidf (texts), judge (its own vision tower; texts by tfidf) or a model of "
+        "sentence-transformers",
+    )
+    stratify: Literal["label"] | None = Field(
+        None, description="label for as many of each label, as far as k allows"
+    )
+    exclude: Literal["cluster", "item"] = Field(
+        "cluster",
+        description="cluster to leave out what shares the item's cluster, or item for the item "
+        "alone; near-duplicates are always left out",
+    )
+    source: TaskName | Literal["self"] = Field(
+        "self",
+        alias="from",
+        description="self, or the name of a task whose training split they come from",
+    )
+
+
 class JudgeSpec(Frozen):
     """The ``judge:`` block: all that lmms-eval has no key for."""
 
@@ -404,6 +438,9 @@ class JudgeSpec(Frozen):
         (), description="a list of items to exclude, each {item: its id, reason: why}"
     )
     style: Style = Field("reasoned", description="reasoned, direct or confidence")
+    demonstrations: Demonstrations | None = Field(
+        None, description="{k, by, encoder, stratify, exclude, from}: solved items in the prompt"
+    )
     raw: Raw | None = Field(None, description="a mapping: tables, file_column, images")
     card: Card = Field(
         Card(license=NOT_STATED, url=NOT_STATED, citation=NOT_STATED),

@@ -41,6 +41,8 @@ from .identity import settings
 from .order_averaging import RATES as ORDER_AVERAGED
 from .order_averaging import order_averaged
 from .runs import Run, TaskResult
+from .sampled import NOTE as SAMPLES_NOTE
+from .sampled import sampled_rows
 from .tables import Cell, Row, Table
 
 _VOTES = (1, 3, 5, 9, 17, 33)
@@ -89,8 +91,8 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
     )
     votes_note = (
         "Mean Macro-F1 of the majority of k random votes of those there are; a tie is no verdict. "
-        "Votes are repeats within a run, or several runs of one model. Repeats of a run whose "
-        "verdicts another version of the parser read are left out."
+        "Votes are repeats or samples within a run, or several runs of one model. Repeats of a run "
+        "whose verdicts another version of the parser read are left out."
     )
     triples_note = (
         "Of three candidates that were compared with each other, such as images of one prompt, "
@@ -114,6 +116,7 @@ def analyses(board: Leaderboard, known: Sequence[Confidence]) -> list[Table]:
         Table("Order-averaged verdicts", "task", list(_order_averaged(board)), orders_note),
         Table("Intransitive triples", "task", list(_intransitive(board)), triples_note),
         Table("Votes", "task", list(_by_votes(board)), votes_note),
+        Table("Samples", "task", list(sampled_rows(_all_results(board.runs))), SAMPLES_NOTE),
         Table("Mean ratings", "task", list(_mean_ratings(board)), ratings_note),
         Table("Calibration", "task", list(_calibration(board, known)), calibration_note),
         Table("Reliability", "task", list(_reliability(known)), reliability_note),

@@ -76,6 +76,18 @@ def _perturbation(result: TaskResult) -> str:
     return name if text is None else f"{name} {text}"
 
 
+def _demonstrations(result: TaskResult) -> str | None:
+    """Their number, and how which were chosen: other ones are another prompt."""
+    number, how = result.metadata.get("demonstrations"), result.metadata.get("demonstrated")
+    if not number or not how:
+        return None if number is None else str(number)
+    compared = " and ".join(how["by"]) or "nothing"
+    return (
+        f"{number} from {how['from']} by {compared} ({how['encoder'] or 'random'}), selection "
+        f"{how['fingerprint']}"
+    )
+
+
 def _parser(result: TaskResult) -> str:
     return f"version {result.parser}"
 
@@ -105,7 +117,9 @@ def other_fields(results: Iterable[TaskResult]) -> Iterator[tuple[str, Value]]:
     yield "min_pixels", _known("min_pixels")
     yield "max_pixels", _known("max_pixels")
     yield "system prompt", _text("system_prompt")
-    yield "demonstrations", stated("demonstrations")
+    yield "demonstrations", _demonstrations
+    yield "samples", stated("samples")
+    yield "vote", stated("vote")
     known = list(results)
     for field in ("model_args", "generation", "versions"):
         keys = {key for result in known for key in result.metadata.get(field) or {}}

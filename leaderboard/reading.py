@@ -28,6 +28,7 @@ from mtrl_judge.metrics.records import Record
 from .file import check_metadata, read_entries
 from .model_args import arguments_of, without_secrets
 from .runs import Run, Sample, TaskResult
+from .sampled import read_sampled
 
 RESULTS_SUFFIX = "_results.json"
 COMMAND_SUFFIX = "_command.json"
@@ -270,6 +271,7 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         facts=fact_counts(row.get("facts"), where),
         probabilities=known_probabilities(row.get("probabilities"), result.verdicts),
     )
+    sampled = read_sampled(where, row, result)
     sample = Sample(
         str(row["item_id"]),
         record,
@@ -278,8 +280,9 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         input=str(row.get("input") or ""),
         probabilities=row.get("probabilities") or None,
         calibrated=row.get("calibrated") is True,
-        votes=[vote.value for vote in votes],
+        votes=[vote.verdict for vote in sampled] or [vote.value for vote in votes],
         candidates=_candidates(row),
+        sampled=sampled,
         failures=failures,
     )
     if row.get("human") is None:

@@ -21,6 +21,16 @@ from mtrl_judge.metrics.slots import PairVerdicts
 _ANY = "any verdict"
 
 
+class SampledVote(NamedTuple):
+    """One of several samples of a row."""
+
+    verdict: str | None
+    weight: float
+    """How much it counted in the run's vote."""
+    probabilities: Mapping[str, float] | None
+    """Of each verdict after its reasoning, where the vote asked for them."""
+
+
 class Sample(NamedTuple):
     """One judged row."""
 
@@ -38,7 +48,7 @@ class Sample(NamedTuple):
     """Whether these are calibrated: validation rows may not determine how."""
     votes: Sequence[str | None] = ()
     """The verdicts of all repeats that did not fail, if the row was judged more than once and this
-    version of the parser read the recorded verdict."""
+    version of the parser read the recorded verdict; or those of all its samples."""
     candidates: tuple[str, str] | None = None
     """Of pairs, names by content in the dataset's order, where pairs may have some in common."""
     human: HumanRating | None = None
@@ -46,6 +56,8 @@ class Sample(NamedTuple):
     score: float | None = None
     """How far the judge leans towards the first verdict, to compare with that; see
     :func:`~mtrl_judge.metrics.human.judge_score`."""
+    sampled: Sequence[SampledVote] = ()
+    """Its samples, where several voted."""
     failures: Sequence[RequestFailure] = ()
     """Of its requests; a row is lost only if all of them failed."""
 

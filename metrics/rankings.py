@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from math import log2, sqrt
+from math import fsum, log2, sqrt
 from typing import NamedTuple, TypeAlias
 
 Order: TypeAlias = tuple[tuple[str, ...], ...]
@@ -74,6 +74,32 @@ def order_by(values: Mapping[str, float], *, lowest_first: bool = False) -> Orde
     for name, value in values.items():
         places[value].append(name)
     return tuple(tuple(sorted(places[value])) for value in sorted(places, reverse=not lowest_first))
+
+
+def majority_order(orders: Sequence[Order], weights: Sequence[float]) -> Order:
+    """The order in which a candidate stands by how many others the majority places behind it.
+
+    Copeland's method: half a point for another candidate that as much weight places before as
+    behind it.
+
+    Args:
+        orders: one or more of the same candidates.
+        weights: of each order.
+
+    >>> cycle_free = [read_order("A>B>C"), read_order("A>C>B"), read_order("B>A>C")]
+    >>> write_order(majority_order(cycle_free, [1.0, 1.0, 1.0]))
+    'A>B>C'
+    """
+    places = [{name: n for n, place in enumerate(order) for name in place} for order in orders]
+    points = dict.fromkeys(sorted(places[0]), 0.0)
+    for one, other in combinations(points, 2):
+        margin = fsum(
+            weight * ((place[one] < place[other]) - (place[one] > place[other]))
+            for place, weight in zip(places, weights, strict=True)
+        )
+        points[one] += (margin > 0) + (margin == 0) / 2
+        points[other] += (margin < 0) + (margin == 0) / 2
+    return order_by(points)
 
 
 def score_order(judged: Order, truth: Order) -> OrderScores:

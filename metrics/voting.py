@@ -7,10 +7,10 @@ their order, `C1` the same and then "no verdict".
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from math import comb
+from math import comb, fsum
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,21 @@ def vote_shares(votes: Sequence[str | None], classes: Sequence[str]) -> dict[str
         return None
     shares_C = counts_C / counts_C.sum()
     return dict(zip(classes, shares_C.tolist(), strict=True))
+
+
+def weighted_majority(votes: Sequence[str | None], weights: Sequence[float]) -> str | None:
+    """The verdict with the greatest weight of votes, of several the one that was voted first; None
+    if all votes are missing.
+
+    >>> weighted_majority(["No", "Yes", None, "No"], [0.4, 0.9, 1.0, 0.4])
+    'Yes'
+    """
+    totals: defaultdict[str, list[float]] = defaultdict(list)
+    for vote, weight in zip(votes, weights, strict=True):
+        if vote is not None:
+            totals[vote].append(weight)
+    # `fsum` does not depend on the order of the votes.
+    return max(totals, key=lambda vote: fsum(totals[vote]), default=None)
 
 
 def consistency(votes_N: Sequence[Sequence[str | None]]) -> Consistency:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.hashing import digest, stable_hash
 from mtrl_judge.common.markup import JUDGE_TAGS, neutralize, special_token_pattern
 from mtrl_judge.judge_tasks.prompts import render_messages
 
@@ -107,7 +108,7 @@ class BaseJudge(ABC):
             max_new_tokens: where an answer is truncated.
             keep_pairs: as for :meth:`batches`.
         """
-        prompts = (self.prompt(render_messages(row, style), row.images) for row in rows)
+        prompts = (self.prompt(render_messages(row, style), row.prompt_images) for row in rows)
         texts: dict[int, str] = {}
         for batch in self.batches(prompts, batch_size, keep_pairs=keep_pairs):
             answers = self.generate(
@@ -135,6 +136,9 @@ class BaseJudge(ABC):
         """Resize an image, unless the processor does so; a huge one always, to save memory."""
         self.images_seen += 1
         self.images_scaled_down += image.width * image.height > self._max_pixels
+        return self._resized(image)
+
+    def _resized(self, image: Image.Image) -> Image.Image:
         if self._processor_limits_pixels:
             return fit_pixels(image, None, max(self._max_pixels, DEFAULT_MAX_PIXELS))
         return fit_pixels(image, self._min_pixels, self._max_pixels)
@@ -145,6 +149,7 @@ class BaseJudge(ABC):
         batch_size: int | TokenBudget,
         *,
         answer_tokens: int = 0,
+        answers: int = 1,
         keep_pairs: bool = True,
     ) -> Iterator[Batch]:
         """Sort prompts by length within a window and cut them into batches, lazily.
@@ -154,6 +159,7 @@ class BaseJudge(ABC):
         Args:
             batch_size: prompts of a batch, or the tokens that fit.
             answer_tokens: of the longest answer, which count towards a budget.
+            answers: to each prompt, which count towards a budget with a copy of the prompt each.
             keep_pairs: a batch is one prompt shorter where that keeps two prompts with the same
                 images together, such as the two orders of a pair, because equal images of a batch
                 pass the vision tower once. Otherwise the number of batches depends on the number
@@ -165,7 +171,7 @@ class BaseJudge(ABC):
             while window:
                 size = batch_size
                 if isinstance(size, TokenBudget):
-                    size = size.rows(window[0][1].length + answer_tokens)
+                    size = size.rows(answers * (window[0][1].length + answer_tokens))
                 if keep_pairs:
                     size = _batch_size([prompt for _, prompt in window[: size + 1]], size)
                 indices, batch = zip(*window[:size], strict=True)
@@ -191,6 +197,27 @@ class BaseJudge(ABC):
             batch: from :meth:`batches`.
             until: stop strings; an answer is cut before the first of them.
             settings: of a `GenerationConfig` of transformers.
+        """
+
+    @abstractmethod
+    def sample(
+        self,
+        batch: Batch,
+        samples: int,
+        seed: int,
+        *,
+        until: Sequence[str] = (),
+        **settings: Any,
+    ) -> list[list[Answer]]:
+        """Sample K answers to each of B prompts, in the order of the batch.
+
+        They depend on the seed, the prompt and the settings, not on the rest of the batch, up to
+        what rounding there changes.
+
+        Args:
+            samples: K.
+            until: as for :meth:`generate`.
+            settings: as for :meth:`generate`, with `do_sample`.
         """
 
     @abstractmethod
@@ -349,6 +376,12 @@ def estimated_length(text: str, images: Sequence[Image.Image]) -> float:
     """The tokens of a prompt, by estimate."""
     pixels = sum(image.width * image.height for image in images)
     return len(text) / CHARACTERS_PER_TOKEN + pixels / PIXELS_PER_TOKEN
+
+
+def prompt_seed(seed: int, prompt: Prompt) -> int:
+    """The seed of a prompt's samples, below 2³¹: equal prompts have equal ones."""
+    images = [digest([repr(i.size).encode(), i.tobytes()]) for i in prompt.images]
+    return stable_hash("samples", seed, prompt.text, *images) % 2**31
 
 
 def _batch_size(prompts: Sequence[Prompt], size: int) -> int:

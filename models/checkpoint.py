@@ -28,7 +28,12 @@ _OF_THE_MODEL = (
     "vocab.json",
     "merges.txt",
     "*.py",
+    "base/*.safetensors",
+    "mixlora/adapter*",
+    "arrow/*/adapter*",
 )
+# In the folder of a judge whose adapters cannot be merged: its base model, and the adapters.
+BASE, MIXLORA, ARROW = "base", "mixlora", "arrow"
 
 
 def read_checkpoint_card(path: str | Path) -> dict[str, Any]:
@@ -116,6 +121,12 @@ def check_config(pretrained: str, **source: Any) -> None:
         )
 
 
+def unmerged(pretrained: str | Path) -> str | None:
+    """The kind of a judge's adapters that are not merged into its model; None for a whole model."""
+    folder = Path(pretrained)
+    return next((kind for kind in (MIXLORA, ARROW) if (folder / kind).is_dir()), None)
+
+
 def hub_commit(name: str, revision: object = None) -> str | None:
     """The commit of a model on the hub, as far as the cache has it; None for any other name."""
     from huggingface_hub import try_to_load_from_cache
@@ -146,8 +157,8 @@ def model_revision(pretrained: str, revision: str | None = None) -> str | None:
     files = sorted({file for pattern in _OF_THE_MODEL for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(_file_hash, files)
-        named = zip(files, hashes, strict=True)
-        return f"files {digest(f'{file.name} {found}'.encode() for file, found in named)[:16]}"
+        named = zip((file.relative_to(folder) for file in files), hashes, strict=True)
+        return f"files {digest(f'{name} {found}'.encode() for name, found in named)[:16]}"
 
 
 def _file_hash(file: Path) -> str:
@@ -205,6 +216,9 @@ def end_tokens(pretrained: str, **source: Any) -> int | list[int] | None:
 def load_model(pretrained: str, **options: Any) -> Any:
     """Load the model in evaluation mode; missing weights are an error, not newly initialized.
 
+    A judge whose adapters cannot be merged (:func:`unmerged`) has them and its base model in two
+    folders, and is loaded as the base model with the adapters' layers in it.
+
     Args:
         pretrained: a checkpoint folder or a hub id.
         options: further arguments of `AutoModelForImageTextToText.from_pretrained`.
@@ -215,9 +229,10 @@ def load_model(pretrained: str, **options: Any) -> Any:
     from transformers import AutoModelForImageTextToText
     from transformers.integrations import is_deepspeed_zero3_enabled
 
+    folder, adapters = Path(pretrained), unmerged(pretrained)
     try:
         model, loading_info = AutoModelForImageTextToText.from_pretrained(
-            pretrained, output_loading_info=True, **options
+            folder / BASE if adapters else pretrained, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise JudgeError(f"pretrained: {pretrained} does not load: {error}") from None
@@ -234,4 +249,12 @@ def load_model(pretrained: str, **options: Any) -> Any:
         # checkpoints.
         kept = getattr(model, "_weight_conversions", None) or []
         model._weight_conversions = [each for each in kept if each.was_used()]
+    if adapters == MIXLORA:
+        from .mixlora import with_mixlora
+
+        model = with_mixlora(model, folder / MIXLORA).get_base_model()
+    elif adapters == ARROW:
+        from .arrow import with_arrow
+
+        model = with_arrow(model, sorted((folder / ARROW).iterdir())).get_base_model()
     return model.eval()

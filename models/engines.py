@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
@@ -24,11 +24,16 @@ from .checkpoint import (
     load_processor,
     model_revision,
     read_checkpoint_card,
+    unmerged,
 )
 from .openai_judge import OpenAIJudge
 from .token_budget import TokenBudget, token_budget
 from .transformers_judge import TransformersJudge
 from .vllm_judge import VLLMJudge, require_vllm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
 
 AUTO = "auto"
 ENGINES = ("transformers", "vllm", "openai")
@@ -89,6 +94,11 @@ class OpenedJudge:
     """The prompt style that the checkpoint was trained with, if its card names one."""
     revision: str | None
     """What identifies the weights; None behind a server."""
+
+    @property
+    def encode_image(self) -> Callable[[Image.Image], NDArray[Any]] | None:
+        """The judge's vision tower; None where another process or engine has it."""
+        return self.judge.encode_image if isinstance(self.judge, TransformersJudge) else None
 
     def answers(self, batch: Batch, answer: Callable[[Batch], list[Answer]]) -> list[Answer]:
         """The answers to a batch, in halves where its size was a guess that was too large."""
@@ -213,6 +223,11 @@ def open_judge(arguments: EngineArguments, device: torch.device | None = None) -
     judge: BaseJudge
     prompts_at_once: int | TokenBudget
     if arguments.engine == "vllm":
+        if (adapters := unmerged(pretrained)) is not None:
+            raise JudgeError(
+                f"pretrained: {pretrained} has adapters that cannot be merged ({adapters}), which "
+                "vLLM cannot run; use engine=transformers"
+            )
         prompts_at_once = WINDOW
         judge = VLLMJudge(
             pretrained,

@@ -315,7 +315,7 @@ class LogprobScorer:
         if rows is None or reason is not None:
             return Fitted(uncalibrated, reason)
         prompts = (
-            self._judge.prompt(render_messages(row, self._style), row.images)
+            self._judge.prompt(render_messages(row, self._style), row.prompt_images)
             for row in map(JudgeRow.from_doc, rows)
         )
         logps_N_V = np.empty((len(labels_N), len(verdicts)))

@@ -34,6 +34,7 @@ from .base_judge import (
     VerdictLogps,
     estimated_length,
     neutral_messages,
+    prompt_seed,
     system_messages,
 )
 from .pixels import DEFAULT_MAX_PIXELS
@@ -147,6 +148,38 @@ class OpenAIJudge(BaseJudge):
         Raises:
             JudgeError: a setting is not part of the API, or the server keeps reasoning apart.
         """
+        asked = [*zip(_chats(batch), [self._seed + index for index in batch.indices], strict=True)]
+        return self._answers(asked, until, settings)
+
+    def sample(
+        self,
+        batch: Batch,
+        samples: int,
+        seed: int,
+        *,
+        until: Sequence[str] = (),
+        **settings: Any,
+    ) -> list[list[Answer]]:
+        """As :meth:`BaseJudge.sample`: a request for each answer, since not every server has `n`.
+
+        Raises:
+            JudgeError: as :meth:`generate`.
+        """
+        asked = [
+            (prompt, prompt_seed(seed, prompt) + sample)
+            for prompt in _chats(batch)
+            for sample in range(samples)
+        ]
+        answers = self._answers(asked, until, settings)
+        return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+
+    def _answers(
+        self,
+        asked: Sequence[tuple[ChatPrompt, int]],
+        until: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> list[Answer]:
+        """The answers to prompts with the seed of each."""
         if settings["num_beams"] > 1:
             raise JudgeError("num_beams: the API of engine=openai has no beam search")
         if settings.get("repetition_penalty", 1.0) != 1.0 or settings.get("top_k"):
@@ -158,13 +191,14 @@ class OpenAIJudge(BaseJudge):
             requested["stop"] = list(until)
 
         def answer(number: int) -> Answer:
+            prompt, seed = asked[number]
             completion = self._request(
-                _sent(_chats(batch)[number]),
+                _sent(prompt),
                 # A server that continues answers is no other than vLLM or SGLang, which would drop
                 # tags that a tokenizer marks as special.
                 extra={"skip_special_tokens": False} if self._server_continues() else {},
                 max_tokens=settings["max_new_tokens"],
-                seed=self._seed + batch.indices[number],
+                seed=seed,
                 **requested,
             )
             message, usage = completion.choices[0].message, completion.usage
@@ -180,7 +214,7 @@ class OpenAIJudge(BaseJudge):
             tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
             return Answer(text, *tokens)
 
-        answers = self._all(answer, len(batch.prompts))
+        answers = self._all(answer, len(asked))
         return [Answer(a, 0, 0) if isinstance(a, str) else a for a in answers]
 
     def verdict_logps(

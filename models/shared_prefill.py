@@ -18,11 +18,13 @@ from .image_dedup import deduplicate_images
 from .packing import (
     MROPE,
     TEXT_FIELDS,
+    Prefix,
     count_images,
     join_images,
     prefixes_of,
     unique_prefixes,
 )
+from .routing import repeat_routes
 
 STATIC_TOKENS = 256  # a static cache is as long as a multiple of these
 Check: TypeAlias = Callable[
@@ -161,6 +163,37 @@ def prefill(
     """
     prefixes = prefixes_of(inputs, image_counts)
     distinct, inverse = unique_prefixes(prefixes)
+    return _prefilled(model, inputs, prefixes, distinct, inverse, max_new_tokens, static)
+
+
+def prefill_copies(
+    model: Any,
+    inputs: dict[str, Any],
+    image_counts: Sequence[int],
+    copies: int,
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    """As :func:`prefill`, for several rows of each of the B prompts, which follow each other.
+
+    Args:
+        copies: rows of each prompt.
+    """
+    prefixes = prefixes_of(inputs, image_counts)
+    distinct, places_B = unique_prefixes(prefixes)
+    inverse = [place for place in places_B for _ in range(copies)]
+    return _prefilled(model, inputs, prefixes, distinct, inverse, max_new_tokens, None)
+
+
+def _prefilled(
+    model: Any,
+    inputs: dict[str, Any],
+    prefixes: Sequence[Prefix],
+    distinct: Sequence[int],
+    inverse: Sequence[int],
+    max_new_tokens: int,
+    static: StaticDecoding | None,
+) -> dict[str, Any]:
+    """The arguments for rows each of which has one of the distinct prompts."""
     text = {name: inputs[name][distinct, :-1] for name in TEXT_FIELDS if name in inputs}
     if model.config.model_type not in MROPE:
         # As `generate` counts them; `forward` alone would count padding as well.
@@ -171,16 +204,18 @@ def prefill(
     # One more for the prompts' last tokens, which are still to be read.
     room = max_new_tokens + 1
     filled = static.filled(model.config, cache.layers, inverse, room) if static else None
+    rows = torch.tensor(inverse, device=inputs["input_ids"].device)
     if filled is None:
-        rows = torch.tensor(inverse, device=inputs["input_ids"].device)
         for index, layer in enumerate(cache.layers):
             layer.reorder_cache(rows)
             if type(layer) is DynamicLayer:  # others, of sliding windows and states, do not grow
                 cache.layers[index] = PreallocatedLayer(layer.keys, layer.values, room)
+    repeat_routes(cache if filled is None else filled, cache, rows)
     if model.config.model_type in MROPE:
         model.base_model.rope_deltas = model.base_model.rope_deltas[inverse]
+    rows_of = [distinct[place] for place in inverse]
     return {
-        "input_ids": inputs["input_ids"],
-        "attention_mask": inputs["attention_mask"],
+        "input_ids": inputs["input_ids"][rows_of],
+        "attention_mask": inputs["attention_mask"][rows_of],
         "past_key_values": cache if filled is None else filled,
     }

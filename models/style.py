@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, cast
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.judge_tasks.demonstrations import demonstrated_style
 from mtrl_judge.judge_tasks.spec import STYLES, JudgeTask, Style
 
 from .logprob import Scoring
 
-StyleSource: TypeAlias = Literal["scoring", "override", "checkpoint", "task"]
+StyleSource: TypeAlias = Literal["scoring", "override", "checkpoint", "task", "demonstrations"]
 
 
 def chosen_style(
@@ -21,7 +22,18 @@ def chosen_style(
         override: what the user says; it comes first.
         scoring: "logprob" means "direct".
         trained: the style that the checkpoint was trained in, if its card names one.
+
+    Demonstrations without reasoning to show make it "direct" in any case.
     """
+    style, source = _asked_for(task, override, scoring, trained)
+    if demonstrated_style(task, style) != style:
+        return "direct", "demonstrations"
+    return style, source
+
+
+def _asked_for(
+    task: JudgeTask, override: str | None, scoring: Scoring, trained: str | None
+) -> tuple[Style, StyleSource]:
     if override is not None:
         return check_style(override, "style"), "override"
     if scoring == "logprob":

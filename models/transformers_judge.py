@@ -5,24 +5,36 @@ Answers are returned whole, reasoning included, because the task's scorer reads 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
+from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.markup import CLOSED_ANSWER, OPEN_ANSWER, opened_answer
 from mtrl_judge.judge_tasks.prompts import render_messages
 
-from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps
+from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps, prompt_seed
 from .image_dedup import deduplicate_images
+from .packing import count_images, prefix_unsupported_reason
 from .pixels import fit_grid, has_grid
+from .seeded_sampling import SeededSampling
+from .shared_prefill import prefill_copies
 from .verdict_logps import verdict_logps, verdict_tokens
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
     from mtrl_judge.judge_tasks.rows import JudgeRow
     from mtrl_judge.judge_tasks.spec import Style
+
+logger = logging.getLogger(__name__)
 
 
 class TransformersJudge(TokenizingJudge):
@@ -100,7 +112,7 @@ class TransformersJudge(TokenizingJudge):
         verdicts = list(dict.fromkeys(verdict for row in rows for verdict in row.verdicts))
         prompts = (
             self.continued_prompt(
-                self.prompt(render_messages(row, style), row.images),
+                self.prompt(render_messages(row, style), row.prompt_images),
                 opened_answer(text.split(OPEN_ANSWER, 1)[0]) if reasoned else "",
             )
             for row, text in zip(rows, texts, strict=True)
@@ -113,6 +125,32 @@ class TransformersJudge(TokenizingJudge):
                     own = [verdicts.index(verdict) for verdict in rows[index].verdicts]
                     found[index] = tuple(logps_V[own].double().softmax(dim=0).tolist())
         return [found[index] for index in range(len(rows))]
+
+    def encode_image(self, image: Image.Image) -> NDArray[Any]:
+        """An image as the vision tower sees it: the mean of its features, D, in float32.
+
+        It is encoded by itself, so that its vector does not depend on others.
+
+        Raises:
+            JudgeError: the model has no vision tower that can be asked for features alone.
+        """
+        features = getattr(unwrap_adapters(self.model), "get_image_features", None)
+        if features is None:
+            raise JudgeError(
+                f"encoder: judge: {type(self.model).__name__} gives no features of images; use a "
+                "model of sentence-transformers, or tfidf"
+            )
+        image_processor = self.processor.image_processor
+        fitted = fit_grid(self._resized(image.convert("RGB")), image_processor)
+        inputs = image_processor(images=[fitted], return_tensors="pt").to(self.model.device)
+        known = signature(features).parameters
+        with _evaluation_mode(self.model), torch.inference_mode():
+            found = features(**{name: value for name, value in inputs.items() if name in known})
+        found = getattr(found, "pooler_output", found)
+        if not isinstance(found, torch.Tensor):
+            found = torch.cat([part.reshape(-1, part.shape[-1]) for part in found])
+        vector: NDArray[Any] = found.reshape(-1, found.shape[-1]).float().mean(dim=0).cpu().numpy()
+        return vector
 
     def inputs(self, prompts: Sequence[Prompt]) -> Mapping[str, torch.Tensor]:
         """The model's inputs for B prompts, padded on the left to T tokens.
@@ -161,6 +199,60 @@ class TransformersJudge(TokenizingJudge):
         counts_B = inputs["attention_mask"].sum(dim=1).tolist()
         return [self.answer(row, count, until) for row, count in zip(rows_B, counts_B, strict=True)]
 
+    def sample(
+        self,
+        batch: Batch,
+        samples: int,
+        seed: int,
+        *,
+        until: Sequence[str] = (),
+        **settings: Any,
+    ) -> list[list[Answer]]:
+        """As :meth:`BaseJudge.sample`, from one prefill of each prompt.
+
+        Of families whose prompts cannot be shared (:func:`.packing.prefix_unsupported_reason`),
+        each answer reads its prompt.
+
+        Raises:
+            JudgeError: beams are requested.
+        """
+        if settings.get("num_beams", 1) > 1:
+            raise JudgeError("num_beams: not with samples; leave it out of generation_kwargs")
+        seeds_B = [prompt_seed(seed, prompt) for prompt in batch.prompts]
+        model = unwrap_adapters(self.model)
+        inputs, counts_B = self._to_model(batch.inputs), [len(p.images) for p in batch.prompts]
+        input_tokens_B = inputs["attention_mask"].sum(dim=1).tolist()
+        longest = settings["max_new_tokens"]
+        reason = prefix_unsupported_reason(model)
+        with deduplicate_images(model):
+            if reason is None:
+                counts_B = count_images(model.config, inputs["input_ids"], counts_B)
+                rows = prefill_copies(model, inputs, counts_B, samples, longest)
+            else:
+                _warn_unshared(reason)
+                copies = [prompt for prompt in batch.prompts for _ in range(samples)]
+                rows = self._to_model(self.inputs(copies))
+            start = rows["input_ids"].shape[1]
+            draw = SeededSampling(seeds_B, samples, longest, start, settings)
+            pad = self.tokenizer.pad_token_id
+            generation = GenerationConfig(
+                # Drawn by the processor, which leaves one token to choose.
+                do_sample=False,
+                max_new_tokens=longest,
+                repetition_penalty=settings.get("repetition_penalty", 1.0),
+                eos_token_id=self.eos_ids,
+                pad_token_id=self.eos_ids[0] if pad is None else pad,
+                use_cache=True,
+            )
+            output_R_T = self.model.generate(
+                **rows, generation_config=generation, logits_processor=LogitsProcessorList([draw])
+            )
+        drawn = iter(output_R_T[:, start:].tolist())
+        return [
+            [self.answer(next(drawn), count, until) for _ in range(samples)]
+            for count in input_tokens_B
+        ]
+
     def verdict_logps(
         self, batch: Batch, verdicts: Sequence[str], end: str | None = None
     ) -> VerdictLogps:
@@ -184,7 +276,12 @@ class TransformersJudge(TokenizingJudge):
 
 def unwrap_adapters(model: Any) -> Any:
     """The transformers model inside a PeftModel; any other model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@cache  # once per reason
+def _warn_unshared(reason: str) -> None:
+    logger.warning("samples: the answers to a prompt do not share its prefill: %s", reason)
 
 
 @contextmanager

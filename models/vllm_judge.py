@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from mtrl_judge.common.errors import JudgeError
 
-from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps
+from .base_judge import Answer, Batch, Prompt, TokenizingJudge, VerdictLogps, prompt_seed
 from .pixels import pixel_limits
 from .verdict_logps import require_finite, verdict_tokens
 
@@ -113,6 +113,42 @@ class VLLMJudge(TokenizingJudge):
         Raises:
             JudgeError: beams are requested, or vLLM refuses a prompt.
         """
+        outputs = self._generate(
+            batch,
+            # A seed for each prompt, because vLLM's batches depend on timing.
+            [self._seed + index for index in batch.indices],
+            1,
+            until,
+            settings,
+        )
+        return [answers[0] for answers in outputs]
+
+    def sample(
+        self,
+        batch: Batch,
+        samples: int,
+        seed: int,
+        *,
+        until: Sequence[str] = (),
+        **settings: Any,
+    ) -> list[list[Answer]]:
+        """As :meth:`BaseJudge.sample`; vLLM reads a prompt once for all of its answers (`n`), and
+        counts up from the prompt's seed (`ParentRequest` in vllm/v1/engine/parallel_sampling.py).
+
+        Raises:
+            JudgeError: as :meth:`generate`.
+        """
+        seeds_B = [prompt_seed(seed, prompt) for prompt in batch.prompts]
+        return self._generate(batch, seeds_B, samples, until, settings)
+
+    def _generate(
+        self,
+        batch: Batch,
+        seeds_B: Sequence[int],
+        answers: int,
+        until: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> list[list[Answer]]:
         from vllm import SamplingParams
 
         if settings["num_beams"] > 1:
@@ -129,13 +165,16 @@ class VLLMJudge(TokenizingJudge):
         }
         if settings["do_sample"]:
             parameters |= {name: settings[name] for name in ("temperature", "top_p", "top_k")}
+        if answers > 1:
+            parameters["n"] = answers
         outputs = self._run(
-            batch.inputs,
-            # A seed for each prompt, because vLLM's batches depend on timing.
-            [SamplingParams(**parameters, seed=self._seed + index) for index in batch.indices],
+            batch.inputs, [SamplingParams(**parameters, seed=seed) for seed in seeds_B]
         )
         return [
-            self.answer(output.outputs[0].token_ids, len(output.prompt_token_ids), until)
+            [
+                self.answer(one.token_ids, len(output.prompt_token_ids), until)
+                for one in output.outputs
+            ]
             for output in outputs
         ]
 

@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtrl_judge.serving.items import Item as Item
     from mtrl_judge.serving.judge import Judge as Judge
     from mtrl_judge.serving.judgment import Judgment as Judgment
+    from mtrl_judge.serving.single_items import Item as Item
 
 __version__ = "0.1.0"
 
 
-_PUBLIC = {"Judge": "judge", "Judgment": "judgment", "Item": "items"}
+_PUBLIC = {"Judge": "judge", "Judgment": "judgment", "Item": "single_items"}
 
 
 def __getattr__(name: str) -> Any:

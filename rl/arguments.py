@@ -68,6 +68,14 @@ class CommonArguments:
             "task's wordings (question and paraphrases)."
         ),
     ] = "question"
+    demonstrations: Annotated[
+        dict[str, Any] | None,
+        FromYaml,
+        Doc(
+            "Solved items in every prompt, such as {k: 4, by: [text], encoder: tfidf}; {k: 0} is "
+            "none. Default: those of the tasks' YAMLs."
+        ),
+    ] = None
     balance: Annotated[
         Balance,
         FromYaml,
@@ -86,6 +94,13 @@ class CommonArguments:
     ] = None
     rft_items: Annotated[Positive, Doc("Prompts per task that rft samples answers to.")] = 256
     rft_samples: Annotated[Positive, Doc("Answers per prompt that rft samples.")] = 4
+    rft_verified: Annotated[
+        bool,
+        Doc(
+            "Of the answers that rft samples, keep those whose own reasoning makes their verdict "
+            "the most probable one."
+        ),
+    ] = False
     min_pixels: Annotated[
         Positive | None, Doc("Smallest width x height of an image; the checkpoint keeps it.")
     ] = None
@@ -93,6 +108,20 @@ class CommonArguments:
         Positive | None, Doc("Largest width x height of an image; the checkpoint keeps it.")
     ] = None
     freeze_vision: Annotated[bool, Doc("Do not train the vision tower.")] = False
+    adapter: Annotated[
+        Literal["lora", "mixlora"],
+        Doc(
+            "With use_peft: lora, or mixlora, of whose factors a router chooses lora_r for each "
+            "prompt."
+        ),
+    ] = "lora"
+    mixlora_factors: Annotated[
+        Positive, Doc("For adapter: mixlora, the factors of each layer; at least lora_r.")
+    ] = 16
+    mixlora_router: Annotated[
+        Literal["trained", "frozen"],
+        Doc("For adapter: mixlora; frozen leaves the router as it is drawn, as a control."),
+    ] = "trained"
     validation_items: Annotated[
         Positive, Doc("Validation items per task, chosen by the seed, each label in proportion.")
     ] = 256

@@ -291,7 +291,7 @@ class _PromptOnAccess:
         docs = {ref: self.sources[ref[0]][ref[1]] for ref in dict.fromkeys(refs)}
         rows = {ref: self._row(ref[0], doc) for ref, doc in docs.items()}
         images = {
-            ref: [self.fit(image) if self.fit else image for image in row.images]
+            ref: [self.fit(image) if self.fit else image for image in row.prompt_images]
             for ref, row in rows.items()
         }
         made: dict[str, list[Any]] = {

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import expanded
+from mtrl_judge.judge_tasks.demonstration_checks import JUDGE
+from mtrl_judge.judge_tasks.demonstrations import with_demonstrations
 from mtrl_judge.judge_tasks.sources import load_rows
 
 from . import memory
 from .dataset import labeled_rows, training_set
+from .demonstrations import TrainingDemonstrations
 from .mixed_prompts import mixed_prompts
 from .preflight import accepted_licenses
 from .recipes import as_shell, launch_command, vllm_server_command
@@ -153,9 +157,11 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
     data = {task.task: split.record for task, split in zip(tasks, loaded, strict=True)}
     accepted_licenses(tasks, data, settings.judge.accept_license)
     prompts = mixed_prompts(settings)
+    demonstrations = TrainingDemonstrations(_without_vision(settings), None, None)
+    loaded = [demonstrations.attach(split) for split in loaded]
     dataset = training_set(settings, loaded, prompts=prompts)
     counts = Counter(dataset.with_format(None)["task"])
-    validation = [validation_rows(task, settings) for task in tasks]
+    validation = [validation_rows(task, settings, demonstrations) for task in tasks]
     of_tasks = [
         _TaskRows(
             task.task,
@@ -169,6 +175,17 @@ def _data(settings: Settings) -> tuple[list[_TaskRows], dict[str, Any]]:
         for task, split, rows in zip(tasks, loaded, validation, strict=True)
     ]
     return of_tasks, dataset[0]
+
+
+def _without_vision(settings: Settings) -> Settings:
+    """The settings with as many demonstrations, at random where they need the judge's weights."""
+    tasks = []
+    for task in settings.tasks:
+        spec = task.judge.demonstrations
+        if spec is not None and spec.encoder == JUDGE:
+            task = with_demonstrations(task, spec.model_copy(update={"by": (), "encoder": None}))
+        tasks.append(task)
+    return replace(settings, tasks=tuple(tasks))
 
 
 def _prompt(settings: Settings, row: dict[str, Any]) -> tuple[str, int | None]:

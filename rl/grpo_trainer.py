@@ -26,7 +26,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -60,6 +60,7 @@ from mtrl_judge.models.packing import (
     unique_prefixes,
 )
 from mtrl_judge.models.placeholders import placeholder_ids
+from mtrl_judge.models.routing import routing_of
 from mtrl_judge.models.shared_prefill import StaticDecoding, share_prefill
 from mtrl_judge.models.transformers_judge import unwrap_adapters
 
@@ -217,6 +218,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             self.stateful = {**self.stateful, "beta": kl_schedule}
         inner = self._inner(self.model)
         self._never_sample(placeholder_ids(inner.config))
+        self._routing = routing_of(inner)
         self._sampler_check = SamplerCheck()
         self._prefix_obstacle = prefix_unsupported_reason(inner)
         self._packing_obstacle = packing_unsupported_reason(inner)
@@ -517,7 +519,7 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
         assert rate is not None
         rewarded_N = judged.correct_N
         of_verdicts = [f in OF_VERDICTS.values() for f in self.reward_funcs]
-        if any(of_verdicts):  # a right verdict may be rewarded otherwise than by how right it is
+        if any(of_verdicts):  # its reward need not be how right a verdict is
             rewarded_N = rewards_N_F[:, of_verdicts.index(True)].nan_to_num().cpu().numpy()
         return uninformative(rewarded_N, judged.format_N, rate, self.num_generations)
 
@@ -649,7 +651,8 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
             size = self._stock_rows(batch) or batch_size
             wanted = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss}
             stock = super()._get_per_token_logps_and_entropies
-            return stock(model, **batch, batch_size=size, **wanted)  # type: ignore[no-any-return]
+            with self._routed_by_prompts(logits_to_keep):
+                return stock(model, **batch, batch_size=size, **wanted)  # type: ignore[no-any-return]
         self._say_attention()
         passes = [list(range(len(input_ids)))]
         if batch_size is not None:  # without gradients, for the whole generation batch
@@ -709,8 +712,15 @@ class JudgeGRPOTrainer(JudgeTraining, GRPOTrainer):  # type: ignore[misc]
     def _stock_logps(self, model: Any, **batch: Any) -> Tensor:
         """Log-probabilities of a micro-batch as TRL computes them, B × C."""
         batch = {"batch_size": self._stock_rows(batch), **batch}
-        logps_B_C: Tensor = super()._get_per_token_logps_and_entropies(model, **batch)[0]
+        with self._routed_by_prompts(batch["logits_to_keep"]):
+            logps_B_C: Tensor = super()._get_per_token_logps_and_entropies(model, **batch)[0]
         return logps_B_C
+
+    def _routed_by_prompts(self, answer_tokens: int) -> AbstractContextManager[None]:
+        """Within the context, adapters choose by the tokens before so many of each row."""
+        if self._routing is None:
+            return nullcontext()
+        return self._routing.answers_of(answer_tokens)
 
     def _rounding(self, model: Any, batch: dict[str, Any]) -> Difference:
         """What rounding does to the log-probabilities of a micro-batch: see :func:`rounding`."""

@@ -87,9 +87,8 @@ def count_parameters(settings: Settings, config: PreTrainedConfig) -> Counts:
     """Exact numbers of parameters; no weight is allocated."""
     import torch
     from transformers import AutoModelForImageTextToText
-    from trl import get_peft_config
 
-    from .model import freeze_vision
+    from .model import adapter_config, freeze_vision
 
     def count(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -98,12 +97,14 @@ def count_parameters(settings: Settings, config: PreTrainedConfig) -> Counts:
         model = AutoModelForImageTextToText.from_config(config)
         of_model, names = count(model), model._no_split_modules or ()
         blocks = [count(module) for module in model.modules() if type(module).__name__ in names]
-        adapter = get_peft_config(settings.model)
+        adapter = adapter_config(settings, model)
         if settings.judge.freeze_vision:
             freeze_vision(model, adapter)
         if adapter is not None:
             from peft import get_peft_model
 
+            if settings.judge.adapter == "mixlora":
+                adapter.bind(model)
             model = get_peft_model(model, adapter)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Counts(of_model, trained, max(blocks, default=of_model))
@@ -253,6 +254,11 @@ class _Device:
         if self.adapters and self.trained_bytes > width:
             inputs = self._adapted_width() * (1 if checkpointed else layers)
             activations += largest.tokens * inputs * self.trained_bytes
+        if self.judge.adapter == "mixlora":
+            # Of each of a block's seven projections: what comes in, the gates, and their product.
+            factors = 7 * 3 * self.judge.mixlora_factors
+            kept = factors * (1 if checkpointed else layers)
+            activations += largest.tokens * kept * self.trained_bytes
         if not (self.adapters or self.judge.freeze_vision):
             activations += self._vision_numbers(largest.of_prompts, checkpointed) * width
         tiles = min(largest.of_answers, _HEAD_TOKENS) * min(text.vocab_size, _HEAD_VOCABULARY)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,15 @@ def check_model(settings: Settings) -> None:
     Raises:
         JudgeError: there is no such model, or it takes no images.
     """
-    from mtrl_judge.models.checkpoint import check_config
+    from mtrl_judge.models.checkpoint import BASE, check_config, unmerged
 
     name, source = _source(settings)
     check_config(name, **source)
+    if (adapters := unmerged(name)) is not None:
+        raise JudgeError(
+            f"model_name_or_path: {name} has adapters that cannot be merged ({adapters}); "
+            f"expected the model that it was trained from, such as {Path(name) / BASE}"
+        )
 
 
 def _source(settings: Settings) -> tuple[str, dict[str, Any]]:
@@ -83,6 +90,11 @@ def trainable(settings: Settings) -> tuple[Any, Any, Any]:
     adapter = adapter_config(settings, model)
     if settings.judge.freeze_vision:
         freeze_vision(model, adapter)
+    if adapter is not None and settings.judge.adapter == "mixlora":
+        from mtrl_judge.models.routing import end_of_prompt
+
+        adapter.end_of_prompt = end_of_prompt(processor)
+        adapter.bind(model)
     return model, processor, adapter
 
 
@@ -159,7 +171,46 @@ def adapter_config(settings: Settings, model: Any) -> Any:
         if target != "all-linear" and not any(re.fullmatch(pattern, name) for name in modules):
             hint = did_you_mean(target, sorted(layers))
             raise JudgeError(f"lora_target_modules: {target!r} is not in the model; {hint}")
+    if settings.judge.adapter == "mixlora":
+        return _mixlora(settings, adapter, model, patterns.values())
     return adapter
+
+
+def _mixlora(settings: Settings, lora: Any, model: Any, patterns: Iterable[str]) -> Any:
+    """The configuration of MixLoRA for what LoRA's would adapt, within the language model.
+
+    Raises:
+        JudgeError: the model, or layers of experts, cannot have it.
+    """
+    from torch import nn
+
+    from mtrl_judge.models.mixlora import MixLoraConfig, language_layers, unsupported_reason
+
+    if reason := unsupported_reason(model):
+        raise JudgeError(f"adapter: mixlora: not for this model: {reason}")
+    routed = [name for name, module in model.named_modules() if hasattr(module, "experts")]
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{block}.") for block in routed)
+        linear = lora.target_modules == "all-linear" and isinstance(module, nn.Linear)
+        if inside and (linear or any(re.fullmatch(pattern, name) for pattern in patterns)):
+            raise JudgeError(
+                f"lora_target_modules: {name} belongs to a layer of experts, which read single "
+                "tokens, and adapter: mixlora reads whole prompts; expected projections of "
+                "attention, such as q_proj v_proj"
+            )
+    judge, selected = settings.judge, settings.model.lora_r
+    return MixLoraConfig(
+        task_type=lora.task_type,
+        r=judge.mixlora_factors,
+        target_modules=lora.target_modules,
+        exclude_modules=language_layers(model),
+        lora_alpha=lora.lora_alpha * judge.mixlora_factors / selected,
+        lora_dropout=lora.lora_dropout,
+        bias=lora.bias,
+        modules_to_save=lora.modules_to_save,
+        selected=selected,
+        trains_router=judge.mixlora_router == "trained",
+    )
 
 
 def freeze_vision(model: Any, adapter: Any) -> None:
@@ -170,13 +221,18 @@ def freeze_vision(model: Any, adapter: Any) -> None:
     """
     tower = model.get_encoder(modality="image")
     tower.requires_grad_(False)
-    if adapter is not None:
+    # The layers of MixLoRA are all in the language model.
+    if adapter is not None and not hasattr(adapter, "end_of_prompt"):
         (name,) = (name for name, module in model.named_modules() if module is tower)
         adapter.exclude_modules = rf".*{re.escape(name)}\..*"
 
 
 def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
-    """Write the best weights as a complete model: an adapter is merged into its base model."""
+    """Write the best weights as a complete model: an adapter is merged into its base model.
+
+    One that cannot be merged is written beside it: see
+    :func:`~mtrl_judge.models.checkpoint.load_model`.
+    """
     from mtrl_judge.models.checkpoint import errors_of_saving
 
     written = folder / (ADAPTER if settings.model.use_peft else JUDGE)
@@ -193,6 +249,9 @@ def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
 
     with in_this_process_alone():
         model, processor = load(settings)
+    if settings.judge.adapter == "mixlora":
+        _save_unmerged(trainer, model, processor, folder)
+        return
     merged = PeftModel.from_pretrained(model, str(folder / ADAPTER)).merge_and_unload()
     with whole_folder(folder / JUDGE) as part, errors_of_saving(folder / JUDGE):
         merged.save_pretrained(part)
@@ -200,3 +259,31 @@ def save_judge(trainer: Any, settings: Settings, folder: Path) -> None:
         write_card(part, trainer.checkpoint_card)
         if trainer.base_weights is not None:
             trainer.base_weights.check(part)
+
+
+def _save_unmerged(trainer: Any, model: Any, processor: Any, folder: Path) -> None:
+    """Write a judge whose adapter stays one.
+
+    Its weights are in folders of their own, so that no other program takes the base model's for the
+    judge's.
+
+    Args:
+        model: the base model.
+    """
+    from mtrl_judge.models.checkpoint import BASE, MIXLORA, errors_of_saving
+    from mtrl_judge.models.mixlora import with_mixlora
+
+    from .checkpoints import write_card
+
+    with whole_folder(folder / JUDGE) as part, errors_of_saving(folder / JUDGE):
+        model.save_pretrained(part / BASE)
+        if trainer.base_weights is not None:
+            trainer.base_weights.check(part / BASE)
+        for name in ("config.json", "generation_config.json"):
+            if (part / BASE / name).is_file():
+                shutil.copy(part / BASE / name, part)
+        processor.save_pretrained(part)
+        adapted = with_mixlora(model, folder / ADAPTER)
+        adapted.peft_config["default"].base_model_name_or_path = BASE
+        adapted.save_pretrained(part / MIXLORA)
+        write_card(part, trainer.checkpoint_card)

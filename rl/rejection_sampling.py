@@ -23,13 +23,24 @@ from mtrl_judge.judge_tasks.prompts import render_messages
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.scoring import Score, score
 from mtrl_judge.judge_tasks.sources import LoadedSplit
-from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, Style
+from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, JudgeTask, Style
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
 
 if TYPE_CHECKING:
+    from mtrl_judge.models.transformers_judge import TransformersJudge
+
     from .settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+class SampledText(NamedTuple):
+    """An answer that the base model gave."""
+
+    text: str
+    carried: bool = True
+    """Whether its verdict is the most probable one after its own reasoning; with ``rft_verified``
+    only."""
 
 
 class RowKey(NamedTuple):
@@ -52,18 +63,30 @@ def sample_answers(settings: Settings, loaded: Sequence[LoadedSplit], folder: Pa
     Raises:
         JudgeError: no answer is kept.
     """
+    import torch
     from accelerate import PartialState
-    from accelerate.utils import gather_object, set_seed
+    from accelerate.utils import gather_object
 
+    from mtrl_judge.models.transformers_judge import TransformersJudge
+
+    from .demonstrations import TrainingDemonstrations
+    from .model import load
     from .validation import share_of
 
     file, process = folder / ANSWERS_FILE, PartialState()
     if file.is_file():
         return file
+    model, processor = load(settings)
+    demonstrations = TrainingDemonstrations(settings, model, processor)
+    loaded = [demonstrations.attach(split) for split in loaded]
     rows = [row for split in loaded for row in chosen_rows(settings, split)]
     share = share_of(len(rows), process.num_processes, process.process_index)
-    set_seed(settings.trainer.seed + process.process_index)
-    texts = dict(zip(share, _texts(settings, [rows[n] for n in share]), strict=True))
+    judge = TransformersJudge(model.to(process.device).eval(), processor)
+    texts = dict(zip(share, _texts(settings, judge, [rows[n] for n in share]), strict=True))
+    del model, judge, demonstrations
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     texts = dict(gather_object(list(texts.items())))
     if process.is_main_process:
         _write(file, settings.style, [(rows[n], texts[n]) for n in sorted(texts)])
@@ -81,29 +104,29 @@ def chosen_rows(settings: Settings, split: LoadedSplit) -> list[JudgeRow]:
     return [JudgeRow.from_doc(rows[n]) for n in labeled[: settings.judge.rft_items]]
 
 
-def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
+def _texts(
+    settings: Settings, judge: TransformersJudge, rows: Sequence[JudgeRow]
+) -> list[list[SampledText]]:
     """``rft_samples`` answers to each row, sampled as GRPO does, or as the model's own
-    probabilities are where the run is SFT alone."""
+    probabilities are where the run is SFT alone.
+
+    They follow from the seed and the prompt, whatever the number of processes.
+    """
     import torch
-    from accelerate import PartialState
-
-    from mtrl_judge.models.transformers_judge import TransformersJudge
-
-    from .model import load
 
     trainer, samples = settings.trainer, settings.judge.rft_samples
-    model, processor = load(settings)
-    judge = TransformersJudge(model.to(PartialState().device).eval(), processor)
     prompts = (
-        judge.prompt(render_messages(row, settings.style), row.images)
-        for row in rows
-        for _ in range(samples)
+        judge.prompt(render_messages(row, settings.style), row.prompt_images) for row in rows
     )
-    texts: dict[int, str] = {}
+    # Batches of answers, of which a prompt has several.
+    batch_size = max(1, trainer.per_device_eval_batch_size // samples)
+    texts: dict[int, list[str]] = {}
     with torch.no_grad():
-        for batch in judge.batches(prompts, trainer.per_device_eval_batch_size):
-            answers = judge.generate(
+        for batch in judge.batches(prompts, batch_size):
+            answers = judge.sample(
                 batch,
+                samples,
+                trainer.seed,
                 do_sample=True,
                 num_beams=1,
                 temperature=getattr(trainer, "temperature", 1.0),
@@ -111,12 +134,59 @@ def _texts(settings: Settings, rows: Sequence[JudgeRow]) -> list[list[str]]:
                 top_k=getattr(trainer, "top_k", 0),
                 max_new_tokens=settings.answer_tokens,
             )
-            texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
-    del model, judge
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return [[texts[n * samples + k] for k in range(samples)] for n in range(len(rows))]
+            for index, answers_K in zip(batch.indices, answers, strict=True):
+                texts[index] = [answer.text for answer in answers_K]
+    found = [[SampledText(text) for text in texts[n]] for n in range(len(rows))]
+    if not settings.judge.rft_verified:
+        return found
+    return verified(judge, rows, found, settings.style, trainer.per_device_eval_batch_size)
+
+
+def verified(
+    judge: TransformersJudge,
+    rows: Sequence[JudgeRow],
+    sampled: Sequence[Sequence[SampledText]],
+    style: Style,
+    batch_size: int,
+) -> list[list[SampledText]]:
+    """The answers with what their own reasoning says of their verdicts."""
+    asked = [(row, one.text) for row, texts in zip(rows, sampled, strict=True) for one in texts]
+    probabilities = judge.verdict_probabilities(
+        [row for row, _ in asked], [text for _, text in asked], style, batch_size=batch_size
+    )
+    checked = iter(
+        SampledText(text, _is_carried(row, text, of_row))
+        for (row, text), of_row in zip(asked, probabilities, strict=True)
+    )
+    return [[next(checked) for _ in texts] for texts in sampled]
+
+
+def _is_carried(row: JudgeRow, text: str, probabilities: Sequence[float]) -> bool:
+    kind = KINDS[row.kind]
+    verdict = kind.read(text, row.verdicts).value
+    if verdict is None:
+        return False
+    own = row.verdicts.index(kind.label_class(verdict, row.verdicts))
+    return probabilities[own] == max(probabilities)
+
+
+def require_verifiable(tasks: Iterable[JudgeTask], style: Style) -> None:
+    """
+    Raises:
+        JudgeError: answers to a task cannot be verified by the probabilities of their verdicts.
+    """
+    if style == "direct":
+        raise JudgeError(
+            "rft_verified: verifies a verdict by the reasoning before it, but the style is direct; "
+            "leave it out, or choose another style"
+        )
+    for task in tasks:
+        verdicts = task.judge.verdicts
+        if not all(task.kind.has_verdict(verdict, verdicts) for verdict in verdicts):
+            raise JudgeError(
+                f"rft_verified: the verdicts of {task.task} ({task.kind.name}) are too many to "
+                "have the probability of each; leave the task or the field out"
+            )
 
 
 def kept_answers(row: JudgeRow, texts: Iterable[str], style: Style) -> list[str]:
@@ -144,12 +214,14 @@ def _is_correct(row: JudgeRow, scored: Score) -> bool:
     return scored.correct >= KINDS[row.kind].attainable(row.label, row.verdicts)
 
 
-def _write(file: Path, style: Style, answered: Sequence[tuple[JudgeRow, Sequence[str]]]) -> None:
+def _write(
+    file: Path, style: Style, answered: Sequence[tuple[JudgeRow, Sequence[SampledText]]]
+) -> None:
     sampled: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     lines: list[dict[str, Any]] = []
     for row, texts in answered:
-        answers = kept_answers(row, texts, style)
+        answers = kept_answers(row, (one.text for one in texts if one.carried), style)
         sampled[row.task] += len(texts)
         kept[row.task] += len(answers)
         key = RowKey(row.task, row.item_id, row.swapped)._asdict()

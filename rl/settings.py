@@ -18,6 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE
+from mtrl_judge.judge_tasks.demonstrations import (
+    demonstrated_style,
+    parse_demonstrations,
+    with_demonstrations,
+)
 from mtrl_judge.judge_tasks.sources import data_root
 from mtrl_judge.judge_tasks.spec import ANSWERS_FILE, JudgeTask, Style
 from mtrl_judge.metrics.rates import higher_is_better
@@ -35,6 +40,7 @@ from .recipes import (
     launch_command,
     resolve_tasks,
 )
+from .rejection_sampling import require_verifiable
 
 if TYPE_CHECKING:
     from trl.trainer.model_config import ModelConfig
@@ -68,7 +74,14 @@ class Settings:
 
     @property
     def style(self) -> Style:
-        """How the judge is asked to answer."""
+        """How the judge is asked to answer: direct where demonstrations show no reasoning."""
+        asked = self.asked_style
+        shown = {demonstrated_style(task, asked) for task in self.tasks}
+        return "direct" if "direct" in shown else asked
+
+    @property
+    def asked_style(self) -> Style:
+        """The style that the recipe or the method asks for."""
         return self.judge.style or ("reasoned" if self.method == "grpo" else "direct")
 
     @property
@@ -174,7 +187,8 @@ def _build(
         _refuse_other_world_size(method, judge, flags)
     if judge.allow_local_files:
         os.environ[LOCAL_FILES_VARIABLE] = "1"  # also for the processes of this run
-    tasks = resolve_tasks(judge.tasks)
+    named = parse_demonstrations(judge.demonstrations, f"{where}: demonstrations")
+    tasks = [with_demonstrations(task, named) for task in resolve_tasks(judge.tasks)]
     given = {**_our_defaults(method, given, tasks), **given}
     _, trainer_config, model_config = argument_classes(method)
     recorded = {name: value for name, value in given.items() if name not in _START_ONLY}
@@ -300,12 +314,17 @@ def _conflicts(settings: Settings) -> Iterator[str]:
     yield from _faults_of(lambda: named_engine(judge))
     if judge.warm_up is not None:
         yield from _faults_of(lambda: warm_up_settings(settings, {"dry_run": True}))
+    yield from _adapter_conflicts(settings)
     for name in [name for name in ("warm_up", "answers") if samples_answers(judge, name)]:
         if judge.accelerate is not None:
             yield (
                 f"{name}: rft loads the whole model in each process, and accelerate shards it; "
                 "sample in a run without accelerate, and use its answers in an SFT recipe"
             )
+    if judge.rft_verified:
+        if not (samples_answers(judge, "warm_up") or samples_answers(judge, "answers")):
+            yield "rft_verified: nothing is sampled; set warm_up or answers to rft"
+        yield from _faults_of(lambda: require_verifiable(settings.tasks, settings.style))
     if judge.answers is not None and settings.method == "grpo":
         yield "answers: not a field of grpo"
     if judge.answers not in (None, RFT, DATA) and not Path(str(judge.answers)).is_file():
@@ -349,6 +368,43 @@ def _conflicts(settings: Settings) -> Iterator[str]:
                 "because the server has to be started with both"
             )
         yield from _group_conflicts(judge, trainer)
+
+
+def _adapter_conflicts(settings: Settings) -> Iterator[str]:
+    judge, model, trainer = settings.judge, settings.model, settings.trainer
+    if judge.adapter != "mixlora":
+        for name in ("mixlora_factors", "mixlora_router"):
+            if name in settings.given:
+                yield f"{name}: has no effect without adapter: mixlora; leave it out"
+        return
+    if not model.use_peft:
+        yield "adapter: has no effect without use_peft: true; set it, or leave adapter out"
+    if not 2 <= model.lora_r <= judge.mixlora_factors:
+        yield (
+            f"lora_r: is {model.lora_r}; expected 2 to mixlora_factors ({judge.mixlora_factors}): "
+            "so many factors are chosen for a prompt, and a single one's weight teaches its router "
+            "nothing"
+        )
+    if model.lora_target_parameters:
+        yield (
+            "lora_target_parameters: not with adapter: mixlora, whose layers read whole prompts, "
+            "and experts read single tokens; expected lora_target_modules"
+        )
+    if judge.accelerate is not None:
+        yield (
+            "accelerate: adapter: mixlora needs the whole model in each process; leave out one of "
+            "the two"
+        )
+    if getattr(trainer, "use_vllm", False):
+        yield "use_vllm: vLLM cannot run adapter: mixlora; leave out one of the two"
+    if getattr(trainer, "cache_implementation", None) is not None:
+        yield (
+            "cache_implementation: not with adapter: mixlora, whose choice is kept with the cache "
+            "and cannot be compiled; leave out one of the two"
+        )
+    for name in ("use_dora", "use_rslora", "load_in_4bit", "load_in_8bit"):
+        if getattr(model, name):
+            yield f"{name}: not with adapter: mixlora; leave out one of the two"
 
 
 def _faults_of(check: Callable[[], object]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .arguments import METHODS, Method
 from .dataset import raw_columns, require_facts, training_set
+from .demonstrations import TrainingDemonstrations, demonstrations_record, report_style
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
 from .host_warnings import without_renamed
@@ -132,6 +133,7 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     from .run_record import finish_record, record_sampler, start_record
 
     logging.disable_progress_bar()  # of weights being loaded and saved; the training's bar stays
+    report_style(settings)
     tasks, root = settings.tasks, settings.data_root
     process = PartialState()
     with process.main_process_first():
@@ -140,7 +142,11 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
         raw_columns(settings.judge, loaded)
         require_facts(settings.judge, loaded)
     data = {
-        task.task: {**split.record, **prompt_record(task, settings.judge.prompts)}
+        task.task: {
+            **split.record,
+            **prompt_record(task, settings.judge.prompts),
+            **demonstrations_record(task),
+        }
         for task, split in zip(tasks, loaded, strict=True)
     }
     accepted = accepted_licenses(tasks, data, settings.judge.accept_license)
@@ -262,8 +268,10 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     fit = partial(fit_grid, image_processor=processor.image_processor)
     uses_vllm = getattr(arguments, "use_vllm", False)  # SFT samples nothing
     prompts = mixed_prompts(settings)
+    demonstrations = TrainingDemonstrations(settings, model, processor)
+    loaded = [demonstrations.attach(split) for split in loaded]
     dataset = training_set(settings, loaded, fit if uses_vllm else None, prompts)
-    validation = Validation.load(settings)
+    validation = Validation.load(settings, demonstrations)
     callbacks = [JsonLog(Path(str(arguments.output_dir))), stop]
     if validation is not None:
         callbacks.append(CollapseWarning(validation.label_shares()))

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer
 
+    from .demonstrations import TrainingDemonstrations
     from .settings import Settings
 
 
@@ -89,8 +90,13 @@ class Validation:
     max_new_tokens: int
 
     @classmethod
-    def load(cls, settings: Settings) -> Validation | None:
+    def load(
+        cls, settings: Settings, demonstrations: TrainingDemonstrations | None = None
+    ) -> Validation | None:
         """The validation that a run's settings describe; None where they ask for none.
+
+        Args:
+            demonstrations: what its prompts show beside the items.
 
         Raises:
             JudgeError: a task has no validation split, or no label in it.
@@ -98,7 +104,7 @@ class Validation:
         arguments = settings.trainer
         if arguments.eval_strategy == "no" and not arguments.eval_on_start:
             return None
-        chosen = [validation_rows(task, settings) for task in settings.tasks]
+        chosen = [validation_rows(task, settings, demonstrations) for task in settings.tasks]
         return cls(
             settings.tasks,
             chosen,
@@ -199,7 +205,7 @@ class Validation:
             part = [
                 judge.prompt(
                     render_messages(row, self.style),
-                    [fit_grid(image, image_processor) for image in row.images],
+                    [fit_grid(image, image_processor) for image in row.prompt_images],
                 )
                 for row in rows[start : start + WINDOW]
             ]

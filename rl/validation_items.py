@@ -15,16 +15,24 @@ from .dataset import labeled_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .demonstrations import TrainingDemonstrations
     from .settings import Settings
 
 
-def validation_rows(task: JudgeTask, settings: Settings) -> Dataset:
+def validation_rows(
+    task: JudgeTask, settings: Settings, demonstrations: TrainingDemonstrations | None = None
+) -> Dataset:
     """The rows of up to ``validation_items`` items of a task, which the seed chooses.
+
+    Args:
+        demonstrations: what their prompts show beside them.
 
     Raises:
         JudgeError: the task has no validation split, or no label in it.
     """
     loaded = load_rows(task, "validation", settings.data_root)
+    if demonstrations is not None:
+        loaded = demonstrations.attach(loaded)
     rows = labeled_rows(task, "validation", loaded.rows.dataset)
     return choose_items(rows, settings.judge.validation_items, settings.trainer.seed)
 

@@ -30,11 +30,11 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
 from .batcher import Batcher, QueueFullError
-from .items import Item
 from .judge import Judge
 from .judgment import Judgment
 from .limits import Limits
 from .requests import ChatBody, JudgeBody, RequestError, item_of_chat, items_of_judge, parse
+from .single_items import Item
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 

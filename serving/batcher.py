@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mtrl_judge.common.errors import JudgeError
 
-from .items import Item
 from .judgment import Judgment
+from .single_items import Item
 
 
 class QueueFullError(Exception):

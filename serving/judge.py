@@ -12,8 +12,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.data.demonstrations import Demonstrator, load_demonstrator
+from mtrl_judge.judge_tasks.demonstrations import parse_demonstrations, with_demonstrations
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.prompts import render_messages
+from mtrl_judge.judge_tasks.rows import Rows
 from mtrl_judge.judge_tasks.sources import data_root
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.models.base_judge import Answer, Batch
@@ -27,16 +30,18 @@ from mtrl_judge.models.logprob import (
     load_calibration,
 )
 from mtrl_judge.models.style import check_style, chosen_style
+from mtrl_judge.models.votes import Voter, check_vote, sampling
 
 from .batcher import Batcher
-from .items import QUESTION, ImageLike, Item, ShownRow, TaskItems, resolved
 from .judgment import Judgment, combined
+from .single_items import QUESTION, ImageLike, Item, ShownRow, TaskItems, resolved
 
 Calibration: TypeAlias = Literal["temperature", "bias", "none"]
 
 # lmms-eval knows our backend by this name; it runs the engine transformers unless told otherwise.
 _BACKENDS = {"mtrl_judge": "transformers", **{engine: engine for engine in ENGINES}}
 _BATCH_SIZE = 8
+_SEED = 1234  # of torch in lmms-eval (`--seed` in lmms_eval/__main__.py)
 _BATCH_WAIT = 0.005  # seconds; a forward pass of a small model takes longer
 
 
@@ -54,6 +59,12 @@ class Judge:
         calibration: of ``scoring="logprob"``: temperature (the default), bias, or none for
             probabilities as the model gives them.
         max_new_tokens: overrides the tasks' own.
+        demonstrations: solved items in the prompts of every task, as ``judge.demonstrations`` of a
+            YAML; ``{"k": 0}`` is none, and None leaves each task its own.
+        samples: answers to each item, which vote.
+        vote: majority (the default), mean or verified; of several samples.
+        temperature: of the samples; by default the tasks' own where they sample, else 1.
+        seed: of the samples; the default is an evaluation's.
         root: the folder with the tasks' data, for the calibration; None is ``MTRL_JUDGE_DATA``, or
             the hub.
 
@@ -69,6 +80,11 @@ class Judge:
         scoring: str = "generation",
         calibration: str | None = None,
         max_new_tokens: int | None = None,
+        demonstrations: Mapping[str, Any] | None = None,
+        samples: int = 1,
+        vote: str | None = None,
+        temperature: float | None = None,
+        seed: int = _SEED,
         root: Path | None = None,
     ) -> None:
         self.opened = opened
@@ -82,6 +98,9 @@ class Judge:
             raise JudgeError(f"calibration: unknown calibration {calibration!r}; {hint}")
         self._calibration = check_calibration(fitted, self._scoring)
         self._max_new_tokens = max_new_tokens and positive("max_new_tokens", max_new_tokens)
+        self._demonstrations = parse_demonstrations(demonstrations, "demonstrations")
+        self._demonstrators: dict[Path, Demonstrator] = {}
+        self._sampling = sampling(samples, vote, temperature, seed, self._scoring)
         self._root = root
         self._found: dict[str, JudgeTask] = {}
         self._readers: dict[Path, TaskItems] = {}
@@ -99,6 +118,11 @@ class Judge:
         scoring: str = "generation",
         calibration: str | None = None,
         max_new_tokens: int | None = None,
+        demonstrations: Mapping[str, Any] | None = None,
+        samples: int = 1,
+        vote: str | None = None,
+        temperature: float | None = None,
+        seed: int = _SEED,
         data_root: str | Path | None = None,
         batch_size: int | str = _BATCH_SIZE,
         **arguments: Any,
@@ -128,6 +152,11 @@ class Judge:
             scoring=scoring,
             calibration=calibration,
             max_new_tokens=max_new_tokens,
+            demonstrations=demonstrations,
+            samples=samples,
+            vote=vote,
+            temperature=temperature,
+            seed=seed,
             root=None if data_root is None else Path(data_root),
         )
 
@@ -242,11 +271,26 @@ class Judge:
         """What reads the items of a task."""
         if task.task == QUESTION:  # there is no end to questions
             return TaskItems(task)
+        task = with_demonstrations(task, self._demonstrations)
         known = self._readers.get(task.path)
-        if known is None or (known.original is not task and known.original != task):
+        if known is None or known.original != task:
             self._scorers.pop(task.path, None)
-            known = self._readers[task.path] = TaskItems(task)
+            self._demonstrators.pop(task.path, None)
+            shows = task.judge.demonstrations is not None
+            demonstrate = partial(self._demonstrated, task) if shows else None
+            known = self._readers[task.path] = TaskItems(task, demonstrate)
         return known
+
+    def _demonstrated(self, task: JudgeTask, rows: Rows) -> Rows:
+        """The rows of a task with their demonstrations."""
+        if task.judge.demonstrations is None:
+            return rows
+        if task.path not in self._demonstrators:
+            style, _ = chosen_style(task, self._style, self._scoring, self.opened.style)
+            self._demonstrators[task.path] = load_demonstrator(
+                task, style, root=self._root or data_root(), encode_image=self.opened.encode_image
+            )
+        return self._demonstrators[task.path].attach(rows)[0]
 
     def _answer(self, task: JudgeTask, shown: Sequence[ShownRow]) -> list[str]:
         """The judge's answers to rows of one task."""
@@ -256,10 +300,18 @@ class Judge:
         answer: Callable[[Batch], list[Answer]] = partial(judge.generate, **settings)
         if self._scoring == "logprob":
             answer = self._scorer(task).answer
-        prompts = (judge.prompt(render_messages(row, style), row.images) for row, _ in shown)
+        elif self._sampling is not None:
+            check_vote(task, self._sampling.vote, style)
+            rows = [row for row, _ in shown]
+            voter = Voter(judge, self._sampling, rows, style=style, generation=settings)
+            answer = voter.answer
+        prompts = (judge.prompt(render_messages(row, style), row.prompt_images) for row, _ in shown)
         texts: dict[int, str] = {}
         for batch in judge.batches(
-            prompts, self.opened.prompts_at_once, answer_tokens=settings["max_new_tokens"]
+            prompts,
+            self.opened.prompts_at_once,
+            answer_tokens=settings["max_new_tokens"],
+            answers=1 if self._sampling is None else self._sampling.samples,
         ):
             answers = self.opened.answers(batch, answer)
             texts |= zip(batch.indices, (each.text for each in answers), strict=True)
@@ -267,7 +319,8 @@ class Judge:
 
     def _settings(self, task: JudgeTask) -> dict[str, Any]:
         requested = {**GENERATION, **task.generation_kwargs}
-        return generation_settings(requested, self._max_new_tokens)
+        settings = generation_settings(requested, self._max_new_tokens)
+        return settings if self._sampling is None else self._sampling.applied(settings)
 
     def _scorer(self, task: JudgeTask) -> LogprobScorer:
         if task.path in self._scorers:
@@ -296,4 +349,6 @@ class Judge:
                 f"{error}\nThe probabilities of {task.task} are calibrated on its validation data; "
                 'without it, give calibration="none"'
             ) from None
-        return None if loaded is None else calibration_rows(loaded.rows.dataset)
+        if loaded is None:
+            return None
+        return calibration_rows(self._demonstrated(task, loaded.rows).dataset)

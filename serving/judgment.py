@@ -16,8 +16,9 @@ from mtrl_judge.metrics.rankings import order_by, read_order, write_order
 from mtrl_judge.metrics.records import State
 from mtrl_judge.metrics.slots import swapped
 from mtrl_judge.models.logprob import parse_answer
+from mtrl_judge.models.votes import SampledAnswer, parse_votes
 
-from .items import ShownRow
+from .single_items import ShownRow
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class OrderAnswer:
     """Of each verdict, with ``scoring="logprob"``."""
     calibrated: bool | None
     """Whether the probabilities are calibrated; None without any."""
+    samples: tuple[SampledAnswer, ...] = ()
+    """All answers that voted, where several were sampled."""
     swapped: bool = False
     """Whether a pair's candidates were exchanged."""
 
@@ -78,9 +81,14 @@ class Judgment:
 
 def read_answer(row: JudgeRow, text: str) -> OrderAnswer:
     """Read the answer to a row."""
+    voted = parse_votes(text)
+    if voted is not None:
+        text = voted.text
     failure = request_failure(text)
     verdict = score(row, text).verdict
     said = {} if failure else parse_answer(text, row.verdicts)
+    if voted is not None and voted.probabilities is not None:
+        said = voted.fields(row.verdicts)
     probabilities = said.get("probabilities")
     confidence = read_confidence(text)
     if probabilities is not None:
@@ -92,11 +100,12 @@ def read_answer(row: JudgeRow, text: str) -> OrderAnswer:
         verdict=verdict.value,
         state=state,
         reason=failure.message if failure else verdict.reason,
-        text=text.partition("\n")[2] if said else text,
+        text=text.partition("\n")[2] if said and voted is None else text,
         reasoning=read_reasoning(text),
         confidence=confidence,
         probabilities=probabilities,
         calibrated=said.get("calibrated"),
+        samples=() if voted is None else voted.answers,
         swapped=row.swapped,
     )
 

@@ -14,8 +14,8 @@ from mtrl_judge.common.errors import shortened
 from mtrl_judge.judge_tasks.images import FORMATS, encoded, open_image
 from mtrl_judge.judge_tasks.spec import JudgeTask
 
-from .items import Item, TaskItems
 from .limits import Limits
+from .single_items import Item, TaskItems
 
 _MAX_ERRORS = 5
 

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"common", "metrics", "judge_tasks", "models"},
 }
 MAY_IMPORT["harness_plugin"] = MAY_IMPORT["rl"] = {*MAY_IMPORT}
-MAY_IMPORT["serving"] = {"common", "metrics", "judge_tasks", "models"}
+MAY_IMPORT["serving"] = {"common", "metrics", "judge_tasks", "data", "models"}
 MAY_IMPORT["experiments"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 # Only these folders may import these libraries.

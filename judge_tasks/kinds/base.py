@@ -20,6 +20,7 @@ from mtrl_judge.metrics.rates import PAIR_RATES, RATES, STRENGTH_RATES, TIE_RATE
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.slots import slots_of
 from mtrl_judge.metrics.summary import majority_macro_f1, summarize
+from mtrl_judge.metrics.voting import weighted_majority
 
 from ..fields import Column, Frozen, RawValue, label_key, lookup, mapping
 from ..verdicts import Verdict, parse_verdict
@@ -275,6 +276,17 @@ class Kind(ABC):
             most_probable: the index of that one; of several, the one that is taken.
         """
         return verdicts[most_probable]
+
+    def voted(
+        self, votes: Sequence[str | None], weights: Sequence[float], verdicts: Sequence[str]
+    ) -> str | None:
+        """The verdict of several answers to an item; None if all lack one.
+
+        Args:
+            votes: their verdicts; None is none, and counts for nothing.
+            weights: how much each vote counts.
+        """
+        return weighted_majority(votes, weights)
 
     def attainable(self, label: str, verdicts: Sequence[str]) -> float:
         """The correctness of the gold answer: below 1 where a label lies between verdicts."""

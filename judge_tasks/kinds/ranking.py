@@ -18,7 +18,13 @@ from mtrl_judge.metrics.ranking_summary import (
     drawn_rankings,
     summarize_rankings,
 )
-from mtrl_judge.metrics.rankings import order_by, read_order, score_order, write_order
+from mtrl_judge.metrics.rankings import (
+    majority_order,
+    order_by,
+    read_order,
+    score_order,
+    write_order,
+)
 from mtrl_judge.metrics.records import Record
 from mtrl_judge.metrics.summary import summarize
 
@@ -244,6 +250,15 @@ class Ranking(Kind):
             return 0.0
         accuracy = score_order(read_order(verdict), read_order(label)).pairwise_accuracy
         return float(verdict == label) if accuracy is None else accuracy
+
+    def voted(
+        self, votes: Sequence[str | None], weights: Sequence[float], verdicts: Sequence[str]
+    ) -> str | None:
+        """The order of the majority of each pair of candidates."""
+        orders = {n: read_order(vote) for n, vote in enumerate(votes) if vote is not None}
+        if not orders:
+            return None
+        return write_order(majority_order([*orders.values()], [weights[n] for n in orders]))
 
     # Metrics
 

@@ -272,14 +272,31 @@ class Score(Kind):
         expected = number_text(float(np.dot(probabilities, level_values(tuple(verdicts)))))
         return self.label_class(expected, verdicts) if levels_are_named(verdicts) else expected
 
-    def mean_rating(self, ratings: Sequence[str | None], verdicts: Sequence[str]) -> str | None:
+    def voted(
+        self, votes: Sequence[str | None], weights: Sequence[float], verdicts: Sequence[str]
+    ) -> str | None:
+        """The mean rating."""
+        return self.mean_rating(votes, verdicts, weights)
+
+    def mean_rating(
+        self,
+        ratings: Sequence[str | None],
+        verdicts: Sequence[str],
+        weights: Sequence[float] | None = None,
+    ) -> str | None:
         """The mean of several ratings of an item, of named levels the closest one; None without
-        any. Answers without a rating do not count."""
-        known = [rating_values(rating, verdicts) for rating in ratings if rating is not None]
-        if not known:
+        any. Answers without a rating do not count.
+
+        Args:
+            weights: how much each rating counts; None is all alike.
+        """
+        given = [n for n, rating in enumerate(ratings) if rating is not None]
+        if not given:
             return None
+        known = [rating_values(str(ratings[n]), verdicts) for n in given]
+        counts = None if weights is None else [weights[n] for n in given]
         means = {
-            aspect: number_text(fmean(of_aspect))
+            aspect: number_text(fmean(of_aspect, counts))
             for aspect, of_aspect in zip(
                 scales_of(tuple(verdicts)), zip(*known, strict=True), strict=True
             )

@@ -569,3 +569,20 @@ def test_two_arms_are_trained_evaluated_and_compared(
     before = (out / "steps.json").read_bytes()
     run_experiment(experiment)
     assert (out / "steps.json").read_bytes() == before
+
+
+def test_arrow_composes_what_an_arm_trained_on_single_tasks(tmp_path: Path) -> None:
+    experiment = set_up("tiny_cpu", tmp_path, arms="mixlora", only=["Arrow over LoRA-Single"])
+    names = [step.name for step in plan(experiment).steps]
+    trainings = [name for name in names if name.endswith("training")]
+    assert len(trainings) == len(experiment.tasks)
+    assert names[-2:] == [
+        f"Arrow over LoRA-Single, corpus 0, seed 0: {what}"
+        for what in ("composition", "evaluation")
+    ]
+    (judge,) = {str(step.command).split("--out ")[1] for step in plan(experiment).steps[-2:-1]}
+    assert judge in plan(experiment).steps[-1].command
+    file = tmp_path / "arms.yaml"
+    file.write_text("arms: {all: {method: grpo}, one: {judge: all, composed: true}}")
+    with pytest.raises(JudgeError, match="composed: needs the judges of an arm with one_per_task"):
+        read_arms(str(file))

@@ -386,12 +386,10 @@ def test_probabilities_stand_in_the_samples(logprob: Any, random_judge: Path) ->
     assert calibration["mtrl_judge_mjbench_safety"] is None
 
 
-def test_probabilities_do_not_depend_on_limit_batch_or_repeats(
-    logprob: Any, random_judge: Path
-) -> None:
+def test_probabilities_do_not_depend_on_limit_or_batch(logprob: Any, random_judge: Path) -> None:
     task = "mtrl_judge_seetrue"
     whole = logprob(random_judge, [task], batch_size=4)["samples"][task]
-    alone = logprob(random_judge, [task], batch_size=1, limit=3, repeats=2)["samples"][task]
+    alone = logprob(random_judge, [task], batch_size=1, limit=3)["samples"][task]
     assert len(alone) == 3
     for one, other in zip(whole, alone, strict=False):
         for verdict, probability in one["probabilities"].items():

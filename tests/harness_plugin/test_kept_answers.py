@@ -129,7 +129,12 @@ def test_whatever_an_answer_depends_on_asks_again(
     assert asks(gen_kwargs="temperature=1,max_new_tokens=6") == 2
     assert asks(gen_kwargs="temperature=1,max_new_tokens=6") == 0
     assert asks(gen_kwargs="temperature=1,max_new_tokens=6", torch_random_seed=5) == 2
-    assert asks(repeats=2) == 2  # one answer to each item is there
+    # One answer to each item is there.
+    assert asks(gen_kwargs="temperature=1,max_new_tokens=6", repeats=2) == 2
+    votes = f"{default},max_new_tokens=6,samples=2"
+    assert (asks(votes), asks(votes), asks(f"{votes},vote=mean")) == (2, 0, 2)
+    assert asks(f"{votes},temperature=0.5") == asks(votes, torch_random_seed=5) == 2
+    assert asks(f"{default},samples=1") == 2
     assert asks(f"{default},max_pixels=4096") == 2
     assert asks(f"{default},system_prompt=Judge.") == 2
     assert asks(f"{default},scoring=logprob") == 2

@@ -15,7 +15,7 @@ from support.tasks import write_split, write_yaml
 
 from benchmarks.hostile_attacks import HUGE_TABLES, with_footer
 from mtrl_judge.common.errors import DataError
-from mtrl_judge.data.tables import read_table
+from mtrl_judge.data.table_files import read_table
 from mtrl_judge.judge_tasks import parquet_limits
 from mtrl_judge.judge_tasks.dataset_keys import LOCAL_FILES_VARIABLE, read_dataset
 from mtrl_judge.judge_tasks.loading import load_judge_task

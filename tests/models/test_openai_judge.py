@@ -139,6 +139,21 @@ def test_generated_text_is_that_of_transformers(ours: TransformersJudge, connect
         judge.generate(batch_of(judge), **{**GREEDY, "num_beams": 2})
 
 
+def test_samples_are_requests_with_seeds_of_their_own(connect: Any) -> None:
+    judge, server = connect()
+    batch = batch_of(judge, "reasoned")
+    sampled = {**GREEDY, "do_sample": True, "temperature": 0.7, "top_p": 1.0, "top_k": 0}
+    found = judge.sample(batch, 2, 5, **sampled)
+    assert [len(answers_K) for answers_K in found] == [2] * len(ROWS)
+    # Beside them, it is found out once whether the server continues answers.
+    asked = [each for each in server.asked if "seed" in each]
+    assert {each["temperature"] for each in asked} == {0.7}
+    seeds = {each["seed"] for each in asked}
+    assert len(seeds) == len(asked) == 2 * len(ROWS)
+    judge.sample(batch, 2, 5, **sampled)
+    assert {each["seed"] for each in server.asked[-len(asked) :]} == seeds
+
+
 @pytest.mark.parametrize("continues", [None, False], ids=["refuses", "ignores"])
 def test_a_server_that_does_not_continue_answers(
     ours: TransformersJudge, connect: Any, continues: bool | None

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.images import image_cells
+from support.images import image_cells, random_image
+from support.judges import row, tiny_judge
 from support.shared import random_judge
 from support.tasks import write_split, write_task
 from support.training import GRPO, small_world, values
@@ -16,7 +17,12 @@ from mtrl_judge.judge_tasks.facts import Fact
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl.dataset import build_dataset
-from mtrl_judge.rl.rejection_sampling import kept_answers, read_answers
+from mtrl_judge.rl.rejection_sampling import (
+    SampledText,
+    kept_answers,
+    read_answers,
+    verified,
+)
 from mtrl_judge.rl.settings import build_settings
 
 
@@ -41,6 +47,25 @@ def test_of_items_with_facts_the_answers_that_state_the_most_are_kept() -> None:
     assert kept_answers(row_with(*facts), texts, "reasoned") == [best, other]
     assert kept_answers(row_with(*facts), texts[2:4], "reasoned") == []
     assert kept_answers(row_with(facts[2]), texts[3:4], "reasoned") == texts[3:4]
+
+
+def test_verified_answers_have_the_verdict_that_their_reasoning_makes_most_probable(
+    tmp_path: Path,
+) -> None:
+    judge = tiny_judge("qwen3_vl", tmp_path)
+    rows = [row("Is it safe?", random_image(1)), row("Is it round?", random_image(2))]
+    reasonings = ("A knife.", "Nothing here.")
+    texts = [said(r, verdict) for r in reasonings for verdict in ("Yes", "No", "perhaps")]
+    sampled = [[SampledText(text) for text in texts] for _ in rows]
+    found = verified(judge, rows, sampled, "reasoned", batch_size=4)
+    probabilities = judge.verdict_probabilities(
+        [each for each in rows for _ in texts], texts * 2, "reasoned", batch_size=3
+    )
+    assert [[one.text for one in of_row] for of_row in found] == [texts, texts]
+    carried = [one.carried for of_row in found for one in of_row]
+    for start in range(0, len(carried), 3):
+        yes, no = probabilities[start]
+        assert carried[start : start + 3] == [yes > no, no > yes, False]
 
 
 def test_the_dataset_has_a_row_for_each_answer(tmp_path: Path) -> None:
@@ -76,6 +101,11 @@ def test_the_dataset_has_a_row_for_each_answer(tmp_path: Path) -> None:
         ({"warm_up": "rft:tiny_cpu", "accelerate": "fsdp2"}, "warm_up: rft loads the whole model"),
         ({"answers": "some.jsonl"}, "answers: not a field of grpo"),
         ({"answers": "rft"}, "answers: not a field of grpo"),
+        ({"rft_verified": True}, "rft_verified: nothing is sampled"),
+        (
+            {"warm_up": "rft:tiny_cpu", "rft_verified": True, "style": "direct"},
+            "rft_verified: verifies a verdict by the reasoning before it",
+        ),
     ],
 )
 def test_contradictions_are_refused(

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from PIL import Image
 from support import tiny_models
+from support.adapters import mixlora, shaken
 from support.flash_on_cpu import flash_on_cpu
 from support.images import random_image
 from support.vllm_stand_in import vllm_stand_in
@@ -272,6 +273,31 @@ def test_every_option_gives_trls_numbers(
     shared = [line for line in caplog.messages if line.startswith("share_prompt: log-prob")]
     under = " under gradient checkpointing" if "gradient_checkpointing" in fields else ""
     assert shared.count(f"share_prompt: log-probabilities{under}: each prompt once") == 1
+
+
+MIXLORA: dict[str, dict[str, Any]] = {
+    "packed": {"beta": 0.1},
+    "packed, gradient checkpointing": {"gradient_checkpointing": True, "share_prompt_check": True},
+    "a row for each prompt": {"attention": "eager"},
+}
+
+
+@pytest.mark.parametrize("fields", MIXLORA.values(), ids=MIXLORA)
+def test_adapters_selected_by_the_prompt_give_trls_numbers(
+    checkpoint: Any, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    folder = checkpoint(QWEN3)
+    attention = fields.get("attention", "sdpa")
+    model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention)
+    named = {"share_prompt_check": False, **fields, "peft_config": mixlora(folder, model)}
+    named.pop("attention", None)
+    trainer = trainer_of(folder, tmp_path, kind=Compared, model=model, images=2, **named)
+    before = shaken(trainer.model, spread=0.1).state_dict()
+    before = {name: weight.clone() for name, weight in before.items() if "lora_router" in name}
+    trainer.train()
+    after = trainer.model.state_dict()
+    assert before
+    assert all(not torch.equal(after[name], weight) for name, weight in before.items())
 
 
 # Every loss of TRL 1.16 (``GRPOTrainer._compute_loss``), and ratios of whole completions with the

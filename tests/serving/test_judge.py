@@ -23,7 +23,7 @@ from mtrl_judge.judge_tasks.loading import find_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.rows import JudgeRow
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
-from mtrl_judge.serving.items import TaskItems
+from mtrl_judge.serving.single_items import TaskItems
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

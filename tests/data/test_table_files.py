@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtrl_judge.data.tables import read_table
+from mtrl_judge.data.table_files import read_table
 
 
 def test_cells_of_a_tsv_file_are_separated_by_tabs(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mtrl_judge.common.errors import JudgeError, JudgeTaskError, did_you_mean, s
 from mtrl_judge.judge_tasks.column_paths import parse_path
 from mtrl_judge.judge_tasks.images import MAX_IMAGE_BYTES
 from mtrl_judge.judge_tasks.raw_split import RawSplit
-from mtrl_judge.judge_tasks.rows import JudgeRow, to_rows
+from mtrl_judge.judge_tasks.rows import JudgeRow, Rows, to_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.templates import question_columns
 
@@ -70,15 +70,17 @@ class ShownRow(NamedTuple):
 class TaskItems:
     """Reads the items of one task.
 
+    Args:
+        demonstrate: gives rows their demonstrations.
+
     Attributes:
         original: the task.
         task: the same with all left out that says how rows of a dataset become items.
     """
 
-    def __init__(self, task: JudgeTask) -> None:
-        self.original = task
-        self.task = task.model_copy(update={"judge": task.judge.model_copy(update=_ABOUT_DATASETS)})
-        judge = self.task.judge
+    def __init__(self, task: JudgeTask, demonstrate: Callable[[Rows], Rows] | None = None) -> None:
+        self.original, self._demonstrate = task, demonstrate
+        judge = task.judge.model_copy(update=_ABOUT_DATASETS)
         self.image_columns = tuple(dict.fromkeys(parse_path(p).column for p in judge.images))
         of_candidates = [parse_path(path).column for group in task.candidates for path in group]
         names = {*question_columns(judge.question), *of_candidates} - {*self.image_columns}
@@ -87,6 +89,11 @@ class TaskItems:
             sorted(names, key=lambda name: (_place(judge.question, name), name))
         )
         self._plain = all(path in self.image_columns for path in judge.images)
+        # Where an item has the column, so that its own cluster demonstrates nothing.
+        cluster = task.judge.cluster_by
+        if cluster and parse_path(cluster).column in (*self.image_columns, *self.text_columns):
+            judge = judge.model_copy(update={"cluster_by": cluster})
+        self.task = task.model_copy(update={"judge": judge})
 
     @property
     def expected(self) -> str:
@@ -193,7 +200,10 @@ class TaskItems:
     def _of_raw(self, raw: RawSplit) -> list[list[ShownRow]]:
         rows_N: list[list[ShownRow]] = [[] for _ in range(len(raw))]
         # There are no labels, so that no threshold of them counts.
-        for doc in to_rows(raw, threshold=0.0).dataset:
+        rows = to_rows(raw, threshold=0.0)
+        if self._demonstrate is not None:
+            rows = self._demonstrate(rows)
+        for doc in rows.dataset:
             shown = ShownRow(JudgeRow.from_doc(doc), doc["order"])
             rows_N[doc["source_index"]].append(shown)
         return rows_N
