@@ -20,7 +20,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "data push": ("data push mtrl_judge_seetrue --repo owner/name --dry-run",),
     "new": ("new mtrl_judge_mine --kind pairwise --dataset owner/name",),
     "validate": ("validate mtrl_judge_mine.yaml --rows 5",),
-    "preview": ("preview mtrl_judge_seetrue --n 2",),
+    "preview": (
+        "preview mtrl_judge_seetrue --n 2",
+        "preview mtrl_judge_seetrue --model tiny-base --html",
+    ),
     "eval": (
         "eval --model-args pretrained=Qwen/Qwen3-VL-8B-Instruct --batch-size 8",
         "eval --tasks mtrl_judge_seetrue mtrl_judge_unsafebench --model-args pretrained=tiny-base",

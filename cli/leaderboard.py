@@ -12,7 +12,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, write_text
 
 from .command_line import App, JudgeGroup
-from .options import Force, echo, use_data_root
+from .options import METRICS, Force, choice, echo, use_data_root
 
 Format: TypeAlias = Literal["md", "csv", "json", "html", "latex"]
 
@@ -42,9 +42,7 @@ Results = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(
-        help="macro_f1, accuracy, cohen_kappa, flip_rate, … (default: the tasks' headline metric)."
-    ),
+    choice(METRICS, "What judges are compared by (default: the tasks' headline metric)."),
 ]
 Tasks = Annotated[str, typer.Option(help="Task names or patterns, comma-separated (default: all).")]
 Across = Annotated[
@@ -75,7 +73,12 @@ def show(
     metric: Metric = None,
     tasks: Tasks = "",
     sort: Annotated[
-        str | None, typer.Option(help="A task, train, ood, gap or name; best first.")
+        str | None,
+        choice(
+            ("train", "ood", "gap", "name"),
+            "Best first (default: the first of these that there is).",
+            others=("TASK",),
+        ),
     ] = None,
     across: Across = "",
     max_failures: MaxFailures = MAX_FAILURES,

@@ -19,6 +19,7 @@ from mtrl_judge.common.exits import exits_with_message
 from mtrl_judge.common.host_versions import EVALUATION, check_versions
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.utf8 import use_utf8
+from mtrl_judge.common.verbosity import verbosity
 
 from .command_line import App, Commands, spelled_alike
 from .data import app as data
@@ -26,7 +27,9 @@ from .gate import app as baseline
 from .gate import gate
 from .leaderboard import app as leaderboard
 from .options import (
+    EVALUATED_SPLITS,
     KINDS,
+    PERTURBATIONS,
     SPLITS,
     STYLES,
     AllowLocalFiles,
@@ -171,8 +174,23 @@ def preview(
     split: Annotated[str | None, choice(SPLITS, "(default: the evaluated one)")] = None,
     style: Style = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the images (default: preview-<task>).")
+        Path | None,
+        typer.Option(help="Folder for the images, or the page (default: preview-<task>)."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A checkpoint folder or a hub id: also show its chat template, sizes of images "
+            "as it sees them, and tokens. Weights are not loaded."
+        ),
+    ] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="With --model: as in the evaluation's model arguments.")
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write one page with the images, instead.")
+    ] = False,
+    force: Force = False,
     data_root: DataRoot = None,
     allow_local_files: AllowLocalFiles = False,
 ) -> None:
@@ -182,8 +200,25 @@ def preview(
 
     use_data_root(data_root)
     judge_task = find_task(task)
+    view = None
+    if model is not None:
+        from mtrl_judge.models.chat_view import ChatView
+
+        view = ChatView(model, system_prompt)
+        style = style or view.style
+    elif system_prompt is not None:
+        raise JudgeError("--system-prompt: is shown with a chat template; add --model")
     folder = out or Path(f"preview-{judge_task.task}")
-    echo(write_preview(judge_task, folder, n=n, split=split, style=style))
+    shown = write_preview(
+        *(judge_task, folder),
+        n=n,
+        split=split,
+        style=style,
+        view=view,
+        html=html,
+        force=force,
+    )
+    echo(f"{shown}: written" if html else shown)
 
 
 @app.command()
@@ -274,32 +309,31 @@ def evaluate(
 
     from .evaluation_end import evaluation_end
 
-    if verbose and quiet:
-        raise JudgeError("--quiet: excludes --verbose; leave one of them out")
-    shown = None if verbose else EvaluationProgress(quiet=quiet)
-    if retry is not None:
-        refuse_other_options(context, ("retry", "verbose", "quiet"))
-        repeated = retry_failed(retry, context.args, shown=shown)
-        if repeated is None:
-            echo(f"{retry}: no failed requests")
-        runs, folder = [] if repeated is None else [repeated], retry
-    else:
-        use_data_root(data_root)
-        folder = output_path
-        try:
-            with locked_folder(output_path):
-                runs = run_lmms_eval(
-                    model,
-                    ",".join(comma_separated(tasks) or [ALL_TASKS]),
-                    output_path=output_path,
-                    style=style,
-                    flags=context.args,
-                    resume=resume,
-                    shown=shown,
-                )
-        except (KeyboardInterrupt, SystemExit):
-            echo("stopped; run the same command with --resume to go on", err=True)
-            raise
+    shown = None if verbose else EvaluationProgress()
+    with verbosity(quiet=quiet, verbose=verbose):
+        if retry is not None:
+            refuse_other_options(context, ("retry", "verbose", "quiet"))
+            repeated = retry_failed(retry, context.args, shown=shown)
+            if repeated is None:
+                echo(f"{retry}: no failed requests")
+            runs, folder = [] if repeated is None else [repeated], retry
+        else:
+            use_data_root(data_root)
+            folder = output_path
+            try:
+                with locked_folder(output_path):
+                    runs = run_lmms_eval(
+                        model,
+                        ",".join(comma_separated(tasks) or [ALL_TASKS]),
+                        output_path=output_path,
+                        style=style,
+                        flags=context.args,
+                        resume=resume,
+                        shown=shown,
+                    )
+            except (KeyboardInterrupt, SystemExit):
+                echo("stopped; run the same command with --resume to go on", err=True)
+                raise
     if runs:
         echo(evaluation_end(runs, folder, None if shown is None else shown.log))
     require_answers(runs)
@@ -321,7 +355,7 @@ def robustness(
     tasks: Tasks = None,
     perturbations: Annotated[
         list[str] | None,
-        typer.Option(help="Names; see docs/robustness.md (default: all).", metavar="NAME…"),
+        choice(PERTURBATIONS, "One or more; see docs/robustness.md (default: all)."),
     ] = None,
     paraphrases: Annotated[
         int,
@@ -329,7 +363,9 @@ def robustness(
     ] = 2,
     split: Annotated[
         str | None,
-        typer.Option(help="validation, to choose an instruction by (default: the tasks' own)."),
+        choice(
+            EVALUATED_SPLITS, "validation is to choose an instruction by (default: the tasks' own)."
+        ),
     ] = None,
     style: Style = None,
     data_root: DataRoot = None,
@@ -338,6 +374,8 @@ def robustness(
         Path,
         typer.Option(help="Folder for this command only; can be resumed."),
     ] = Path("robustness"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Judge the same rows again under perturbations, and test what they change.
 
@@ -348,16 +386,17 @@ def robustness(
     from mtrl_judge.leaderboard.view import robustness_table
 
     use_data_root(data_root)
-    result = run_robustness(
-        model,
-        ",".join(comma_separated(tasks) or [ALL_TASKS]),
-        comma_separated(perturbations),
-        output_path,
-        paraphrases=paraphrases,
-        split=split,
-        style=style,
-        flags=context.args,
-    )
+    with verbosity(quiet=quiet, verbose=verbose):
+        result = run_robustness(
+            model,
+            ",".join(comma_separated(tasks) or [ALL_TASKS]),
+            comma_separated(perturbations),
+            output_path,
+            paraphrases=paraphrases,
+            split=split,
+            style=style,
+            flags=context.args,
+        )
     if result.effects:
         table = robustness_table(result.effects)
         echo(f"\n{plain_text(table)}")
@@ -376,11 +415,11 @@ def train(context: typer.Context) -> None:
     from mtrl_judge.rl.arguments import METHODS
 
     if context.args[:1] not in ([], ["--help"], ["-h"]):
-        from mtrl_judge.rl.finished_run import refuse_to_resume_finished
+        from mtrl_judge.rl.finished_run import refuse_early
 
         if context.args[0] in METHODS and not {"--help", "-h"} & {*context.args}:
             flags = [word for word in context.args[1:] if word not in ("-q", "-v")]
-            refuse_to_resume_finished(context.args[0], flags)
+            refuse_early(context.args[0], flags)
         from mtrl_judge.rl.train import main as train_main
 
         train_main(context.args)
@@ -444,6 +483,8 @@ def experiment(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the steps and which of them are done.")
     ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare judges that are trained or asked in different ways, and test claims about them.
 
@@ -470,7 +511,8 @@ def experiment(
     if dry_run:
         echo(list_steps(plan(made).steps))
         return
-    comparison = run_experiment(made)
+    with verbosity(quiet=quiet, verbose=verbose):
+        comparison = run_experiment(made)
     if comparison is not None:
         echo(f"\n{comparison}\n\n{out / 'results.md'}, results.json, results.csv")
 
@@ -546,12 +588,15 @@ def demo(
         "demo-run"
     ),
     seed: Seed = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """The whole workflow on this machine: sample corpus, tiny model, GRPO, lmms-eval."""
     from mtrl_judge.experiments.demo import run_demo
     from mtrl_judge.leaderboard.tables import plain_text
 
-    made = run_demo(out, seed=seed)
+    with verbosity(quiet=quiet, verbose=verbose):
+        made = run_demo(out, seed=seed)
     echo(f"\n{plain_text(made.table)}")
     echo(f"\n{plain_text(made.further)}")
     echo(f"\nlearning curve: {made.learning_curve}\njudge: {made.judge}")

@@ -17,18 +17,43 @@ from mtrl_judge.common.secrets import redact
 STYLES = ("reasoned", "direct", "confidence")
 KINDS = ("pointwise", "pairwise", "ranking", "score")
 SPLITS = ("train", "validation", "test")
+EVALUATED_SPLITS = ("validation", "test")
+PERTURBATIONS = (
+    "swap", "blank_image", "shuffled_image", "paraphrase", "rerun", "length", "verdict_names",
+    "demonstration_order",
+)  # fmt: skip
+METRICS = (
+    "macro_f1", "accuracy", "cohen_kappa", "matthews", "null_rate", "macro_f1_answered",
+    "accuracy_answered", "well_formed_rate", "accuracy_without_ties", "accuracy_decided",
+    "accuracy_side", "accuracy_ties_half", "both_orders_correct", "flip_rate", "first_slot_rate",
+    "macro_f1_group_mean", "accuracy_group_mean", "accuracy_answered_group_mean",
+    "joint_accuracy", "spearman_human", "pearson_human", "kendall_human", "pairwise_human",
+    "auc_human", "auc_human_group_mean", "kendall", "pairwise_accuracy", "top1_accuracy", "ndcg",
+    "edit_distance", "position_bias", "spearman", "pearson", "mae", "tie_calibrated_accuracy",
+    "weighted_kappa", "spearman_answered",
+)  # fmt: skip
 
 
-def choice(values: Sequence[str], description: str) -> Any:
+# Longer lists stand in the description, where help wraps lines.
+_LONGEST_METAVAR = 60
+
+
+def choice(values: Sequence[str], description: str, *, others: Sequence[str] = ()) -> Any:
     """An option whose help lists its values, which a shell can complete.
 
     What takes the value checks it, and suggests the nearest one.
+
+    Args:
+        others: words for values that cannot be listed, such as ``TASK``.
     """
 
     def completed(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
 
-    return typer.Option(help=description, metavar=f"[{'|'.join(values)}]", autocompletion=completed)
+    metavar = f"[{'|'.join([*values, *others])}]"
+    if len(metavar) > _LONGEST_METAVAR:
+        metavar, description = "NAME", f"{description} One of: {', '.join(values)}."
+    return typer.Option(help=description, metavar=metavar, autocompletion=completed)
 
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
@@ -65,7 +90,7 @@ AllowLocalFiles = Annotated[
 
 
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print everything that lmms-eval prints.")
+    bool, typer.Option("--verbose", "-v", help="Print what the programs that it runs print, too.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
 

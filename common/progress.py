@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .verbosity import is_quiet
+
 ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 """Called with a label, how many units are done, and how many there are."""
 
@@ -26,7 +28,7 @@ class ProgressBars(Progress):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         console = Console(stderr=True)
         # What vanishes at its end would leave an empty line where it cannot vanish.
-        disable = transient and not console.is_terminal
+        disable = is_quiet() or (transient and not console.is_terminal)
         super().__init__(
             *(*columns, TimeRemainingColumn()),
             console=console,
@@ -51,7 +53,7 @@ class OneLine(Progress):
             *(*columns, TimeRemainingColumn()),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=is_quiet() or not console.is_terminal,
         )
         self._task = self.add_task(label, total=None)
         self._label = label

@@ -22,17 +22,12 @@ _WARNING = re.compile(r"\| (?:WARNING|ERROR) *\| mtrl_judge\.\S+ - (.+)|^(\S+: s
 
 
 class EvaluationProgress:
-    """Reads lmms-eval's output as it comes, and shows how far it is and our own warnings.
+    """Reads lmms-eval's output as it comes, and shows how far it is and our own warnings."""
 
-    Args:
-        quiet: without the line of progress.
-    """
-
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self) -> None:
         self.log: Path | None = None
         """The file that lmms-eval's output goes to."""
         self._console = Console(stderr=True)
-        self._quiet = quiet
         self._line: OneLine | None = None
         self._bar = self._unfinished = ""
         self._shown: set[str] = set()
@@ -41,9 +36,6 @@ class EvaluationProgress:
     def of(self, log: Path) -> Iterator[None]:
         """Show the progress of an evaluation while the block runs."""
         self.log = log
-        if self._quiet:
-            yield
-            return
         with OneLine("starting lmms-eval", self._console) as self._line:
             yield
 

@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.errors import DataError, JudgeError, did_you_mean
+from mtrl_judge.common.files import expanded
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.secrets import Redactor
+from mtrl_judge.common.verbosity import is_verbose
 from mtrl_judge.harness_plugin.answer_store import (
     REUSE_ALL,
     REUSE_VARIABLE,
@@ -23,12 +26,12 @@ from mtrl_judge.harness_plugin.answer_store import (
     new_session,
 )
 from mtrl_judge.harness_plugin.evaluation_split import SPLIT_VARIABLE
-from mtrl_judge.harness_plugin.host_flags import host_flags
+from mtrl_judge.harness_plugin.host_flags import host_flags, refuse_missing_trackers
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE, STYLE_VARIABLE
-from mtrl_judge.judge_tasks.loading import shipped_paths
+from mtrl_judge.judge_tasks.loading import find_task, shipped_paths
 from mtrl_judge.judge_tasks.request_failures import by_message, message_lines
-from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, find_source
 from mtrl_judge.judge_tasks.spec import GROUPS, STYLES
 from mtrl_judge.leaderboard.reading import (
     RESULTS_SUFFIX,
@@ -107,7 +110,8 @@ def run_command(
     Args:
         environment: variables in addition to those of this process.
         folder: the working directory of the command; None is that of this process.
-        log: file for everything that the command prints; None is the output of this process.
+        log: file for everything that the command prints, which is also printed if the user asked
+            for it (``--verbose``); None is the output of this process.
         watch: called with what it prints to the log, as it comes.
 
     Raises:
@@ -124,6 +128,8 @@ def run_command(
         else:
             log.parent.mkdir(parents=True, exist_ok=True)
             output: Any = stack.enter_context(log.open("wb"))
+            if watch is None and is_verbose():
+                watch = partial(print, end="", flush=True)
             if watch is not None:
                 output = _Watched(output, watch)
             file = stack.enter_context(redacted(output, redactor))
@@ -166,15 +172,17 @@ def run_lmms_eval(
         What it wrote, with samples.
 
     Raises:
-        JudgeError: the style, a task or a flag does not exist.
+        JudgeError: the style, a task, a flag, a tracker or the data of a task does not exist.
         CommandError: lmms-eval fails, or has not written all samples.
     """
     if style is not None and style not in STYLES:
         raise JudgeError(f"--style: no style {style!r}; {did_you_mean(style, STYLES)}")
     flags = host_flags(flags)
     _refuse_unknown_tasks(tasks, flags)
+    refuse_missing_trackers(flags)
     variables = {**(environment or {}), **({STYLE_VARIABLE: style} if style else {})}
     present = {**os.environ, **variables}
+    _refuse_missing_data(tasks, present.get(DATA_ROOT_VARIABLE))
     record = EvaluationRecord(
         model=model,
         tasks=tasks,
@@ -244,6 +252,23 @@ def _refuse_unknown_tasks(tasks: str, flags: Sequence[str]) -> None:
         raise JudgeError(
             "\n".join(f"--tasks: no task {name!r}; {did_you_mean(name, known)}" for name in unknown)
         )
+
+
+def _refuse_missing_data(tasks: str, root: str | None) -> None:
+    """Refuse shipped tasks that are named and have no data, before lmms-eval starts.
+
+    A pattern may match tasks that are then skipped, and a dataset on the hub is read later.
+    """
+    shipped = {path.stem for path in shipped_paths()}
+    missing = []
+    for name in dict.fromkeys(tasks.split(",")):
+        if name in shipped:
+            try:
+                find_source(find_task(name), None if root is None else expanded(root))
+            except DataError as error:
+                missing.append(str(error))
+    if missing:
+        raise DataError("\n".join(dict.fromkeys(missing)))
 
 
 def remove_results(folder: Path) -> None:

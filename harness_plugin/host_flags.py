@@ -30,6 +30,24 @@ def known_flags() -> tuple[str, ...]:
     )
 
 
+_TRACKERS = {"--wandb_args": "wandb", "--swanlab_args": "swanlab"}
+
+
+def refuse_missing_trackers(flags: Sequence[str]) -> None:
+    """lmms-eval imports a tracker when all is judged, and then fails (lmms_eval/__main__.py).
+
+    Raises:
+        JudgeError: the package of one that is asked for is not installed.
+    """
+    for flag in flags:
+        package = _TRACKERS.get(flag.partition("=")[0])
+        if package is not None and find_spec(package) is None:
+            name = flag.partition("=")[0]
+            raise JudgeError(
+                f"{name}: needs {package}, which is not installed; pip install {package}"
+            )
+
+
 def host_flags(words: Sequence[str], own: Sequence[str] = ()) -> list[str]:
     """Further words of an evaluation's command line as lmms-eval spells its flags.
 

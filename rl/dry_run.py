@@ -1,4 +1,4 @@
-"""What a run would do: settings, data, a prompt, steps, memory and the command. No weights."""
+"""What a run would do: settings, data, a prompt, steps, what it needs, the command. No weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mtrl_judge.judge_tasks.demonstration_checks import JUDGE
 from mtrl_judge.judge_tasks.demonstrations import with_demonstrations
 from mtrl_judge.judge_tasks.sources import load_rows
 
-from . import memory
+from . import memory, speed
 from .dataset import labeled_rows, training_set
 from .demonstrations import TrainingDemonstrations
 from .mixed_prompts import mixed_prompts
@@ -24,11 +24,6 @@ from .preflight import accepted_licenses
 from .recipes import as_shell, launch_command, vllm_server_command
 from .settings import Settings
 from .validation_items import validation_rows
-
-# For each token of a batch and each layer, when transformers generates: 16 answers of 256 tokens
-# by Qwen3-VL-4B, which has 36 layers, took 27 s on an H100. It is a rough figure for other models,
-# batches and devices.
-_SECONDS_PER_LAYER = 0.003
 
 
 class Schedule(NamedTuple):
@@ -73,7 +68,7 @@ def dry_run(settings: Settings) -> str:
     except DataError as error:
         known = {
             "Settings": _settings_table(settings),
-            "Memory of each device": _memory_table(settings, None),
+            **_needs(settings, None, None),
             **_commands(settings),
             "Missing": f"rows, a prompt and the number of steps, for want of data:\n{error}",
         }
@@ -85,7 +80,7 @@ def dry_run(settings: Settings) -> str:
         "Data": _data_table(rows, varies=settings.judge.balance == "worst_task"),
         "First prompt": prompt,
         "Schedule": _schedule_table(settings, plan, rows),
-        "Memory of each device": _memory_table(settings, tokens),
+        **_needs(settings, tokens, plan.steps),
         **_commands(settings),
     }
     return _report(sections)
@@ -288,20 +283,27 @@ def _validation_length(settings: Settings, answers: int) -> str:
     if not architecture:
         return counted
     layers = architecture[0].get_text_config().num_hidden_layers
-    minutes = math.ceil(batches * tokens * layers * _SECONDS_PER_LAYER / 60)
+    ms = speed.VALIDATION_MS_PER_LAYER
+    minutes = math.ceil(batches * tokens * layers * ms / 60_000)
     return (
-        f"{counted}, roughly {minutes} min ({_SECONDS_PER_LAYER * 1000:g} ms a token and layer, as "
-        f"Qwen3-VL-4B takes on an H100, x {layers} layers); less with use_vllm"
+        f"{counted}, roughly {minutes} min ({ms:g} ms a token and layer, as Qwen3-VL-4B takes on "
+        f"an H100, x {layers} layers); less with use_vllm"
     )
 
 
-def _memory_table(settings: Settings, prompt_tokens: int | None) -> str:
+def _needs(settings: Settings, prompt_tokens: int | None, steps: int | None) -> dict[str, str]:
+    """What the run takes of each device: memory, and time where that kind of device was measured.
+
+    Args:
+        prompt_tokens, steps: None if they are not known.
+    """
+    title = "Memory of each device"
     name = settings.model.model_name_or_path
     if name is None:
-        return "no model is named: --model_name_or_path FOLDER|HUB_NAME"
+        return {title: "no model is named: --model_name_or_path FOLDER|HUB_NAME"}
     architecture = memory.architecture(name, settings.model.model_revision)
     if architecture is None:
-        return f"unknown: {name} is not a folder, and the hub has no configuration of it"
+        return {title: f"unknown: {name} is not a folder, and the hub has no configuration of it"}
     config, source = architecture
     tokens = prompt_tokens or memory.ASSUMED_PROMPT_TOKENS
     estimate = memory.estimate(settings, config, tokens)
@@ -309,10 +311,36 @@ def _memory_table(settings: Settings, prompt_tokens: int | None) -> str:
     what = "of adapters, which are trained" if settings.model.use_peft else "of them trained"
     assumed = "" if prompt_tokens else ", assumed: one image of a megapixel and its question"
     table = tabulate([*estimate.parts, *estimate.peaks], headers=["", "GiB", ""], floatfmt=".2f")
-    return (
-        f"{model:,} parameters, {trained:,} {what} ({source}); a prompt of {tokens} "
+    sections = {
+        title: f"{model:,} parameters, {trained:,} {what} ({source}); a prompt of {tokens} "
         f"tokens{assumed}\n{table}"
-    )
+    }
+    if settings.method == "grpo" and not settings.trainer.use_cpu:
+        found = speed.estimate(settings, config, model, tokens)
+        sections[f"Time on an {speed.DEVICE}"] = _time_table(found, steps)
+    return sections
+
+
+def _time_table(found: speed.Estimate, steps: int | None) -> str:
+    """Rough, and an upper bound: completions are as long as they may be."""
+    table = [
+        (name, "–" if seconds is None else f"at most {speed.duration(seconds)}", why)
+        for name, seconds, why in (
+            ("update of a step", found.update_s, found.update),
+            ("generation of a step", found.generation_s, found.generation),
+        )
+    ]
+    measured = [
+        what
+        for what, seconds in (("update", found.update_s), ("generation", found.generation_s))
+        if seconds is not None
+    ]
+    if steps is not None and measured:
+        total = speed.duration(steps * found.total_s)
+        what = f"{' and '.join(measured)} only, without validation and communication"
+        table.append((f"{steps:,} steps", f"at most {total}", what))
+    note = "Roughly, from the figures in docs/performance.md."
+    return f"{tabulate(table, tablefmt='plain', disable_numparse=True)}\n{note}"
 
 
 def _plain_table(rows: Sequence[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc, TypedDict
@@ -16,6 +16,7 @@ from mtrl_judge.common.errors import JudgeError, nearest
 from mtrl_judge.common.plain_yaml import read_yaml
 
 from .arguments import METHODS, CommonArguments, JudgeArguments, Method
+from .recipes import shipped_recipes
 
 # Fields of TRL that ours replace.
 _REPLACED = {
@@ -63,9 +64,7 @@ def _fields(method: Method) -> Mapping[str, _Field]:
             ours = (m.documentation for m in get_args(annotation) if isinstance(m, Doc))
             text = next(ours, field.metadata.get("help"))
             plain_type = plain[field.name]
-            union = get_origin(plain_type) in (Union, UnionType)
-            options = get_args(plain_type) if union else (plain_type,)
-            known[field.name] = _Field(annotation, options, text, field.default)
+            known[field.name] = _Field(annotation, _options(plain_type), text, field.default)
     return {name: field for name, field in known.items() if name not in _REPLACED}
 
 
@@ -173,11 +172,35 @@ def _from_words(texts: list[str], options: Sequence[Any]) -> Any:
 
 
 def flags_help(method: Method) -> str:
-    """All flags with their descriptions."""
-    lines = ["--recipe", "    A shipped recipe, or a file.", "--launch"]
+    """All flags with their descriptions, and examples."""
+    shipped = "|".join([*(path.stem for path in shipped_recipes(method)), "FILE"])
+    lines = [f"--recipe [{shipped}]", "    A shipped recipe, or a file.", "--launch"]
     lines.append("    Start the processes that the recipe asks for, under accelerate's launcher.")
     lines += ["--quiet, -q", "    No progress; the end of the run and warnings only."]
     lines += ["--verbose, -v", "    Also what transformers logs."]
     for name, field in _fields(method).items():
-        lines += [f"--{name}", f"    {' '.join((field.help or '').replace('%%', '%').split())}"]
-    return "\n".join([f"usage: mtrl-judge train {method} --field value …\n", *lines])
+        values = _choices(field.annotation)
+        shown = f" [{'|'.join(values)}]" if values else ""
+        text = " ".join((field.help or "").replace("%%", "%").split())
+        lines += [f"--{name}{shown}", f"    {text}"]
+    usage = f"usage: mtrl-judge train {method} --field value …\n"
+    example = f"  mtrl-judge train {method} --recipe tiny_cpu --model_name_or_path tiny-base"
+    examples = [f"{example} --dry_run", f"{example} --output_dir runs/tiny"]
+    return "\n".join([usage, *lines, "\nExamples:", *examples])
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values of a type that has no others."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
+    options = [option for option in _options(annotation) if option is not type(None)]
+    parts = [_choices(option) for option in options if option is not annotation]
+    return [value for part in parts for value in part] if parts and all(parts) else []
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The types that a union has; a plain type by itself."""
+    union = get_origin(annotation) in (Union, UnionType)
+    return get_args(annotation) if union else (annotation,)

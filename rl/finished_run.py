@@ -1,4 +1,4 @@
-"""Runs that have ended: what they record, and a quick answer to who resumes one.
+"""Runs that have ended: what they record; and quick answers to some mistakes.
 
 Nothing here imports torch, which takes many seconds.
 """
@@ -6,6 +6,7 @@ Nothing here imports torch, which takes many seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,38 @@ def _record(folder: Path) -> Mapping[str, Any]:
     return read_json(folder / RUN_FILE, missing_ok=True)
 
 
-def refuse_to_resume_finished(method: Method, argv: Sequence[str]) -> None:
-    """Stop before anything is loaded if ``--resume`` names a run that has ended.
+# Names in ``report_to`` that are the names of packages; others are left to :mod:`.packages`.
+_TRACKERS = (
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dvclive",
+    "mlflow",
+    "swanlab",
+    "trackio",
+    "wandb",
+)
 
-    Faults of flags and recipes are left to :func:`.settings.parse_settings`.
+
+def refuse_early(method: Method, argv: Sequence[str]) -> None:
+    """Stop before anything is loaded if ``--resume`` names a run that has ended, or if a tracker is
+    not installed.
+
+    Other faults of flags and recipes are left to :func:`.settings.parse_settings`.
 
     Raises:
-        JudgeError: it has.
+        JudgeError: the run has ended, or a tracker is not installed.
     """
     words = flag_words(argv)
     given: dict[str, Any] = {name: " ".join(values) for name, values in words.items()}
-    if "resume" not in given or given["resume"].casefold() in ("false", "0", "no"):
-        return
     if recipe := given.get("recipe"):
         given = {**read_recipe(find_recipe(recipe, method))[0], **given}
+    trackers = given.get("report_to", ())
+    for name in trackers.replace(",", " ").split() if isinstance(trackers, str) else trackers:
+        if name in _TRACKERS and find_spec(name) is None:
+            raise JudgeError(f"report_to: needs {name}, which is not installed; pip install {name}")
+    if str(given.get("resume", "false")).casefold() in ("false", "0", "no"):
+        return
     try:
         folder, max_steps = expanded(str(given["output_dir"])), int(given.get("max_steps", -1))
     except (KeyError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -16,11 +17,19 @@ from tqdm import tqdm
 
 from mtrl_judge.cli import options
 from mtrl_judge.cli.evaluation_end import evaluation_end
-from mtrl_judge.experiments import launch
+from mtrl_judge.common.verbosity import report
+from mtrl_judge.experiments import launch, robustness
 from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
+from mtrl_judge.experiments.launch import run_command
+from mtrl_judge.experiments.robustness import Robustness
+from mtrl_judge.harness_plugin import host_flags
+from mtrl_judge.harness_plugin.evaluation_split import EVALUATED
+from mtrl_judge.harness_plugin.perturbations import PERTURBATIONS
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.spec import SPLITS, Style
+from mtrl_judge.leaderboard.compare import METRICS
 from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.rl import finished_run
 from mtrl_judge.rl.fields import read_recipe
 from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.recipes import find_accelerate_config, find_recipe
@@ -75,6 +84,10 @@ def test_choices_are_those_of_the_classes_that_check_them() -> None:
     assert get_args(Style) == options.STYLES
     assert {*options.KINDS} == {*KINDS}
     assert options.SPLITS == SPLITS
+    assert options.EVALUATED_SPLITS == EVALUATED
+    assert {*options.PERTURBATIONS} == {*PERTURBATIONS}
+    assert {*options.METRICS} == {*METRICS}
+    assert "--sort [train|ood|gap|name|TASK]" in call("leaderboard", "show", "--help").stdout
     assert "--style [reasoned|direct|confidence]" in call("eval", "--help").stdout
 
 
@@ -132,6 +145,43 @@ def test_resuming_a_finished_run_is_refused_without_torch(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert "finished at step 30; a --max_steps above 60 extends it" in done.stderr
+
+
+def test_missing_trackers_and_data_are_found_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "run_command", lambda *_, **__: pytest.fail("started"))
+
+    def without_trackers(name: str) -> Any:
+        return None if name in ("wandb", "trackio") else importlib.util.find_spec(name)
+
+    for module in (host_flags, finished_run):
+        monkeypatch.setattr(module, "find_spec", without_trackers)
+    evaluate = ("eval", "--output-path", tmp_path / "logs", "--data-root", tmp_path)
+    told = fails(capsys, monkeypatch, *evaluate, "--wandb-args", "project=p")
+    assert "--wandb_args: needs wandb, which is not installed" in told
+    told = fails(capsys, monkeypatch, *evaluate, "--tasks", "mtrl_judge_agin_nat")
+    assert f"mtrl_judge_agin_nat: no folder {tmp_path / 'mtrl_judge_agin_nat'}" in told
+    train = ("train", "grpo", "--recipe", "tiny_cpu", "--output_dir", tmp_path / "run")
+    told = fails(capsys, monkeypatch, *train, "--report_to", "trackio")
+    assert "report_to: needs trackio, which is not installed" in told
+
+
+@pytest.mark.parametrize(("flag", "shows"), [("--quiet", (False, False)), ("-v", (True, True))])
+def test_quiet_hides_progress_and_verbose_shows_what_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, shows: tuple[bool, bool]
+) -> None:
+    def judge(*_: Any, **__: Any) -> Robustness:
+        report("how far it is")
+        run_command("t", [sys.executable, "-c", "print('its output')"], log=tmp_path / "log")
+        return Robustness([], {}, tmp_path / "robustness.json")
+
+    monkeypatch.setattr(robustness, "run_robustness", judge)
+    shown = call("robustness", flag)
+    assert shown.exit_code == 0, shown.output
+    assert ("how far it is" in shown.stdout, "its output" in shown.stdout) == shows
+    assert "robustness.json" in shown.stdout
+    assert (tmp_path / "log").read_text() == "its output\n"
 
 
 def test_a_recipe_can_be_copied_and_used(
