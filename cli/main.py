@@ -171,7 +171,7 @@ def validate(
 def preview(
     task: OneTask,
     n: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
-    split: Annotated[str | None, choice(SPLITS, "(default: the evaluated one)")] = None,
+    split: Annotated[str | None, choice(SPLITS, "Whose rows (default: the evaluated one).")] = None,
     style: Style = None,
     out: Annotated[
         Path | None,
@@ -364,7 +364,7 @@ def robustness(
     split: Annotated[
         str | None,
         choice(
-            EVALUATED_SPLITS, "validation is to choose an instruction by (default: the tasks' own)."
+            EVALUATED_SPLITS, "validation is for choosing an instruction (default: the tasks' own)."
         ),
     ] = None,
     style: Style = None,
