@@ -49,6 +49,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "train grpo --recipe tiny_cpu --model_name_or_path tiny-base --output_dir runs/tiny",
         "train sft --recipe tiny_cpu --model_name_or_path tiny-base --output_dir runs/sft",
     ),
+    "track": ("track logs --to wandb --project judges",),
     "recipes": ("recipes", "recipes --copy grpo/tiny_cpu --out mine.yaml"),
     "experiment": (
         "experiment --recipe tiny_cpu --out experiment --seeds 3",

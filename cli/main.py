@@ -47,6 +47,7 @@ from .options import (
 )
 from .recipes import recipes
 from .serve import serve
+from .track import track
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
@@ -443,8 +444,8 @@ def experiment(
     arms: Annotated[
         str,
         typer.Option(
-            help="What to compare: paper, controls, ablations, wordings, mixlora, or a file; see "
-            "docs/experiments.md."
+            help="What to compare: paper, controls, ablations, wordings, mixlora, demonstrations, "
+            "or a file; see docs/experiments.md."
         ),
     ] = "paper",
     seeds: Annotated[
@@ -607,6 +608,7 @@ app.add_typer(leaderboard, name="leaderboard")
 app.command()(gate)
 app.command()(recipes)
 app.command()(serve)
+app.command()(track)
 app.add_typer(baseline, name="baseline")
 
 
