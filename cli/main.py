@@ -445,7 +445,7 @@ def experiment(
         str,
         typer.Option(
             help="What to compare: paper, controls, ablations, wordings, mixlora, demonstrations, "
-            "or a file; see docs/experiments.md."
+            "samples, or a file; see docs/experiments.md."
         ),
     ] = "paper",
     seeds: Annotated[

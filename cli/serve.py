@@ -62,6 +62,14 @@ def serve(
             "docs/tasks.md (default: as in the tasks).",
         ),
     ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each item, which vote.")] = 1,
+    vote: Annotated[
+        str | None, typer.Option(help="Of --samples: majority (the default), mean or verified.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of --samples (default: the task's where it samples, else 1)."),
+    ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Prompts answered together; on a GPU, auto is as many as fit.")
     ] = "16",
@@ -141,6 +149,9 @@ def serve(
             calibration=calibration,
             max_new_tokens=max_new_tokens,
             demonstrations=None if shown is None else shown.model_dump(by_alias=True),
+            samples=samples,
+            vote=vote,
+            temperature=temperature,
             batch_size=batch_size,
             **arguments,
         )

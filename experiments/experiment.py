@@ -43,7 +43,7 @@ from mtrl_judge.rl.recipes import resolve_tasks
 from mtrl_judge.rl.run_record import FREE_FIELDS
 from mtrl_judge.rl.settings import Settings, as_flags, build_settings
 
-from .arms_file import REPEATS, Arm, ArmsFile, arm_key, read_arms
+from .arms_file import REPEATS, Arm, ArmsFile, Evaluation, arm_key, read_arms
 from .effects import Unit
 from .experiment_tables import Comparison, Judged, compare, write_report
 from .pipeline import Step, keep_settings, run_steps
@@ -60,7 +60,13 @@ from .stages import (
 
 # Each judge is asked as its arm says, and the tables show what that changes.
 ACROSS = ("style", "scoring", "calibration")
-_BY_ARM = ("demonstrations", *(f"model_args {name}" for name in ACROSS))
+_BY_ARM = (
+    "demonstrations",
+    "samples",
+    "vote",
+    *(f"model_args {name}" for name in Evaluation.model_fields),
+    *(f"generation {name}" for name in ("do_sample", "temperature", "top_k", "top_p")),
+)
 _MODEL = "model_name_or_path"
 _RUNS, _EVALUATIONS, _LOGS, _ARMS = "runs", "evaluations", "logs", "arms"
 _UNCHANGED = "unchanged"
@@ -206,8 +212,9 @@ class Experiment:
 
     def conditions(self, contestant: Contestant) -> dict[str, list[JudgeTask]]:
         """What a judge is asked again under, and on which tasks: one that writes its verdicts, on
-        all tasks."""
-        if contestant.task is not None or contestant.arm.evaluation.scoring != "generation":
+        all tasks. Votes of samples, which follow from the seed, would repeat themselves."""
+        asked = contestant.arm.evaluation
+        if contestant.task is not None or asked.scoring != "generation":
             return {}
         tasks = self.evaluated_on(contestant)
         most = max((len(task.judge.paraphrases) for task in tasks), default=0)
@@ -225,6 +232,7 @@ class Experiment:
                 )
             ]
             for name in expand_paraphrases(self.arms_file.consistency, min(most, PARAPHRASES))
+            if name != REPEATS or asked.samples == 1
         }
 
 
@@ -437,8 +445,6 @@ def _evaluations(experiment: Experiment, contestant: Contestant) -> Iterator[Ste
     model = experiment.model(contestant.corpus)
     if contestant.seed is not None:
         model = str(experiment.run_folder(contestant) / JUDGE)
-    named = {"scoring": asked.scoring, "calibration": asked.calibration}
-    model_args = ",".join(f"{name}={value}" for name, value in named.items() if value)
     shown = experiment.demonstrations(contestant.arm)
     conditions = {_UNCHANGED: experiment.evaluated_on(contestant)}
     for condition, tasks in {**conditions, **experiment.conditions(contestant)}.items():
@@ -452,7 +458,7 @@ def _evaluations(experiment: Experiment, contestant: Contestant) -> Iterator[Ste
             experiment.evaluation_folder(contestant, condition),
             style=asked.style,
             eval_args=[
-                *(["--model_args", model_args] if asked.scoring != "generation" else []),
+                *(["--model_args", asked.model_args] if asked.model_args else []),
                 *(_TWO_SAMPLES if condition == REPEATS else ()),
                 *experiment.eval_args,
             ],

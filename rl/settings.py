@@ -428,7 +428,7 @@ def warm_up_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
         name = name.partition(":")[2] or own
         if not name:
             raise JudgeError("warm_up: rft: with which SFT recipe? Write rft:RECIPE")
-        values["style"] = settings.style
+        values = {"style": settings.style, "answers": RFT, **values}
     recipe = find_recipe(name, "sft", field="warm_up")
     return build_settings("sft", values, recipe=recipe)
 

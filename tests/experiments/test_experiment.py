@@ -237,6 +237,21 @@ def test_judges_are_shown_what_they_were_trained_with_or_what_their_arm_says(
     assert none["k"] == 0
 
 
+def test_arms_may_vote(tmp_path: Path) -> None:
+    file = tmp_path / "arms.yaml"
+    file.write_text(
+        "arms: {a: {evaluation: {samples: 4, vote: mean}}, b: }\nconsistency: [repeats, rerun]\n"
+    )
+    experiment = set_up("tiny_cpu", tmp_path, arms=str(file))
+    commands = {step.name: step.command for step in plan(experiment).steps}
+    assert "device=cpu,samples=4,vote=mean" in commands["a, corpus 0: evaluation"]
+    assert "samples" not in commands["b, corpus 0: evaluation"]
+    again = [name.rpartition(", ") for name in commands if "evaluation, " in name]
+    asked_again = [(name[0], condition) for name, _, condition in again]
+    # Samples follow from the seed, so those of a second answer would be the same.
+    assert asked_again == [("a", "rerun"), ("b", "repeats"), ("b", "rerun")]
+
+
 def test_every_fault_of_an_arms_file_is_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "arms.yaml"
     file.write_text(
@@ -287,6 +302,7 @@ def test_every_fault_of_an_arms_file_is_reported_at_once(tmp_path: Path) -> None
             "arms: {a: {evaluation: {demonstrations: {k: 2, encoder: tfidf}}}}",
             "arms.a.evaluation.demonstrations: encoder: compares nothing",
         ),
+        ("arms: {a: {evaluation: {vote: mean}}}", "evaluation.vote: only with samples"),
         ("arms: {a: }\nreference: b", "reference: no arm 'b'; known: a"),
         ("arms: {a: }\nconsistency: [swp]", "consistency: no 'swp'; did you mean 'swap'?"),
         ("arms: [a, b]", "arms: is ['a', 'b']; expected arms by name"),
