@@ -12,8 +12,19 @@ import typer
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.signals import sigterm_as_exit
 
-from .options import AllowLocalFiles, DataRoot, comma_separated, echo, use_data_root
+from .options import (
+    STYLES,
+    AllowLocalFiles,
+    DataRoot,
+    choice,
+    comma_separated,
+    echo,
+    use_data_root,
+)
 
+BACKENDS = ("transformers", "vllm", "openai")
+SCORINGS = ("generation", "logprob")
+CALIBRATIONS = ("temperature", "bias", "none")
 _REQUIRED = ("prometheus_client", "starlette", "uvicorn")
 
 
@@ -21,7 +32,7 @@ def serve(
     model: Annotated[
         str, typer.Option(help="A checkpoint folder, a hub id, or the model's name on a server.")
     ],
-    backend: Annotated[str, typer.Option(help="transformers, vllm or openai.")] = "transformers",
+    backend: Annotated[str, choice(BACKENDS, "What runs it.")] = "transformers",
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,13 +45,11 @@ def serve(
     name: Annotated[
         str | None, typer.Option(help="The judge's name in requests (default: the model's).")
     ] = None,
-    style: Annotated[
-        str | None, typer.Option(help="reasoned, direct or confidence; as for `eval`.")
-    ] = None,
-    scoring: Annotated[str, typer.Option(help="generation or logprob.")] = "generation",
+    style: Annotated[str | None, choice(STYLES, "How to answer; as for `eval`.")] = None,
+    scoring: Annotated[str, choice(SCORINGS, "Where verdicts come from.")] = "generation",
     calibration: Annotated[
         str | None,
-        typer.Option(help="Of --scoring logprob: temperature (the default), bias or none."),
+        choice(CALIBRATIONS, "Of --scoring logprob (default: temperature)."),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Where answers are cut (default: as in the tasks).")
@@ -67,7 +76,6 @@ def serve(
     model_args: Annotated[
         str,
         typer.Option(
-            "--model-args",
             metavar="KEY=VALUE,…",
             help="Other arguments of the model, as for `eval`: dtype, device, max_pixels, …",
         ),

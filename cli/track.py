@@ -29,8 +29,6 @@ def track(
     """Send results to W&B or trackio, a run for each judge, with scores and samples as tables.
 
     Logins are the tracker's own (`wandb login`, `WANDB_MODE=offline`, `TRACKIO_DIR`, …).
-
-    mtrl-judge track logs --to wandb --project judges
     """
     from mtrl_judge.leaderboard.board import build_leaderboard
     from mtrl_judge.leaderboard.reading import load_runs

@@ -21,9 +21,9 @@ from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.rl.callbacks import LOG_FILE
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
 from mtrl_judge.rl.recipes import as_shell, launch_command
-from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.settings import Settings
 
 from .launch import remove_results, run_command, run_lmms_eval

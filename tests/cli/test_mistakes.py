@@ -36,6 +36,8 @@ MISTAKES = {
     "score bad.json --task mtrl_judge_seetrue": "bad.json: line 1: not valid JSON",
     "eval --data-root none": NO_ROOT,
     "eval --style dirct": "did you mean 'direct'?",
+    "recipes --copy grpo/tiny_cpus": "did you mean 'grpo/tiny_cpu'?",
+    "eval --tasks mtrl_judge_seetru": "--tasks: no task 'mtrl_judge_seetru'; did you mean",
     "eval --retry-failed none": NO_RESULTS,
     "serve --model none --max-items 300": "--max-queue: 256 is less than --max-items, 300",
     "serve --model none --task none": UNKNOWN_TASK,

@@ -34,8 +34,8 @@ from mtrl_judge.experiments.experiment_tables import MAJORITY, PAPER
 from mtrl_judge.experiments.stages import CURVE
 from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE as VARIABLE
 from mtrl_judge.rl.callbacks import LOG_FILE
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.recipes import resolve_tasks
-from mtrl_judge.rl.run_record import RUN_FILE
 
 TRAIN, OOD = ([task.task for task in resolve_tasks([group])] for group in ("mtrl_id", "mtrl_ood"))
 ARM = {arm.name: arm for arm in read_arms("paper").arms}
