@@ -38,6 +38,7 @@ from .options import (
     use_data_root,
 )
 from .serve import serve
+from .track import track
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
@@ -406,8 +407,8 @@ def experiment(
     arms: Annotated[
         str,
         typer.Option(
-            help="What to compare: paper, controls, ablations, wordings, mixlora, or a file; see "
-            "docs/experiments.md."
+            help="What to compare: paper, controls, ablations, wordings, mixlora, demonstrations, "
+            "or a file; see docs/experiments.md."
         ),
     ] = "paper",
     seeds: Annotated[
@@ -561,6 +562,7 @@ app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
 app.command()(gate)
 app.command()(serve)
+app.command()(track)
 app.add_typer(baseline, name="baseline")
 
 

@@ -45,6 +45,14 @@ def serve(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Where answers are cut (default: as in the tasks).")
     ] = None,
+    demonstrations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="{k: …}",
+            help="Solved items in every prompt, such as '{k: 4, by: [text], encoder: tfidf}'; see "
+            "docs/tasks.md (default: as in the tasks).",
+        ),
+    ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Prompts answered together; on a GPU, auto is as many as fit.")
     ] = "16",
@@ -96,11 +104,13 @@ def serve(
         )
     arguments = _model_args(model_args)
     use_data_root(data_root)
+    from mtrl_judge.judge_tasks.demonstrations import parse_demonstrations
     from mtrl_judge.judge_tasks.loading import find_tasks
     from mtrl_judge.serving.limits import Limits
     from mtrl_judge.serving.server import address_of, bind, run, service_key
 
     served = {task.task: task for task in find_tasks(comma_separated(tasks))}
+    shown = parse_demonstrations(demonstrations, "--demonstrations")
     key = service_key()
     limits = replace(
         Limits(),
@@ -122,6 +132,7 @@ def serve(
             scoring=scoring,
             calibration=calibration,
             max_new_tokens=max_new_tokens,
+            demonstrations=None if shown is None else shown.model_dump(by_alias=True),
             batch_size=batch_size,
             **arguments,
         )

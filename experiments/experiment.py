@@ -25,8 +25,11 @@ from mtrl_judge.harness_plugin.perturbations import (
     applies,
     expand_paraphrases,
 )
+from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE
+from mtrl_judge.judge_tasks.demonstration_checks import SELF
+from mtrl_judge.judge_tasks.demonstrations import parse_demonstrations
 from mtrl_judge.judge_tasks.loading import SHIPPED
-from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.judge_tasks.spec import Demonstrations, JudgeTask
 from mtrl_judge.leaderboard.compatibility import (
     other_differences,
     require_comparable,
@@ -57,7 +60,7 @@ from .stages import (
 
 # Each judge is asked as its arm says, and the tables show what that changes.
 ACROSS = ("style", "scoring", "calibration")
-_BY_ARM = tuple(f"model_args {name}" for name in ACROSS)
+_BY_ARM = ("demonstrations", *(f"model_args {name}" for name in ACROSS))
 _MODEL = "model_name_or_path"
 _RUNS, _EVALUATIONS, _LOGS, _ARMS = "runs", "evaluations", "logs", "arms"
 _UNCHANGED = "unchanged"
@@ -172,13 +175,25 @@ class Experiment:
     def evaluated_on(self, contestant: Contestant) -> Sequence[JudgeTask]:
         """As in the paper, a judge trained on one task is evaluated on that task only.
 
-        What is fitted to validation rows is evaluated on tasks that have some.
+        What is fitted to validation rows is evaluated on tasks that have some, and what is shown
+        items of the task's own training split on tasks that have one.
         """
         if contestant.task is not None:
             return [contestant.task]
+        shown = self.demonstrations(contestant.arm)
         if contestant.arm.evaluation.calibration is not None:
             return self.tasks
+        if shown is not None and shown.k and shown.source == SELF:
+            return self.tasks
         return [*self.tasks, *self.ood]
+
+    def demonstrations(self, arm: Arm) -> Demonstrations | None:
+        """What the prompts of an arm's judges show, by default as in their training; None for what
+        the YAMLs of the tasks say."""
+        asked = arm.evaluation.demonstrations
+        if asked is None:
+            asked = self.settings_of(arm).judge.demonstrations
+        return parse_demonstrations(asked, f"{arm.name}: demonstrations")
 
     def run_folder(self, contestant: Contestant) -> Path:
         return self.out / _RUNS / self.judge(contestant).path
@@ -196,12 +211,18 @@ class Experiment:
             return {}
         tasks = self.evaluated_on(contestant)
         most = max((len(task.judge.paraphrases) for task in tasks), default=0)
+        shown = self.demonstrations(contestant.arm)
         return {
             name: [
                 task
                 for task in tasks
                 if name == REPEATS
-                or applies(name, kind=task.judge.kind, paraphrases=len(task.judge.paraphrases))
+                or applies(
+                    name,
+                    kind=task.judge.kind,
+                    paraphrases=len(task.judge.paraphrases),
+                    demonstrations=0 if shown is None else shown.k,
+                )
             ]
             for name in expand_paraphrases(self.arms_file.consistency, min(most, PARAPHRASES))
         }
@@ -255,7 +276,9 @@ def set_up(
     }
     train_values = {name: value for name, value in options.items() if value}
     shared: dict[str, Any] = {**arms_file.fields, **train_values, "dry_run": True}
-    asked: dict[str, Any] = {n: shared[n] for n in ("tasks", "style") if n in shared}
+    asked: dict[str, Any] = {
+        n: shared[n] for n in ("tasks", "style", "demonstrations") if n in shared
+    }
     base = build_settings(
         "grpo", {**train_values, **asked, "dry_run": True}, recipe=recipe_file(recipe, "grpo")
     )
@@ -416,6 +439,7 @@ def _evaluations(experiment: Experiment, contestant: Contestant) -> Iterator[Ste
         model = str(experiment.run_folder(contestant) / JUDGE)
     named = {"scoring": asked.scoring, "calibration": asked.calibration}
     model_args = ",".join(f"{name}={value}" for name, value in named.items() if value)
+    shown = experiment.demonstrations(contestant.arm)
     conditions = {_UNCHANGED: experiment.evaluated_on(contestant)}
     for condition, tasks in {**conditions, **experiment.conditions(contestant)}.items():
         changed = condition not in (_UNCHANGED, REPEATS)
@@ -435,6 +459,9 @@ def _evaluations(experiment: Experiment, contestant: Contestant) -> Iterator[Ste
             environment={
                 **variables(experiment.data_of(contestant.corpus), settings),
                 **({PERTURBATION_VARIABLE: condition} if changed else {}),
+                **(
+                    {DEMONSTRATIONS_VARIABLE: shown.model_dump_json(by_alias=True)} if shown else {}
+                ),
             },
             log=experiment.out / _LOGS / contestant.path / f"{condition}.log",
         )

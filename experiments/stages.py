@@ -15,6 +15,7 @@ from mtrl_judge.demo.corpus import write_sample
 from mtrl_judge.demo.further import teach_further_kinds
 from mtrl_judge.demo.pretrain import pretrain_tiny_model
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
+from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
@@ -185,9 +186,13 @@ def evaluation_step(
             resume=True,
         )
 
-    perturbation = environment.get(PERTURBATION_VARIABLE)
+    shown = [
+        f"{variable}={environment[variable]}"
+        for variable in (PERTURBATION_VARIABLE, DEMONSTRATIONS_VARIABLE)
+        if variable in environment
+    ]
     command = [
-        *([] if perturbation is None else ["env", f"{PERTURBATION_VARIABLE}={perturbation}"]),
+        *(["env", *shown] if shown else []),
         "mtrl-judge",
         "eval",
         "--resume",

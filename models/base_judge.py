@@ -117,6 +117,10 @@ class BaseJudge(ABC):
             texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
         return [texts[index] for index in range(len(rows))]
 
+    def recorded(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a generation as results record them."""
+        return dict(settings)
+
     @abstractmethod
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]

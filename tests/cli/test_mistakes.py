@@ -39,6 +39,7 @@ MISTAKES = {
     "eval --retry-failed none": NO_RESULTS,
     "serve --model none --max-items 300": "--max-queue: 256 is less than --max-items, 300",
     "serve --model none --task none": UNKNOWN_TASK,
+    "serve --model none --demonstrations four": "--demonstrations: found 'four'",
     "robustness --perturbations swpa": "did you mean 'swap'?",
     "robustness --perturbations swap --data-root none": NO_ROOT,
     "train grppo": "did you mean 'grpo'?",
