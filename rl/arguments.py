@@ -97,8 +97,8 @@ class CommonArguments:
     rft_verified: Annotated[
         bool,
         Doc(
-            "Of the answers that rft samples, keep those whose own reasoning makes their verdict "
-            "the most probable one."
+            "Of the answers that rft samples, keep those whose own reasoning speaks for their "
+            "verdict."
         ),
     ] = False
     min_pixels: Annotated[

@@ -14,6 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import json_text, read_json_lines, whole_file
 from mtrl_judge.common.hashing import stable_hash
@@ -38,9 +40,8 @@ class SampledText(NamedTuple):
     """An answer that the base model gave."""
 
     text: str
-    carried: bool = True
-    """Whether its verdict is the most probable one after its own reasoning; with ``rft_verified``
-    only."""
+    probabilities: tuple[float, ...] | None = None
+    """Of the row's verdicts after its own reasoning; with ``rft_verified`` only."""
 
 
 class RowKey(NamedTuple):
@@ -139,35 +140,57 @@ def _texts(
     found = [[SampledText(text) for text in texts[n]] for n in range(len(rows))]
     if not settings.judge.rft_verified:
         return found
-    return verified(judge, rows, found, settings.style, trainer.per_device_eval_batch_size)
+    return with_probabilities(
+        judge, rows, found, settings.style, trainer.per_device_eval_batch_size
+    )
 
 
-def verified(
+def with_probabilities(
     judge: TransformersJudge,
     rows: Sequence[JudgeRow],
     sampled: Sequence[Sequence[SampledText]],
     style: Style,
     batch_size: int,
 ) -> list[list[SampledText]]:
-    """The answers with what their own reasoning says of their verdicts."""
+    """The answers with what their own reasoning makes of the verdicts."""
     asked = [(row, one.text) for row, texts in zip(rows, sampled, strict=True) for one in texts]
     probabilities = judge.verdict_probabilities(
         [row for row, _ in asked], [text for _, text in asked], style, batch_size=batch_size
     )
-    checked = iter(
-        SampledText(text, _is_carried(row, text, of_row))
-        for (row, text), of_row in zip(asked, probabilities, strict=True)
+    known = iter(
+        SampledText(text, of_text) for (_, text), of_text in zip(asked, probabilities, strict=True)
     )
-    return [[next(checked) for _ in texts] for texts in sampled]
+    return [[next(known) for _ in texts] for texts in sampled]
 
 
-def _is_carried(row: JudgeRow, text: str, probabilities: Sequence[float]) -> bool:
-    kind = KINDS[row.kind]
-    verdict = kind.read(text, row.verdicts).value
-    if verdict is None:
-        return False
-    own = row.verdicts.index(kind.label_class(verdict, row.verdicts))
-    return probabilities[own] == max(probabilities)
+def verified_answers(
+    answered: Sequence[tuple[JudgeRow, Sequence[SampledText]]],
+) -> list[list[str]]:
+    """The answers to each row whose own reasoning speaks for their verdict; all without
+    probabilities.
+
+    It does where it makes the verdict more probable than any other, each relative to its mean over
+    all answers to the task. A base model that prefers one verdict whatever it has written would
+    otherwise keep hardly any answer with another (contextual calibration, Zhao et al., arXiv
+    2102.09690).
+    """
+    of_task: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for row, texts in answered:
+        of_task[row.task] += [one.probabilities for one in texts if one.probabilities is not None]
+    means = {task: np.mean(known, axis=0) for task, known in of_task.items() if known}
+
+    def is_carried(row: JudgeRow, one: SampledText) -> bool:
+        if one.probabilities is None:
+            return True
+        kind = KINDS[row.kind]
+        verdict = kind.read(one.text, row.verdicts).value
+        if verdict is None:
+            return False
+        relative_V = np.array(one.probabilities) / means[row.task]
+        own = row.verdicts.index(kind.label_class(verdict, row.verdicts))
+        return bool(relative_V[own] == relative_V.max())
+
+    return [[one.text for one in texts if is_carried(row, one)] for row, texts in answered]
 
 
 def require_verifiable(tasks: Iterable[JudgeTask], style: Style) -> None:
@@ -220,8 +243,8 @@ def _write(
     sampled: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     lines: list[dict[str, Any]] = []
-    for row, texts in answered:
-        answers = kept_answers(row, (one.text for one in texts if one.carried), style)
+    for (row, texts), carried in zip(answered, verified_answers(answered), strict=True):
+        answers = kept_answers(row, carried, style)
         sampled[row.task] += len(texts)
         kept[row.task] += len(answers)
         key = RowKey(row.task, row.item_id, row.swapped)._asdict()

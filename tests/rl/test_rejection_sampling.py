@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.images import image_cells, random_image
 from support.judges import row, tiny_judge
@@ -21,7 +22,8 @@ from mtrl_judge.rl.rejection_sampling import (
     SampledText,
     kept_answers,
     read_answers,
-    verified,
+    verified_answers,
+    with_probabilities,
 )
 from mtrl_judge.rl.settings import build_settings
 
@@ -49,23 +51,34 @@ def test_of_items_with_facts_the_answers_that_state_the_most_are_kept() -> None:
     assert kept_answers(row_with(facts[2]), texts[3:4], "reasoned") == texts[3:4]
 
 
-def test_verified_answers_have_the_verdict_that_their_reasoning_makes_most_probable(
-    tmp_path: Path,
-) -> None:
+def test_verified_answers_have_the_probabilities_after_their_reasoning(tmp_path: Path) -> None:
     judge = tiny_judge("qwen3_vl", tmp_path)
     rows = [row("Is it safe?", random_image(1)), row("Is it round?", random_image(2))]
-    reasonings = ("A knife.", "Nothing here.")
-    texts = [said(r, verdict) for r in reasonings for verdict in ("Yes", "No", "perhaps")]
+    texts = [said(r, verdict) for r in ("A knife.", "Nothing here.") for verdict in ("Yes", "No")]
     sampled = [[SampledText(text) for text in texts] for _ in rows]
-    found = verified(judge, rows, sampled, "reasoned", batch_size=4)
+    found = with_probabilities(judge, rows, sampled, "reasoned", batch_size=4)
     probabilities = judge.verdict_probabilities(
         [each for each in rows for _ in texts], texts * 2, "reasoned", batch_size=3
     )
     assert [[one.text for one in of_row] for of_row in found] == [texts, texts]
-    carried = [one.carried for of_row in found for one in of_row]
-    for start in range(0, len(carried), 3):
-        yes, no = probabilities[start]
-        assert carried[start : start + 3] == [yes > no, no > yes, False]
+    flat = [one.probabilities for of_row in found for one in of_row]
+    assert np.array(flat) == pytest.approx(np.array(probabilities), abs=1e-5)
+
+
+def test_a_verdict_is_carried_where_it_gains_by_the_reasoning() -> None:
+    """This judge finds Yes more probable whatever it has written, and less so after a knife."""
+    safe, knife, unread = said("Safe."), said("A knife.", "No"), said("A knife.", "perhaps")
+    luck = said("A knife.")
+    after_safe, after_knife = (0.95, 0.05), (0.75, 0.25)
+    sampled = [
+        SampledText(safe, after_safe),
+        SampledText(said("Safe.", "No"), after_safe),
+        SampledText(knife, after_knife),
+        SampledText(unread, after_knife),
+        SampledText(luck, after_knife),
+    ]
+    assert verified_answers([(row_with(), sampled)]) == [[safe, knife]]
+    assert verified_answers([(row_with(), [SampledText(luck)])]) == [[luck]]
 
 
 def test_the_dataset_has_a_row_for_each_answer(tmp_path: Path) -> None:
