@@ -37,6 +37,7 @@ from .options import (
     echo,
     use_data_root,
 )
+from .report import report
 from .serve import serve
 
 if TYPE_CHECKING:
@@ -559,6 +560,7 @@ def demo(
 
 app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
+app.command()(report)
 app.command()(gate)
 app.command()(serve)
 app.add_typer(baseline, name="baseline")
