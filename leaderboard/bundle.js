@@ -4,7 +4,8 @@
   const $ = (id) => document.getElementById(id);
   const FLAGS = ["wrong", "null", "failed", "flipped"];
   const JUDGED = 16; // the bit above the flags: the judge has judged the item
-  const NO_VERDICT = 1; // in columns of verdicts; 0 is not judged, others are names
+  const NOT_JUDGED = 0; // in columns of verdicts; from 2 on, they are names
+  const NO_VERDICT = 1;
   // Browsers limit the height of an element (Firefox to 17.9 million pixels).
   const MAX_HEIGHT = 8e6;
   const PREVIEWS = 1000; // items of a part of previews
@@ -46,41 +47,38 @@
     if (name === "index") {
       start(JSON.parse(text));
     } else {
-      arriving.get(name)?.(JSON.parse(text));
+      arriving.get(name)?.resolve(JSON.parse(text));
     }
   };
 
   const load = (name, keep = true) => {
-    const known = kept.get(name);
-    if (known) {
-      kept.delete(name);
-      kept.set(name, known);
-      return known;
-    }
-    const promise = new Promise((resolve, reject) => {
-      arriving.set(name, resolve);
-      const script = document.createElement("script");
-      script.src = addresses.createScriptURL(`data/${name}.js`);
-      const done = () => {
-        script.remove();
-        arriving.delete(name);
-      };
-      script.addEventListener("load", () => {
-        done();
-        reject(new Error(`data/${name}.js has no data`)); // without effect once resolved
-      });
-      script.addEventListener("error", () => {
-        done();
-        kept.delete(name);
-        reject(new Error(`data/${name}.js cannot be loaded; is the folder complete?`));
-      });
-      document.head.append(script);
+    const known = kept.get(name) ?? arriving.get(name)?.promise;
+    if (kept.delete(name)) kept.set(name, known);
+    if (known) return known;
+    const part = {};
+    part.promise = new Promise((resolve, reject) => {
+      part.resolve = resolve;
+      part.reject = reject;
     });
+    arriving.set(name, part);
+    const script = document.createElement("script");
+    script.src = addresses.createScriptURL(`data/${name}.js`);
+    const end = (message) => {
+      script.remove();
+      arriving.delete(name);
+      part.reject(new Error(`data/${name}.js ${message}`)); // without effect if it has arrived
+    };
+    script.addEventListener("load", () => end("has no data"));
+    script.addEventListener("error", () => {
+      kept.delete(name);
+      end("cannot be loaded; is the folder complete?");
+    });
+    document.head.append(script);
     if (keep) {
-      kept.set(name, promise);
+      kept.set(name, part.promise);
       if (kept.size > KEPT) kept.delete(kept.keys().next().value);
     }
-    return promise;
+    return part.promise;
   };
 
   const unpacked = (packed) => {
@@ -155,7 +153,7 @@
     if (!two) return (columns.item[i] & 1) === 1;
     return ["straight", "swapped"].some((name) => {
       const [first, second] = two.map((judge) => ofJudges[name][judge][i]);
-      return first > 0 && second > 0 && first !== second;
+      return first !== NOT_JUDGED && second !== NOT_JUDGED && first !== second;
     });
   };
 
@@ -216,6 +214,7 @@
     });
     $("count").textContent =
       size === n ? plural(n, "item") : `${number(size)} of ${plural(n, "item")}`;
+    $("filters-done").textContent = `Show ${plural(size, "item")}`;
     const note = state.task >= 0 ? tasks[state.task].notes.join(" ") : "";
     $("task-note").textContent = note;
   };
@@ -287,11 +286,13 @@
   const mark = (judge, i, wide) => {
     const flags = ofJudges.flags[judge][i];
     if (!(flags & JUDGED)) return null;
-    const verdict = ofJudges.straight[judge][i] || ofJudges.swapped[judge][i];
     const at = flags & 8 ? 3 : flags & 4 ? 2 : flags & 2 ? 1 : flags & 1 ? 0 : -1;
     const labeled = columns.label[i] > NO_VERDICT;
     const [sign, kind, meaning] = at >= 0 ? MARKS[at] : labeled ? ["✓", "good", "correct"] : ["", "plain", "unlabeled"];
-    const said = verdict > NO_VERDICT ? names[verdict - 2] : "none";
+    const said = ["straight", "swapped"].map((name) => ofJudges[name][judge][i])
+      .filter((verdict) => verdict !== NOT_JUDGED)
+      .map((verdict) => (verdict === NO_VERDICT ? "none" : names[verdict - 2]))
+      .join(" · ");
     const chip = el("span", { class: `chip ${kind}${at === 3 && flags & 1 ? " bad" : ""}` });
     chip.title = `${judges[judge]}: ${said}, ${meaning}`;
     chip.append(sign, wide ? el("bdi", {}, ` ${said}`) : el("span", { class: "unseen" }, ` ${judges[judge]}`));
@@ -312,8 +313,8 @@
     parts.image.removeAttribute("src");
     const shown = shownJudges();
     const chips = shown.map((judge) => mark(judge, i, shown.length <= 4)).filter(Boolean);
-    const label = columns.label[i] > NO_VERDICT ? names[columns.label[i] - 2] : "no label";
-    parts.marks.replaceChildren(el("span", { class: "row-label" }, el("bdi", {}, label)), ...chips);
+    const label = columns.label[i] > NO_VERDICT ? names[columns.label[i] - 2] : "none";
+    parts.marks.replaceChildren(el("span", { class: "row-label" }, "label ", el("bdi", {}, label)), ...chips);
     const known = previewsKept.get(Math.floor(i / PREVIEWS));
     if (known) preview(slot, known);
   };
@@ -732,10 +733,15 @@
     event.preventDefault();
     clear();
   });
-  $("filters-toggle").addEventListener("click", () => {
-    const open = document.body.classList.toggle("filtering");
+  const toggleFilters = (on) => {
+    const open = document.body.classList.toggle("filtering", on);
     $("filters-toggle").setAttribute("aria-expanded", String(open));
+  };
+  $("filters-toggle").addEventListener("click", () => {
+    document.body.classList.remove("reading");
+    toggleFilters();
   });
+  $("filters-done").addEventListener("click", () => toggleFilters(false));
 
   // The whole state is in the address, by names, so that a link survives another report
 
@@ -779,6 +785,10 @@
     toForm();
     setView(state.view);
     search();
+    if (selected < 0 && order.length && !phone.matches) {
+      selected = order[0]; // rather than an empty pane
+      redraw();
+    }
     show();
   };
   addEventListener("hashchange", () => {
@@ -859,7 +869,7 @@
     s: () => $(state.view === "items" ? "view-scores" : "view-items").click(),
     "?": () => $("help").showModal(),
     Escape: () => {
-      document.body.classList.remove("filtering");
+      toggleFilters(false);
       close();
     },
   };

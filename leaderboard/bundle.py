@@ -15,6 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -279,6 +280,11 @@ class _ItemWriter:
         max_pixels: int | None,
     ) -> None:
         self._common_question, self._rows, self._images = task.question, rows, images
+        # What all questions begin with says nothing about an item.
+        questions = [item.orders[0].question for item in task.items]
+        ends = zip(min(questions, default=""), max(questions, default=""), strict=False)
+        same = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+        self._same = same.rfind(" ") + 1
         self._judges, self._max_pixels = judges, max_pixels
 
     def write(self, item: Item) -> tuple[dict[str, Any], list[str]]:
@@ -291,7 +297,7 @@ class _ItemWriter:
                 images.append(self._images.add(image, self._max_pixels))
                 thumbnail = thumbnail or self._images.add_thumbnail(image, images[0][0])
             orders.append(self._order(order, images, row))
-        text = "" if self._common_question else item.orders[0].question
+        text = "" if self._common_question else item.orders[0].question[self._same :]
         answers = [answer for order in item.orders for answer in order.answers.values()]
         text = text or next(filter(None, (part for a in answers for part in a.parts)), "")
         line = " ".join(readable(text[: 4 * _PREVIEW_LENGTH]).split())[:_PREVIEW_LENGTH]
