@@ -144,7 +144,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with open_chromium(tmp_path_factory.mktemp("browser")) as driver:
-        driver.set_page_load_timeout(120)
+        sized(driver, 1280)
         yield driver
 
 
@@ -280,7 +280,8 @@ def test_a_strict_page_loads_its_parts_from_a_file_and_from_a_host(
             # As the judges saw them: at most 20,000 pixels.
             assert sorted(now["images"]) == [[77, 258], [200, 100]]
             assert "Swapped, the order of the images is 2, 1." in now["detail"]
-            assert {"pair of red", "red:"} & {p[:11] for p in now["previews"]} or now["previews"]
+            # Without "pair of", with which all questions begin.
+            assert "red: <image> or <image>?" in now["previews"]
             assert chromium.execute_async_script(tried) == []
             chromium.get_log("browser")
 
@@ -447,6 +448,7 @@ def test_a_link_restores_the_state_and_keys_work(chromium: Any, written: Written
 
     sized(chromium, 390, 844, dark=True)
     visit(chromium, address)
+    chromium.execute_script("document.activeElement.blur()")
     wide = "return [document.documentElement.scrollWidth, innerWidth]"
     assert chromium.execute_script(wide) == [390, 390]
     chromium.execute_script("document.querySelector('.row').click()")
