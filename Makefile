@@ -8,7 +8,7 @@ PACKAGES := $(filter-out benchmarks package,$(patsubst %/__init__.py,%,$(wildcar
 VLLM := .venv-vllm
 VLLM_INPUTS := $(CURDIR)/build/vllm
 
-.PHONY: venv demo test test-vllm test-zero3 check format links clean
+.PHONY: venv demo site test test-vllm test-zero3 check format links clean
 .DEFAULT_GOAL := venv
 
 venv: $(INSTALLED) links
@@ -32,6 +32,10 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site. MkDocs announces a version that its theme will not support.
+site: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 # Two workers of one thread each: several multi-threaded torch processes would compete for the cores.
 test: check

@@ -57,7 +57,7 @@ from mtrl_judge.harness_plugin.answer_store import (
 )
 from mtrl_judge.leaderboard.reading import load_runs, results_files
 from mtrl_judge.rl.callbacks import LOG_FILE
-from mtrl_judge.rl.run_record import RUN_FILE
+from mtrl_judge.rl.finished_run import RUN_FILE
 
 # tests/ is not a package, because other packages have one of that name.
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_line import App
 from .facts import facts
 from .leaks import leaks
 from .options import AllowLocalFiles, AsJson, DataRoot, Force, Seed, TaskNames, echo, use_data_root
 from .prepare import prepare
 from .push import push
 
-app = typer.Typer(help="Get data to judge, inspect it and publish it.", no_args_is_help=True)
+app = App(help="Get data to judge, inspect it and publish it.", no_args_is_help=True)
 app.command()(prepare)
 app.command()(leaks)
 app.command()(facts)

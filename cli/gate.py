@@ -11,6 +11,7 @@ import typer
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, write_text
 
+from .command_line import App
 from .leaderboard import (
     MAX_FAILURES,
     Across,
@@ -25,7 +26,7 @@ from .options import Force, echo
 
 SAVE = "mtrl-judge baseline save"
 
-app = typer.Typer(help="The baseline that `gate` compares with.", no_args_is_help=True)
+app = App(help="The baseline that `gate` compares with.", no_args_is_help=True)
 
 
 def gate(

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
-from typer.core import TyperGroup
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import refuse_existing, write_text
 
-from .options import Force, echo, use_data_root
+from .command_line import App, JudgeGroup
+from .options import METRICS, Force, choice, echo, use_data_root
 
 Format: TypeAlias = Literal["md", "csv", "json", "html", "latex"]
 
 
-class ShowByDefault(TyperGroup):
+class ShowByDefault(JudgeGroup):
     """``leaderboard RESULTS…`` is ``leaderboard show RESULTS…``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -26,7 +26,7 @@ class ShowByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = App(
     cls=ShowByDefault,
     help="Compare judges: lmms-eval's results of any number of models in one table. "
     "`leaderboard RESULTS…` is short for `leaderboard show RESULTS…`.",
@@ -42,9 +42,7 @@ Results = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(
-        help="macro_f1, accuracy, cohen_kappa, flip_rate, … (default: the tasks' headline metric)."
-    ),
+    choice(METRICS, "What judges are compared by (default: the tasks' headline metric)."),
 ]
 Tasks = Annotated[str, typer.Option(help="Task names or patterns, comma-separated (default: all).")]
 Across = Annotated[
@@ -75,7 +73,12 @@ def show(
     metric: Metric = None,
     tasks: Tasks = "",
     sort: Annotated[
-        str | None, typer.Option(help="A task, train, ood, gap or name; best first.")
+        str | None,
+        choice(
+            ("train", "ood", "gap", "name"),
+            "Best first (default: the first of these that there is).",
+            others=("TASK",),
+        ),
     ] = None,
     across: Across = "",
     max_failures: MaxFailures = MAX_FAILURES,
@@ -106,11 +109,7 @@ def show(
     ] = None,
     include_path: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--include-path",
-            "--include_path",
-            help="A folder with YAMLs of your own tasks, for the items of the report.",
-        ),
+        typer.Option(help="A folder with YAMLs of your own tasks, for the items of the report."),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder with the images that the report shows.")

@@ -26,7 +26,8 @@ def leaks(
     """
     from mtrl_judge.common.files import json_text
     from mtrl_judge.common.progress import ProgressBars
-    from mtrl_judge.data.leaks import find_leaks, leak_table, refused
+    from mtrl_judge.data.leak_cache import known_leaks
+    from mtrl_judge.data.leaks import leak_table, refused
     from mtrl_judge.judge_tasks.loading import find_tasks
 
     use_data_root(data_root)
@@ -37,7 +38,7 @@ def leaks(
             "no task has a training split in the data root; see: mtrl-judge data status"
         )
     with ProgressBars(transient=True) as bars:
-        report = find_leaks(trained, judge_tasks, progress=bars.report)
+        report = known_leaks(trained, judge_tasks, progress=bars.report)
     n_refused = len(refused(report))
     if as_json:
         result = {

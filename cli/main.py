@@ -7,81 +7,73 @@ and checks of local files start quickly.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from mtrl_judge import __version__
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.exits import CLOSED_OUTPUT, exits_with_message
+from mtrl_judge.common.exits import exits_with_message
 from mtrl_judge.common.host_versions import EVALUATION, check_versions
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.utf8 import use_utf8
+from mtrl_judge.common.verbosity import verbosity
 
+from .command_line import App, Commands, spelled_alike
 from .data import app as data
 from .gate import app as baseline
 from .gate import gate
 from .leaderboard import app as leaderboard
 from .options import (
+    EVALUATED_SPLITS,
+    KINDS,
+    PERTURBATIONS,
+    SPLITS,
+    STYLES,
     AllowLocalFiles,
     AsJson,
     DataRoot,
     Force,
     OneTask,
+    Quiet,
     Seed,
+    Verbose,
+    choice,
     comma_separated,
     echo,
     use_data_root,
 )
+from .recipes import recipes
 from .report import report
 from .serve import serve
+from .track import track
 
 if TYPE_CHECKING:
     from mtrl_judge.judge_tasks.rescore import Rescored
 
 
-class Commands(TyperGroup):
-    """All commands; where nobody reads the output any more, typer would exit with 1."""
-
-    def make_context(self, *args: Any, **keys: Any) -> Any:  # prints --help and --version
-        with _closed_output():
-            return super().make_context(*args, **keys)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _closed_output():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _closed_output() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise typer.Exit(CLOSED_OUTPUT) from None
-
-
-app = typer.Typer(
+app = App(
     name="mtrl-judge",
     cls=Commands,
+    context_settings={"token_normalize_func": spelled_alike},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 # Options that a command does not have itself are passed on.
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
+ALL_TASKS = "mtrl_judge_*"
 Backend = Annotated[str, typer.Option(help="A backend of lmms-eval.")]
-Tasks = Annotated[str, typer.Option(help="Names or patterns, comma-separated.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Names or patterns (default: {ALL_TASKS}).", metavar="TASK…"),
+]
 Style = Annotated[
     str | None,
-    typer.Option(
-        help="reasoned, direct or confidence; overrides the style of the YAML and the checkpoint."
-    ),
+    choice(STYLES, "How to answer; overrides the style of the YAML and the checkpoint."),
 ]
 
 
@@ -127,9 +119,7 @@ def tasks(
 @app.command()
 def new(
     task: Annotated[str, typer.Argument(help="The new task's name, such as mtrl_judge_mine.")],
-    kind: Annotated[
-        str, typer.Option(help="pointwise, pairwise, …; see docs/tasks.md.")
-    ] = "pointwise",
+    kind: Annotated[str, choice(KINDS, "See docs/kinds.md.")] = "pointwise",
     dataset: Annotated[str, typer.Option(help="The dataset's name on the hub.")] = "",
     out: Annotated[Path | None, typer.Option(help="The file (default: <task>.yaml).")] = None,
     force: Force = False,
@@ -183,13 +173,26 @@ def validate(
 def preview(
     task: OneTask,
     n: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
-    split: Annotated[
-        str | None, typer.Option(help="train, validation or test (default: the evaluated one).")
-    ] = None,
+    split: Annotated[str | None, choice(SPLITS, "Whose rows (default: the evaluated one).")] = None,
     style: Style = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the images (default: preview-<task>).")
+        Path | None,
+        typer.Option(help="Folder for the images, or the page (default: preview-<task>)."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A checkpoint folder or a hub id: also show its chat template, sizes of images "
+            "as it sees them, and tokens. Weights are not loaded."
+        ),
+    ] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="With --model: as in the evaluation's model arguments.")
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write one page with the images, instead.")
+    ] = False,
+    force: Force = False,
     data_root: DataRoot = None,
     allow_local_files: AllowLocalFiles = False,
 ) -> None:
@@ -199,8 +202,25 @@ def preview(
 
     use_data_root(data_root)
     judge_task = find_task(task)
+    view = None
+    if model is not None:
+        from mtrl_judge.models.chat_view import ChatView
+
+        view = ChatView(model, system_prompt)
+        style = style or view.style
+    elif system_prompt is not None:
+        raise JudgeError("--system-prompt: is shown with a chat template; add --model")
     folder = out or Path(f"preview-{judge_task.task}")
-    echo(write_preview(judge_task, folder, n=n, split=split, style=style))
+    shown = write_preview(
+        *(judge_task, folder),
+        n=n,
+        split=split,
+        style=style,
+        view=view,
+        html=html,
+        force=force,
+    )
+    echo(f"{shown}: written" if html else shown)
 
 
 @app.command()
@@ -261,13 +281,11 @@ def readings_text(rescored: Rescored) -> str:
 def evaluate(
     context: typer.Context,
     model: Backend = "mtrl_judge",
-    tasks: Tasks = "mtrl_judge_*",
+    tasks: Tasks = None,
     style: Style = None,
     data_root: DataRoot = None,
     allow_local_files: AllowLocalFiles = False,
-    output_path: Annotated[
-        Path, typer.Option("--output-path", "--output_path", help="Folder for the results.")
-    ] = Path("logs"),
+    output_path: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("logs"),
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Use the answers that stopped runs have kept in the folder."),
@@ -281,42 +299,54 @@ def evaluate(
             "options; the new results replace it.",
         ),
     ] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Evaluate a judge: `lmms-eval` with samples logged. Other options are passed to lmms-eval.
+    """Evaluate a judge by lmms-eval, and show its scores with 95 % intervals.
 
-    For example: mtrl-judge eval --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct --batch_size 8
+    Other options are passed to lmms-eval. What it prints goes to a log in the folder.
     """
+    from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
     from mtrl_judge.experiments.launch import require_answers, retry_failed, run_lmms_eval
 
-    if retry is not None:
-        refuse_other_options(context, "retry")
-        repeated = retry_failed(retry, context.args)
-        typer.echo(f"{retry}: no failed requests" if repeated is None else str(repeated.file))
-        require_answers([] if repeated is None else [repeated])
-        return
-    use_data_root(data_root)
-    try:
-        with locked_folder(output_path):
-            runs = run_lmms_eval(
-                model,
-                tasks,
-                output_path=output_path,
-                style=style,
-                flags=context.args,
-                resume=resume,
-            )
-    except (KeyboardInterrupt, SystemExit):
-        typer.echo("stopped; run the same command with --resume to go on", err=True)
-        raise
+    from .evaluation_end import evaluation_end
+
+    shown = None if verbose else EvaluationProgress()
+    with verbosity(quiet=quiet, verbose=verbose):
+        if retry is not None:
+            refuse_other_options(context, ("retry", "verbose", "quiet"))
+            repeated = retry_failed(retry, context.args, shown=shown)
+            if repeated is None:
+                echo(f"{retry}: no failed requests")
+            runs, folder = [] if repeated is None else [repeated], retry
+        else:
+            use_data_root(data_root)
+            folder = output_path
+            try:
+                with locked_folder(output_path):
+                    runs = run_lmms_eval(
+                        model,
+                        ",".join(comma_separated(tasks) or [ALL_TASKS]),
+                        output_path=output_path,
+                        style=style,
+                        flags=context.args,
+                        resume=resume,
+                        shown=shown,
+                    )
+            except (KeyboardInterrupt, SystemExit):
+                echo("stopped; run the same command with --resume to go on", err=True)
+                raise
+    if runs:
+        echo(evaluation_end(runs, folder, None if shown is None else shown.log))
     require_answers(runs)
 
 
-def refuse_other_options(context: typer.Context, only: str) -> None:
+def refuse_other_options(context: typer.Context, allowed: Sequence[str]) -> None:
     """Refuse options of a command that are given beside one that excludes them."""
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and name != only:
+        if source is not None and source.name == "COMMANDLINE" and name not in allowed:
             raise JudgeError(f"{parameter.opts[0]}: a run is repeated with its own options")
 
 
@@ -324,50 +354,51 @@ def refuse_other_options(context: typer.Context, only: str) -> None:
 def robustness(
     context: typer.Context,
     model: Backend = "mtrl_judge",
-    tasks: Tasks = "mtrl_judge_*",
+    tasks: Tasks = None,
     perturbations: Annotated[
-        str,
-        typer.Option(help="Names, comma-separated; see docs/robustness.md (default: all)."),
-    ] = "",
+        list[str] | None,
+        choice(PERTURBATIONS, "One or more; see docs/robustness.md (default: all)."),
+    ] = None,
     paraphrases: Annotated[
         int,
         typer.Option(min=1, help="Of each task at most so many; shipped tasks list up to nine."),
     ] = 2,
     split: Annotated[
         str | None,
-        typer.Option(help="validation, to choose an instruction by (default: the tasks' own)."),
+        choice(
+            EVALUATED_SPLITS, "validation is for choosing an instruction (default: the tasks' own)."
+        ),
     ] = None,
     style: Style = None,
     data_root: DataRoot = None,
     allow_local_files: AllowLocalFiles = False,
     output_path: Annotated[
         Path,
-        typer.Option(
-            "--output-path", "--output_path", help="Folder for this command only; can be resumed."
-        ),
+        typer.Option(help="Folder for this command only; can be resumed."),
     ] = Path("robustness"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Judge the same rows again under perturbations, and test what they change.
 
-    Other options are passed to lmms-eval. Finished runs are reused. For example:
-    mtrl-judge robustness --perturbations swap,blank_image
-    --model_args pretrained=Qwen/Qwen3-VL-8B-Instruct
+    Other options are passed to lmms-eval. Finished runs are reused.
     """
     from mtrl_judge.experiments.robustness import run_robustness
     from mtrl_judge.leaderboard.tables import plain_text
     from mtrl_judge.leaderboard.view import robustness_table
 
     use_data_root(data_root)
-    result = run_robustness(
-        model,
-        tasks,
-        comma_separated([perturbations]),
-        output_path,
-        paraphrases=paraphrases,
-        split=split,
-        style=style,
-        flags=context.args,
-    )
+    with verbosity(quiet=quiet, verbose=verbose):
+        result = run_robustness(
+            model,
+            ",".join(comma_separated(tasks) or [ALL_TASKS]),
+            comma_separated(perturbations),
+            output_path,
+            paraphrases=paraphrases,
+            split=split,
+            style=style,
+            flags=context.args,
+        )
     if result.effects:
         table = robustness_table(result.effects)
         echo(f"\n{plain_text(table)}")
@@ -380,14 +411,21 @@ def train(context: typer.Context) -> None:
     """Train a judge on many tasks: `train grpo|sft --recipe NAME|FILE [--field value …]`.
 
     Flags override the fields of the recipe. `train grpo --help` lists all fields, `--dry_run` shows
-    what would be trained and how, `--resume` continues an interrupted run.
+    what would be trained and how, `--launch` starts the processes that the recipe asks for,
+    `--resume` continues an interrupted run.
     """
+    from mtrl_judge.rl.arguments import METHODS
+
     if context.args[:1] not in ([], ["--help"], ["-h"]):
+        from mtrl_judge.rl.finished_run import refuse_early
+
+        if context.args[0] in METHODS and not {"--help", "-h"} & {*context.args}:
+            flags = [word for word in context.args[1:] if word not in ("-q", "-v")]
+            refuse_early(context.args[0], flags)
         from mtrl_judge.rl.train import main as train_main
 
         train_main(context.args)
         return
-    from mtrl_judge.rl.arguments import METHODS
     from mtrl_judge.rl.recipes import shipped_recipes
 
     echo(f"{context.get_help()}\n")
@@ -407,8 +445,8 @@ def experiment(
     arms: Annotated[
         str,
         typer.Option(
-            help="What to compare: paper, controls, ablations, wordings, mixlora, or a file; see "
-            "docs/experiments.md."
+            help="What to compare: paper, controls, ablations, wordings, mixlora, demonstrations, "
+            "samples, or a file; see docs/experiments.md."
         ),
     ] = "paper",
     seeds: Annotated[
@@ -447,6 +485,8 @@ def experiment(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the steps and which of them are done.")
     ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare judges that are trained or asked in different ways, and test claims about them.
 
@@ -473,7 +513,8 @@ def experiment(
     if dry_run:
         echo(list_steps(plan(made).steps))
         return
-    comparison = run_experiment(made)
+    with verbosity(quiet=quiet, verbose=verbose):
+        comparison = run_experiment(made)
     if comparison is not None:
         echo(f"\n{comparison}\n\n{out / 'results.md'}, results.json, results.csv")
 
@@ -482,10 +523,12 @@ def read_words(option: str, text: str) -> list[str]:
     """The words of a command line in an option's value.
 
     Raises:
-        JudgeError: a quote is not closed.
+        JudgeError: a quote is not closed, or lmms-eval has no such option.
     """
+    from mtrl_judge.harness_plugin.host_flags import host_flags
+
     try:
-        return shlex.split(text)
+        return host_flags(shlex.split(text))
     except ValueError as error:
         raise JudgeError(
             f"{option}: found {text!r} ({error}); expected options of lmms-eval as in a shell, "
@@ -547,12 +590,15 @@ def demo(
         "demo-run"
     ),
     seed: Seed = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """The whole workflow on this machine: sample corpus, tiny model, GRPO, lmms-eval."""
     from mtrl_judge.experiments.demo import run_demo
     from mtrl_judge.leaderboard.tables import plain_text
 
-    made = run_demo(out, seed=seed)
+    with verbosity(quiet=quiet, verbose=verbose):
+        made = run_demo(out, seed=seed)
     echo(f"\n{plain_text(made.table)}")
     echo(f"\n{plain_text(made.further)}")
     echo(f"\nlearning curve: {made.learning_curve}\njudge: {made.judge}")
@@ -562,7 +608,9 @@ app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
 app.command()(report)
 app.command()(gate)
+app.command()(recipes)
 app.command()(serve)
+app.command()(track)
 app.add_typer(baseline, name="baseline")
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.verbosity import is_verbose, verbosity
 
-from .options import AllowLocalFiles, Force, echo
+from .options import AllowLocalFiles, Force, Quiet, echo
 
 if TYPE_CHECKING:
     from mtrl_judge.data.prepare import PreparedTask
@@ -58,6 +59,10 @@ def prepare(
         ),
     ] = None,
     allow_local_files: AllowLocalFiles = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also list every image that was changed.")
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write datasets into the data root, from the hub or from your own files.
 
@@ -79,7 +84,7 @@ def prepare(
         allow_missing,
         tuple(private_host or ()),
     )
-    with ProgressBars() as bars:
+    with verbosity(quiet=quiet, verbose=verbose), ProgressBars() as bars:
         try:
             for prepared in prepare_tasks(found, data_root, options, bars.report):
                 bars.console.print(_summary(prepared), markup=False, highlight=False)
@@ -118,6 +123,7 @@ def _summary(prepared: PreparedTask) -> str:
         ]
         if notes:
             lines.append(f"  images that {what}: {len(notes)}")
-            lines += [f"    {note}" for note in notes[:_MAX_NOTES]]
-            lines += [f"    and {len(notes) - _MAX_NOTES} more"] * (len(notes) > _MAX_NOTES)
+            listed = len(notes) if is_verbose() else _MAX_NOTES
+            lines += [f"    {note}" for note in notes[:listed]]
+            lines += [f"    and {len(notes) - listed} more (--verbose)"] * (len(notes) > listed)
     return "\n".join(lines)

@@ -31,11 +31,7 @@ def report(
     max_failures: MaxFailures = MAX_FAILURES,
     include_path: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--include-path",
-            "--include_path",
-            help="A folder with YAMLs of your own tasks, for the images of their items.",
-        ),
+        typer.Option(help="A folder with YAMLs of your own tasks, for the images of their items."),
     ] = None,
     data_root: DataRoot = None,
     resamples: Resamples = RESAMPLES,

@@ -12,8 +12,19 @@ import typer
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.signals import sigterm_as_exit
 
-from .options import AllowLocalFiles, DataRoot, comma_separated, echo, use_data_root
+from .options import (
+    STYLES,
+    AllowLocalFiles,
+    DataRoot,
+    choice,
+    comma_separated,
+    echo,
+    use_data_root,
+)
 
+BACKENDS = ("transformers", "vllm", "openai")
+SCORINGS = ("generation", "logprob")
+CALIBRATIONS = ("temperature", "bias", "none")
 _REQUIRED = ("prometheus_client", "starlette", "uvicorn")
 
 
@@ -21,7 +32,7 @@ def serve(
     model: Annotated[
         str, typer.Option(help="A checkpoint folder, a hub id, or the model's name on a server.")
     ],
-    backend: Annotated[str, typer.Option(help="transformers, vllm or openai.")] = "transformers",
+    backend: Annotated[str, choice(BACKENDS, "What runs it.")] = "transformers",
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,16 +45,30 @@ def serve(
     name: Annotated[
         str | None, typer.Option(help="The judge's name in requests (default: the model's).")
     ] = None,
-    style: Annotated[
-        str | None, typer.Option(help="reasoned, direct or confidence; as for `eval`.")
-    ] = None,
-    scoring: Annotated[str, typer.Option(help="generation or logprob.")] = "generation",
+    style: Annotated[str | None, choice(STYLES, "How to answer; as for `eval`.")] = None,
+    scoring: Annotated[str, choice(SCORINGS, "Where verdicts come from.")] = "generation",
     calibration: Annotated[
         str | None,
-        typer.Option(help="Of --scoring logprob: temperature (the default), bias or none."),
+        choice(CALIBRATIONS, "Of --scoring logprob (default: temperature)."),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Where answers are cut (default: as in the tasks).")
+    ] = None,
+    demonstrations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="{k: …}",
+            help="Solved items in every prompt, such as '{k: 4, by: [text], encoder: tfidf}'; see "
+            "docs/tasks.md (default: as in the tasks).",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each item, which vote.")] = 1,
+    vote: Annotated[
+        str | None, typer.Option(help="Of --samples: majority (the default), mean or verified.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of --samples (default: the task's where it samples, else 1)."),
     ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Prompts answered together; on a GPU, auto is as many as fit.")
@@ -51,7 +76,6 @@ def serve(
     model_args: Annotated[
         str,
         typer.Option(
-            "--model-args",
             metavar="KEY=VALUE,…",
             help="Other arguments of the model, as for `eval`: dtype, device, max_pixels, …",
         ),
@@ -96,11 +120,13 @@ def serve(
         )
     arguments = _model_args(model_args)
     use_data_root(data_root)
+    from mtrl_judge.judge_tasks.demonstrations import parse_demonstrations
     from mtrl_judge.judge_tasks.loading import find_tasks
     from mtrl_judge.serving.limits import Limits
     from mtrl_judge.serving.server import address_of, bind, run, service_key
 
     served = {task.task: task for task in find_tasks(comma_separated(tasks))}
+    shown = parse_demonstrations(demonstrations, "--demonstrations")
     key = service_key()
     limits = replace(
         Limits(),
@@ -122,6 +148,10 @@ def serve(
             scoring=scoring,
             calibration=calibration,
             max_new_tokens=max_new_tokens,
+            demonstrations=None if shown is None else shown.model_dump(by_alias=True),
+            samples=samples,
+            vote=vote,
+            temperature=temperature,
             batch_size=batch_size,
             **arguments,
         )

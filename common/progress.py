@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .verbosity import is_quiet
+
 ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 """Called with a label, how many units are done, and how many there are."""
 
@@ -25,7 +27,14 @@ class ProgressBars(Progress):
     def __init__(self, *, transient: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         console = Console(stderr=True)
-        super().__init__(*columns, TimeRemainingColumn(), console=console, transient=transient)
+        # What vanishes at its end would leave an empty line where it cannot vanish.
+        disable = is_quiet() or (transient and not console.is_terminal)
+        super().__init__(
+            *(*columns, TimeRemainingColumn()),
+            console=console,
+            transient=transient,
+            disable=disable,
+        )
         self._by_label: dict[str, TaskID] = {}
 
     def report(self, label: str, done: int, total: int) -> None:
@@ -33,3 +42,25 @@ class ProgressBars(Progress):
         if label not in self._by_label:
             self._by_label[label] = self.add_task(label, total=total)
         self.update(self._by_label[label], completed=done, total=total)
+
+
+class OneLine(Progress):
+    """One line, for what a command is doing now: a count and an estimate of the time left."""
+
+    def __init__(self, label: str, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        super().__init__(
+            *(*columns, TimeRemainingColumn()),
+            console=console,
+            transient=True,
+            disable=is_quiet() or not console.is_terminal,
+        )
+        self._task = self.add_task(label, total=None)
+        self._label = label
+
+    def report(self, label: str, done: int, total: int) -> None:
+        """A :data:`ProgressCallback`; the estimate begins again with another label."""
+        if label != self._label:
+            self._label = label
+            self.reset(self._task, description=label)
+        self.update(self._task, completed=done, total=total)

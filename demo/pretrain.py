@@ -33,6 +33,7 @@ from transformers.vision_utils import (
 )
 
 from mtrl_judge.common.files import read_json, refuse_existing, whole_folder, write_json
+from mtrl_judge.common.verbosity import is_quiet
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 from mtrl_judge.models.checkpoint import errors_of_saving
 
@@ -420,7 +421,8 @@ def _optimize(
     mean, threads = 0.0, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(2) as pool, tqdm(total=phase.steps, desc=name) as progress:
+        bar = tqdm(total=phase.steps, desc=name, disable=is_quiet())
+        with ThreadPoolExecutor(2) as pool, bar as progress:
             for step, batch in enumerate(batches):
                 losses, gradients = zip(*pool.map(gradients_of, batch.chunk(2)), strict=True)
                 for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):

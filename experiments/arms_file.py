@@ -19,9 +19,11 @@ from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.plain_yaml import read_yaml
 from mtrl_judge.common.printable import printable_line
 from mtrl_judge.harness_plugin.perturbations import PERTURBATIONS
+from mtrl_judge.judge_tasks.demonstrations import parse_demonstrations
 from mtrl_judge.judge_tasks.spec import Role, Style
 from mtrl_judge.leaderboard.compare import METRICS
 from mtrl_judge.models.calibration import Method as Calibration
+from mtrl_judge.models.votes import Vote, sampling
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.fields import validate
 from mtrl_judge.rl.recipes import find_shipped
@@ -48,11 +50,21 @@ class _Part(BaseModel):
 
 
 class Evaluation(_Part):
-    """How an arm's judges are asked; by default in the style that they were trained for."""
+    """How an arm's judges are asked; by default as they were trained."""
 
     style: Style | None = None
     scoring: Literal["generation", "logprob"] = "generation"
     calibration: Calibration | None = None
+    demonstrations: Mapping[str, Any] | None = None
+    """What their prompts show, as in ``judge.demonstrations``."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    vote: Vote | None = None
+
+    @property
+    def model_args(self) -> str:
+        """The arguments of the backend, without what has a flag or a variable."""
+        given = self.model_dump(exclude_defaults=True, exclude={"style", "demonstrations"})
+        return ",".join(f"{name}={value}" for name, value in given.items())
 
 
 class Arm(_Part):
@@ -256,6 +268,15 @@ def _arm_conflicts(arm: Arm, file: ArmsFile) -> Iterator[str]:
         yield "composed: needs the judges of an arm with one_per_task: true, named by judge"
     if arm.evaluation.calibration is not None and arm.evaluation.scoring != "logprob":
         yield "evaluation.calibration: needs scoring: logprob"
+    asked = arm.evaluation
+    try:
+        parse_demonstrations(asked.demonstrations, "evaluation.demonstrations")
+    except JudgeError as error:
+        yield str(error)
+    try:
+        sampling(asked.samples, asked.vote, None, 0, asked.scoring)
+    except JudgeError as error:
+        yield f"evaluation.{error}"
 
 
 def _on_one_task(arm: Arm, file: ArmsFile) -> bool:

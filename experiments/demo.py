@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.locks import locked_folder
+from mtrl_judge.common.verbosity import is_quiet
 from mtrl_judge.demo.corpus import base_tasks, further_tasks
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
@@ -96,6 +97,7 @@ def run_demo(out: Path, *, seed: int) -> Demo:
         run,
         evaluation=folder / "after",
         environment=environment,
+        log=folder / "train.log" if is_quiet() else None,
     )
     taught = further_step(data, base, folder / "base-further", seed)
     further = evaluation(

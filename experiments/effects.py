@@ -49,10 +49,12 @@ class Effect(NamedTuple):
         """The one-sided p-value of the hypothesis that the true difference is at most ``above``."""
         if self.standard_error is None or self.difference.value is None:
             return None
+        gap = self.difference.value - above
+        if not self.standard_error:  # such as of arms with the same verdicts on all rows
+            return 0.5 if gap == 0 else float(gap < 0)
         from scipy.special import stdtr
 
-        statistic = (self.difference.value - above) / self.standard_error
-        return float(stdtr(self.degrees, -statistic))
+        return float(stdtr(self.degrees, -gap / self.standard_error))
 
     @property
     def p_value(self) -> float | None:

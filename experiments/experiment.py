@@ -25,8 +25,11 @@ from mtrl_judge.harness_plugin.perturbations import (
     applies,
     expand_paraphrases,
 )
+from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE
+from mtrl_judge.judge_tasks.demonstration_checks import SELF
+from mtrl_judge.judge_tasks.demonstrations import parse_demonstrations
 from mtrl_judge.judge_tasks.loading import SHIPPED
-from mtrl_judge.judge_tasks.spec import JudgeTask
+from mtrl_judge.judge_tasks.spec import Demonstrations, JudgeTask
 from mtrl_judge.leaderboard.compatibility import (
     other_differences,
     require_comparable,
@@ -40,7 +43,7 @@ from mtrl_judge.rl.recipes import resolve_tasks
 from mtrl_judge.rl.run_record import FREE_FIELDS
 from mtrl_judge.rl.settings import Settings, as_flags, build_settings
 
-from .arms_file import REPEATS, Arm, ArmsFile, arm_key, read_arms
+from .arms_file import REPEATS, Arm, ArmsFile, Evaluation, arm_key, read_arms
 from .effects import Unit
 from .experiment_tables import Comparison, Judged, compare, write_report
 from .pipeline import Step, keep_settings, run_steps
@@ -57,7 +60,13 @@ from .stages import (
 
 # Each judge is asked as its arm says, and the tables show what that changes.
 ACROSS = ("style", "scoring", "calibration")
-_BY_ARM = tuple(f"model_args {name}" for name in ACROSS)
+_BY_ARM = (
+    "demonstrations",
+    "samples",
+    "vote",
+    *(f"model_args {name}" for name in Evaluation.model_fields),
+    *(f"generation {name}" for name in ("do_sample", "temperature", "top_k", "top_p")),
+)
 _MODEL = "model_name_or_path"
 _RUNS, _EVALUATIONS, _LOGS, _ARMS = "runs", "evaluations", "logs", "arms"
 _UNCHANGED = "unchanged"
@@ -172,13 +181,25 @@ class Experiment:
     def evaluated_on(self, contestant: Contestant) -> Sequence[JudgeTask]:
         """As in the paper, a judge trained on one task is evaluated on that task only.
 
-        What is fitted to validation rows is evaluated on tasks that have some.
+        What is fitted to validation rows is evaluated on tasks that have some, and what is shown
+        items of the task's own training split on tasks that have one.
         """
         if contestant.task is not None:
             return [contestant.task]
+        shown = self.demonstrations(contestant.arm)
         if contestant.arm.evaluation.calibration is not None:
             return self.tasks
+        if shown is not None and shown.k and shown.source == SELF:
+            return self.tasks
         return [*self.tasks, *self.ood]
+
+    def demonstrations(self, arm: Arm) -> Demonstrations | None:
+        """What the prompts of an arm's judges show, by default as in their training; None for what
+        the YAMLs of the tasks say."""
+        asked = arm.evaluation.demonstrations
+        if asked is None:
+            asked = self.settings_of(arm).judge.demonstrations
+        return parse_demonstrations(asked, f"{arm.name}: demonstrations")
 
     def run_folder(self, contestant: Contestant) -> Path:
         return self.out / _RUNS / self.judge(contestant).path
@@ -191,19 +212,27 @@ class Experiment:
 
     def conditions(self, contestant: Contestant) -> dict[str, list[JudgeTask]]:
         """What a judge is asked again under, and on which tasks: one that writes its verdicts, on
-        all tasks."""
-        if contestant.task is not None or contestant.arm.evaluation.scoring != "generation":
+        all tasks. Votes of samples, which follow from the seed, would repeat themselves."""
+        asked = contestant.arm.evaluation
+        if contestant.task is not None or asked.scoring != "generation":
             return {}
         tasks = self.evaluated_on(contestant)
         most = max((len(task.judge.paraphrases) for task in tasks), default=0)
+        shown = self.demonstrations(contestant.arm)
         return {
             name: [
                 task
                 for task in tasks
                 if name == REPEATS
-                or applies(name, kind=task.judge.kind, paraphrases=len(task.judge.paraphrases))
+                or applies(
+                    name,
+                    kind=task.judge.kind,
+                    paraphrases=len(task.judge.paraphrases),
+                    demonstrations=0 if shown is None else shown.k,
+                )
             ]
             for name in expand_paraphrases(self.arms_file.consistency, min(most, PARAPHRASES))
+            if name != REPEATS or asked.samples == 1
         }
 
 
@@ -255,7 +284,9 @@ def set_up(
     }
     train_values = {name: value for name, value in options.items() if value}
     shared: dict[str, Any] = {**arms_file.fields, **train_values, "dry_run": True}
-    asked: dict[str, Any] = {n: shared[n] for n in ("tasks", "style") if n in shared}
+    asked: dict[str, Any] = {
+        n: shared[n] for n in ("tasks", "style", "demonstrations") if n in shared
+    }
     base = build_settings(
         "grpo", {**train_values, **asked, "dry_run": True}, recipe=recipe_file(recipe, "grpo")
     )
@@ -414,8 +445,7 @@ def _evaluations(experiment: Experiment, contestant: Contestant) -> Iterator[Ste
     model = experiment.model(contestant.corpus)
     if contestant.seed is not None:
         model = str(experiment.run_folder(contestant) / JUDGE)
-    named = {"scoring": asked.scoring, "calibration": asked.calibration}
-    model_args = ",".join(f"{name}={value}" for name, value in named.items() if value)
+    shown = experiment.demonstrations(contestant.arm)
     conditions = {_UNCHANGED: experiment.evaluated_on(contestant)}
     for condition, tasks in {**conditions, **experiment.conditions(contestant)}.items():
         changed = condition not in (_UNCHANGED, REPEATS)
@@ -428,13 +458,16 @@ def _evaluations(experiment: Experiment, contestant: Contestant) -> Iterator[Ste
             experiment.evaluation_folder(contestant, condition),
             style=asked.style,
             eval_args=[
-                *(["--model_args", model_args] if asked.scoring != "generation" else []),
+                *(["--model_args", asked.model_args] if asked.model_args else []),
                 *(_TWO_SAMPLES if condition == REPEATS else ()),
                 *experiment.eval_args,
             ],
             environment={
                 **variables(experiment.data_of(contestant.corpus), settings),
                 **({PERTURBATION_VARIABLE: condition} if changed else {}),
+                **(
+                    {DEMONSTRATIONS_VARIABLE: shown.model_dump_json(by_alias=True)} if shown else {}
+                ),
             },
             log=experiment.out / _LOGS / contestant.path / f"{condition}.log",
         )

@@ -340,7 +340,8 @@ def _general_notes(sources: Iterable[str], metric: str, file: ArmsFile) -> list[
         "percent of answers without a verdict, which count as wrong. flip rate: pairs whose "
         "verdict changes when the two images trade places.",
         "±: standard deviation over corpora and training seeds (n − 1 in the denominator); scores "
-        "without it are of one judge. The base model is not trained, and decoding is greedy.",
+        "without it are of one judge. The base model is not trained, and decoding is greedy "
+        "where an arm does not sample.",
         "Differences are paired by item. Their 95 % intervals cover other items and other "
         "trainings; with one training, only other items. p-values are adjusted (Holm) over all "
         "arms, or over all claims.",

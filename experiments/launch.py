@@ -7,14 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from mtrl_judge.common.errors import JudgeError, did_you_mean
+from mtrl_judge.common.errors import DataError, JudgeError, did_you_mean
+from mtrl_judge.common.files import expanded
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.secrets import Redactor
+from mtrl_judge.common.verbosity import is_verbose
 from mtrl_judge.harness_plugin.answer_store import (
     REUSE_ALL,
     REUSE_VARIABLE,
@@ -23,11 +26,13 @@ from mtrl_judge.harness_plugin.answer_store import (
     new_session,
 )
 from mtrl_judge.harness_plugin.evaluation_split import SPLIT_VARIABLE
+from mtrl_judge.harness_plugin.host_flags import host_flags, refuse_missing_trackers
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE, STYLE_VARIABLE
+from mtrl_judge.judge_tasks.loading import find_task, shipped_paths
 from mtrl_judge.judge_tasks.request_failures import by_message, message_lines
-from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
-from mtrl_judge.judge_tasks.spec import STYLES
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, find_source
+from mtrl_judge.judge_tasks.spec import GROUPS, STYLES
 from mtrl_judge.leaderboard.reading import (
     RESULTS_SUFFIX,
     load_run,
@@ -36,6 +41,7 @@ from mtrl_judge.leaderboard.reading import (
 )
 from mtrl_judge.leaderboard.runs import Run
 
+from .evaluation_progress import EvaluationProgress
 from .evaluation_record import (
     EvaluationRecord,
     failed_requests,
@@ -48,6 +54,7 @@ from .processes import run_to_end
 from .redaction import redacted
 
 ANSWERS = "answers"
+LOG_PREFIX = "lmms-eval-"
 _RECORDED = (
     DATA_ROOT_VARIABLE,
     STYLE_VARIABLE,
@@ -72,6 +79,20 @@ class CommandError(JudgeError):
         super().__init__("\n".join(lines))
 
 
+class _Watched:
+    """A file, and who reads what is written to it."""
+
+    def __init__(self, file: BinaryIO, watch: Callable[[str], None]) -> None:
+        self._file, self._watch = file, watch
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._watch(data.decode("utf-8", "replace"))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def run_command(
     name: str,
     command: Sequence[str],
@@ -79,6 +100,7 @@ def run_command(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     log: Path | None = None,
+    watch: Callable[[str], None] | None = None,
 ) -> None:
     """Run a command to its end.
 
@@ -88,7 +110,9 @@ def run_command(
     Args:
         environment: variables in addition to those of this process.
         folder: the working directory of the command; None is that of this process.
-        log: file for everything that the command prints; None is the output of this process.
+        log: file for everything that the command prints, which is also printed if the user asked
+            for it (``--verbose``); None is the output of this process.
+        watch: called with what it prints to the log, as it comes.
 
     Raises:
         CommandError: the exit code is not 0.
@@ -103,7 +127,12 @@ def run_command(
             }
         else:
             log.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(redacted(stack.enter_context(log.open("wb")), redactor))
+            output: Any = stack.enter_context(log.open("wb"))
+            if watch is None and is_verbose():
+                watch = partial(print, end="", flush=True)
+            if watch is not None:
+                output = _Watched(output, watch)
+            file = stack.enter_context(redacted(output, redactor))
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         # Python would keep what it prints to a pipe for long; the redactor expects UTF-8.
         variables = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONIOENCODING": "utf-8"}
@@ -127,6 +156,7 @@ def run_lmms_eval(
     log: Path | None = None,
     name: str = "lmms-eval",
     resume: bool = False,
+    shown: EvaluationProgress | None = None,
 ) -> list[Run]:
     """Run lmms-eval with its samples logged and its answers kept in ``output_path``.
 
@@ -136,18 +166,23 @@ def run_lmms_eval(
         environment, log: as for :func:`run_command`.
         name: what error messages call this run.
         resume: use the answers that earlier runs have kept there.
+        shown: in place of what lmms-eval prints, which then goes to a log in ``output_path``.
 
     Returns:
         What it wrote, with samples.
 
     Raises:
-        JudgeError: the style does not exist.
+        JudgeError: the style, a task, a flag, a tracker or the data of a task does not exist.
         CommandError: lmms-eval fails, or has not written all samples.
     """
     if style is not None and style not in STYLES:
         raise JudgeError(f"--style: no style {style!r}; {did_you_mean(style, STYLES)}")
+    flags = host_flags(flags)
+    _refuse_unknown_tasks(tasks, flags)
+    refuse_missing_trackers(flags)
     variables = {**(environment or {}), **({STYLE_VARIABLE: style} if style else {})}
     present = {**os.environ, **variables}
+    _refuse_missing_data(tasks, present.get(DATA_ROOT_VARIABLE))
     record = EvaluationRecord(
         model=model,
         tasks=tasks,
@@ -160,15 +195,18 @@ def run_lmms_eval(
         replaces=None,
     )
     variables |= {REUSE_VARIABLE: REUSE_ALL if resume else ""}
-    return _evaluate(record, output_path, variables, log=log, name=name)
+    return _evaluate(record, output_path, variables, log=log, name=name, shown=shown)
 
 
-def retry_failed(run: Path, flags: Sequence[str] = ()) -> Run | None:
+def retry_failed(
+    run: Path, flags: Sequence[str] = (), *, shown: EvaluationProgress | None = None
+) -> Run | None:
     """Repeat the failed requests of an evaluation, and write complete results that replace its own.
 
     Args:
         run: a results file of an evaluation, or a folder with one.
         flags: `--model_args` with the secrets that the evaluation was given.
+        shown: as for :func:`run_lmms_eval`.
 
     Returns:
         The new results; None if no request of the run had failed.
@@ -180,7 +218,7 @@ def retry_failed(run: Path, flags: Sequence[str] = ()) -> Run | None:
     """
     results = _one_results_file(run)
     record = read_record(results)
-    flags = with_given_secrets(record, flags)
+    flags = with_given_secrets(record, host_flags(flags))
     answers = (results.parent / record.answers).resolve()
     if not answers.is_dir():
         raise JudgeError(
@@ -196,7 +234,41 @@ def retry_failed(run: Path, flags: Sequence[str] = ()) -> Run | None:
     variables = {**dict.fromkeys(_RECORDED, ""), **record.variables, REUSE_VARIABLE: record.session}
     again = record._replace(flags=flags, session=new_session())
     with locked_folder(answers.parent):
-        return _evaluate(again, answers.parent, variables, replaces=results)[-1]
+        return _evaluate(again, answers.parent, variables, replaces=results, shown=shown)[-1]
+
+
+def _refuse_unknown_tasks(tasks: str, flags: Sequence[str]) -> None:
+    """Refuse shipped tasks that do not exist, before lmms-eval starts; it knows of all others."""
+    if any(flag.startswith("--include_path") for flag in flags):
+        return
+    known = [*GROUPS, *(path.stem for path in shipped_paths())]
+    unknown = [
+        name
+        for name in tasks.split(",")
+        if name.startswith("mtrl_") and "*" not in name and name not in known
+        if not name.endswith((".yaml", ".yml"))
+    ]
+    if unknown:
+        raise JudgeError(
+            "\n".join(f"--tasks: no task {name!r}; {did_you_mean(name, known)}" for name in unknown)
+        )
+
+
+def _refuse_missing_data(tasks: str, root: str | None) -> None:
+    """Refuse shipped tasks that are named and have no data, before lmms-eval starts.
+
+    A pattern may match tasks that are then skipped, and a dataset on the hub is read later.
+    """
+    shipped = {path.stem for path in shipped_paths()}
+    missing = []
+    for name in dict.fromkeys(tasks.split(",")):
+        if name in shipped:
+            try:
+                find_source(find_task(name), None if root is None else expanded(root))
+            except DataError as error:
+                missing.append(str(error))
+    if missing:
+        raise DataError("\n".join(dict.fromkeys(missing)))
 
 
 def remove_results(folder: Path) -> None:
@@ -227,6 +299,7 @@ def _evaluate(
     replaces: Path | None = None,
     log: Path | None = None,
     name: str = "lmms-eval",
+    shown: EvaluationProgress | None = None,
 ) -> list[Run]:
     command = [sys.executable, "-m", "lmms_eval", "--model", record.model, "--tasks", record.tasks]
     command += ["--output_path", str(output_path), "--log_samples", *record.flags]
@@ -234,7 +307,12 @@ def _evaluate(
     variables = {**variables, STORE_VARIABLE: str(answers), SESSION_VARIABLE: record.session}
     before = set(results_files(output_path))
     folder = Path(record.working_directory)
-    run_command(name, command, environment=variables, folder=folder, log=log)
+    with ExitStack() as stack:
+        if shown is not None:
+            log = output_path / f"{LOG_PREFIX}{record.session}.log"
+            stack.enter_context(shown.of(log))
+        watch = None if shown is None else shown.read
+        run_command(name, command, environment=variables, folder=folder, log=log, watch=watch)
     if not output_path.is_dir():
         raise JudgeError(
             f"{output_path}: vanished while lmms-eval wrote into it; run the command again"

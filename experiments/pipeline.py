@@ -14,6 +14,7 @@ from typing import Any
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json, write_json
 from mtrl_judge.common.signals import sigterm_as_exit
+from mtrl_judge.common.verbosity import report
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def run_steps(steps: Sequence[Step], durations_file: Path) -> Iterator[Step]:
             finished = [(d["kind"], d["seconds"]) for d in durations.values() if d["done"]]
             later = [other.kind for other in steps[number:] if not other.is_done()]
             left = time_left([step.kind, *later], finished)
-            print(f"[{number}/{len(steps)}] {step.name}{left and f' … {left}'}", flush=True)
+            report(f"[{number}/{len(steps)}] {step.name}{left and f' … {left}'}")
             _run_step(step, durations, durations_file)
             yield step
 

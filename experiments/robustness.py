@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import is_free, write_json
 from mtrl_judge.common.locks import locked_folder
+from mtrl_judge.common.verbosity import report
 from mtrl_judge.harness_plugin.evaluation_split import SPLIT_VARIABLE, check_split
 from mtrl_judge.harness_plugin.perturbations import (
     PARAPHRASES,
@@ -113,7 +114,7 @@ def _run(
 ) -> Robustness:
     _claim(out, settings)
     unchanged = _known_run(out / UNCHANGED)
-    print(f"{UNCHANGED}: {'done' if unchanged else tasks}", flush=True)
+    report(f"{UNCHANGED}: {'done' if unchanged else tasks}")
     unchanged = unchanged or _evaluate(UNCHANGED, tasks, out, settings)
     if not unchanged.tasks:
         raise JudgeError(f"--tasks: found no judge task in {tasks}; see `mtrl-judge tasks`")
@@ -124,11 +125,11 @@ def _run(
         if len(chosen) < len(unchanged.tasks)
     }
     for name, others in not_applicable.items():
-        print(f"{name}: does not apply to {', '.join(others)}", flush=True)
+        report(f"{name}: does not apply to {', '.join(others)}")
     plan = {name: chosen for name, chosen in plan.items() if chosen}
     runs = {}
     for number, (name, chosen) in enumerate(plan.items(), 1):
-        print(f"[{number}/{len(plan)}] {name}: ", end="", flush=True)
+        report(f"[{number}/{len(plan)}] {name}: ", end="")
         runs[name] = _perturbed_run(name, chosen, unchanged, out, settings)
     effects = adjust_p_values(
         [
@@ -160,7 +161,7 @@ def _perturbed_run(
     run = _known_run(out / name, tasks)
     if run and _first_difference(run, unchanged, tasks):
         run = None
-    print("done" if run else ", ".join(tasks), flush=True)
+    report("done" if run else ", ".join(tasks))
     run = run or _evaluate(name, ",".join(tasks), out, settings)
     if difference := _first_difference(run, unchanged, tasks):
         raise JudgeError(

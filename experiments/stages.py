@@ -15,14 +15,15 @@ from mtrl_judge.demo.corpus import write_sample
 from mtrl_judge.demo.further import teach_further_kinds
 from mtrl_judge.demo.pretrain import pretrain_tiny_model
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
+from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE
 from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.rl.callbacks import LOG_FILE
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
 from mtrl_judge.rl.recipes import as_shell, launch_command
-from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.settings import Settings
 
 from .launch import remove_results, run_command, run_lmms_eval
@@ -185,9 +186,13 @@ def evaluation_step(
             resume=True,
         )
 
-    perturbation = environment.get(PERTURBATION_VARIABLE)
+    shown = [
+        f"{variable}={environment[variable]}"
+        for variable in (PERTURBATION_VARIABLE, DEMONSTRATIONS_VARIABLE)
+        if variable in environment
+    ]
     command = [
-        *([] if perturbation is None else ["env", f"{PERTURBATION_VARIABLE}={perturbation}"]),
+        *(["env", *shown] if shown else []),
         "mtrl-judge",
         "eval",
         "--resume",

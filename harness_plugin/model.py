@@ -144,7 +144,7 @@ class MtrlJudge(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 self.judge.min_and_max_pixels,
                 checked.system_prompt or "",
                 opened.revision,
-                self._generation_settings,
+                lambda requested: self.judge.recorded(self._generation_settings(requested)),
                 self._calibration,
                 opened.encode_image,
                 self._sampling,

@@ -17,6 +17,7 @@ from rich.progress import track
 from mtrl_judge.common.errors import DataError, did_you_mean
 from mtrl_judge.common.hashing import digest
 from mtrl_judge.common.surrogates import replace_surrogates
+from mtrl_judge.common.verbosity import is_quiet
 from mtrl_judge.metrics.human import HumanRating
 
 from .column_paths import ColumnPath, Step, leaves, parse_path, value_at
@@ -308,14 +309,16 @@ class RawSplit:
         few = len(self) * max(1, len(self.task.judge.images)) < _PROGRESS_FROM
         hashed = self._digests_N is not None
         check = self._fault if hashed else self._digest_and_fault
+        console = Console(stderr=True)
         with truncation_refused(), ThreadPoolExecutor() as pool:
             checked = track(
                 _map_in_batches(pool, check, self._cells()),
                 description=f"{self.task.task}: checking images",
                 total=len(self),
-                disable=few,
+                # What vanishes at its end would leave an empty line where it cannot vanish.
+                disable=few or is_quiet() or not console.is_terminal,
                 transient=True,
-                console=Console(stderr=True),
+                console=console,
             )
             results = list(checked)
         if not hashed:

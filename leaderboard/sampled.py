@@ -63,7 +63,10 @@ def sampled_rows(judged: Iterable[tuple[Run, TaskResult]]) -> Iterator[Row]:
         if max(sizes, default=0) < 2:
             continue
         headline = result.kind.headline
-        values = {name: _headline(result, verdicts_N) for name, verdicts_N in _ways(result).items()}
+        values = {
+            name: _headline(result, verdicts_N)
+            for name, verdicts_N in verdicts_by_vote(result).items()
+        }
         singles = [
             _headline(result, [_verdict(s.sampled, k) for s in result.samples], k)
             for k in range(max(sizes))
@@ -79,7 +82,7 @@ def sampled_rows(judged: Iterable[tuple[Run, TaskResult]]) -> Iterator[Row]:
         yield Row(result.task, cells)
 
 
-def _ways(result: TaskResult) -> dict[str, Verdicts]:
+def verdicts_by_vote(result: TaskResult) -> dict[str, Verdicts]:
     """The verdict of each row, by the name of the vote."""
     kind, rows = result.kind, [sample.sampled for sample in result.samples]
     verdicts_N = [

@@ -117,6 +117,10 @@ class BaseJudge(ABC):
             texts |= zip(batch.indices, (answer.text for answer in answers), strict=True)
         return [texts[index] for index in range(len(rows))]
 
+    def recorded(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a generation as results record them."""
+        return dict(settings)
+
     @abstractmethod
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
@@ -285,7 +289,7 @@ class TokenizingJudge(BaseJudge):
             raise JudgeError("tokenizer: no end-of-sequence token, so no answer would ever end")
         special = _special_tokens(self.tokenizer)
         self._hidden_ids = {i for i, token in special.items() if token not in JUDGE_TAGS}
-        self._markup = special_token_pattern(special.values())
+        self._markup = tokenizer_markup(self.tokenizer)
         self._system_messages = system_messages(system_prompt)
 
     @property
@@ -300,8 +304,8 @@ class TokenizingJudge(BaseJudge):
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
     ) -> Prompt:
         """As :meth:`BaseJudge.prompt`, rendered with the chat template."""
-        chat = neutral_messages([*self._system_messages, *messages], self._markup, len(images))
-        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        chat = [*self._system_messages, *messages]
+        text = chat_text(self.processor, chat, self._markup, len(images))
         rgb = [self._fit(image.convert("RGB")) for image in images]
         return Prompt(text, rgb, estimated_length(text, rgb))
 
@@ -344,6 +348,25 @@ def system_messages(system_prompt: str | None) -> list[dict[str, Any]]:
     if not system_prompt:
         return []
     return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}]
+
+
+def tokenizer_markup(tokenizer: Any) -> re.Pattern[str]:
+    """What a tokenizer would take for more than text."""
+    return special_token_pattern(_special_tokens(tokenizer).values())
+
+
+def chat_text(
+    processor: Any, messages: Iterable[Mapping[str, Any]], markup: re.Pattern[str], images: int
+) -> str:
+    """A conversation as the chat template writes it, up to where the answer begins.
+
+    Args:
+        markup: what no text of the messages may act as.
+        images: their number, for a check.
+    """
+    chat = neutral_messages(messages, markup, images)
+    text: str = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return text
 
 
 def neutral_messages(

@@ -135,9 +135,9 @@ def with_mixlora(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises:
         JudgeError: the adapter is not of this model.
     """
-    config = MixLoraConfig.read(folder)
-    config.bind(model)
     try:
+        config = MixLoraConfig.read(folder)
+        config.bind(model)
         return PeftModel.from_pretrained(model, str(folder), config=config)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError, KeyError) as error:
         raise JudgeError(f"{folder}: the adapter does not load: {error}") from None

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +42,7 @@ from .base_judge import (
 from .pixels import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
+    import openai
     from openai import OpenAI
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -52,7 +55,16 @@ TOLERATED = 0.01
 _ROUNDING = 1e-6  # of a sum of the log-probabilities, which are in float32
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
+# What a server may refuse, and the name that it wants in place of the first: OpenAI's reasoning
+# models do not take max_tokens and sample at their own temperature.
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
+_REFUSABLE = re.compile(rf"\b({_LIMIT}|temperature|seed)\b")
+_REFUSAL = re.compile(r"(?i)unsupported|not support|deprecated|unrecognized|unknown|not permitted")
+# What OpenAI says where a model has reasoned up to the limit.
+_LIMIT_REACHED = "output limit was reached"
+
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,16 +123,29 @@ class OpenAIJudge(BaseJudge):
         self._markup = special_token_pattern([])
         self._system_messages = system_messages(system_prompt)
         self._continues: bool | None = None
+        self._refused: set[str] = set()
         self._lock = Lock()
         try:
-            self._request([_user("Is water wet? Reply with Yes or No.")], max_tokens=1)
+            self._request(
+                [_user("Is water wet? Reply with Yes or No.")],
+                max_tokens=16,
+                temperature=0.0,
+                seed=seed,
+            )
         except _RequestError as error:
-            raise JudgeError(f"engine=openai: {self.client.base_url}: {error}") from None
+            if _LIMIT_REACHED not in str(error):
+                raise JudgeError(f"engine=openai: {self.client.base_url}: {error}") from None
 
     @property
     def min_and_max_pixels(self) -> tuple[int | str, int]:
         """The bounds of what is sent; the server may resize images again."""
         return self._min_pixels or "unknown", self._max_pixels
+
+    def recorded(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """As :meth:`BaseJudge.recorded`: a temperature that the server refuses is its own."""
+        if "temperature" not in self._refused:
+            return dict(settings)
+        return {**settings, "do_sample": True, "temperature": None, "top_p": None}
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
@@ -186,7 +211,9 @@ class OpenAIJudge(BaseJudge):
             raise JudgeError("repetition_penalty, top_k: not part of the API of engine=openai")
         requested: dict[str, Any] = {"temperature": 0.0}
         if settings["do_sample"]:
-            requested = {name: settings[name] for name in ("temperature", "top_p")}
+            requested = {"temperature": settings["temperature"]}
+            if settings["top_p"] != 1.0:  # Anthropic takes one of the two only
+                requested["top_p"] = settings["top_p"]
         if until:
             requested["stop"] = list(until)
 
@@ -380,12 +407,34 @@ class OpenAIJudge(BaseJudge):
     def _create(
         self, messages: Sequence[Mapping[str, Any]], extra: Mapping[str, Any], **settings: Any
     ) -> Any:
-        return self.client.chat.completions.create(
-            model=self._model,
-            messages=list(messages),  # type: ignore[arg-type]
-            extra_body=dict(extra) or None,
-            **settings,
-        )
+        """A completion, without the settings that the server refuses."""
+        import openai
+
+        refused = frozenset(self._refused)
+        if _LIMIT in refused and _LIMIT in settings:
+            settings[_NEW_LIMIT] = settings.pop(_LIMIT)
+        try:
+            return self.client.chat.completions.create(
+                model=self._model,
+                messages=list(messages),  # type: ignore[arg-type]
+                extra_body=dict(extra) or None,
+                **{name: value for name, value in settings.items() if name not in refused},
+            )
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            name = _refused_setting(error)
+            if name is None or name in refused or name not in settings:
+                raise
+        self._refuse(name)
+        return self._create(messages, extra, **settings)
+
+    def _refuse(self, name: str) -> None:
+        if name == "temperature":
+            logger.warning(
+                "engine=openai: %s takes no temperature, so its answers are samples at the "
+                "server's own, and differ from run to run",
+                self._model,
+            )
+        self._refused.add(name)
 
     def _all(self, work: Callable[[int], T], count: int) -> list[T | str]:
         """The work for B prompts at a time; text as lmms-eval has it in place of what failed."""
@@ -434,6 +483,13 @@ def message_without_key(error: Exception, client: OpenAI) -> str:
     """An error on one line of lmms-eval's length, without the key, which a server may quote."""
     text, key = " ".join(str(error).split()) or type(error).__name__, client.api_key
     return text.replace(key, "…")[:200] if len(key) > 8 else text[:200]
+
+
+def _refused_setting(error: openai.APIStatusError) -> str | None:
+    """Which setting made a server refuse a request, as far as it says so."""
+    text = f"{error.param or ''} {error}"  # OpenAI names it apart, others within the message
+    named = _REFUSABLE.search(text) if _REFUSAL.search(text) else None
+    return named[0] if named else None
 
 
 def _distinguishable(verdicts: Sequence[str], end: str | None) -> list[str]:

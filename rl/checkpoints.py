@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from peft import PeftModel
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from mtrl_judge.common.errors import JudgeError, first_line
@@ -216,7 +217,10 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]  # transformers has no ty
         self.args.eval_on_start = False
         # False in a checkpoint that a signal caused: see StopOnSignal.on_save.
         control = self.state.stateful_callbacks.get("TrainerControl", {})
-        self._was_over = bool(control.get("args", {}).get("should_training_stop"))
+        over = bool(control.get("args", {}).get("should_training_stop"))
+        state_file = Path(checkpoint) / TRAINER_STATE_NAME
+        planned = json.loads(state_file.read_text(encoding="utf-8"))["max_steps"]
+        self._was_over = over and self.args.max_steps <= planned  # else the run is extended
         if self.state.best_global_step:
             best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if is_whole(best) else None

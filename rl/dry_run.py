@@ -1,21 +1,22 @@
-"""What a run would do: settings, data, a prompt, steps, memory and the command. No weights."""
+"""What a run would do: settings, data, a prompt, steps, what it needs, the command. No weights."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
+from mtrl_judge.common.errors import DataError, JudgeError
 from mtrl_judge.common.files import expanded
 from mtrl_judge.judge_tasks.demonstration_checks import JUDGE
 from mtrl_judge.judge_tasks.demonstrations import with_demonstrations
 from mtrl_judge.judge_tasks.sources import load_rows
 
-from . import memory
+from . import memory, speed
 from .dataset import labeled_rows, training_set
 from .demonstrations import TrainingDemonstrations
 from .mixed_prompts import mixed_prompts
@@ -23,11 +24,6 @@ from .preflight import accepted_licenses
 from .recipes import as_shell, launch_command, vllm_server_command
 from .settings import Settings
 from .validation_items import validation_rows
-
-# For each token of a batch and each layer, when transformers generates: 16 answers of 256 tokens
-# by Qwen3-VL-4B, which has 36 layers, took 27 s on an H100. It is a rough figure for other models,
-# batches and devices.
-_SECONDS_PER_LAYER = 0.003
 
 
 class Schedule(NamedTuple):
@@ -56,13 +52,27 @@ class _TaskRows(NamedTuple):
     """In which a row may be asked."""
 
 
+class MissingDataError(JudgeError):
+    """A dry run without its data; the message ends with what is missing."""
+
+
 def dry_run(settings: Settings) -> str:
     """The report on a run, without running it.
 
     Raises:
-        JudgeError: the data cannot be loaded, or tasks and settings do not fit.
+        MissingDataError: the data cannot be loaded; with the rest of the report.
+        JudgeError: tasks and settings do not fit.
     """
-    rows, example = _data(settings)
+    try:
+        rows, example = _data(settings)
+    except DataError as error:
+        known = {
+            "Settings": _settings_table(settings),
+            **_needs(settings, None, None),
+            **_commands(settings),
+            "Missing": f"rows, a prompt and the number of steps, for want of data:\n{error}",
+        }
+        raise MissingDataError(_report(known)) from None
     plan = schedule(settings, sum(task.per_epoch for task in rows))
     prompt, tokens = _prompt(settings, example)
     sections = {
@@ -70,12 +80,22 @@ def dry_run(settings: Settings) -> str:
         "Data": _data_table(rows, varies=settings.judge.balance == "worst_task"),
         "First prompt": prompt,
         "Schedule": _schedule_table(settings, plan, rows),
-        "Memory of each device": _memory_table(settings, tokens),
-        "Command": as_shell(launch_command(settings.method, settings.judge, settings.flags)),
+        **_needs(settings, tokens, plan.steps),
+        **_commands(settings),
     }
-    if getattr(settings.trainer, "use_vllm", False) and settings.trainer.vllm_mode == "server":
-        sections["Command of the vLLM server"] = _server_command(settings)
+    return _report(sections)
+
+
+def _report(sections: Mapping[str, str]) -> str:
     return "\n\n".join(f"{title}\n{'=' * len(title)}\n{text}" for title, text in sections.items())
+
+
+def _commands(settings: Settings) -> dict[str, str]:
+    command = launch_command(settings.method, settings.judge, settings.flags)
+    commands = {"Command": as_shell(command)}
+    if getattr(settings.trainer, "use_vllm", False) and settings.trainer.vllm_mode == "server":
+        commands["Command of the vLLM server"] = _server_command(settings)
+    return commands
 
 
 def _server_command(settings: Settings) -> str:
@@ -263,20 +283,27 @@ def _validation_length(settings: Settings, answers: int) -> str:
     if not architecture:
         return counted
     layers = architecture[0].get_text_config().num_hidden_layers
-    minutes = math.ceil(batches * tokens * layers * _SECONDS_PER_LAYER / 60)
+    ms = speed.VALIDATION_MS_PER_LAYER
+    minutes = math.ceil(batches * tokens * layers * ms / 60_000)
     return (
-        f"{counted}, roughly {minutes} min ({_SECONDS_PER_LAYER * 1000:g} ms a token and layer, as "
-        f"Qwen3-VL-4B takes on an H100, x {layers} layers); less with use_vllm"
+        f"{counted}, roughly {minutes} min ({ms:g} ms a token and layer, as Qwen3-VL-4B takes on "
+        f"an H100, x {layers} layers); less with use_vllm"
     )
 
 
-def _memory_table(settings: Settings, prompt_tokens: int | None) -> str:
+def _needs(settings: Settings, prompt_tokens: int | None, steps: int | None) -> dict[str, str]:
+    """What the run takes of each device: memory, and time where that kind of device was measured.
+
+    Args:
+        prompt_tokens, steps: None if they are not known.
+    """
+    title = "Memory of each device"
     name = settings.model.model_name_or_path
     if name is None:
-        return "no model is named: --model_name_or_path FOLDER|HUB_NAME"
+        return {title: "no model is named: --model_name_or_path FOLDER|HUB_NAME"}
     architecture = memory.architecture(name, settings.model.model_revision)
     if architecture is None:
-        return f"unknown: {name} is not a folder, and the hub has no configuration of it"
+        return {title: f"unknown: {name} is not a folder, and the hub has no configuration of it"}
     config, source = architecture
     tokens = prompt_tokens or memory.ASSUMED_PROMPT_TOKENS
     estimate = memory.estimate(settings, config, tokens)
@@ -284,10 +311,36 @@ def _memory_table(settings: Settings, prompt_tokens: int | None) -> str:
     what = "of adapters, which are trained" if settings.model.use_peft else "of them trained"
     assumed = "" if prompt_tokens else ", assumed: one image of a megapixel and its question"
     table = tabulate([*estimate.parts, *estimate.peaks], headers=["", "GiB", ""], floatfmt=".2f")
-    return (
-        f"{model:,} parameters, {trained:,} {what} ({source}); a prompt of {tokens} "
+    sections = {
+        title: f"{model:,} parameters, {trained:,} {what} ({source}); a prompt of {tokens} "
         f"tokens{assumed}\n{table}"
-    )
+    }
+    if settings.method == "grpo" and not settings.trainer.use_cpu:
+        found = speed.estimate(settings, config, model, tokens)
+        sections[f"Time on an {speed.DEVICE}"] = _time_table(found, steps)
+    return sections
+
+
+def _time_table(found: speed.Estimate, steps: int | None) -> str:
+    """Rough, and an upper bound: completions are as long as they may be."""
+    table = [
+        (name, "–" if seconds is None else f"at most {speed.duration(seconds)}", why)
+        for name, seconds, why in (
+            ("update of a step", found.update_s, found.update),
+            ("generation of a step", found.generation_s, found.generation),
+        )
+    ]
+    measured = [
+        what
+        for what, seconds in (("update", found.update_s), ("generation", found.generation_s))
+        if seconds is not None
+    ]
+    if steps is not None and measured:
+        total = speed.duration(steps * found.total_s)
+        what = f"{' and '.join(measured)} only, without validation and communication"
+        table.append((f"{steps:,} steps", f"at most {total}", what))
+    note = "Roughly, from the figures in docs/performance.md."
+    return f"{tabulate(table, tablefmt='plain', disable_numparse=True)}\n{note}"
 
 
 def _plain_table(rows: Sequence[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc, TypedDict
@@ -16,6 +16,7 @@ from mtrl_judge.common.errors import JudgeError, nearest
 from mtrl_judge.common.plain_yaml import read_yaml
 
 from .arguments import METHODS, CommonArguments, JudgeArguments, Method
+from .recipes import shipped_recipes
 
 # Fields of TRL that ours replace.
 _REPLACED = {
@@ -63,9 +64,7 @@ def _fields(method: Method) -> Mapping[str, _Field]:
             ours = (m.documentation for m in get_args(annotation) if isinstance(m, Doc))
             text = next(ours, field.metadata.get("help"))
             plain_type = plain[field.name]
-            union = get_origin(plain_type) in (Union, UnionType)
-            options = get_args(plain_type) if union else (plain_type,)
-            known[field.name] = _Field(annotation, options, text, field.default)
+            known[field.name] = _Field(annotation, _options(plain_type), text, field.default)
     return {name: field for name, field in known.items() if name not in _REPLACED}
 
 
@@ -119,11 +118,8 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
     return {str(name): value for name, value in values.items()}, faults
 
 
-def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
-    """The flags' values as text, by field, and ``recipe``; for :func:`validate`.
-
-    Flags are spelled as TRL spells them (trl/scripts/_hf_argparser.py): ``--field value``,
-    ``--field=value``, ``--field`` and ``--no_field`` for booleans, with hyphens or underscores.
+def flag_words(argv: Sequence[str]) -> dict[str, list[str]]:
+    """The words behind each flag, by its name with underscores.
 
     Raises:
         JudgeError: a word belongs to no flag.
@@ -139,6 +135,20 @@ def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
             raise JudgeError(f"{word}: belongs to no flag; flags are written --field value")
         else:
             words[name].append(word)
+    return words
+
+
+def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
+    """The flags' values as text, by field, and ``recipe``; for :func:`validate`.
+
+    Flags are spelled as TRL spells them (trl/scripts/_hf_argparser.py): ``--field value``,
+    ``--field=value``, ``--field`` and ``--no_field`` for booleans, with hyphens or underscores.
+    A list may also be comma-separated.
+
+    Raises:
+        JudgeError: a word belongs to no flag.
+    """
+    words = flag_words(argv)
     known = _fields(method)
     values: dict[str, Any] = {}
     for name, texts in words.items():
@@ -154,7 +164,7 @@ def parse_flags(method: Method, argv: Sequence[str]) -> dict[str, Any]:
 def _from_words(texts: list[str], options: Sequence[Any]) -> Any:
     """The value of a flag from the words behind it, for a field of one of these types."""
     if any(get_origin(option) is list for option in options) and str not in options:
-        return texts
+        return [part for text in texts for part in text.split(",") if part]
     # TRL's rule again: "none" is null unless the field takes text.
     if [text.casefold() for text in texts] in (["none"], ["null"]) and str not in options:
         return None
@@ -162,8 +172,35 @@ def _from_words(texts: list[str], options: Sequence[Any]) -> Any:
 
 
 def flags_help(method: Method) -> str:
-    """All flags with their descriptions."""
-    lines = ["--recipe", "    A shipped recipe, or a file."]
+    """All flags with their descriptions, and examples."""
+    shipped = "|".join([*(path.stem for path in shipped_recipes(method)), "FILE"])
+    lines = [f"--recipe [{shipped}]", "    A shipped recipe, or a file.", "--launch"]
+    lines.append("    Start the processes that the recipe asks for, under accelerate's launcher.")
+    lines += ["--quiet, -q", "    No progress; the end of the run and warnings only."]
+    lines += ["--verbose, -v", "    Also what transformers logs."]
     for name, field in _fields(method).items():
-        lines += [f"--{name}", f"    {' '.join((field.help or '').replace('%%', '%').split())}"]
-    return "\n".join([f"usage: mtrl-judge train {method} --field value …\n", *lines])
+        values = _choices(field.annotation)
+        shown = f" [{'|'.join(values)}]" if values else ""
+        text = " ".join((field.help or "").replace("%%", "%").split())
+        lines += [f"--{name}{shown}", f"    {text}"]
+    usage = f"usage: mtrl-judge train {method} --field value …\n"
+    example = f"  mtrl-judge train {method} --recipe tiny_cpu --model_name_or_path tiny-base"
+    examples = [f"{example} --dry_run", f"{example} --output_dir runs/tiny"]
+    return "\n".join([usage, *lines, "\nExamples:", *examples])
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values of a type that has no others."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
+    options = [option for option in _options(annotation) if option is not type(None)]
+    parts = [_choices(option) for option in options if option is not annotation]
+    return [value for part in parts for value in part] if parts and all(parts) else []
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The types that a union has; a plain type by itself."""
+    union = get_origin(annotation) in (Union, UnionType)
+    return get_args(annotation) if union else (annotation,)

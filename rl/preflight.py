@@ -61,10 +61,11 @@ def checked_leaks(
             allowed.
     """
     from mtrl_judge.common.progress import ProgressBars
-    from mtrl_judge.data.leaks import find_leaks, leak_table, refused
+    from mtrl_judge.data.leak_cache import known_leaks
+    from mtrl_judge.data.leaks import leak_table, refused
 
     with ProgressBars(transient=True) as bars:
-        report = find_leaks(tasks, load_shipped_tasks(), root, bars.report)
+        report = known_leaks(tasks, load_shipped_tasks(), root, bars.report)
     unchecked = [task for task in report.left_out if report.roles[task] == "ood"]
     if unchecked:
         by_reason: dict[str, list[str]] = {}

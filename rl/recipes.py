@@ -22,6 +22,9 @@ RECIPES = Path(__file__).parent / "recipes"
 # is told to stop; 30 by default (torch/distributed/launcher/api.py), then it kills them.
 SHUTDOWN_TIMEOUT = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=3600"
 
+# What the shell of each of several machines fills in.
+PLACEHOLDERS = ("$MACHINE_RANK", "$MAIN_PROCESS_IP")
+
 
 def shipped_recipes(method: Method) -> list[Path]:
     """The recipes that come with the package, by name."""

@@ -27,11 +27,11 @@ from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from .callbacks import plain_value, timestamp
 from .checkpoints import latest_checkpoint, step_of
 from .engine import started_engine
+from .finished_run import RUN_FILE, refuse_finished
 
 if TYPE_CHECKING:
     from .settings import Settings
 
-RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
 PACKAGES = (
     "mtrl-judge",
@@ -110,10 +110,18 @@ def record_sampler(folder: Path, sampler: Mapping[str, Any]) -> None:
     write_json(folder / RUN_FILE, run)
 
 
-def finish_record(folder: Path, step: int, scores: Mapping[str, Any]) -> None:
-    """Mark a run as finished: it cannot be resumed any more."""
+def finish_record(
+    folder: Path, step: int, scores: Mapping[str, Any], *, best_step: int | None = None
+) -> None:
+    """Mark a run as finished: it can be resumed only with more steps.
+
+    Args:
+        scores: the validation of the weights that became the judge.
+        best_step: when that was.
+    """
     run = _read_run(folder)
-    run["finished"] = {"time": timestamp(), "step": step, "scores": plain_value(scores)}
+    finished = {"time": timestamp(), "step": step, "best_step": best_step}
+    run["finished"] = {**finished, "scores": plain_value(scores)}
     write_json(folder / RUN_FILE, run)
 
 
@@ -159,11 +167,7 @@ def _resumable(
     if not (folder / RUN_FILE).is_file():
         raise JudgeError(f"resume: {folder} holds no run; leave --resume out to start one")
     run = _read_run(folder)
-    if run["finished"]:
-        raise JudgeError(
-            f"resume: the run in {folder} finished at step {run['finished']['step']}; start a new "
-            "one in another --output_dir"
-        )
+    refuse_finished(folder, settings.trainer.max_steps)
     differences = [*_setting_differences(run, settings), *_data_differences(run["data"], data)]
     if differences:
         listed = "\n".join(f"  {difference}" for difference in differences)
@@ -171,7 +175,7 @@ def _resumable(
             f"resume: the run in {folder} was started with other settings or data:\n{listed}\n"
             "resume it as it was started, or start a new one in another --output_dir"
         )
-    return run
+    return {**run, "finished": None}
 
 
 def _setting_differences(run: Mapping[str, Any], settings: Settings) -> Iterator[str]:
@@ -187,8 +191,13 @@ def _setting_differences(run: Mapping[str, Any], settings: Settings) -> Iterator
             elif field.default_factory is not MISSING:
                 defaults[field.name] = field.default_factory()
     defaults = json.loads(json.dumps(defaults, default=str))
-    then, now = run["starts"][0]["settings"], settings.given
-    for name in sorted((then.keys() | now.keys()) - FREE_FIELDS):
+    then, now = dict(run["starts"][0]["settings"]), settings.given
+    if run["finished"]:  # is extended
+        free = FREE_FIELDS | {"max_steps"}
+    else:
+        free = FREE_FIELDS
+        then["max_steps"] = run["starts"][-1]["settings"].get("max_steps", -1)
+    for name in sorted((then.keys() | now.keys()) - free):
         old, new = (given.get(name, defaults.get(name)) for given in (then, now))
         if old != new:
             yield f"{name}: was {json.dumps(old)}, now {json.dumps(new)}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -32,6 +31,7 @@ from .arguments import JudgeArguments, Method
 from .dataset import require_reasoning
 from .engine import named_engine
 from .fields import argument_classes, parse_flags, read_recipe, validate
+from .host_warnings import without_renamed
 from .kl_schedule import kl_schedule
 from .mixed_prompts import without_paraphrases
 from .recipes import (
@@ -257,9 +257,7 @@ def _our_defaults(
 def _construct(arguments: type[Any], given: Mapping[str, Any], where: str) -> Any:
     values = {f.name: given[f.name] for f in fields(arguments) if f.name in given}
     try:
-        with warnings.catch_warnings():
-            # TRL sets the old name by default (trl/trainer/base_config.py); users cannot change it.
-            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+        with without_renamed():
             return arguments(**values)
     except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
         lines = str(error).splitlines()
@@ -303,7 +301,8 @@ def _refuse_other_world_size(method: Method, judge: JudgeArguments, flags: Seque
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != judge.processes:
         raise JudgeError(
-            f"processes: is {judge.processes}, but {world_size} started. Start with:\n"
+            f"processes: is {judge.processes}, but {world_size} started. Add --launch, or start "
+            "with:\n"
             f"  {as_shell(launch_command(method, judge, flags))}\n"
             f"or set it to what started: --processes {world_size}"
         )
@@ -429,7 +428,7 @@ def warm_up_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
         name = name.partition(":")[2] or own
         if not name:
             raise JudgeError("warm_up: rft: with which SFT recipe? Write rft:RECIPE")
-        values["style"] = settings.style
+        values = {"style": settings.style, "answers": RFT, **values}
     recipe = find_recipe(name, "sft", field="warm_up")
     return build_settings("sft", values, recipe=recipe)
 

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.exits import exits_with_message, goes_on_unread
@@ -24,32 +24,40 @@ from mtrl_judge.common.utf8 import use_utf8
 from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
-from .arguments import METHODS
+from .arguments import METHODS, Method
 from .dataset import raw_columns, require_facts, training_set
 from .demonstrations import TrainingDemonstrations, demonstrations_record, report_style
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
+from .host_warnings import without_renamed
 from .kl_schedule import kl_schedule
 from .mixed_prompts import mixed_prompts, prompt_record
 from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
 from .packages import package_faults
 from .perception import OutageError
 from .preflight import accepted_licenses, checked_leaks
+from .recipes import PLACEHOLDERS, launch_command
 from .rewards import reward_functions
 from .settings import Settings, parse_settings, samples_answers, warm_up_settings
+from .training_end import training_end
 
 if TYPE_CHECKING:
     from .callbacks import StopOnSignal
 
 WARM_UP = "warm_up"
+LAUNCH = "--launch"
+QUIET, VERBOSE = ("--quiet", "-q"), ("--verbose", "-v")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; an error that the user can fix ends in one message and exit code 2."""
     use_utf8()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    quiet, verbose = ({*names} & {*given} for names in (QUIET, VERBOSE))
+    words = [word for word in given if word not in (*QUIET, *VERBOSE)]
+    words += ["--disable_tqdm"] * bool(quiet) + ["--log_level", "info"] * bool(verbose)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("mtrl_judge").setLevel(logging.INFO)
+    logging.getLogger("mtrl_judge").setLevel(logging.WARNING if quiet else logging.INFO)
     with exits_with_message(quiet=os.environ.get("RANK", "0") != "0"):
         method = next((m for m in METHODS if words[:1] == [m]), None)
         if method is None:
@@ -59,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(flags_help(method))
             return
         check_versions(TRAINING)
+        if LAUNCH in words:
+            words.remove(LAUNCH)
+            if not {"--dry_run", "--dry-run"} & {*words}:
+                launch(method, words[1:])
         settings = parse_settings(method, words[1:])
         if settings.judge.dry_run:
             from .dry_run import dry_run
@@ -66,10 +78,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(dry_run(settings))
             return
         with goes_on_unread():
-            train(settings)
+            judge = train(settings)
+            if os.environ.get("RANK", "0") == "0":
+                print(training_end(settings, judge))
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
+
+
+def launch(method: Method, flags: Sequence[str]) -> NoReturn:
+    """Become the processes that these flags and their recipe ask for, under accelerate's launcher.
+
+    Raises:
+        JudgeError: a mistake in the settings, or this machine's number is not known.
+    """
+    planned = parse_settings(method, [*flags, "--dry_run"])
+    command = launch_command(method, planned.judge, flags, python=sys.executable)
+    unset = [word for word in command if word in PLACEHOLDERS and word[1:] not in os.environ]
+    if unset:
+        raise JudgeError(
+            f"--launch: {planned.judge.machines} machines, and {', '.join(unset)} is not set; set "
+            "MACHINE_RANK (0 is the main machine) and MAIN_PROCESS_IP on each"
+        )
+    command = [os.environ[word[1:]] if word in PLACEHOLDERS else word for word in command]
+    os.execvp(command[0], command)
 
 
 def train(settings: Settings, *, checks_leaks: bool = True) -> Path:
@@ -124,7 +156,7 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
         start_record(folder, settings, data, {"accepted_licenses": accepted, "leaks": leaks})
     process.wait_for_everyone()
     settings = _with_sampled_answers(_warmed_up(settings, loaded, folder), loaded, folder)
-    with StopOnSignal() as stop:
+    with StopOnSignal() as stop, without_renamed():
         trainer = build_trainer(settings, loaded, stop)
         confirm_engine(settings, trainer.accelerator)
         if settings.method == "grpo" and trainer.is_world_process_zero():
@@ -142,7 +174,8 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     if trainer.is_world_process_zero():
         scores = _best_scores(trainer, settings.headline)
         write_model_card(folder / JUDGE, settings, data, scores, accepted)
-        finish_record(folder, trainer.state.global_step, scores)
+        best = trainer.state.best_global_step
+        finish_record(folder, trainer.state.global_step, scores, best_step=best)
     process.wait_for_everyone()  # the judge of a warm-up is loaded next, by every process
     return folder / JUDGE
 

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from mtrl_judge.cli.command_line import spelled_alike
+from mtrl_judge.cli.examples import EXAMPLES
 from mtrl_judge.cli.main import app
 from mtrl_judge.common import plain_yaml
 from mtrl_judge.judge_tasks import images, loading, parquet_limits, spec, templates
@@ -66,7 +68,7 @@ def lmms_eval_flags() -> frozenset[str]:
 @cache
 def training_flags(method: Method) -> frozenset[str]:
     names = {field.name for arguments in argument_classes(method) for field in fields(arguments)}
-    return frozenset({"--recipe", "--help", *(f"--{name}" for name in names)})
+    return frozenset({"--recipe", "--launch", "--help", *(f"--{name}" for name in names)})
 
 
 def options(command: Any) -> set[str]:
@@ -88,6 +90,7 @@ def all_flags() -> set[str]:
     """Every flag of ours, for flags that stand in a sentence without their command."""
     known = {name for command in commands(get_command(app)) for name in options(command)}
     known |= {name for method in METHODS for name in training_flags(method)}
+    known |= {spelled_alike(name) for name in known}
     return known | set(FLAG.findall(source()))  # of the launchers that we start
 
 
@@ -117,7 +120,8 @@ def check_cli(words: Sequence[str]) -> Iterator[str]:
         yield from check_training(words)
         return
     for word in words:
-        if word.startswith("--") and word.split("=")[0] not in options(command):
+        known = set(map(spelled_alike, options(command)))
+        if word.startswith("--") and spelled_alike(word.split("=")[0]) not in known:
             yield f"{path}: no flag {word}"
 
 
@@ -210,7 +214,7 @@ def check_file(name: str, folder: Path, scripts: str) -> Iterator[str]:
     if name == ".github/workflows/mtrl-judge-gate.yml":  # in the reader's repository
         return
     head, _, rest = name.partition("/")
-    if rest and (ROOT / head).is_dir() and head not in ("data",):
+    if rest and (ROOT / head).is_dir() and head not in ("data", "build"):
         if not [*ROOT.glob(name.rstrip("/")), *folder.glob(name.rstrip("/"))]:
             yield f"no file {name}"
     elif FILE.fullmatch(name):
@@ -313,6 +317,18 @@ These exist: `rl/train.py`, `pyproject.toml`, `--accept-license`, `mtrl-judge ga
             "no variable MTRL_JUDGE_DATTA",
         ]
     )
+
+
+def test_every_command_has_examples_that_name_what_exists() -> None:
+    paths = {""}
+    groups = [("", get_command(app))]
+    for path, command in groups:  # grows
+        for name, inner in getattr(command, "commands", {}).items():
+            paths.add(f"{path} {name}".strip())
+            groups.append((f"{path} {name}".strip(), inner))
+    assert paths == EXAMPLES.keys()
+    examples = [example for examples in EXAMPLES.values() for example in examples]
+    assert list(check_script("\n".join(f"mtrl-judge {example}" for example in examples))) == []
 
 
 def test_the_limits_in_security_md_are_those_of_the_code() -> None:

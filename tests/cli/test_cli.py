@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from support.commands import call, fails, held_elsewhere
 from support.images import image_cell
 from support.results import judged_rows, write_results
@@ -21,6 +22,7 @@ from mtrl_judge.demo import pretrain
 from mtrl_judge.judge_tasks.kinds import KINDS
 from mtrl_judge.judge_tasks.loading import load_judge_task, load_shipped_tasks
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
+from mtrl_judge.models.checkpoint import load_processor
 
 
 def test_the_version_is_printed() -> None:
@@ -96,6 +98,36 @@ def test_preview_prints_prompts_and_writes_images_once(
     assert "(swapped) · label 2" in shown.stdout
     assert len(list((tmp_path / "p").glob("*.png"))) == 4
     assert "already exists" in fails(capsys, monkeypatch, *arguments)
+
+
+def test_a_preview_shows_what_a_model_sees_as_text_and_as_a_page(
+    tmp_path: Path, data_root: Path, random_judge: Path
+) -> None:
+    arguments = ("preview", "mtrl_judge_mjbench_safety", "--n", 1, "--data-root", data_root)
+    arguments += ("--model", random_judge, "--system-prompt", "Be <b>fair</b>.")
+    shown = call(*arguments, "--out", tmp_path / "p")
+    assert shown.exit_code == 0, shown.output
+    processor = load_processor(str(random_judge))
+    text, figures = shown.stdout.partition("template:\n")[2].split("image 1: ")
+    assert text.startswith("<|im_start|>system\nBe <b>fair</b>.<|im_end|>")
+    assert text.rstrip().endswith("<|im_start|>assistant")
+    images = [Image.open(file) for file in sorted((tmp_path / "p").glob("*.png"))]
+    inputs = processor(text=[text.rstrip("\n") + "\n"], images=[images], return_tensors="pt")
+    ids = inputs["input_ids"][0]
+    of_images = int((ids == processor.image_token_id).sum())
+    assert f"tokens: {len(ids):,}, {of_images:,} of them of images" in figures
+    patches = inputs["image_grid_thw"][0].tolist()
+    height, width = (n * processor.image_processor.patch_size for n in patches[1:])
+    assert f"seen as {width}×{height}" in figures
+
+    page = call(*arguments, "--html", "--out", tmp_path / "p", "--force")
+    assert page.exit_code == 0, page.output
+    (file,) = (tmp_path / "p").iterdir()
+    html = file.read_text(encoding="utf-8")
+    assert "default-src 'none'" in html
+    assert html.count('<img src="data:image/png;base64,') == 2
+    assert "Be &lt;b&gt;fair&lt;/b&gt;." in html
+    assert "<script" not in html
 
 
 def test_score_reads_plain_rows_and_writes_verdicts(

@@ -15,7 +15,8 @@ from support.images import encode, random_image
 from support.replicas import agin
 from support.tasks import write_split, write_yaml
 
-from mtrl_judge.data.leaks import Leak, find_leaks, normalized, refused
+from mtrl_judge.data.leak_cache import known_leaks
+from mtrl_judge.data.leaks import Leak, LeakReport, find_leaks, normalized, refused
 from mtrl_judge.data.prepare import PrepareOptions, prepare
 from mtrl_judge.demo.corpus import Sizes, write_sample
 from mtrl_judge.judge_tasks.loading import find_tasks, load_judge_task
@@ -81,6 +82,30 @@ def test_each_kind_is_found_across_tasks(tmp_path: Path) -> None:
         "mine": {"train": 16, "validation": 4, "test": 3},
         "theirs": {"test": 4},
     }
+
+
+def test_the_same_data_is_compared_once(tmp_path: Path) -> None:
+    mine, theirs = write_world(tmp_path)
+    labels: list[str] = []
+
+    def leaks() -> LeakReport:
+        labels.clear()
+        return known_leaks([mine], [theirs], tmp_path, lambda label, *_: labels.append(label))
+
+    found = leaks()
+    assert "hashing images" in labels
+    assert found == find_leaks([mine], [theirs], tmp_path)
+    assert leaks() == found
+    assert labels == []
+    free = {"image": [cell(300)], "text": ["free"], "label": [0]}
+    write_split(tmp_path, "theirs", "test", free)
+    assert leaks().leaks == []
+    assert labels
+    # A change of the YAML counts, too.
+    text = (tmp_path / "mine.yaml").read_text().replace("fraction: 0.2", "fraction: 0.5")
+    (tmp_path / "mine.yaml").write_text(text)
+    mine = load_judge_task(tmp_path / "mine.yaml")
+    assert leaks().checked["mine"]["validation"] == 10
 
 
 def test_leaks_into_validation_are_refused(tmp_path: Path) -> None:

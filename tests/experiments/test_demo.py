@@ -15,8 +15,8 @@ from mtrl_judge.experiments.stages import CURVE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 from mtrl_judge.leaderboard.tables import plain_text
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.recipes import resolve_tasks
-from mtrl_judge.rl.run_record import RUN_FILE
 
 
 def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:

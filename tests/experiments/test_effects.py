@@ -106,6 +106,8 @@ def claim(expect: str, margin: float | None = None) -> Claim:
         ("same", 0.03, made(0.0, 0.1), "cannot be decided"),  # a large spread is no equality
         ("same", 0.03, made(0.1, 0.02), "does not hold"),
         ("same", 0.03, None, "cannot be decided"),
+        ("same", 0.03, made(0.0, 0.0), "holds"),  # the same verdicts
+        ("higher", None, made(0.0, 0.0), "cannot be decided"),
         ("higher", None, Effect(Estimate(0.5), 1, None, math.inf), "cannot be decided"),
     ],
 )

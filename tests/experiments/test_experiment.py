@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,9 +32,10 @@ from mtrl_judge.experiments.experiment import (
 )
 from mtrl_judge.experiments.experiment_tables import MAJORITY, PAPER
 from mtrl_judge.experiments.stages import CURVE
+from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE as VARIABLE
 from mtrl_judge.rl.callbacks import LOG_FILE
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.recipes import resolve_tasks
-from mtrl_judge.rl.run_record import RUN_FILE
 
 TRAIN, OOD = ([task.task for task in resolve_tasks([group])] for group in ("mtrl_id", "mtrl_ood"))
 ARM = {arm.name: arm for arm in read_arms("paper").arms}
@@ -208,6 +210,48 @@ def test_controls_ask_the_same_judges_in_other_ways(tmp_path: Path) -> None:
     assert "SFT-Unified, corpus 0, seed 0: training" in [step.name for step in plan(only).steps]
 
 
+def test_judges_are_shown_what_they_were_trained_with_or_what_their_arm_says(
+    tmp_path: Path,
+) -> None:
+    experiment = set_up("tiny_cpu", tmp_path, arms="demonstrations")
+    commands = {step.name: step.command for step in plan(experiment).steps}
+
+    def shown(arm: str) -> dict[str, Any] | None:
+        words = shlex.split(commands[f"{arm}: evaluation"])
+        given = [word.partition("=")[2] for word in words if word.startswith(VARIABLE)]
+        assert ("mjbench" in " ".join(words)) == (not given or '"k":0' in given[0])
+        return json.loads(given[0]) if given else None
+
+    retrieved = {"k": 2, "by": ["image"], "encoder": "judge"}
+    assert shown("off the shelf, corpus 0") is None
+    assert shown("trained without, corpus 0, seed 0") is None
+    as_trained = shown("trained with retrieved, corpus 0, seed 0")
+    assert as_trained is not None
+    assert retrieved.items() <= as_trained.items()
+    assert shown("off the shelf, retrieved shown, corpus 0") == as_trained
+    training = commands["trained with retrieved, corpus 0, seed 0: training"]
+    flags = shlex.split(training)
+    assert json.loads(flags[flags.index("--demonstrations") + 1]) == retrieved
+    none = shown("trained with retrieved, none shown, corpus 0, seed 0")
+    assert none is not None
+    assert none["k"] == 0
+
+
+def test_arms_may_vote(tmp_path: Path) -> None:
+    file = tmp_path / "arms.yaml"
+    file.write_text(
+        "arms: {a: {evaluation: {samples: 4, vote: mean}}, b: }\nconsistency: [repeats, rerun]\n"
+    )
+    experiment = set_up("tiny_cpu", tmp_path, arms=str(file))
+    commands = {step.name: step.command for step in plan(experiment).steps}
+    assert "device=cpu,samples=4,vote=mean" in commands["a, corpus 0: evaluation"]
+    assert "samples" not in commands["b, corpus 0: evaluation"]
+    again = [name.rpartition(", ") for name in commands if "evaluation, " in name]
+    asked_again = [(name[0], condition) for name, _, condition in again]
+    # Samples follow from the seed, so those of a second answer would be the same.
+    assert asked_again == [("a", "rerun"), ("b", "repeats"), ("b", "rerun")]
+
+
 def test_every_fault_of_an_arms_file_is_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "arms.yaml"
     file.write_text(
@@ -254,6 +298,11 @@ def test_every_fault_of_an_arms_file_is_reported_at_once(tmp_path: Path) -> None
         ("arms: {a: {judge: b, method: sft}, b: {method: sft}}", "has a method of its own (sft)"),
         ("arms: {a: {fields: {alpha: 0.5}}}", "arms.a.fields: nothing is trained here"),
         ("arms: {a: {evaluation: {calibration: bias}}}", "calibration: needs scoring: logprob"),
+        (
+            "arms: {a: {evaluation: {demonstrations: {k: 2, encoder: tfidf}}}}",
+            "arms.a.evaluation.demonstrations: encoder: compares nothing",
+        ),
+        ("arms: {a: {evaluation: {vote: mean}}}", "evaluation.vote: only with samples"),
         ("arms: {a: }\nreference: b", "reference: no arm 'b'; known: a"),
         ("arms: {a: }\nconsistency: [swp]", "consistency: no 'swp'; did you mean 'swap'?"),
         ("arms: [a, b]", "arms: is ['a', 'b']; expected arms by name"),

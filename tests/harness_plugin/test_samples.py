@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,13 @@ import pytest
 from datasets import Image as ImageFeature
 from datasets import load_dataset
 from support.evaluations import evaluated_samples
+from support.images import image_cells
+from support.servers import Handler, serving
 from support.tasks import PAIR, pairs, write_split, write_yaml
 
 from mtrl_judge import Item, Judge
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
+from mtrl_judge.judge_tasks.facts import FACTS_FILE
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,6 +76,60 @@ def test_samples_vote_with_the_names_that_a_perturbation_gives_verdicts(
     for sample in samples:
         assert sample["probabilities"].keys() == {"Yes", "No"}
         assert sample["verdict"] == max(sample["probabilities"], key=sample["probabilities"].get)
+
+
+class ThreeMinds(Handler):
+    """A server with three answers, by the seed, to which both verdicts are equally probable."""
+
+    answers = (
+        "<think>A spoon.</think><answer>No</answer>",
+        "<think>Nothing.</think><answer>No</answer>",
+        "<think>A knife on a table.</think><answer>Yes</answer>",
+    )
+
+    def answer(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        named = [
+            {"token": token, "logprob": math.log(0.5), "bytes": None} for token in ("Yes", "No")
+        ]
+        content = [{**named[0], "top_logprobs": named}]
+        text = self.answers[asked.get("seed", 0) % 3]
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": text},
+            "logprobs": {"content": content} if asked.get("logprobs") else None,
+        }
+        # A server that continues an answer does not close it, and so reads fewer tokens.
+        read = 5 if asked.get("continue_final_message") else 7
+        usage = {"prompt_tokens": read, "completion_tokens": 3, "total_tokens": read + 3}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+        self.send(json.dumps({**reply, "choices": [choice], "usage": usage}).encode())
+
+
+def test_facts_decide_a_verified_vote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "data"
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(root))
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    write_yaml(tmp_path, "own", id="[text]")
+    columns = {"image": image_cells(2), "text": ["known", "unknown"], "label": [1, 1]}
+    write_split(root, "own", "test", columns)
+    facts = [{"fact": "knife", "instead": ["spoon"]}, "table"]
+    (root / "own" / FACTS_FILE).write_text(json.dumps({"id": "known", "facts": facts}) + "\n")
+    voted: dict[str, list[str]] = {}
+    with serving(ThreeMinds) as address:
+        for vote in ("majority", "verified"):
+            server = {"pretrained": "m", "engine": "openai", "base_url": f"{address}/v1"}
+            samples = evaluated_samples(["own"], tmp_path, samples=3, vote=vote, **server)["own"]
+            voted[vote] = [sample["verdict"] for sample in samples]
+    # Of the item with facts, one answer contradicts and one states them; the other has none.
+    assert voted["majority"] == ["No", "No"]
+    assert voted["verified"] == ["Yes", "No"]
+    weights = {each["text"]: each["weight"] for each in samples[0]["samples"]}
+    assert weights == pytest.approx(
+        dict(zip(ThreeMinds.answers, [1 / 12, 1 / 6, 1 / 2], strict=True))
+    )
+    assert [each["weight"] for each in samples[1]["samples"]] == pytest.approx([0.5] * 3)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,15 @@ def test_a_path_is_read_below_the_folder_of_the_data(tmp_path: Path) -> None:
     assert load_rows(raw.task, "test", tmp_path).rows.dataset[1]["images"][0].size == (64, 64)
 
 
+def test_checking_many_images_prints_nothing_where_a_bar_could_not_vanish(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = 2_000
+    columns = {"image": [image_cell("red")] * n, "text": ["a"] * n, "label": [1] * n}
+    assert load(tmp_path, columns).faults == {}
+    assert capsys.readouterr().err == ""
+
+
 def test_no_other_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "my_task"
     (folder / "folder").mkdir(parents=True)

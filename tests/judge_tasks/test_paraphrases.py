@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,17 @@ from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.templates import question_columns
 from mtrl_judge.judge_tasks.validate import validate
-from mtrl_judge.rl.recipes import resolve_tasks
 
 SHIPPED = load_shipped_tasks()
-PAPER = [task.task for task in resolve_tasks(["mtrl_all"])]
+FORMS = {
+    2: r"\AYour task is to ",
+    3: r"^- ",
+    5: r"\AYou ",
+    6: r" in two steps\b",
+    8: r"\A(Property|Rating|Comparison|Ranking): ",
+    9: r"\ASuppose ",
+}
+"""What a paraphrase with a number looks like in every shipped task, where a pattern can tell."""
 
 
 def test_every_fault_of_paraphrases_is_reported(tmp_path: Path) -> None:
@@ -51,7 +59,7 @@ def test_every_fault_of_paraphrases_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", SHIPPED, ids=lambda task: task.task)
 def test_shipped_paraphrases_do_not_change_the_rows(task: JudgeTask, data_root: Path) -> None:
-    assert len(task.judge.paraphrases) >= (9 if task.task in PAPER else 2)
+    assert len(task.judge.paraphrases) == 9
     bare = task.model_copy(update={"judge": task.judge.model_copy(update={"paraphrases": ()})})
     with_them, without = (load_rows(each, "test", data_root) for each in (task, bare))
     assert with_them.record == without.record
@@ -61,3 +69,12 @@ def test_shipped_paraphrases_do_not_change_the_rows(task: JudgeTask, data_root: 
     assert len(slots) == 1
     columns = {frozenset(question_columns(text)) for text in task.questions.values()}
     assert len(columns) == 1
+
+
+@pytest.mark.parametrize("task", SHIPPED, ids=lambda task: task.task)
+def test_a_number_stands_for_the_same_form_in_every_shipped_task(task: JudgeTask) -> None:
+    for number, form in FORMS.items():
+        text = task.judge.paraphrases[number - 1]
+        # A template may ask one of several questions.
+        for asked in filter(None, map(str.strip, re.split(r"\{% (?:if|else|endif)\b.*?%\}", text))):
+            assert re.search(form, asked, re.MULTILINE), f"paraphrase_{number}: {asked}"

@@ -141,6 +141,7 @@ def test_generated_text_is_that_of_transformers(ours: TransformersJudge, connect
 
 def test_samples_are_requests_with_seeds_of_their_own(connect: Any) -> None:
     judge, server = connect()
+    server.asked.clear()
     batch = batch_of(judge, "reasoned")
     sampled = {**GREEDY, "do_sample": True, "temperature": 0.7, "top_p": 1.0, "top_k": 0}
     found = judge.sample(batch, 2, 5, **sampled)
@@ -173,6 +174,36 @@ def test_verdicts_that_begin_alike(connect: Any) -> None:
     judge, _ = connect()
     with pytest.raises(JudgeError, match="'1' begins '10', and the API does not show where"):
         judge.verdict_logps(batch_of(judge), ("1", "10"))
+
+
+# As OpenAI's reasoning models (first two) and Anthropic's refuse them.
+REFUSALS = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+    "'max_completion_tokens' instead.",
+    "seed": "seed: unknown parameter",
+    "temperature": "`temperature` is deprecated for this model.",
+}
+
+
+def test_a_model_that_refuses_settings_is_asked_without_them(
+    ours: TransformersJudge, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge, server = connect(continues=None, refused=REFUSALS)
+    assert caplog.text.count("its answers are samples at the server's own") == 1
+    asked = len(server.asked)
+    assert answers(judge, ()) == answers(ours, ())
+    for body in server.asked[asked:]:
+        assert REFUSALS.keys().isdisjoint(body)
+        if "image_url" in str(body):
+            assert body["max_completion_tokens"] == GREEDY["max_new_tokens"]
+    recorded = judge.recorded(GREEDY)
+    assert (recorded["do_sample"], recorded["temperature"]) == (True, None)
+    assert connect()[0].recorded(GREEDY) == GREEDY
+
+
+def test_another_fault_of_a_setting_is_not_a_refusal(connect: Any) -> None:
+    with pytest.raises(JudgeError, match="must be at least 32"):
+        connect(refused={"max_tokens": "max_tokens must be at least 32"})
 
 
 def test_requests_that_fail(connect: Any) -> None:

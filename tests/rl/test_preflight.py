@@ -10,8 +10,8 @@ from support.training import TASKS, guessing_judge, run, small_world, values
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, load_shipped_tasks
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.preflight import accepted_licenses, checked_leaks
-from mtrl_judge.rl.run_record import RUN_FILE
 from mtrl_judge.rl.train import JUDGE
 
 ONE_STEP = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}

@@ -14,10 +14,10 @@ from accelerate.state import PartialState
 from peft import LoraConfig, get_peft_model
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.rl import memory, rewards
+from mtrl_judge.rl import memory, rewards, speed
 from mtrl_judge.rl.arguments import METHODS, Method
 from mtrl_judge.rl.dataset import build_dataset
-from mtrl_judge.rl.dry_run import dry_run, schedule
+from mtrl_judge.rl.dry_run import MissingDataError, dry_run, schedule
 from mtrl_judge.rl.recipes import (
     RECIPES,
     as_shell,
@@ -90,6 +90,7 @@ def test_every_recipe_dry_runs(method: Method, name: str, sample_root: Path) -> 
     length = re.search(r"^one validation +at most [\d,]+ batches of .*$", report, re.MULTILINE)
     assert bool(length) == (method == "sft" or name == "tiny_cpu")  # the others validate with vLLM
     assert length is None or ("roughly" in length[0]) == (name != "tiny_cpu")  # has no model
+    assert (f"Time on an {speed.DEVICE}" in report) == (method == "grpo" and name != "tiny_cpu")
     if name in PARAMETERS:
         adapters = "of adapters" if settings.model.use_peft else "of them trained"
         assert f"\n{PARAMETERS[name]:,} parameters, " in report
@@ -210,6 +211,28 @@ def test_tasks_are_names_groups_and_files(tmp_path: Path) -> None:
     assert len(settings.tasks) == 2
     with pytest.raises(JudgeError, match="did you mean 'mtrl_ood'"):
         resolve_tasks(["mtrl_odd"])
+
+
+def test_the_time_of_what_was_measured_is_that_measured_and_performance_md_says_so() -> None:
+    flags = ["--recipe", "qwen3_vl_4b_lora_1gpu", "--dry_run", "--no_use_vllm"]
+    flags += ["--num_generations", "8", "--per_device_train_batch_size", "16"]
+    flags += ["--gradient_accumulation_steps", "1", "--max_completion_length", "256"]
+    settings = parse_settings("grpo", flags)
+    models = ("Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct")
+    dense, experts = (found[0] for found in map(memory.architecture, models) if found)
+    found = speed.estimate(settings, dense, int(speed.ADAPTERS.parameters), 884)
+    assert found.update_s == pytest.approx(16 / speed.ADAPTERS.rows_per_s)
+    assert found.generation_s == pytest.approx(256 * 0.075)
+    assert speed.estimate(settings, experts, 31 * 10**9, 884).update_s is None
+    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    for row in (
+        f"{speed.FULL.what}: rows a second, each at its fastest micro-batch | "
+        f"{speed.FULL.rows_per_s}",
+        f"{speed.ADAPTERS.what}: rows a second | {speed.ADAPTERS.rows_per_s}",
+        f"32 completions, 4B with adapters, a token | {speed.GENERATION.ms_per_token} ms",
+        f"after 78 s that compile | {speed.COMPILED.ms_per_token} ms",
+    ):
+        assert row in page
 
 
 def test_the_launch_names_processes_machines_and_configuration() -> None:
@@ -471,3 +494,13 @@ def test_a_local_model_writes_the_prompt_and_its_length(
     report = dry_run(parse_settings("grpo", [*flags, "--model_name_or_path", str(random_judge)]))
     assert "<|im_start|>assistant" in report
     assert re.search(r"a prompt of \d+ tokens\n", report)
+
+
+def test_a_dry_run_without_data_says_what_is_missing(tmp_path: Path) -> None:
+    flags = ["--recipe", "tiny_cpu", "--data_root", str(tmp_path), "--dry_run"]
+    with pytest.raises(MissingDataError) as missing:
+        dry_run(parse_settings("grpo", flags))
+    report = str(missing.value)
+    assert "Settings\n========\nmethod" in report
+    assert "mtrl-judge train grpo --recipe tiny_cpu" in report
+    assert "for want of data:\n" in report.partition("Missing\n=======\n")[2]

@@ -17,10 +17,10 @@ from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl.callbacks import LOG_FILE, JsonLog
 from mtrl_judge.rl.checkpoints import MANIFEST, write_card
+from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.model_card import write_model_card
 from mtrl_judge.rl.run_record import (
     RECIPE_FILE,
-    RUN_FILE,
     finish_record,
     start_record,
 )
@@ -85,6 +85,11 @@ def test_a_new_run_needs_an_empty_folder(data: Any, tmp_path: Path) -> None:
     for flags in ((), ("--resume", "true")):
         with pytest.raises(JudgeError, match="finished at step 60"):
             start_record(folder, settings_of(folder, *flags), data)
+    # More steps extend it, and then belong to it.
+    for flags in (("--max_steps", "80"), ("--max_steps", "80")):
+        start_record(folder, settings_of(folder, "--resume", "true", *flags), data)
+    with pytest.raises(JudgeError, match="max_steps: was 80, now 6"):
+        start_record(folder, settings_of(folder, "--resume", "true"), data)
 
 
 def write_checkpoint(folder: Path, step: int) -> None:

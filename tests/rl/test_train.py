@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from itertools import pairwise
@@ -48,7 +49,7 @@ from mtrl_judge.models.transformers_judge import TransformersJudge
 from mtrl_judge.rl import model as weights
 from mtrl_judge.rl import train
 from mtrl_judge.rl.arguments import Method
-from mtrl_judge.rl.callbacks import JsonLog
+from mtrl_judge.rl.callbacks import LOG_FILE, JsonLog
 from mtrl_judge.rl.checkpoints import latest_checkpoint
 from mtrl_judge.rl.rejection_sampling import read_answers
 from mtrl_judge.rl.settings import as_flags
@@ -461,6 +462,24 @@ def test_a_finished_or_different_run_is_not_resumed(
     train.main(words)
     assert "finished at step 1" in message_of([*words, "--resume"])
     assert "finished at step 1" in message_of(words)
+
+
+def test_more_steps_extend_a_finished_run(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {**ONE_STEP, "eval_steps": 1, "save_steps": 1}
+    for steps in (1, 2):
+        given = grpo(base, tmp_path, guessing_judge(base), "red", **{**fields, "max_steps": steps})
+        resume = ["--resume"] if steps == 2 else []
+        with warnings.catch_warnings(record=True) as caught:
+            train.main([*command("grpo", given), *resume])
+        assert not [warning for warning in caught if warning.category is FutureWarning]
+        end = capsys.readouterr().out
+        assert f"judge: {tmp_path / 'judge'}\n" in end
+        assert f" of {steps}, mean Macro-F1 " in end
+        assert f"next:  mtrl-judge eval --model_args pretrained={tmp_path / 'judge'}" in end
+    logged = map(json.loads, (tmp_path / LOG_FILE).read_text().splitlines())
+    assert [line["step"] for line in logged if "loss" in line] == [1, 2]
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(base: Path, tmp_path: Path) -> None:

@@ -113,6 +113,18 @@ def test_clients_of_openai(client: httpx.Client, judge: Judge) -> None:
     assert found["choices"][0]["message"]["judgment"]["text"] == asked.text
 
 
+def test_several_samples_vote(random_judge: Path) -> None:
+    given: dict[str, Any] = {"samples": 3, "vote": "mean", "temperature": 0.7}
+    flags = [word for name, value in given.items() for word in (f"--{name}", value)]
+    options = ("--task", TASK, "--max-new-tokens", TOKENS, *flags)
+    with service("--model", random_judge, *options) as (_, address):
+        found = httpx.post(f"{address}/judge", json=GOOD, timeout=120).json()
+    judge = Judge.load(random_judge, max_new_tokens=TOKENS, **given)
+    expected = judge.score(TASK, [IMAGE], ["a red star"])
+    assert found == json.loads(json.dumps(expected.as_json()))
+    assert len({each.text for each in expected.answers[0].samples}) == 3
+
+
 def bomb() -> bytes:
     """A PNG of 16 gigapixels in few bytes."""
     header = b"IHDR" + (2**17).to_bytes(4, "big") * 2 + bytes((8, 2, 0, 0, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
@@ -27,14 +27,20 @@ class Server:
         continues: whether `continue_final_message` continues an answer; None refuses it as an
             unknown argument, as OpenAI does, and False ignores it.
         logprobs: whether log-probabilities are returned.
+        refused: settings that the model does not take, and the message of the answer to them.
     """
 
     def __init__(
-        self, judge: TransformersJudge, continues: bool | None = True, logprobs: bool = True
+        self,
+        judge: TransformersJudge,
+        continues: bool | None = True,
+        logprobs: bool = True,
+        refused: Mapping[str, str] | None = None,
     ) -> None:
         self.judge, self.continues, self.logprobs = judge, continues, logprobs
         self.asked: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
+        self.refused = refused or {}
         self.failure: tuple[int, str] | None = None
         """The status and message of every further answer to a question with an image."""
         self.finish_reason = "stop"
@@ -48,6 +54,9 @@ class Server:
             if self.failure is not None and has_image:
                 status, message = self.failure
                 return status, {"error": {"message": message}}
+            for name, message in self.refused.items():
+                if name in body:
+                    return 400, {"error": {"message": message}}
             if body["model"] != "judge":
                 return 404, {"error": {"message": f"no model {body['model']}"}}
             if "continue_final_message" in body and self.continues is None:
@@ -64,7 +73,7 @@ class Server:
         if begun is not None:
             prompt = replace(prompt, text=prompt.text + begun)
         inputs = self.judge.inputs([prompt])
-        tokens = body["max_tokens"]
+        tokens = body.get("max_tokens") or body["max_completion_tokens"]
         logprobs = None
         if body.get("logprobs") and self.logprobs:
             logps_K = self.judge.model(**inputs).logits[0, -1].double().log_softmax(dim=-1)

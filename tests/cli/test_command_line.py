@@ -1,0 +1,220 @@
+"""How flags and lists are written, what help shows, and what an evaluation ends with."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from support.commands import call, fails
+from support.results import sample, write_results
+from tqdm import tqdm
+
+from mtrl_judge.cli import options
+from mtrl_judge.cli.evaluation_end import evaluation_end
+from mtrl_judge.common.verbosity import report
+from mtrl_judge.experiments import launch, robustness
+from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
+from mtrl_judge.experiments.launch import run_command
+from mtrl_judge.experiments.robustness import Robustness
+from mtrl_judge.harness_plugin import host_flags
+from mtrl_judge.harness_plugin.evaluation_split import EVALUATED
+from mtrl_judge.harness_plugin.perturbations import PERTURBATIONS
+from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.spec import SPLITS, Style
+from mtrl_judge.leaderboard.compare import METRICS
+from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.rl import finished_run
+from mtrl_judge.rl.fields import read_recipe
+from mtrl_judge.rl.finished_run import RUN_FILE
+from mtrl_judge.rl.recipes import find_accelerate_config, find_recipe
+
+
+def test_flags_may_have_hyphens_or_underscores(data_root: Path) -> None:
+    tables = [
+        call("data", "status", "*_seetrue", flag, data_root).stdout
+        for flag in ("--data-root", "--data_root")
+    ]
+    assert "Yes 3, No 2" in tables[0]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    "words", [["a,b"], ["a", "b"], ["a", "--tasks", "b"]], ids=lambda words: " ".join(words)
+)
+def test_lists_are_accepted_in_each_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    given: list[Any] = []
+
+    def evaluate(model: str, tasks: str, **named: Any) -> list[Any]:
+        given.append((tasks, named["flags"]))
+        return []
+
+    monkeypatch.setattr(launch, "run_lmms_eval", evaluate)
+    done = call("eval", "--tasks", *words, "--limit", 2, "--output-path", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert given == [("a,b", ["--limit", "2"])]
+
+
+def test_flags_of_lmms_eval_are_checked_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def start(_: str, command: list[str], **__: Any) -> None:
+        started.append(command)
+        write_results(tmp_path, {"t": [sample(0, "Yes", "Yes")]})
+
+    monkeypatch.setattr(launch, "run_command", start)
+    evaluate = ("eval", "--output-path", tmp_path, "--model-args", "pretrained=a-b")
+    message = fails(capsys, monkeypatch, *evaluate, "--batch", 8)
+    assert "--batch: neither ours nor a flag of lmms-eval; did you mean --batch_size?" in message
+    assert not started
+    assert call(*evaluate, "--batch-size=8").exit_code == 0
+    assert started[0][-3:] == ["--model_args", "pretrained=a-b", "--batch_size=8"]
+
+
+def test_choices_are_those_of_the_classes_that_check_them() -> None:
+    assert get_args(Style) == options.STYLES
+    assert {*options.KINDS} == {*KINDS}
+    assert options.SPLITS == SPLITS
+    assert options.EVALUATED_SPLITS == EVALUATED
+    assert {*options.PERTURBATIONS} == {*PERTURBATIONS}
+    assert {*options.METRICS} == {*METRICS}
+    assert "--sort [train|ood|gap|name|TASK]" in call("leaderboard", "show", "--help").stdout
+    assert "--style [reasoned|direct|confidence]" in call("eval", "--help").stdout
+
+
+def test_help_lists_the_commands_in_the_order_of_use() -> None:
+    listed = call("--help").stdout.partition("Commands:")[2]
+    positions = [listed.index(f"\n  {name} ") for name in ("tasks", "eval", "leaderboard", "train")]
+    assert positions == sorted(positions)
+
+
+def test_an_evaluation_ends_with_scores_and_paths(tmp_path: Path) -> None:
+    rows = [sample(n, "Yes" if n % 2 else "No", "Yes" if n % 3 else "No") for n in range(12)]
+    runs = load_runs([write_results(tmp_path, {"t": rows})])
+    text = evaluation_end(runs, tmp_path, tmp_path / "the.log")
+    # Yes: 4 right of 6 labels and 8 verdicts; No: 2 right of 6 and 4. F1 is 4/7 and 2/5.
+    assert f"{(4 / 7 + 2 / 5) / 2:.3f} [" in text
+    assert "majority-class baseline" in text
+    assert f"results: {runs[0].file}\n" in text
+    (samples,) = text.partition("samples: ")[2].splitlines()[:1]
+    assert list(Path(samples).parent.glob(Path(samples).name))
+    assert text.endswith(f"leaderboard {tmp_path} --format html --out report.html")
+    assert "N/A" not in text
+
+
+def test_of_lmms_evals_output_our_warnings_are_shown_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = io.StringIO()
+    for _ in tqdm(range(3), desc="Judging", file=bar, mininterval=0):
+        pass
+    where = "2026-01-01 00:00:00 | WARNING  | {}.hooks:warn:1 - {}\n"
+    shown = EvaluationProgress()
+    with shown.of(tmp_path / "log"):
+        for part in (bar.getvalue(), where.format("mtrl_judge", "no form"), "noise\n"):
+            shown.read(part[:7])
+            shown.read(part[7:])
+        shown.read(where.format("mtrl_judge", "no form") + where.format("lmms_eval", "theirs"))
+    printed = capsys.readouterr().err
+    assert printed.count("no form") == 1
+    assert "noise" not in printed
+    assert "theirs" not in printed
+
+
+def test_resuming_a_finished_run_is_refused_without_torch(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text(
+        '{"starts": [{"settings": {"max_steps": 60}}], "finished": {"step": 30}}'  # by patience
+    )
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from mtrl_judge.cli.main import main; sys.argv = ['mtrl-judge', *sys.argv[1:]]; main()"
+    )
+    words = ["train", "grpo", "--recipe", "tiny_cpu", "--resume", f"--output-dir={tmp_path}"]
+    words += ["--max-steps", "60"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "finished at step 30; a --max_steps above 60 extends it" in done.stderr
+
+
+def test_missing_trackers_and_data_are_found_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "run_command", lambda *_, **__: pytest.fail("started"))
+
+    def without_trackers(name: str) -> Any:
+        return None if name in ("wandb", "trackio") else importlib.util.find_spec(name)
+
+    for module in (host_flags, finished_run):
+        monkeypatch.setattr(module, "find_spec", without_trackers)
+    evaluate = ("eval", "--output-path", tmp_path / "logs", "--data-root", tmp_path)
+    told = fails(capsys, monkeypatch, *evaluate, "--wandb-args", "project=p")
+    assert "--wandb_args: needs wandb, which is not installed" in told
+    told = fails(capsys, monkeypatch, *evaluate, "--tasks", "mtrl_judge_agin_nat")
+    assert f"mtrl_judge_agin_nat: no folder {tmp_path / 'mtrl_judge_agin_nat'}" in told
+    train = ("train", "grpo", "--recipe", "tiny_cpu", "--output_dir", tmp_path / "run")
+    told = fails(capsys, monkeypatch, *train, "--report_to", "trackio")
+    assert "report_to: needs trackio, which is not installed" in told
+
+
+@pytest.mark.parametrize(("flag", "shows"), [("--quiet", (False, False)), ("-v", (True, True))])
+def test_quiet_hides_progress_and_verbose_shows_what_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, shows: tuple[bool, bool]
+) -> None:
+    def judge(*_: Any, **__: Any) -> Robustness:
+        report("how far it is")
+        run_command("t", [sys.executable, "-c", "print('its output')"], log=tmp_path / "log")
+        return Robustness([], {}, tmp_path / "robustness.json")
+
+    monkeypatch.setattr(robustness, "run_robustness", judge)
+    shown = call("robustness", flag)
+    assert shown.exit_code == 0, shown.output
+    assert ("how far it is" in shown.stdout, "its output" in shown.stdout) == shows
+    assert "robustness.json" in shown.stdout
+    assert (tmp_path / "log").read_text() == "its output\n"
+
+
+def test_a_recipe_can_be_copied_and_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "grpo/tiny_cpu" in call("recipes").stdout
+    copy = ("recipes", "--copy", "grpo/tiny_cpu", "--out", tmp_path / "mine.yaml")
+    assert call(*copy).exit_code == 0
+    assert read_recipe(tmp_path / "mine.yaml") == read_recipe(find_recipe("tiny_cpu", "grpo"))
+    assert "or pass --force" in fails(capsys, monkeypatch, *copy)
+    wrong = fails(capsys, monkeypatch, "recipes", "--copy", "grpo/tiny_cpus")
+    assert "did you mean 'grpo/tiny_cpu'?" in wrong
+
+
+def test_train_launches_what_the_recipe_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def become(_: str, command: list[str]) -> None:
+        started.append(command)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execvp", become)
+    out = ("--output_dir", tmp_path / "run")
+    words = ("train", "grpo", "--launch", "--recipe", "qwen3_vl_8b_8gpu", *out)
+    assert call(*words).exit_code == 0
+    line = " ".join(started[0])
+    assert f"--config_file {find_accelerate_config('zero3')} --num_processes 8" in line
+    assert line.endswith(f"-m mtrl_judge.rl.train {' '.join(map(str, words[1:2] + words[3:]))}")
+    several = ("train", "grpo", "--launch", "--recipe", "qwen3_vl_30b_a3b", *out)
+    assert "$MACHINE_RANK, $MAIN_PROCESS_IP is not set" in fails(capsys, monkeypatch, *several)
+    monkeypatch.setenv("MACHINE_RANK", "1")
+    monkeypatch.setenv("MAIN_PROCESS_IP", "10.0.0.1")
+    assert call(*several).exit_code == 0
+    assert "--machine_rank 1 --main_process_ip 10.0.0.1" in " ".join(started[1])
