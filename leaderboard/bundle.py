@@ -291,7 +291,7 @@ class _ItemWriter:
         """All of an item, and its preview for the list: a line of text and an image."""
         orders, thumbnail = [], ""
         for order in item.orders:
-            row = self._rows and self._rows.row(item.item_id, order.swapped)
+            row = None if self._rows is None else self._rows.row(item.item_id, order.swapped)
             images = []
             for image in row.images if row else ():
                 images.append(self._images.add(image, self._max_pixels))
