@@ -38,6 +38,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "leaderboard add": ("leaderboard add board.json logs",),
     "leaderboard merge": ("leaderboard merge ours.json theirs.json --out board.json",),
     "leaderboard schema": ("leaderboard schema",),
+    "report": ("report logs --out report --data-root mtrl-data", "report board.json --out page"),
     "gate": ("gate logs --baseline baseline.json --min mtrl_judge_seetrue=0.7",),
     "baseline": ("baseline save logs --out baseline.json",),
     "baseline save": ("baseline save logs --out baseline.json",),

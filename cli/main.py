@@ -46,6 +46,7 @@ from .options import (
     use_data_root,
 )
 from .recipes import recipes
+from .report import report
 from .serve import serve
 from .track import track
 
@@ -605,6 +606,7 @@ def demo(
 
 app.add_typer(data, name="data")
 app.add_typer(leaderboard, name="leaderboard")
+app.command()(report)
 app.command()(gate)
 app.command()(recipes)
 app.command()(serve)

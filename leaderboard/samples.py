@@ -14,7 +14,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hashing import stable_hash
 from mtrl_judge.judge_tasks.loading import find_task, load_judge_task, peek
 from mtrl_judge.judge_tasks.prompts import instruction
-from mtrl_judge.judge_tasks.rows import Rows
+from mtrl_judge.judge_tasks.rows import JudgeRow, Rows
 from mtrl_judge.judge_tasks.sources import find_source, load_rows
 from mtrl_judge.judge_tasks.spec import SPLITS, STYLES, JudgeTask
 from mtrl_judge.metrics.rates import PairCount
@@ -127,38 +127,50 @@ def select_items(
     Raises:
         JudgeError: a path in `include` does not exist.
     """
+    check_include(include)
+    selected = []
+    for task in tasks:
+        found, rows = all_items(runs, task, include)
+        items = found.items[:limit]
+        if rows is not None:
+            items = [_with_thumbnails(item, rows) for item in items]
+        selected.append(found._replace(items=items))
+    return selected
+
+
+def check_include(include: Sequence[Path]) -> None:
+    """
+    Raises:
+        JudgeError: one of these paths does not exist.
+    """
     for path in include:
         if not path.exists():
             raise JudgeError(f"--include-path: no folder or YAML {path}")
-    return [
-        _task_items(
-            task, {run.name: run.tasks[task] for run in runs if task in run.tasks}, include, limit
-        )
-        for task in tasks
-    ]
 
 
-def _task_items(
-    task: str, results: Mapping[str, TaskResult], include: Sequence[Path], limit: int
-) -> TaskItems:
+def all_items(
+    runs: Sequence[Run], task: str, include: Sequence[Path]
+) -> tuple[TaskItems, JudgedRows | None]:
+    """All items of a task in the order of :func:`select_items`, without their images, and the rows
+    that were judged; None, with a note that says why, if these are not available."""
+    results = {run.name: run.tasks[task] for run in runs if task in run.tasks}
     items = _ordered(task, _items(results))
     if not items:
-        return TaskItems(task, (), 0, ["Its rows are unknown: the file reports only rates."])
+        notes = ["Its rows are unknown: the file reports only rates."]
+        return TaskItems(task, (), 0, notes), None
     notes = [
         f"{name} was evaluated with the perturbation {result.metadata['perturbation']}: the images "
         "shown here may not be what it saw."
         for name, result in results.items()
         if result.metadata.get("perturbation")
     ]
-    selected = items[:limit]
+    rows = None
     try:
-        rows = _load_rows(task, list(results.values()), include)
+        paired = any(result.paired for result in results.values())
+        rows = JudgedRows(_load_rows(task, list(results.values()), include), paired)
     except JudgeError as error:
         notes.append(f"No images: {' '.join(str(error).split())}")
-    else:
-        paired = any(result.paired for result in results.values())
-        selected = _with_images(selected, rows, paired)
-    return TaskItems(task, selected, len(items), notes)
+    return TaskItems(task, items, len(items), notes), rows
 
 
 def _items(results: Mapping[str, TaskResult]) -> list[Item]:
@@ -221,21 +233,31 @@ def _ordered(task: str, items: Sequence[Item]) -> list[Item]:
 # The data behind the items
 
 
-def _with_images(items: Sequence[Item], rows: Rows, paired: bool) -> list[Item]:
-    """Items with the images of their first order."""
-    columns = rows.dataset.with_format(None)
-    # A pair judged in one order has that order in its row, and none in its sample.
-    keys = zip(columns["item_id"][:], columns["swapped"][:], strict=True)
-    index_of = {(item_id, swapped and paired): i for i, (item_id, swapped) in enumerate(keys)}
-    with_images = []
-    for item in items:
-        first, *others = item.orders
-        index = index_of.get((item.item_id, first.swapped and paired))
-        if index is not None:
-            images = tuple(map(_thumbnail, rows.dataset[index]["images"]))
-            item = item._replace(orders=(first._replace(images=images), *others))
-        with_images.append(item)
-    return with_images
+class JudgedRows:
+    """The rows that were judged, by item and order."""
+
+    def __init__(self, rows: Rows, paired: bool) -> None:
+        self._dataset, self._paired = rows.dataset, paired
+        columns = rows.dataset.with_format(None)
+        # A pair judged in one order has that order in its row, and none in its sample.
+        keys = zip(columns["item_id"][:], columns["swapped"][:], strict=True)
+        self._index_of = {(item, swapped and paired): i for i, (item, swapped) in enumerate(keys)}
+
+    def row(self, item_id: str, swapped: bool) -> JudgeRow | None:
+        """With its images decoded; None for an item that the data does not have."""
+        index = self._index_of.get((item_id, swapped and self._paired))
+        return None if index is None else JudgeRow.from_doc(self._dataset[index])
+
+
+def _with_thumbnails(item: Item, rows: JudgedRows) -> Item:
+    """The item with the images of its first order."""
+    first, *others = item.orders
+    row = rows.row(item.item_id, first.swapped)
+    if row is None:
+        return item
+    return item._replace(
+        orders=(first._replace(images=tuple(map(_thumbnail, row.images))), *others)
+    )
 
 
 def _load_rows(name: str, results: Sequence[TaskResult], include: Sequence[Path]) -> Rows:

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
+from support.browser import open_chromium, soon
 from support.images import image_cell
 from support.results import sample, write_results
 from support.tasks import write_split, write_yaml
@@ -448,36 +449,10 @@ def test_plots_are_valid_images_and_their_text_is_text(nasty_results: Path, tmp_
 # In a browser
 
 
-def browser() -> str:
-    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
-    program = next(found, None)
-    if program is None or shutil.which("chromedriver") is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium with chromedriver here; CI must look at the page in one")
-        pytest.skip("no Chromium with chromedriver here")
-    return program
-
-
 @pytest.fixture
 def chromium(tmp_path: Path) -> Iterator[Any]:
-    program = browser()
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(executable_path=shutil.which("chromedriver")))
-    try:
+    with open_chromium(tmp_path) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def shown_at(driver: Any, page: Path, width: int) -> None:
@@ -581,9 +556,3 @@ def test_a_page_in_chromium(
     chromium.get((tmp_path / "plain.html").as_uri())
     closed = chromium.find_elements("css selector", "details:not([open])")
     assert not closed, "without a script all is there to read"
-
-
-def soon(driver: Any, condition: str) -> bool:
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    return bool(WebDriverWait(driver, 5).until(lambda d: d.execute_script(condition)))
