@@ -6,6 +6,8 @@ for gigabytes, and deep nesting ends in a ``RecursionError``.
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,13 @@ def parse_yaml(text: str) -> Yaml:
     :data:`MAX_BYTES` characters with every alias written out, more than :data:`MAX_DEPTH` levels,
     and a number of more than :data:`MAX_DIGITS` digits.
     """
+    value, problems = _parsed(text)
+    return Yaml(deepcopy(value), [*problems])
+
+
+# PyYAML takes tens of milliseconds for a task, and one process reads each task several times.
+@lru_cache(maxsize=128)
+def _parsed(text: str) -> Yaml:
     try:
         loader = _PlainLoader(text)
         try:

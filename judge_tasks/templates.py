@@ -164,7 +164,7 @@ def render(question: str, values: Mapping[str, Any]) -> str:
     return "".join(pieces)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)  # the shipped tasks have 320, paraphrases included
 def _compiled(question: str) -> _Question:
     try:
         _check_text(question)

@@ -49,6 +49,16 @@ def test_anchors_and_merge_keys_are_read() -> None:
     assert parse_yaml(text) == (expected, [])
 
 
+def test_each_reader_has_a_value_of_its_own() -> None:
+    text = "a: {b: [1]}\na: {b: [1]}"
+    first = parse_yaml(text)
+    first.value["a"]["b"].append(2)
+    first.problems.clear()
+    second = parse_yaml(text)
+    assert second.value == {"a": {"b": [1]}}
+    assert len(second.problems) == 1
+
+
 def test_what_is_no_readable_file(tmp_path: Path) -> None:
     fifo, large = tmp_path / "fifo.yaml", tmp_path / "large.yaml"
     os.mkfifo(fifo)
