@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import math
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import permutations
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -28,6 +25,7 @@ from PIL import Image
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.markup import neutralize, special_token_pattern
 
+from . import chat_client
 from .base_judge import (
     Answer,
     BaseJudge,
@@ -39,14 +37,9 @@ from .base_judge import (
     prompt_seed,
     system_messages,
 )
+from .chat_client import ChatClient
 from .pixels import DEFAULT_MAX_PIXELS
 
-if TYPE_CHECKING:
-    import openai
-    from openai import OpenAI
-
-KEY_VARIABLE = "OPENAI_API_KEY"
-MAX_RETRIES = 5
 TOP_LOGPROBS = 20  # the API's maximum, and vLLM's default
 # Tokens that begin a verdict are not followed below this share of what is known of the verdict.
 NEGLIGIBLE = 1e-3
@@ -55,16 +48,10 @@ TOLERATED = 0.01
 _ROUNDING = 1e-6  # of a sum of the log-probabilities, which are in float32
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
-# What a server may refuse, and the name that it wants in place of the first: OpenAI's reasoning
-# models do not take max_tokens and sample at their own temperature.
-_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
-_REFUSABLE = re.compile(rf"\b({_LIMIT}|temperature|seed)\b")
-_REFUSAL = re.compile(r"(?i)unsupported|not support|deprecated|unrecognized|unknown|not permitted")
 # What OpenAI says where a model has reasoned up to the limit.
 _LIMIT_REACHED = "output limit was reached"
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,14 +103,14 @@ class OpenAIJudge(BaseJudge):
         max_pixels: int | None = None,
         system_prompt: str | None = None,
     ) -> None:
-        self.client = openai_client(base_url, "engine=openai", "base_url")
-        self._model, self._concurrency, self._seed = model, concurrency, seed
+        self._chat = ChatClient(model, base_url, "engine=openai", "base_url")
+        self.client = self._chat.api
+        self._concurrency, self._seed = concurrency, seed
         self._min_pixels = min_pixels
         self._max_pixels = max_pixels or max(DEFAULT_MAX_PIXELS, min_pixels or 0)
         self._markup = special_token_pattern([])
         self._system_messages = system_messages(system_prompt)
         self._continues: bool | None = None
-        self._refused: set[str] = set()
         self._lock = Lock()
         try:
             self._request(
@@ -143,7 +130,7 @@ class OpenAIJudge(BaseJudge):
 
     def recorded(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """As :meth:`BaseJudge.recorded`: a temperature that the server refuses is its own."""
-        if "temperature" not in self._refused:
+        if "temperature" not in self._chat.refused:
             return dict(settings)
         return {**settings, "do_sample": True, "temperature": None, "top_p": None}
 
@@ -362,13 +349,13 @@ class OpenAIJudge(BaseJudge):
                 messages = [_user("Is water wet?")]
                 try:
                     open_, closed = (
-                        self._create([*messages, _assistant("Yes")], extra, max_tokens=1).usage
+                        self._chat.create([*messages, _assistant("Yes")], extra, max_tokens=1).usage
                         for extra in (_CONTINUE, {})
                     )
                 except (openai.BadRequestError, openai.UnprocessableEntityError):
                     self._continues = False
                 except (openai.OpenAIError, ValueError) as error:
-                    raise _RequestError(self._message(error)) from None
+                    raise _RequestError(self._chat.message(error)) from None
                 else:
                     known = open_ is not None and closed is not None
                     self._continues = known and open_.prompt_tokens < closed.prompt_tokens
@@ -394,47 +381,15 @@ class OpenAIJudge(BaseJudge):
                 )
             messages, extra = [*messages, _assistant(begun)], {**extra, **_CONTINUE}
         try:
-            completion = self._create(messages, extra, **settings)
+            completion = self._chat.create(messages, extra, **settings)
         except (openai.OpenAIError, ValueError) as error:  # ValueError: not JSON
-            raise _RequestError(self._message(error)) from None
+            raise _RequestError(self._chat.message(error)) from None
         if not completion.choices:
             raise _RequestError("the server returned no answer")
         choice = completion.choices[0]
         if choice.finish_reason == "content_filter":
             raise _RequestError("finish_reason: content_filter")
         return completion
-
-    def _create(
-        self, messages: Sequence[Mapping[str, Any]], extra: Mapping[str, Any], **settings: Any
-    ) -> Any:
-        """A completion, without the settings that the server refuses."""
-        import openai
-
-        refused = frozenset(self._refused)
-        if _LIMIT in refused and _LIMIT in settings:
-            settings[_NEW_LIMIT] = settings.pop(_LIMIT)
-        try:
-            return self.client.chat.completions.create(
-                model=self._model,
-                messages=list(messages),  # type: ignore[arg-type]
-                extra_body=dict(extra) or None,
-                **{name: value for name, value in settings.items() if name not in refused},
-            )
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            name = _refused_setting(error)
-            if name is None or name in refused or name not in settings:
-                raise
-        self._refuse(name)
-        return self._create(messages, extra, **settings)
-
-    def _refuse(self, name: str) -> None:
-        if name == "temperature":
-            logger.warning(
-                "engine=openai: %s takes no temperature, so its answers are samples at the "
-                "server's own, and differ from run to run",
-                self._model,
-            )
-        self._refused.add(name)
 
     def _all(self, work: Callable[[int], T], count: int) -> list[T | str]:
         """The work for B prompts at a time; text as lmms-eval has it in place of what failed."""
@@ -443,53 +398,10 @@ class OpenAIJudge(BaseJudge):
             try:
                 return work(number)
             except _RequestError as error:
-                return f"[LMMS_EVAL_REQUEST_FAILED after {MAX_RETRIES} retries] {error}"
+                return f"[LMMS_EVAL_REQUEST_FAILED after {chat_client.MAX_RETRIES} retries] {error}"
 
         with ThreadPoolExecutor(self._concurrency) as pool:
             return list(pool.map(attempt, range(count)))
-
-    def _message(self, error: Exception) -> str:
-        return message_without_key(error, self.client)
-
-
-def openai_client(base_url: str | None, user: str, field: str) -> OpenAI:
-    """A client with retries, whose key is that of OPENAI_API_KEY.
-
-    Args:
-        base_url: the address of the API; None is that of the client.
-        user: what needs the client, for the message.
-        field: where the address stands, for the message.
-
-    Raises:
-        JudgeError: there is no key, or the address contains one.
-    """
-    from openai import OpenAI
-
-    key = os.environ.get(KEY_VARIABLE, "")
-    if not key:
-        raise JudgeError(
-            f"{KEY_VARIABLE}: not set; {user} reads the API key from it (any text will do for a "
-            "server without keys)"
-        )
-    if base_url and "@" in base_url:
-        raise JudgeError(
-            f"{field}: has user name or password, which results would record; {KEY_VARIABLE} is "
-            "for keys"
-        )
-    return OpenAI(api_key=key, base_url=base_url, max_retries=MAX_RETRIES)
-
-
-def message_without_key(error: Exception, client: OpenAI) -> str:
-    """An error on one line of lmms-eval's length, without the key, which a server may quote."""
-    text, key = " ".join(str(error).split()) or type(error).__name__, client.api_key
-    return text.replace(key, "…")[:200] if len(key) > 8 else text[:200]
-
-
-def _refused_setting(error: openai.APIStatusError) -> str | None:
-    """Which setting made a server refuse a request, as far as it says so."""
-    text = f"{error.param or ''} {error}"  # OpenAI names it apart, others within the message
-    named = _REFUSABLE.search(text) if _REFUSAL.search(text) else None
-    return named[0] if named else None
 
 
 def _distinguishable(verdicts: Sequence[str], end: str | None) -> list[str]:

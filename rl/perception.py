@@ -32,6 +32,7 @@ StatedShares: TypeAlias = Callable[[Sequence[tuple[str, tuple[Fact, ...]]]], lis
 
 _ATTEMPTS = 3  # to get an answer that can be read
 _REQUESTS_AT_ONCE = 16
+_ANSWER_TOKENS = 2048  # room for the hidden reasoning of some models; others end by themselves
 _LIST = re.compile(r"\[[\s\d,]{0,400}\]")
 _QUESTION = (
     "A model described an image. Which of the numbered facts does its description state? A fact is "
@@ -103,11 +104,14 @@ class TextJudge:
     """
 
     def __init__(self, judge: JudgeArguments) -> None:
-        from mtrl_judge.models.openai_judge import openai_client
+        from mtrl_judge.models.chat_client import ChatClient
 
-        address = judge.perception_base_url
-        self._client = openai_client(address, "perception_checker: openai", "perception_base_url")
-        self._model = str(judge.perception_model)
+        self._chat = ChatClient(
+            str(judge.perception_model),
+            judge.perception_base_url,
+            "perception_checker: openai",
+            "perception_base_url",
+        )
         self._ask([{"role": "user", "content": "Reply with []"}], seed=0)
 
     def shares(self, pairs: Sequence[tuple[str, tuple[Fact, ...]]]) -> list[float | None]:
@@ -137,20 +141,17 @@ class TextJudge:
     def _ask(self, messages: Sequence[Mapping[str, str]], seed: int) -> str:
         import openai
 
-        from mtrl_judge.models.openai_judge import message_without_key
-
         try:
-            completion = self._client.chat.completions.create(
-                model=self._model,
-                messages=list(messages),  # type: ignore[arg-type]
-                max_tokens=256,
+            completion = self._chat.create(
+                messages,
+                max_tokens=_ANSWER_TOKENS,
                 temperature=0.0 if seed == 0 else 1.0,  # another answer, if the first is unreadable
                 seed=seed,
             )
         except (openai.OpenAIError, ValueError) as error:  # ValueError: not JSON
             raise OutageError(
-                f"perception_checker: {self._client.base_url} does not answer: "
-                f"{message_without_key(error, self._client)}"
+                f"perception_checker: {self._chat.api.base_url} does not answer: "
+                f"{self._chat.message(error)}"
             ) from None
         return (completion.choices[0].message.content or "") if completion.choices else ""
 

@@ -243,7 +243,7 @@ def test_a_server_that_cannot_be_used(
         with pytest.raises(JudgeError, match="OPENAI_API_KEY: not set"):
             OpenAIJudge("judge", base_url=url)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr("mtrl_judge.models.openai_judge.MAX_RETRIES", 0)
+    monkeypatch.setattr("mtrl_judge.models.chat_client.MAX_RETRIES", 0)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

@@ -15,7 +15,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.facts import Fact, to_cells
 from mtrl_judge.judge_tasks.loading import load_judge_task
 from mtrl_judge.judge_tasks.sources import load_rows
-from mtrl_judge.models import openai_judge
+from mtrl_judge.models import chat_client
 from mtrl_judge.rl import perception as module
 from mtrl_judge.rl import train
 from mtrl_judge.rl.arguments import JudgeArguments
@@ -78,7 +78,7 @@ def test_repetition_costs_up_to_one() -> None:
 @pytest.fixture
 def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "planted-secret")
-    monkeypatch.setattr(openai_judge, "MAX_RETRIES", 0)
+    monkeypatch.setattr(chat_client, "MAX_RETRIES", 0)
 
 
 def by_text_judge(address: str) -> JudgeArguments:
@@ -99,6 +99,16 @@ def test_a_text_judge_says_which_facts_are_stated() -> None:
         assert reward(judge, [0, 0, 0, 0], [*SAID, SAID[0]]) == [0.5, 0.5, 1.0, 0.5]
         assert server.asked.count(SAID[0]) == 1  # equal completions are asked about once
         assert reward(judge, [0, 1], ["", SAID[0]]) == [0.0, None]
+
+
+@pytest.mark.usefixtures("one_try")
+def test_a_text_judge_may_refuse_settings() -> None:
+    """As OpenAI's reasoning models do."""
+    server = ChatServer({"Reply with []": "[]", SAID[0]: "[1]"})
+    refusal = "Unsupported parameter: '{}' is not supported with this model."
+    server.refused = {name: refusal.format(name) for name in ("max_tokens", "temperature")}
+    with serving(server.handler()) as address:
+        assert reward(by_text_judge(address), [0], SAID[:1]) == [0.5]
 
 
 @pytest.mark.usefixtures("one_try")

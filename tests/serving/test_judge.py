@@ -183,7 +183,7 @@ def test_orders_are_combined(own_tasks: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_failed_request_is_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr("mtrl_judge.models.openai_judge.MAX_RETRIES", 0)
+    monkeypatch.setattr("mtrl_judge.models.chat_client.MAX_RETRIES", 0)
     with chat_server({"wet": "Yes", "Is it red": 500}) as (_, arguments):
         url = arguments.partition("base_url=")[2].partition(",")[0]
         judge = Judge.load("m", "openai", base_url=url)

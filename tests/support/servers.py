@@ -66,6 +66,8 @@ class ChatServer:
         self.answers = dict(answers)
         self.asked: list[str] = []
         """For each request what its prompt contained, in the order of arrival."""
+        self.refused: dict[str, str] = {}
+        """Settings that the model does not take, and the message of the answer to them."""
         self.closing = Event()
 
     def handler(self) -> type[Handler]:
@@ -74,6 +76,10 @@ class ChatServer:
         class Chat(Handler):
             def answer(self) -> None:
                 prompt = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                for name, message in server.refused.items():
+                    if name in json.loads(prompt):
+                        self.send(json.dumps({"error": {"message": message}}).encode(), status=400)
+                        return
                 (found,) = (mark for mark in server.answers if mark in prompt)
                 server.asked.append(found)
                 answer = server.answers[found]
