@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.exits import exits_with_message
 from mtrl_judge.common.plain_yaml import yaml_mapping
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.metrics.interference import interference, share_negative
@@ -169,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=ITEMS)
     parser.add_argument("--step", type=float, default=STEP)
     given = parser.parse_args(arguments)
-    found = measure(given.run, given.items, given.step)
+    with exits_with_message():
+        found = measure(given.run, given.items, given.step)
     rows = [[task, *row] for task, row in zip(found["tasks"], found["table"], strict=True)]
     print("loss of \\ step on")
     print(tabulate(rows, headers=["", *found["tasks"]], floatfmt=".2f"))

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +33,8 @@ from typing import TypeAlias
 from pydantic import BaseModel, ValidationError, model_validator
 from tabulate import tabulate
 
-from mtrl_judge.common.errors import DataError, JudgeError
+from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.exits import exits_with_message
 from mtrl_judge.common.files import read_json_lines
 from mtrl_judge.judge_tasks.verdicts import SELF_CONTRADICTION, Verdict, parse_verdict
 
@@ -66,13 +66,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    try:
-        cases = [case for file in parser.parse_args().files for case in read_cases(file)]
+    files = parser.parse_args().files
+    with exits_with_message():
+        cases = [case for file in files for case in read_cases(file)]
         if not cases:
             raise DataError("no texts in the files")
-    except JudgeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
     everything = [(case, parse_verdict(case.text, case.verdicts)) for case in cases]
     by_source: dict[str, list[tuple[Case, Verdict]]] = {}
     for case, reading in everything:

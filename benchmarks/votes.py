@@ -29,6 +29,7 @@ from typing import Any
 from tabulate import tabulate
 
 from mtrl_judge.common.errors import JudgeError
+from mtrl_judge.common.exits import exits_with_message
 from mtrl_judge.experiments.effects import Unit, effect
 from mtrl_judge.leaderboard.compare import score_results
 from mtrl_judge.leaderboard.reading import complete_run
@@ -43,8 +44,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="GREEDY SAMPLED")
     folders = parser.parse_args().folders
+    with exits_with_message():
+        compare(folders)
+
+
+def compare(folders: Sequence[Path]) -> None:
+    """Print the tables of these pairs of folders.
+
+    Raises:
+        JudgeError: they are no pairs of evaluations of the same rows.
+    """
     if len(folders) % 2:
-        raise SystemExit("expected pairs of folders: a greedy evaluation and a sampled one")
+        raise JudgeError("expected pairs of folders: a greedy evaluation and a sampled one")
     runs = [read(folder) for folder in folders]
     pairs = [*zip(runs[::2], runs[1::2], strict=True)]
     units = [scores_of(greedy, sampled) for greedy, sampled in pairs]
@@ -68,7 +79,7 @@ def main() -> None:
 def read(folder: Path) -> Run:
     run = complete_run(folder, samples=True)
     if run is None:
-        raise SystemExit(f"{folder}: no finished evaluation with samples in it")
+        raise JudgeError(f"{folder}: no finished evaluation with samples in it")
     return run
 
 
@@ -77,7 +88,7 @@ def scores_of(greedy: Run, sampled: Run) -> dict[str, dict[str, Score]]:
     results: dict[str, dict[str, TaskResult]] = {}
     for task, result in greedy.tasks.items():
         if task not in sampled.tasks or sampled.tasks[task].rows != result.rows:
-            raise SystemExit(f"{sampled.file}: {task}: other rows than {greedy.file} judged")
+            raise JudgeError(f"{sampled.file}: {task}: other rows than {greedy.file} judged")
         results[task] = {GREEDY: result, **dict(votes_of(sampled.tasks[task]))}
     headlines = {result.kind.headline for result in greedy.tasks.values()}
     scored = score_results(results, headlines)
@@ -91,7 +102,7 @@ def scores_of(greedy: Run, sampled: Run) -> dict[str, dict[str, Score]]:
 def votes_of(result: TaskResult) -> Iterator[tuple[str, TaskResult]]:
     """The result with the verdicts of each vote in place of its own."""
     if result.metadata.get("vote") != "verified":
-        raise SystemExit(f"{result.task}: expected an evaluation with vote=verified")
+        raise JudgeError(f"{result.task}: expected an evaluation with vote=verified")
     without_facts = replace(result, metadata={**result.metadata, "vote": "mean"})
     ways = verdicts_by_vote(without_facts)
     oracle = ways.pop("oracle")

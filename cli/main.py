@@ -506,7 +506,7 @@ def experiment(
         model=model,
         data_root=data_root,
         eval_args=read_words("--eval-args", eval_args),
-        only=comma_separated(only),
+        only=only or (),
         accept_license=comma_separated(accept_license),
         allow_leaks=allow_leaks,
     )

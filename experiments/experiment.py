@@ -607,7 +607,9 @@ def _evaluated(experiment: Experiment, what: str) -> list[int]:
 
 def _select_arms(file: ArmsFile, only: Sequence[str]) -> list[Arm]:
     known = {arm.key: arm for arm in file.arms}
-    keys = list(map(arm_key, only))
+    # A value may list several, separated by commas, and a name may have a comma, too.
+    values = [[value] if arm_key(value) in known else value.split(",") for value in only]
+    keys = [key for names in values for name in names if (key := arm_key(name))]
     for key in keys:
         if key not in known:
             raise JudgeError(f"--only: no arm {key!r}; {did_you_mean(key, known)}")

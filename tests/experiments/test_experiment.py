@@ -206,7 +206,9 @@ def test_controls_ask_the_same_judges_in_other_ways(tmp_path: Path) -> None:
     assert again.startswith("env MTRL_JUDGE_PROBE=paraphrase_2 mtrl-judge eval")
     assert "--repeats 2" in commands["MT-RL-Judge, corpus 0, seed 0: evaluation, repeats"]
     # An arm that evaluates the judges of another has them trained, even if that arm is left out.
-    only = set_up("tiny_cpu", tmp_path, arms="controls", only=["SFT-Unified, log-probability"])
+    # Names can have a comma, which also separates them.
+    names = ["SFT-Unified, log-probability", "mt-rl-judge,off-the-shelf"]
+    only = set_up("tiny_cpu", tmp_path, arms="controls", only=names)
     assert "SFT-Unified, corpus 0, seed 0: training" in [step.name for step in plan(only).steps]
 
 
