@@ -20,6 +20,7 @@ from .examples import EXAMPLES
 
 # In the order of use, from the first look to rarer needs.
 ORDER = (
+    "judge", "results",  # of push, before its others
     "demo", "tasks", "data", "new", "validate", "preview", "eval", "leaderboard", "report",
     "gate", "baseline", "robustness", "track", "train", "recipes", "experiment", "push", "serve",
     "score", "tiny",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mtrl_judge.common.errors import JudgeError
-from mtrl_judge.common.hub import Upload
+from mtrl_judge.common.hub import Upload, check_repo
 
 from .command_line import App
 from .leaderboard import MAX_FAILURES, Across, MaxFailures, Results, Tasks, split_names
@@ -23,7 +23,10 @@ app = App(
     "that of `hf auth login` or HF_TOKEN.",
     no_args_is_help=True,
 )
-To = Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="The repository.")]
+To = Annotated[
+    str,
+    typer.Option("--to", metavar="OWNER/NAME", callback=check_repo, help="The repository."),
+]
 Public = Annotated[
     bool, typer.Option("--public/--private", help="Who may see a repository that is created.")
 ]
@@ -65,7 +68,11 @@ def judge(
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
-    """Publish the judge of a run: weights, and a card with its scores, data and training."""
+    """Publish the judge of a training run.
+
+    Its card has its scores with intervals, the data with its licenses, and a summary of the
+    training.
+    """
     from mtrl_judge.rl.publish import judge_upload
 
     upload = judge_upload(
@@ -85,7 +92,10 @@ def results(
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
-    """Publish results and samples of lmms-eval as a dataset, without secrets and local paths."""
+    """Publish results of lmms-eval with their samples.
+
+    They become a dataset, without secrets and without paths of the machines that evaluated.
+    """
     from mtrl_judge.leaderboard.publish import results_upload
 
     board = _board(results, tasks, "", max_failures, across_all=True)
@@ -107,7 +117,10 @@ def leaderboard(
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
-    """Publish a leaderboard as a page, with its file; without texts and images of items."""
+    """Publish a leaderboard as a page with its file.
+
+    It shows no items: their texts and images may not be published.
+    """
     from mtrl_judge.leaderboard.publish import leaderboard_upload
 
     board = _board(results, tasks, across, max_failures)
@@ -155,7 +168,7 @@ def data(
     allow_local_files: AllowLocalFiles = False,
     force: Force = False,
 ) -> None:
-    """Publish a task's prepared data as a dataset."""
+    """Publish a task's prepared data."""
     from mtrl_judge.data.publish import dataset_upload
     from mtrl_judge.judge_tasks.loading import find_task
 

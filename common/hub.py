@@ -40,13 +40,15 @@ class Upload(NamedTuple):
     """Of the commit."""
 
 
-def check_repo(repo: str) -> None:
-    """
+def check_repo(repo: str) -> str:
+    """The name of a repository.
+
     Raises:
         JudgeError: it is not a name that a repository can have.
     """
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo, re.ASCII):
         raise JudgeError(f"--to: found {repo!r}; expected owner/name")
+    return repo
 
 
 def preview(upload: Upload, *, public: bool) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_judge.common.errors import DataError
-from mtrl_judge.common.hub import CARD, TAG, Upload, check_repo
+from mtrl_judge.common.hub import CARD, TAG, Upload
 from mtrl_judge.common.licenses import license_fields
 from mtrl_judge.common.markdown import as_yaml, render_card
 from mtrl_judge.judge_tasks.sources import Source, find_source, load_rows, split_files
@@ -27,12 +27,10 @@ def dataset_upload(task: JudgeTask, repo: str, root: Path | None = None) -> Uplo
     Reads and checks the rows, and compares the splits with each other; offline.
 
     Raises:
-        JudgeError: the repository's name is none.
         DataError: the task's data is not in a folder, or is not as its YAML says.
     """
     from huggingface_hub import DatasetCardData
 
-    check_repo(repo)
     source = find_source(task, root)
     if source.folder is None:
         raise DataError(

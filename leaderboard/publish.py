@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
@@ -11,7 +11,7 @@ from typing import Any
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import json_text, parse_json
-from mtrl_judge.common.hub import CARD, TAG, RepoType, Upload, check_repo
+from mtrl_judge.common.hub import CARD, TAG, RepoType, Upload
 from mtrl_judge.common.markdown import render_card
 from mtrl_judge.common.secrets import REDACTED, Redactor, is_secret_name
 
@@ -29,7 +29,7 @@ _TEMPLATE = Path(__file__).with_name("results_card.md.jinja")
 _BEFORE, _NAME = r"(?<![\w.:/<~-])", r"[^\s/\\\"',;:<>|=]+"
 _PATH = re.compile(rf"{_BEFORE}~?/(?:{_NAME}/)+(?:{_NAME})?")
 _HOMES = ("/home", "/Users")
-_ARGUMENTS = ("model_args", "gen_kwargs")  # of lmms-eval, as `name=value,…`
+_ARGUMENTS = re.compile(r"\w+_args|gen_kwargs")  # of lmms-eval, as `name=value,…`
 
 
 def results_upload(board: Leaderboard, repo: str) -> Upload:
@@ -46,7 +46,6 @@ def results_upload(board: Leaderboard, repo: str) -> Upload:
     """
     from huggingface_hub import DatasetCardData
 
-    check_repo(repo)
     files: dict[str, bytes | Path] = {}
     folders = _folders(board.runs)
     for run, folder in folders.items():
@@ -85,7 +84,6 @@ def leaderboard_upload(board: Leaderboard, repo: str, repo_type: RepoType = "spa
     """
     from huggingface_hub import DatasetCardData, SpaceCardData
 
-    check_repo(repo)
     board = board._replace(runs=_public_runs(board.runs))
     view = build_view(board, full=True)
     title, tags = repo.partition("/")[2], [TAG, "llm-as-a-judge", "leaderboard"]
@@ -181,17 +179,19 @@ class _Texts:
     def public(self, value: Any, key: str = "") -> Any:
         """A value of JSON; `key` is what it stands under."""
         if isinstance(value, Mapping):
-            return {name: self.public(inner, str(name)) for name, inner in value.items()}
+            given = _ARGUMENTS.fullmatch(key)
+            return {
+                name: REDACTED if given and is_secret_name(name) else self.public(inner, name)
+                for name, inner in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self.public(inner, key) for inner in value]
         if not isinstance(value, str):
             return value
-        if is_secret_name(key):
-            return REDACTED
-        if key in _ARGUMENTS:
-            known = arguments_of(value).items()
+        if _ARGUMENTS.fullmatch(key) and any(map(is_secret_name, arguments_of(value))):
             value = ",".join(
-                f"{name}={REDACTED if is_secret_name(name) else text}" for name, text in known
+                f"{name}={REDACTED if is_secret_name(name) else text}"
+                for name, text in arguments_of(value).items()
             )
         for path in sorted(self._short, key=len, reverse=True):
             value = value.replace(path, self.model(path))
@@ -203,8 +203,8 @@ class _Public:
 
     def __init__(self, file: Path, runs: Sequence[Run]) -> None:
         self._file, self._raw = file, parse_json(file.read_text(encoding="utf-8"))
-        given = [f"--model_args={text}" for text in _argument_texts(self._raw)]
-        self._redactor = Redactor(given)
+        # A secret of no known form is known by its argument's name; messages may quote it.
+        self._redactor = Redactor([*_arguments(self._raw)])
         self._texts = _Texts(self._redactor, short_names([run.model for run in runs]))
         folders = sorted(_machine_paths(self._raw), key=len, reverse=True)
         self._machines = re.compile(
@@ -226,17 +226,6 @@ def _last_name(found: re.Match[str]) -> str:
     return "~" if path == Path.home() or str(path.parent) in _HOMES else path.name
 
 
-def _argument_texts(raw: Mapping[str, Any]) -> list[str]:
-    """The values of lmms-eval's arguments that may have secrets in them."""
-    config = raw.get("config")
-    values = [config.get(name) for name in _ARGUMENTS] if isinstance(config, Mapping) else []
-    return [
-        ",".join(f"{name}={text}" for name, text in arguments_of(value).items())
-        for value in values
-        if value
-    ]
-
-
 def _machine_paths(raw: Mapping[str, Any]) -> set[str]:
     """Folders of this machine, and of the one that wrote the results, that only it has."""
     here = {str(Path.home()), str(Path.cwd()), gettempdir()}
@@ -244,12 +233,18 @@ def _machine_paths(raw: Mapping[str, Any]) -> set[str]:
     return {path for path in here | there if path.count("/") > 1 or path in here} - {"/", "."}
 
 
-def _strings(value: Any) -> Iterable[str]:
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(inner)
+
+
+def _arguments(value: Any, key: str = "") -> Iterator[str]:
+    """The arguments of lmms-eval in a JSON value, as `name=value`."""
+    if _ARGUMENTS.fullmatch(key) and isinstance(value, str | Mapping):
+        yield from (f"{name}={text}" for name, text in arguments_of(value).items())
     elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+        for name, inner in value.items():
+            yield from _arguments(inner, name)

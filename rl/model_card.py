@@ -21,6 +21,7 @@ from mtrl_judge.metrics.bootstrap import LEVEL, Estimate
 from .finished_run import JUDGE, LOG_FILE, RUN_FILE
 from .free_fields import FREE_FIELDS
 from .log_summary import FIGURES, summarize_log
+from .speed import duration
 
 
 class Measured(NamedTuple):
@@ -100,7 +101,7 @@ def model_card(
     return render_card(
         Path(__file__).with_name("model_card.md.jinja"),
         card_data=_front_matter(run, card, name, licensed, [*validated, *evaluated]),
-        filters={"estimate": format_estimate, "number": format_number},
+        filters={"estimate": format_estimate, "number": format_number, "duration": duration},
         name=name,
         repo=repo,
         base=card["base"],
@@ -176,9 +177,9 @@ def _of_results(
     run: Run, column: Column, result: TaskResult, trained: Mapping[str, Any]
 ) -> Measured:
     about, task = result.metadata, column.name
-    fields = ("style", "scoring", "perturbation", "demonstrations", "samples", "vote")
+    fields = ("style", "scoring", "version", "perturbation", "demonstrations", "samples", "vote")
     how = {field: str(about[field]) for field in fields if about.get(field)}
-    how |= {"parser": str(result.parser), "task version": str(about.get("version") or "–")}
+    how |= {"parser": str(result.parser)}
     headline = result.kind.headline
     dataset = about.get("location")
     if about.get("source") != "hub":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import read_json
-from mtrl_judge.common.hub import CARD, Upload, check_repo
+from mtrl_judge.common.hub import CARD, Upload
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
 from mtrl_judge.leaderboard.failures import MAX_FAILURES
@@ -40,7 +40,6 @@ def judge_upload(
     Raises:
         JudgeError: the folder has no finished run, or the results are of other weights.
     """
-    check_repo(repo)
     judge = folder / JUDGE
     if not (folder / RUN_FILE).is_file():
         raise JudgeError(

@@ -81,6 +81,7 @@ MISTAKES = {
     "push results none --to a/b": "none: no such file or folder",
     "push results empty --to a/b": NO_RESULTS,
     "push leaderboard bad.json --to a/b": "bad.json: not valid JSON",
+    "push leaderboard empty --to a/b --repo-type model": "Invalid value for '--repo-type'",
     "push data none --to a/b": UNKNOWN_TASK,
     "push data mtrl_judge_seetrue --to a --data-root empty": "--to: found 'a'",
     "gate empty --baseline none": "--baseline: no none",

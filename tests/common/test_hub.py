@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +22,13 @@ def send(upload: Upload = UPLOAD, public: bool = False, force: bool = False, **k
     return push(upload, public=public, force=force, **keys)
 
 
-def test_an_upload_is_one_commit_to_a_private_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_is_one_commit_to_a_private_repository(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_bytes(FILES["data/a.json"])
     with upload_hub(monkeypatch) as hub:
-        assert send().endswith(COMMIT)
+        assert send(UPLOAD._replace(files={**FILES, "data/a.json": file})).endswith(COMMIT)
         assert send(revision="v1", public=False)
     assert hub.files == FILES
     first, second = hub.commits
@@ -90,6 +95,13 @@ def test_a_preview_contacts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = preview(UPLOAD, public=True)
     assert "              2 bytes  data/a.json" in shown
     assert "to: dataset me/x, public" in shown
+
+
+def test_a_space_is_a_static_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with upload_hub(monkeypatch) as hub:
+        send(UPLOAD._replace(repo_type="space"), public=True)
+    (space,) = hub.created
+    assert (space["type"], space["sdk"], space["visibility"]) == ("space", "static", "public")
 
 
 def test_no_token_is_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from support.commands import call
 from support.results import judged_rows, sample, write_results
+from support.upload_hub import COMMIT, TOKEN, upload_hub
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.hub import Upload
@@ -35,6 +36,7 @@ def runs_of(folder: Path) -> list[Path]:
             }
         }
         config = {"model_args": f"pretrained={model},api_key={SECRET},max_pixels=64"}
+        config |= {"wandb_args": {"api_key": "short"}, "score_key": "score"}
         files.append(
             write_results(folder / name, {"red": rows}, model=model, about=about, config=config)
         )
@@ -68,6 +70,12 @@ def test_published_results_are_the_same_without_secrets_and_paths(
     (line, *_) = (tmp_path / "a_judge" / next(iter(tmp_path.glob("a_judge/*.jsonl")))).open()
     expected = "see x.png, key [redacted], and </think> or 1/2/3 and and/or"
     assert json.loads(line)["text"] == expected
+    config = json.loads(next(tmp_path.glob("a_judge/*_results.json")).read_text())["config"]
+    assert config == {
+        "model_args": "pretrained=a/judge,api_key=[redacted],max_pixels=64",
+        "wandb_args": {"api_key": "[redacted]"},
+        "score_key": "score",
+    }
     again = build_leaderboard(load_runs([tmp_path]), resamples=200)
     assert sorted(run.name for run in again.runs) == ["a/judge", "b/judge"]
     for run in board.runs:
@@ -92,17 +100,20 @@ def test_a_published_leaderboard_is_a_page_and_a_file(board: Leaderboard, tmp_pa
     assert (tmp_path / "index.html").read_text().startswith("<!DOCTYPE html>")
     (column,) = build_leaderboard(load_runs([tmp_path / "leaderboard.json"])).tasks
     assert column.n == {"a/judge": 40, "b/judge": 40}
-    kept = leaderboard_upload(board, "me/board", "dataset")
-    assert (kept.repo_type, kept.files.keys()) == ("dataset", upload.files.keys())
     with pytest.raises(JudgeError, match="a leaderboard file has no samples"):
         results_upload(build_leaderboard(load_runs([tmp_path / "leaderboard.json"])), "me/x")
 
 
-def test_the_commands_show_what_they_would_upload(tmp_path: Path) -> None:
+def test_the_commands_show_what_they_would_upload_or_upload_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = runs_of(tmp_path)
-    for words, shown in (
-        (["results", *files], "to: dataset me/x, private"),
-        (["leaderboard", *files, "--public"], "to: space me/x, public"),
-    ):
-        done = call("push", *words, "--to", "me/x", "--dry-run")
-        assert f"{shown}\nnothing was uploaded (--dry-run)" in done.stdout, done.output
+    shown = call("push", "results", *files, "--to", "me/x", "--dry-run")
+    assert "to: dataset me/x, private\nnothing was uploaded" in shown.stdout, shown.output
+    with upload_hub(monkeypatch) as hub:
+        done = call("push", "leaderboard", *files, "--to", "me/b", "--repo-type", "dataset")
+    assert done.stdout.endswith(f"{COMMIT}\n"), done.output
+    (dataset,) = hub.created
+    assert (dataset["type"], dataset["visibility"]) == ("dataset", "private")
+    assert hub.files.keys() == {"README.md", "index.html", "leaderboard.json", "leaderboard.csv"}
+    assert TOKEN not in done.output

@@ -15,6 +15,7 @@ from support.results import judged_rows, write_results
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.sources import load_rows
+from mtrl_judge.metrics.records import Record
 from mtrl_judge.models.checkpoint import model_revision
 from mtrl_judge.rl.base_card import base_card
 from mtrl_judge.rl.checkpoints import write_card
@@ -29,6 +30,7 @@ from mtrl_judge.rl.run_record import (
     task_record,
 )
 from mtrl_judge.rl.settings import parse_settings
+from mtrl_judge.rl.validation_intervals import validation_intervals
 
 OTHER = "mtrl_judge_agin_rat"
 HOSTILE = """{{ 7 * 7 }} {% raw %} <script>x</script> | **bold**
@@ -122,8 +124,7 @@ def test_the_card_has_scores_data_and_training_and_shows_texts_as_text(
     assert "terms to accept on the hub" in body
     assert r"macro\_f1 | 0.625 [0.500, 0.750] | 32 | 25.0% |" in body
     assert data[OTHER]["fingerprint"] in body
-    assert "6 steps, the weights of step 5" in body
-    assert "6,000 tokens on cpu" in body
+    assert "on cpu, 6,000 tokens; the weights are those of step 5." in body
     assert "| all | 0.100 → 0.600 |" in body
     assert r"Warning at step 4: validation shows a collapse: \| a" in body
     assert "secret" not in text
@@ -197,3 +198,23 @@ def test_a_log_in_short() -> None:
     assert summary.changes == {"": {"loss": (1.0, 4.0)}}
     assert summary.tokens is None
     assert summarize_log([], [], None).hours is None
+
+
+def test_validation_has_the_intervals_of_the_leaderboard() -> None:
+    counted, pairs = find_task("mtrl_judge_agin_nat"), find_task("mtrl_judge_mjbench_safety")
+    records = [
+        [Record("Yes", ("Yes", "No")[n % 4 == 0], True) for n in range(40)]
+        + [Record("No", "No", True) for _ in range(40)],
+        [
+            Record(str(1 + swapped), str(1 + swapped), True, f"pair {n}", swapped)
+            for n in range(20)
+            for swapped in (False, True)
+        ],
+    ]
+    clusters = [
+        [record.pair_id or str(n) for n, record in enumerate(of_task)] for of_task in records
+    ]
+    of_counted, of_pairs = validation_intervals([counted, pairs], records, clusters).values()
+    assert (of_counted["rows"], of_pairs["rows"]) == (80, 40)
+    assert 0.75 < of_counted["low"] < 0.87 < of_counted["high"] < 0.95
+    assert 0.75 < of_pairs["low"] < of_pairs["high"] == 1.0
