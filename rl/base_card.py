@@ -22,12 +22,18 @@ def base_card(name: str, revision: str | None = None) -> dict[str, Any]:
         revision: of the hub id.
 
     Returns:
-        Of ``license``, ``license_name``, ``license_link`` and ``language`` those that are stated.
+        ``local``: whether it is a folder; and of ``license``, ``license_name``, ``license_link``
+        and ``language`` those that are stated.
     """
+    local = Path(name).is_dir()
+    return {"local": local, **_stated(name, revision, local=local)}
+
+
+def _stated(name: str, revision: str | None, *, local: bool) -> dict[str, Any]:
     from huggingface_hub import hf_hub_download, metadata_load
 
     try:
-        if Path(name).is_dir():
+        if local:
             file = Path(name) / CARD
         else:
             hub_fault()  # if there is one, only the cache is asked

@@ -213,7 +213,8 @@ def _hub_name(record: Mapping[str, Any]) -> str | None:
 
 
 def _is_local(start: Mapping[str, Any]) -> bool:
-    return Path(str(start["settings"]["model_name_or_path"])).is_dir()
+    """Whether the base model was a folder, whose name means nothing elsewhere."""
+    return bool((start.get("base") or {}).get("local", True))
 
 
 def _shown(
@@ -221,11 +222,18 @@ def _shown(
 ) -> dict[str, Any]:
     """The settings that affect training, without paths of the machine that trained."""
     shown = {
-        name: Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
-        for name, value in settings.items()
-        if name not in FREE_FIELDS
+        name: _without_folders(value) for name, value in settings.items() if name not in FREE_FIELDS
     }
     return shown | {"model_name_or_path": base, "tasks": [*tasks]}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    is_path = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if is_path else value
 
 
 def _front_matter(

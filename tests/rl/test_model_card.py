@@ -36,7 +36,7 @@ OTHER = "mtrl_judge_agin_rat"
 HOSTILE = """{{ 7 * 7 }} {% raw %} <script>x</script> | **bold**
 # heading
 --- `code` [link](https://example.org)"""
-BASE = {"license": "apache-2.0", "language": ["en"]}
+BASE = {"local": False, "license": "apache-2.0", "language": ["en"]}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,9 @@ def test_the_card_has_scores_data_and_training_and_shows_texts_as_text(
 def test_a_card_of_a_run_without_validation_says_so(data: Any, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
-    folder = write_run(tmp_path / "run", data, "--model_name_or_path", str(base), base={})
+    folder = write_run(
+        tmp_path / "run", data, "--model_name_or_path", str(base), base={"local": True}
+    )
     text = (folder / "judge" / "README.md").read_text()
     assert "was not validated during training" in text
     assert "(a local folder)" in text
@@ -178,14 +180,14 @@ def test_a_judge_is_published_with_results_of_its_own_weights(data: Any, tmp_pat
 
 def test_the_license_of_the_base_model_is_what_its_card_states(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
-    assert base_card(str(tmp_path)) == {}
+    assert base_card(str(tmp_path)) == {"local": True}
     for front, found in (
         ("license: mit\nlanguage: en", {"license": "mit", "language": ["en"]}),
         ("license: {a: b}\nlicense_link: x", {}),
         ("[", {}),
     ):
         card.write_text(f"---\n{front}\n---\n")
-        assert base_card(str(tmp_path)) == found
+        assert base_card(str(tmp_path)) == {"local": True, **found}
 
 
 def test_a_log_in_short() -> None:
