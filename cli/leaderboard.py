@@ -105,7 +105,8 @@ def show(
         Path | None, typer.Option(help="Output file (html: leaderboard.html by default).")
     ] = None,
     plots: Annotated[
-        Path | None, typer.Option(help="Also write the plots into this folder, as PNG and SVG.")
+        Path | None,
+        typer.Option(help="Also write the plots into this folder, as PNG, SVG and PDF."),
     ] = None,
     include_path: Annotated[
         list[Path] | None,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,23 +33,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
+FORMATS = ("png", "svg", "pdf")
 # From Okabe and Ito's colorblind-safe palette; position and text always say the same as color.
 BLUE, VERMILION = "#0072B2", "#B8500A"
-INK, MUTED, GRID = "#1F2933", "#5B6770", "#E3E7EB"
+INK, MUTED, GRID, PAPER = "#1F2933", "#5B6770", "#E3E7EB", "#FFFFFF"
 LIGHT, DARK = "#F4F8FB", "#62B6EA"  # of a confusion matrix; INK is readable on both
-_PANELS_PER_ROW = 3
-SCORE_LEGEND = (
-    "bars: 95 % intervals · hollow: another judge ranks above · "
-    "dashed: majority-class baseline · OOD: out of distribution"
+IN_THE_DARK = {
+    BLUE: "#7CC4F2",
+    VERMILION: "#F0A06A",
+    INK: "#E4E8EC",
+    MUTED: "#A7B1BB",
+    GRID: "#343D47",
+    PAPER: "#1C2229",
+}
+"""What a page in dark mode shows in place of each color of a plot; the last is its `--card`."""
+# An image evaluates media queries itself. Text never gets into a style attribute.
+_DARK_RULES = "".join(
+    f'[style*="{part}: {light.lower()}"] {{{part}: {dark} !important}}'
+    for light, dark in IN_THE_DARK.items()
+    for part in ("fill", "stroke")
 )
+_DARK_STYLE = f"@media screen and (prefers-color-scheme: dark) {{{_DARK_RULES}}}"
 _MAX_PIXELS = 12_000  # per side of a PNG
 _DASHED: Any = (0, (3, 2))
+_FOOTER: dict[str, Any] = {"fontsize": 7, "color": MUTED, "linespacing": 1.3}
 _SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,
     "text.usetex": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "mtrl-judge",
+    "pdf.fonttype": 42,  # TrueType: journals refuse type 3, and text can be searched
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
     "axes.edgecolor": MUTED,
@@ -59,7 +74,8 @@ _SETTINGS: dict[Any, Any] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "ytick.labelcolor": INK,
-    "figure.facecolor": "white",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
     "figure.constrained_layout.h_pad": 0.07,
 }
 
@@ -86,7 +102,7 @@ def _style() -> Iterator[None]:
 
 @_style()
 def write_plots(board: Leaderboard, folder: Path, *, force: bool) -> list[Path]:
-    """Draw every plot that the leaderboard has data for as PNG and SVG, and return the files.
+    """Draw every plot that the leaderboard has data for in all formats, and return the files.
 
     `scores` has a panel for each task; `in_against_out` of distribution; `confusion` and
     `reliability` (with probabilities or votes) have a panel for each judge and task.
@@ -118,25 +134,27 @@ def write_plots(board: Leaderboard, folder: Path, *, force: bool) -> list[Path]:
 
 @_style()
 def data_address(plot: Plot) -> str:
-    """A plot as the address of an image in a page that loads nothing."""
+    """A plot as the address of an image in a page that loads nothing; dark where the page is."""
     file = io.BytesIO()
     _save(plot.figure, file, "svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    # The first style is matplotlib's own; in text, "<" is escaped.
+    svg = file.getvalue().replace(b"</style>", _DARK_STYLE.encode("ascii") + b"</style>", 1)
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
 def _save(figure: Figure, target: Any, form: str) -> None:
     dpi = min(160, _MAX_PIXELS / max(figure.get_size_inches()))
-    metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-    figure.savefig(target, format=form, dpi=dpi, metadata=metadata)
+    left_out = {
+        "png": ["Software"],
+        "svg": ["Date", "Creator"],
+        "pdf": ["CreationDate", "Creator", "Producer"],
+    }
+    figure.savefig(target, format=form, dpi=dpi, metadata=dict.fromkeys(left_out[form]))
 
 
-def _figure(width: float, height: float, footer: str = "") -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    if footer:
-        figure.supxlabel(footer, fontsize=7, color=MUTED, x=0.01, ha="left")
-    return figure
+def _lines(text: str, width: float) -> list[str]:
+    """A footer in lines of at most so many inches."""
+    return textwrap.wrap(text, int(width * 72 / (0.6 * _FOOTER["fontsize"])))
 
 
 def _values(estimates: Sequence[Estimate]) -> Rates:
@@ -156,15 +174,23 @@ def _limits(values: Rates) -> tuple[float, float]:
 @_style()
 def score_plot(board: Leaderboard) -> Plot | None:
     """The metric of each judge with its interval, a panel for each task; None without values."""
+    from matplotlib.figure import Figure
+
     tasks = [column for column in board.tasks if column.scores_of(board.metric)]
     if not tasks:
         return None
     names = [run.name for run in board.runs]
-    n_columns = min(_PANELS_PER_ROW, len(tasks))
+    # At most one panel is empty; the legend goes there.
+    n_columns = min(2 if len(tasks) % 3 == 1 else 3, len(tasks))
     n_rows = -(-len(tasks) // n_columns)
-    height = n_rows * (0.21 * len(names) + 0.62) + 0.35
-    footer = f"{metric_name(board.metric)} · {SCORE_LEGEND}"
-    figure = _figure(1.75 + 2.45 * n_columns, height, footer)
+    legend = _score_legend(board, tasks)
+    width, height = 1.75 + 2.45 * n_columns, n_rows * (0.21 * len(names) + 0.62)
+    has_empty = len(tasks) < n_rows * n_columns
+    lines = legend if has_empty else _lines(" · ".join(legend), width)
+    figure = Figure(
+        figsize=(width, height + (0 if has_empty else 0.1 + 0.13 * len(lines))),
+        layout="constrained",
+    )
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     labels = task_labels([column.name for column in board.tasks])
     for axes, column in zip(panels, tasks, strict=False):
@@ -177,10 +203,29 @@ def score_plot(board: Leaderboard) -> Plot | None:
     panels[0].set_yticks(range(len(names)), [one_line(name, 26) for name in names])
     panels[0].set(ylim=(len(names) - 0.4, -0.6), xlim=_limits(_values([*scores, *baselines])))
     for index, axes in enumerate(panels):
-        axes.set_visible(index < len(tasks))
         # Tick labels go below the last panel of each column; the last row can be shorter.
         axes.tick_params(labelbottom=index + n_columns >= len(tasks), length=0)
+    if has_empty:
+        panels[-1].set_axis_off()
+        place: Any = {"va": "top", "transform": panels[-1].transAxes, "in_layout": False}
+        panels[-1].text(0, 1, "\n".join(lines), **_FOOTER, **place)
+    else:
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", **_FOOTER)
     return Plot("scores", f"{metric_name(board.metric)} of each judge with its interval", figure)
+
+
+def _score_legend(board: Leaderboard, tasks: Sequence[Column]) -> list[str]:
+    """What the marks mean that the plot has."""
+    scores = [s.estimate for column in tasks for s in column.scores_of(board.metric).values()]
+    beaten = any(rank.best > 1 for column in tasks for rank in column.ranks.values())
+    meanings = {
+        metric_name(board.metric): True,
+        "bars: 95 % intervals": any(estimate.low is not None for estimate in scores),
+        "hollow: another judge ranks above": beaten,
+        "dashed: majority-class baseline": any(column.majority is not None for column in tasks),
+        "OOD: out of distribution": any(column.role == "ood" for column in tasks),
+    }
+    return [meaning for meaning, present in meanings.items() if present]
 
 
 def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) -> None:
@@ -191,7 +236,7 @@ def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) ->
     value_J, low_J, high_J = _values([task.estimate(name, metric) for name in names])
     beaten = [name in task.ranks and task.ranks[name].best > 1 for name in names]
     axes.hlines(range(len(names)), low_J, high_J, color=BLUE, linewidth=1.6, alpha=0.75)
-    faces = ["white" if b else BLUE for b in beaten]
+    faces = [PAPER if b else BLUE for b in beaten]
     axes.scatter(value_J, range(len(names)), s=25, edgecolors=BLUE, facecolors=faces, zorder=3)
     for index, value in enumerate(value_J.tolist()):
         axes.annotate(
@@ -212,18 +257,23 @@ def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) ->
 @_style()
 def generalization_plot(board: Leaderboard) -> Plot | None:
     """Each judge's mean in distribution against its mean out of distribution; None without both."""
+    from matplotlib.figure import Figure
+
     judges = [run.name for run in board.runs if run.name in board.gaps]
     if not judges:
         return None
-    figure = _figure(5.3, max(3.5, 0.2 * len(judges)))
-    axes = figure.subplots()
+    side, left, bottom, line = 3.3, 0.6, 0.6, 0.16
+    n_lines = -(-len(judges) // 2)
+    width, height = left + side + 0.15, 0.1 + side + bottom + line * n_lines
+    figure = Figure(figsize=(width, height))
+    below = height - 0.1 - side
+    axes = figure.add_axes((left / width, below / height, side / width, side / height))
     x_J, y_J = (_values([mean.estimate(j, board.metric) for j in judges]) for mean in board.means)
     low, high = _limits(np.stack([x_J, y_J]))
     metric = metric_name(board.metric)
     axes.set(
         xlim=(low, high),
         ylim=(low, high),
-        aspect="equal",
         xlabel=f"{metric} in distribution, mean of tasks",
         ylabel="out of distribution, mean of tasks",
     )
@@ -232,15 +282,16 @@ def generalization_plot(board: Leaderboard) -> Plot | None:
     axes.tick_params(length=0)
     axes.axline((low, low), slope=1, color=MUTED, linewidth=1, linestyle=_DASHED)
     diagonal: Any = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 7, "color": MUTED}
-    axes.text(0.015, 0.03, "no generalization gap", transform=axes.transAxes, **diagonal)
+    axes.text(0.015, 0.045, "no generalization gap", transform=axes.transAxes, **diagonal)
     axes.hlines(y_J[0], x_J[1], x_J[2], color=BLUE, linewidth=1.3, alpha=0.55)
     axes.vlines(x_J[0], y_J[1], y_J[2], color=BLUE, linewidth=1.3, alpha=0.55)
     for number, (name, x, y) in enumerate(zip(judges, x_J[0], y_J[0], strict=True), 1):
-        label = f"{number}  {one_line(name, 26)}"
-        axes.plot(x, y, "o", markersize=5, color=BLUE, label=label)
+        axes.plot(x, y, "o", markersize=5, color=BLUE)
         axes.annotate(str(number), (x, y), (4, 4), textcoords="offset points", fontsize=7)
-    # Beside the square, because the names of similar judges would cover each other in it.
-    figure.legend(loc="outside right upper", frameon=False, handlelength=0.5, fontsize=8)
+        # Below the square, because the names of similar judges would cover each other in it.
+        column, row = divmod(number - 1, n_lines)
+        place = (0.1 + column * width / 2) / width, (below - bottom - row * line) / height
+        figure.text(*place, f"{number}  {one_line(name, 24)}", fontsize=7.5)
     return Plot("in_against_out", f"Mean {metric} of each judge in and out of distribution", figure)
 
 
@@ -258,28 +309,45 @@ def confusion_plot(board: Leaderboard) -> Plot | None:
     }
     if not matrices:
         return None
+    sizes = {}
+    for (_, task), (counts_C_C1, _) in matrices.items():
+        n_rows, n_columns = counts_C_C1.shape
+        cell = min(max(0.2, 0.46 - 0.03 * n_rows), _WIDEST / n_columns)
+        sizes[task] = (cell * n_columns, cell * n_rows)
     footer = "labels in rows, verdicts in columns · shaded by the share of the row"
-    figure, panels = _grid(board, list(matrices), footer)
+    figure, panels = _grid(board, sizes, list(matrices), footer)
     for key, axes in panels.items():
-        _confusion_panel(axes, *matrices[key])
+        _confusion_panel(axes, *matrices[key], cell=sizes[key[1]][1] / len(matrices[key][1]))
     return Plot("confusion", "Confusion matrices, labels by verdicts", figure)
 
 
-def _confusion_panel(axes: Axes, counts_C_C1: Counts, verdicts: Sequence[str]) -> None:
+def _confusion_panel(axes: Axes, counts_C_C1: Counts, verdicts: Sequence[str], cell: float) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     shares_C_C1 = counts_C_C1 / counts_C_C1.sum(axis=1, keepdims=True).clip(1)
     colors = LinearSegmentedColormap.from_list("shares", [LIGHT, DARK])
-    axes.pcolormesh(shares_C_C1, cmap=colors, vmin=0, vmax=1, edgecolor="white", linewidth=1)
+    axes.pcolormesh(shares_C_C1, cmap=colors, vmin=0, vmax=1, edgecolor=PAPER, linewidth=1)
     axes.invert_yaxis()
-    size = min(8.0, 26 / len(verdicts))
-    for row, counts_C1 in enumerate(counts_C_C1.tolist()):
-        for column, count in enumerate(counts_C1):
-            center = (column + 0.5, row + 0.5)
-            axes.text(*center, str(count), ha="center", va="center", fontsize=size)
-    names = [one_line(verdict, 9) for verdict in verdicts]
-    axes.set_xticks([n + 0.5 for n in range(len(names) + 1)], [*names, "none"], fontsize=size * 0.8)
-    axes.set_yticks([n + 0.5 for n in range(len(names))], names, fontsize=size * 0.8)
+    points = 72 * cell
+    if points >= 12:  # smaller counts cannot be read
+        for (row, column), count in np.ndenumerate(counts_C_C1):
+            if count or len(verdicts) <= 3:
+                # Four digits fit.
+                size = min(8.0, points / (0.64 * max(3, len(str(count)))))
+                center = (column + 0.5, row + 0.5)
+                axes.text(*center, str(count), ha="center", va="center", fontsize=size)
+    size = min(6.5, max(5, 0.3 * points))
+    length = max(3, int(points / (0.6 * size)))
+    names = [one_line(verdict, length) for verdict in verdicts]
+    upright = max(map(len, names)) <= 2
+    axes.set_xticks([n + 0.5 for n in range(len(names) + 1)], [*names, "none"], fontsize=size)
+    axes.set_yticks(
+        [n + 0.5 for n in range(len(names))],
+        names,
+        fontsize=size,
+        rotation=0 if upright else 90,
+        va="center",
+    )
     axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(False)
 
@@ -295,7 +363,8 @@ def reliability_plot(board: Leaderboard, known: Sequence[Confidence]) -> Plot | 
     if not curves:
         return None
     footer = "accuracy against confidence; dots sized by rows; on the line: calibrated"
-    figure, panels = _grid(board, list(curves), footer, shared=True)
+    sizes = {task: (1.15, 1.15) for _, task in curves}
+    figure, panels = _grid(board, sizes, list(curves), footer)
     for key, axes in panels.items():
         _reliability_panel(axes, curves[key])
     return Plot("reliability", "Accuracy against confidence", figure)
@@ -313,41 +382,129 @@ def _reliability_panel(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
         s=[5 + 35 * bin_.n / largest for bin_ in bins],
         color=BLUE,
         linewidth=0.5,
-        edgecolor="white",
+        edgecolor=PAPER,
         zorder=3,
         clip_on=False,
     )
     axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
-    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=6.5)
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=6.5)
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=6)
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=6)
     axes.grid()
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(False)
 
 
+# Inches. With its margins, a grid is at most as large as a page.
+_PAGE_WIDTH, _PAGE_HEIGHT = 9.2, 11.2
+_WIDEST = 7.0  # panel
+_GAP_X, _GAP_Y, _TITLE, _MARGIN = 0.3, 0.25, 0.28, 0.08
+
+
 def _grid(
-    board: Leaderboard, keys: Sequence[tuple[str, str]], footer: str, *, shared: bool = False
+    board: Leaderboard,
+    sizes: Mapping[str, tuple[float, float]],
+    keys: Sequence[tuple[str, str]],
+    footer: str,
 ) -> tuple[Figure, dict[tuple[str, str], Axes]]:
-    """A panel for each (judge, task): a row for each judge, a column for each task."""
+    """A panel for each (judge, task) of `keys`: a row for each judge, a column for each task.
+
+    Tasks that do not fit beside each other continue in further rows. Judges and tasks for which the
+    page has no room are left out, the last of the leaderboard first, and the footer says so.
+
+    Panels are placed by hand: matplotlib's layouts draw every panel twice and leave gaps where a
+    panel is missing.
+
+    Args:
+        sizes: width and height of a task's panels in inches.
+    """
+    from matplotlib.figure import Figure
+
     judges = list(dict.fromkeys(judge for judge, _ in keys))
-    tasks = [column.name for column in board.tasks if any(column.name == t for _, t in keys)]
-    figure = _figure(max(3.8, 1.35 * len(tasks) + 1.1), 1.3 * len(judges) + 0.5, footer)
-    grid = figure.subplots(len(judges), len(tasks), squeeze=False, sharex=shared, sharey=shared)
+    bands = _bands({task.name: sizes[task.name] for task in board.tasks if task.name in sizes})
+    n_judges = max(1, int((_PAGE_HEIGHT - _TITLE) // (sizes[bands[0][0]][1] + _GAP_Y)))
+    shown = judges[:n_judges]
+    heights = [_TITLE + len(shown) * (sizes[band[0]][1] + _GAP_Y) for band in bands]
+    bands = [band for n, band in enumerate(bands) if n == 0 or sum(heights[: n + 1]) < _PAGE_HEIGHT]
+    n_tasks = sum(map(len, bands))
+    if len(shown) < len(judges) or n_tasks < len(sizes):
+        footer += (
+            f" · shown: {len(shown)} of {len(judges)} judges and {n_tasks} of {len(sizes)} tasks; "
+            "the tables of the HTML report have all"
+        )
+    names = {judge: _name_lines(judge) for judge in shown}
+    widest = max(_text_width(line, 8) for lines in names.values() for line in lines)
+    left = _MARGIN + widest + _GAP_X
+    width = left + max(sum(sizes[task][0] + _GAP_X for task in band) for band in bands)
+    width = max(width, 2.4)
+    lines = _lines(footer, width - 2 * _MARGIN)
+    height = sum(heights[: len(bands)]) + 0.13 * len(lines) + 2 * _MARGIN
+    figure = Figure(figsize=(width, height))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return x / width, 1 - y / height
+
     labels = task_labels([column.name for column in board.tasks])
-    for axes, task in zip(grid[0], tasks, strict=True):
-        axes.set_title(one_line(labels[task], 18), fontsize=8, fontweight="bold")
-    panels = {}
-    for row, judge in zip(grid, judges, strict=True):
-        # Broken before the date or number in parentheses that distinguishes runs of one model.
-        head, parenthesis, tail = one_line(judge, 40).partition(" (")
-        name = one_line(head, 20) + (f"\n({tail}" if parenthesis else "")
-        row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", labelpad=8)
-        for axes, task in zip(row, tasks, strict=True):
-            if (judge, task) in keys:
-                panels[judge, task] = axes
-            else:
-                axes.spines[:].set_visible(False)
-                axes.tick_params(length=0, labelleft=False, labelbottom=False)
-                dash: Any = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-                axes.text(0.5, 0.5, NONE, color=MUTED, **dash)
+    panels, top = {}, _MARGIN
+    for band in bands:
+        panel_width, panel_height = sizes[band[0]]
+        columns = {task: left + n * (panel_width + _GAP_X) for n, task in enumerate(band)}
+        for task, x in columns.items():
+            title = one_line(labels[task], int((panel_width + 0.25) * 13))
+            center: Any = {"ha": "center", "va": "center"}
+            figure.text(
+                *at(x + panel_width / 2, top + 0.1),
+                title,
+                fontsize=8,
+                fontweight="bold",
+                **center,
+            )
+        top += _TITLE - 0.06
+        for judge in shown:
+            middle = top + panel_height / 2
+            name_at = at(left - _GAP_X + 0.04, middle)
+            figure.text(*name_at, "\n".join(names[judge]), fontsize=8, ha="right", va="center")
+            for task, x in columns.items():
+                if (judge, task) in keys:
+                    corner = at(x, top + panel_height)
+                    size = (panel_width / width, panel_height / height)
+                    panels[judge, task] = figure.add_axes((*corner, *size))
+                else:
+                    figure.text(*at(x + panel_width / 2, middle), NONE, color=MUTED, **center)
+            top += panel_height + _GAP_Y
+        top += 0.06
+    figure.text(*at(_MARGIN, height - _MARGIN), "\n".join(lines), va="bottom", **_FOOTER)
     return figure, panels
+
+
+def _name_lines(judge: str) -> list[str]:
+    """A judge's name in lines of about 20 characters, broken after a separator.
+
+    The date or number in parentheses that distinguishes runs of one model has its own line.
+    """
+    head, parenthesis, tail = one_line(judge, 60).partition(" (")
+    lines, rest = [], one_line(head, 38)
+    while len(rest) > 20:
+        end = max((rest.rfind(separator, 5, 20) for separator in "-_/ ."), default=-1)
+        end = 20 if end < 0 else end + 1
+        lines.append(rest[:end])
+        rest = rest[end:]
+    return [*lines, rest, *([f"({tail}"] if parenthesis else [])]
+
+
+def _bands(sizes: Mapping[str, tuple[float, float]]) -> list[list[str]]:
+    """Tasks beside each other, with panels of one size, as evenly as possible."""
+    bands = []
+    for size, tasks in groupby(sorted(sizes, key=lambda task: sizes[task]), sizes.__getitem__):
+        names = list(tasks)
+        fit = max(1, int((_PAGE_WIDTH - 1.6) // (size[0] + _GAP_X)))
+        n_bands = -(-len(names) // fit)
+        length = -(-len(names) // n_bands)
+        bands += [names[start : start + length] for start in range(0, len(names), length)]
+    return bands
+
+
+def _text_width(text: str, size: float) -> float:
+    """Inches that a line of text takes."""
+    from matplotlib.textpath import TextPath
+
+    return max(0.0, float(TextPath((0, 0), text, size=size).get_extents().width) / 72)

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal, TypeAlias
 
 from tabulate import tabulate
@@ -71,6 +72,11 @@ class Table:
     note: str = ""
     group: str = ""
     """The heading of the rows' groups."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any of its values is known."""
+        return any(cell.value is not None for row in self.rows for cell in row.cells.values())
 
     @property
     def columns(self) -> list[str]:
@@ -175,16 +181,77 @@ def markdown_lines(
 
 
 def latex(tables: Sequence[Table], digits: int = 3, labels: Labels = NO_LABELS) -> str:
-    """Tables as LaTeX with booktabs, each after a comment with its title."""
+    """Tables as LaTeX with booktabs, each after a comment with its title.
+
+    They compile with pdfLaTeX, XeLaTeX and LuaLaTeX, whatever the names are.
+    """
     parts = []
     for table in tables:
         if table.rows:
-            head, *lines = _grid(table, digits, labels, printable_line, printable_line)
-            parts.append(
-                f"% {printable_line(table.title)}\n"
-                + tabulate(lines, head, tablefmt="latex_booktabs", disable_numparse=True)
+            head, *lines = _grid(
+                table, digits, labels, latex_text, latex_text, bold="\\textbf{{{}}}"
             )
+            columns = list(zip(*(cells for _, cells in table.lines), strict=True))
+            are_texts = [any(isinstance(cell.value, str) for cell in cells) for cells in columns]
+            n_titles = len(head) - len(columns)
+            alignment = "l" * n_titles + "".join("l" if is_text else "r" for is_text in are_texts)
+            # After a line break and a rule, "[" and "*" would be theirs.
+            top, *body = (
+                re.sub(r"^(?=[\[*])", "{}", " & ".join(line)) + r" \\" for line in (head, *lines)
+            )
+            begin = rf"\begin{{tabular}}{{{alignment}}}"
+            rows = (r"\toprule", top, r"\midrule", *body, r"\bottomrule")
+            title = f"% {printable_line(table.title)}"
+            parts.append("\n".join([title, begin, *rows, r"\end{tabular}"]))
+    if parts:
+        needs = [r"% needs \usepackage{booktabs}"]
+        if any(_ANY_FONT in part for part in parts):
+            needs.append(rf"\providecommand{_ANY_FONT}[2]{{\ifdefined\Umathcode #1\else #2\fi}}")
+        parts.insert(0, "\n".join(needs))
     return "\n\n".join(parts)
+
+
+_ANY_FONT = r"\anyfont"
+_LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    "\N{MINUS SIGN}": "$-$",
+    "κ": r"$\kappa$",
+    "α": r"$\alpha$",
+    "τ": r"$\tau$",
+}
+# With these, what LaTeX's default font has without any package.
+_LATEX_KNOWN = _LATEX.keys() | set(
+    "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ±×–—‘’“”…"
+)
+
+
+def latex_text(text: str) -> str:
+    r"""Text for a LaTeX table, in which nothing acts as a command.
+
+    Other scripts need a font of XeLaTeX or LuaLaTeX; pdfLaTeX, which would stop at them, shows
+    their code points.
+
+    >>> print(latex_text("50% of {a_b} & -0.5"), latex_text("名 1"))
+    50\% of \{a\_b\} \& $-$0.5 \anyfont{名}{U+540D} 1
+    """
+    found = []
+    for known, chars in groupby(printable_line(text), lambda c: c.isascii() or c in _LATEX_KNOWN):
+        run = "".join(chars)
+        if known:
+            run = re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", run)
+            shown = "".join(_LATEX.get(char, char) for char in run)
+            found.append(re.sub(r"-(?=-)", "-{}", shown))  # not one longer dash
+        else:
+            points = " ".join(f"U+{ord(char):04X}" for char in run)
+            found.append(f"{_ANY_FONT}{{{run}}}{{{points}}}")
+    return "".join(found)
 
 
 def plain_text(table: Table, digits: int = 3) -> str:
@@ -227,9 +294,8 @@ def _grid(
         line = [name(labels.get(title, title)) for title in titles]
         for cell in cells:
             shown = " ".join(filter(None, cell_parts(cell, digits)))
-            if isinstance(cell.value, str):
-                shown = (name if cell.kind == "name" else text)(shown)
+            shown = (name if cell.kind == "name" else text)(shown)
             shown = bold.format(shown) if cell.bold else shown
-            line.append(shown if cell.rank is None else f"{shown} #{cell.rank}")
+            line.append(shown if cell.rank is None else f"{shown} {text(f'#{cell.rank}')}")
         grid.append(line)
     return grid

@@ -81,6 +81,7 @@ def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
         analysed = (planned,) if power else ()
         return View(labels, scores, unanswered, means, nothing, nothing, analysed, ())
     known = confidences(board.runs)
+    detailed = (class_table(board), *detail_tables(board), planned, *analyses(board, known))
     return View(
         labels,
         scores,
@@ -88,7 +89,7 @@ def build_view(board: Leaderboard, *, full: bool, power: bool = False) -> View:
         means,
         pair_table(board),
         disagreement_table(board),
-        (class_table(board), *detail_tables(board), planned, *analyses(board, known)),
+        [table for table in detailed if table.is_known],
         known,
     )
 

@@ -29,6 +29,7 @@ from mtrl_judge.judge_tasks.loading import find_task, load_judge_task
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, load_rows
 from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.leaderboard.board import Leaderboard, build_leaderboard
+from mtrl_judge.leaderboard.file import entries_of, write_entries
 from mtrl_judge.leaderboard.formats import one_line
 from mtrl_judge.leaderboard.plots import write_plots
 from mtrl_judge.leaderboard.reading import load_runs
@@ -282,7 +283,7 @@ def test_the_same_results_give_the_same_bytes(
         {file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()} for seed in "12"
     )
     assert first == second
-    assert len(first) == 7
+    assert len(first) == 10
 
 
 def test_a_page_stays_below_its_size_limit(
@@ -317,7 +318,7 @@ def test_long_texts_are_truncated_in_the_middle(tmp_path: Path, data_root: Path)
 
 
 def test_no_plot_is_overwritten_without_force(results: Path, tmp_path: Path) -> None:
-    board = board_of(results)
+    board = board_of(results / "0", tasks=["mtrl_judge_seetrue"])
     svg = tmp_path / "scores.svg"
     svg.write_text("mine")
     with pytest.raises(JudgeError, match=r"scores.svg: already exists"):
@@ -331,6 +332,25 @@ def test_one_judge_on_one_task_has_a_page(results: Path) -> None:
     text = Page(page_of(board)).text
     assert "1 judge on 1 task" in text
     assert "Pairs of judges" not in text
+
+
+def test_a_leaderboard_file_alone_gives_a_page(results: Path, tmp_path: Path) -> None:
+    """With the scores of the runs; without rows, with no section that would be empty."""
+    board = board_of(results)
+    whole = Page(page_of(board))
+    for rows in (True, False):
+        file = tmp_path / "alone" / f"{rows}.json"
+        file.parent.mkdir(exist_ok=True)
+        write_entries(entries_of(board, rows=rows), file, force=False)
+        page = Page(page_of(build_leaderboard(load_runs([file]), resamples=300)))
+        sections = {attrs["id"] for attrs in page.named("section") if "id" in attrs}
+        assert {"scores", "means", "evaluated"} <= sections
+        assert ("items" in sections) is ("confusion" in sections) is rows
+        assert sections <= {attrs.get("id") for attrs in whole.named("section")}
+        (inside, _) = board.means
+        assert f"{inside.estimate('right', 'macro_f1').value:.3f}" in page.text
+        if not rows:
+            assert not re.search(r"\d of \d+ items", page.text)
 
 
 # Items
@@ -427,13 +447,19 @@ def test_plots_are_valid_images_and_their_text_is_text(nasty_results: Path, tmp_
     files = write_plots(board, tmp_path, force=False)
     names = ("scores", "in_against_out", "confusion", "reliability")
     assert [file.name for file in files] == [
-        f"{n}.{form}" for n in names for form in ("png", "svg")
+        f"{n}.{form}" for n in names for form in ("png", "svg", "pdf")
     ]
     for file in files:
         if file.suffix == ".png":
             with Image.open(file) as image:
                 image.load()
                 assert min(image.size) > 200
+            continue
+        if file.suffix == ".pdf":
+            content = file.read_bytes()
+            assert content.startswith(b"%PDF")
+            assert b"/FontFile2" in content, "TrueType fonts are in the file"
+            assert b"CreationDate" not in content
             continue
         text = file.read_text(encoding="utf-8")
         root = ElementTree.fromstring(text)
