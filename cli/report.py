@@ -43,6 +43,7 @@ def report(
     The folder is static: open its index.html, or host it anywhere. Of a leaderboard file, which has
     no texts, the page has the tables and the verdicts of each item.
     """
+    from mtrl_judge.common.progress import ProgressBars
     from mtrl_judge.leaderboard.board import build_leaderboard
     from mtrl_judge.leaderboard.bundle import refuse_other_content, write_bundle
     from mtrl_judge.leaderboard.reading import load_runs
@@ -59,9 +60,11 @@ def report(
         resamples=resamples,
         seed=seed,
     )
-    written = write_bundle(
-        board, build_view(board, full=True), out, include=include_path or (), force=force
-    )
+    view = build_view(board, full=True)
+    with ProgressBars(transient=True) as bars:
+        written = write_bundle(
+            board, view, out, include=include_path or (), force=force, progress=bars.report
+        )
     echo(
         f"{out / 'index.html'}: {written.items:,} items, {written.images:,} images, "
         f"{written.size / 1e6:,.1f} MB"

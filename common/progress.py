@@ -25,7 +25,11 @@ class ProgressBars(Progress):
     """A progress bar per label, each with its count and an estimate of the time left."""
 
     def __init__(self, *, transient: bool = False) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+        )
         console = Console(stderr=True)
         # What vanishes at its end would leave an empty line where it cannot vanish.
         disable = is_quiet() or (transient and not console.is_terminal)
@@ -48,7 +52,11 @@ class OneLine(Progress):
     """One line, for what a command is doing now: a count and an estimate of the time left."""
 
     def __init__(self, label: str, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+        )
         super().__init__(
             *(*columns, TimeRemainingColumn()),
             console=console,

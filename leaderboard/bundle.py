@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mtrl_judge.common.files import json_text, refuse_existing, whole_folder
+from mtrl_judge.common.progress import ProgressCallback
 from mtrl_judge.judge_tasks.facts import check_facts, mentioned
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
 
 from .board import Leaderboard
-from .formats import format_date, metric_name
+from .formats import format_date, metric_name, one_line
 from .report import readable, truncated
 from .samples import Answer, Item, JudgedRows, Order, TaskItems, all_items, check_include
 from .tables import Cell, Table, cell_parts
@@ -69,6 +70,7 @@ def write_bundle(
     include: Sequence[Path] = (),
     force: bool = False,
     digits: int = 3,
+    progress: ProgressCallback = lambda *_: None,
 ) -> Bundle:
     """Write the report of a leaderboard with all its items; `index.html` in the folder opens it.
 
@@ -77,6 +79,7 @@ def write_bundle(
     Args:
         view: all tables of the board.
         include: folders with YAMLs of tasks that are not shipped, so that their images are shown.
+        progress: called with each task's items.
 
     Raises:
         JudgeError: the folder has content that this function did not write, or an older report
@@ -95,11 +98,13 @@ def write_bundle(
         for number, column in enumerate(board.tasks):
             found, rows = all_items(board.runs, column.name, include)
             writer = _ItemWriter(found, rows, images, index.judges, _max_pixels(board, found.task))
-            for item in found.items:
+            for done, item in enumerate(found.items, 1):
                 content, preview = writer.write(item)
                 parts.add(content)
                 previews.add(preview)
                 index.add(number, item)
+                if done % 100 == 0 or done == found.of:
+                    progress(one_line(view.labels[column.name], 40), done, found.of)
             tasks.append(_about_task(board, view, found))
         parts.close()
         previews.close()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from mtrl_judge.common.errors import DataError, JudgeError
@@ -248,6 +249,11 @@ def _sample(where: str, row: Mapping[str, Any], result: TaskResult) -> Sample:
         if row[field] is not None and not is_known(row[field], verdicts):
             raise DataError(f"{where}: {field} is {row[field]!r}; expected one of {verdicts}")
         verdicts = result.kind.verdicts_about(row["label"] or row["verdict"], result.verdicts)
+    # All but the answers is the same in many rows and runs; each text of these is kept once.
+    row = {
+        name: intern(value) if isinstance(value, str) and name != "text" else value
+        for name, value in row.items()
+    }
     text, verdict, well_formed = row["text"], row["verdict"], bool(row["well_formed"])
     requests = _repeats(row) or [text]
     failures = [failure for failure in map(request_failure, requests) if failure is not None]

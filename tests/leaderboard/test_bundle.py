@@ -140,9 +140,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         board = build_leaderboard(
             load_runs([results]), resamples=200, metric="accuracy", max_failures=0.5
         )
+        seen: dict[str, tuple[int, int]] = {}
         bundle = write_bundle(
-            board, build_view(board, full=True), root / "out", include=[root / "pairs.yaml"]
+            board,
+            build_view(board, full=True),
+            root / "out",
+            include=[root / "pairs.yaml"],
+            progress=lambda label, done, total: seen.update({label: (done, total)}),
         )
+        assert sorted(seen.values()) == [(4, 4), (6, 6), (120, 120)]
     environment.undo()
     return Written(root / "out", results, bundle)
 
@@ -452,6 +458,7 @@ def test_a_link_restores_the_state_and_keys_work(chromium: Any, written: Written
     press(chromium, "1")
     assert chromium.execute_script(text).endswith("100 %")
     press(chromium, Keys.ESCAPE)
+    assert soon(chromium, "return !document.getElementById('zoom').open")
     press(chromium, "/")
     assert seen(chromium)["focus"] == "q"
     press(chromium, "j")  # is typed

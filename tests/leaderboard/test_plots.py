@@ -103,7 +103,8 @@ def test_text_of_a_page_is_readable(color: dict[str, str]) -> None:
     texts = ("ink", "muted", "accent", "good", "bad", "odd")
     grounds = ("page", "card", "soft")
     pairs = [(color[text], color[ground]) for text in texts for ground in grounds]
-    pairs += [(color[name], color[f"{name}-soft"]) for name in ("good", "bad", "odd")]
+    soft = [name for name in ("good", "bad", "odd", "warn") if name in color]
+    pairs += [(color[name], color[f"{name}-soft"]) for name in soft]
     pairs += [(color["card"], color["accent"])]  # a button
     if "accent-soft" in color:  # a selected row, and what a search finds
         pairs += [(color[text], color["accent-soft"]) for text in ("ink", "muted")]
