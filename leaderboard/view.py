@@ -120,7 +120,8 @@ def score_table(board: Leaderboard) -> Table:
         title: Cell(sorted({n for n in column.n.values() if n is not None}), "count")
         for title, column in columns.items()
     }
-    rows.append(Row("n", counts, "baseline"))
+    if any(cell.value for cell in counts.values()):
+        rows.append(Row("n", counts, "baseline"))
     for title in ("failed", "refused"):
         by_column = {name: _unanswered(board, column, title) for name, column in columns.items()}
         if any(map(any, by_column.values())):
