@@ -1,7 +1,8 @@
 """A Python that has imported what evaluations and trainings need, and forks for each of them.
 
-Nearly all of the ten seconds of CPU time that such a program takes to start are imports. Tests that
-start many share one process that has them; :mod:`support.forked_python` stands for ``python``.
+The start of an evaluation takes fifteen seconds of CPU time, of imports and of the index of
+lmms-eval's tasks. Tests of what programs do share one process that has both;
+:mod:`support.forked_python` stands for ``python``.
 
 A fork is what the program would be in a process of its own: with the arguments, environment,
 working directory, umask and open files of the program that stands for it, in a session of its own.
@@ -135,7 +136,7 @@ def serve(listener: socket.socket) -> socket.socket:
         if descriptor == 0:
             for fork in forks.values():
                 signal.pidfd_send_signal(fork.descriptor, signal.SIGKILL)
-            sys.exit()
+            end(0)
         if descriptor == listener.fileno():
             connection, _ = listener.accept()
             process = os.fork()
@@ -212,11 +213,15 @@ def run(
     code = 0
     try:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        if not isinstance(end.code, int | None):
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
             raise
-        code = end.code or 0
-    # As Python ends, but for freeing the imports of the process that forked, which takes seconds.
+        code = ended.code or 0
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """End as Python does, but for freeing all that has been imported, which takes a second."""
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -263,7 +268,7 @@ def open_streams(unbuffered: bool) -> None:
 
 
 def main() -> None:
-    del sys.path[0]
+    del sys.path[0]  # the folder of this file
     listener = socket.socket(fileno=int(sys.argv[1]))
     before = dict(os.environ)
     for name in sys.argv[2:]:
