@@ -131,9 +131,9 @@ def warm_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def warm(warm_programs: Path) -> Iterator[None]:
-    """Programs that a module's tests start are forks of one process, for tests of what they do.
+    """lmms-eval, trainings and launchers of a module's tests are forks, for tests of what they do.
 
-    Tests of how programs start and end, of signals and of several processes need real ones.
+    Tests of how programs start, and of kills and signals, need real processes.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", str(warm_programs))

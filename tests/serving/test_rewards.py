@@ -14,7 +14,7 @@ from support.services import service
 
 from mtrl_judge import Judge
 
-pytestmark = [pytest.mark.usefixtures("one_thread", "warm"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 TASK = "mtrl_judge_seetrue"

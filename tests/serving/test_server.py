@@ -27,7 +27,7 @@ from support.services import Service, service
 
 from mtrl_judge import Item, Judge
 
-pytestmark = [pytest.mark.usefixtures("one_thread", "warm"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 KEY = "0123456789abcdef"
 TOKENS = 8
@@ -241,10 +241,7 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def gated() -> Iterator[tuple[Gate, Service]]:
-    """A service for few requests at a time, whose model waits behind a gate.
-
-    It gets a signal, so it is no fork: libraries read OPENAI_API_KEY as they are imported.
-    """
+    """A service for few requests at a time, whose model waits behind a gate."""
     gate = Gate()
     with serving(gate.handler()) as url:
         model = ("--model", "m", "--backend", "openai", "--model-args", f"base_url={url}/v1")

@@ -7,9 +7,10 @@ lmms-eval's tasks. Tests of what programs do share one process that has both;
 A fork is what the program would be in a process of its own: with the arguments, environment,
 working directory, umask and open files of the program that stands for it, in a session of its own.
 It gets the signals of that program, ends with its exit code, and is killed if that one is. What
-differs: forks have one seed of hashes and this process's limits of resources, and their imports are
-not freed at their end. So the processes that accelerate starts, which set variables of their own,
-are no forks: what goes wrong by different seeds has to go wrong there.
+differs: forks have one seed of hashes, this process's limits of resources and the imports of each
+other, which are not freed at their end. So the processes that accelerate starts, which have
+variables of their own, are no forks: what goes wrong by different seeds has to go wrong there. Nor
+are the commands of ``mtrl-judge``, most of which import neither torch nor lmms-eval.
 """
 
 from __future__ import annotations
@@ -34,15 +35,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-MODULES = ("accelerate.commands.launch", "lmms_eval", "mtrl_judge", "mtrl_judge.rl.train")
+MODULES = ("accelerate.commands.launch", "lmms_eval", "mtrl_judge.rl.train")
 IMPORTS = (
     "accelerate.commands.launch",
     "lmms_eval.__main__",
     "lmms_eval.models.chat.openai",
-    "mtrl_judge.cli.main",
     "mtrl_judge.harness_plugin.model",
     "mtrl_judge.rl.train",
-    "mtrl_judge.serving.server",
     "nltk",
     "peft",
     "pytablewriter",
