@@ -20,11 +20,11 @@ from .examples import EXAMPLES
 
 # In the order of use, from the first look to rarer needs.
 ORDER = (
+    "judge", "results",  # of push, before its others
     "demo", "tasks", "data", "new", "validate", "preview", "eval", "leaderboard", "report",
-    "gate", "baseline", "robustness", "track", "train", "recipes", "experiment", "serve", "score",
-    "tiny",
-    "sample", "prepare", "status", "leaks", "facts", "push", "show", "add", "merge", "save",
-    "schema",
+    "gate", "baseline", "robustness", "track", "train", "recipes", "experiment", "push", "serve",
+    "score", "tiny",
+    "sample", "prepare", "status", "leaks", "facts", "show", "add", "merge", "save", "schema",
 )  # fmt: skip
 
 

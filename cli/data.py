@@ -1,4 +1,4 @@
-"""``mtrl-judge data …``: get data to judge, inspect it and publish it."""
+"""``mtrl-judge data …``: get data to judge and inspect it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from .facts import facts
 from .leaks import leaks
 from .options import AllowLocalFiles, AsJson, DataRoot, Force, Seed, TaskNames, echo, use_data_root
 from .prepare import prepare
-from .push import push
 
-app = App(help="Get data to judge, inspect it and publish it.", no_args_is_help=True)
+app = App(help="Get data to judge and inspect it.", no_args_is_help=True)
 app.command()(prepare)
 app.command()(leaks)
 app.command()(facts)
-app.command()(push)
 
 
 @app.command()

@@ -17,7 +17,6 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "data status": ("data status", "data status 'mtrl_judge_agin_*' --json"),
     "data leaks": ("data leaks --data-root mtrl-data",),
     "data facts": ("data facts mtrl_judge_seetrue --from logs/judge",),
-    "data push": ("data push mtrl_judge_seetrue --repo owner/name --dry-run",),
     "new": ("new mtrl_judge_mine --kind pairwise --dataset owner/name",),
     "validate": ("validate mtrl_judge_mine.yaml --rows 5",),
     "preview": (
@@ -56,6 +55,17 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "experiment --recipe tiny_cpu --out experiment --seeds 3",
         "experiment --recipe tiny_cpu --arms controls --dry-run",
     ),
+    "push": (
+        "push judge runs/tiny --to owner/judge --results logs --dry-run",
+        "push leaderboard board.json --to owner/board --public",
+    ),
+    "push judge": ("push judge runs/tiny --to owner/judge --results logs --dry-run",),
+    "push results": ("push results logs --to owner/results --dry-run",),
+    "push leaderboard": (
+        "push leaderboard board.json --to owner/board --public",
+        "push leaderboard logs --to owner/board-data --repo-type dataset --dry-run",
+    ),
+    "push data": ("push data mtrl_judge_seetrue --to owner/name --dry-run",),
     "serve": ("serve --model tiny-base --task mtrl_judge_seetrue --port 8400",),
     "score": ("score answers.jsonl --task mtrl_judge_seetrue --explain",),
     "tiny": ("tiny --data-root mtrl-data --out tiny-base",),

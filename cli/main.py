@@ -45,6 +45,7 @@ from .options import (
     echo,
     use_data_root,
 )
+from .push import app as push
 from .recipes import recipes
 from .report import report
 from .serve import serve
@@ -611,6 +612,7 @@ app.command()(gate)
 app.command()(recipes)
 app.command()(serve)
 app.command()(track)
+app.add_typer(push, name="push")
 app.add_typer(baseline, name="baseline")
 
 

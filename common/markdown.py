@@ -6,7 +6,7 @@ Text from data, YAMLs and users is escaped, so that it can be neither Markdown n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from huggingface_hub import CardData
 
 
-def render_card(template: Path, card_data: CardData, **values: Any) -> str:
+def render_card(
+    template: Path,
+    card_data: CardData,
+    filters: Mapping[str, Callable[..., str]] = {},
+    **values: Any,
+) -> str:
     """The text of a card (README.md) from one of our templates.
 
     Does what ``RepoCard.from_template`` of huggingface_hub does, with the filters ``inline`` and
@@ -26,6 +31,7 @@ def render_card(template: Path, card_data: CardData, **values: Any) -> str:
     Args:
         template: a Jinja file that places the front matter as ``{{ card_data }}``.
         card_data: `ModelCardData` or `DatasetCardData` of huggingface_hub.
+        filters: others that the template uses.
         values: the template's other variables.
     """
     environment = Environment(
@@ -36,7 +42,7 @@ def render_card(template: Path, card_data: CardData, **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"inline": inline, "link": link}
+    environment.filters |= {"inline": inline, "link": link, **filters}
     return environment.get_template(template.name).render(card_data=card_data.to_yaml(), **values)
 
 

@@ -1,31 +1,36 @@
-"""Publish a prepared dataset on the hub, with a card that says where it comes from."""
+"""A prepared dataset as a repository of the hub, with a card that says where it comes from."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from mtrl_judge.common.errors import DataError, JudgeError, first_line
+from mtrl_judge.common.errors import DataError
+from mtrl_judge.common.hub import CARD, TAG, Upload
+from mtrl_judge.common.licenses import license_fields
 from mtrl_judge.common.markdown import as_yaml, render_card
-from mtrl_judge.judge_tasks.sources import find_source, load_rows, split_files
+from mtrl_judge.judge_tasks.sources import Source, find_source, load_rows, split_files
 from mtrl_judge.judge_tasks.spec import SPLIT_KEYS, JudgeTask
 
+from .leak_cache import known_leaks
 
-def repository_files(
-    task: JudgeTask, repo: str, root: Path | None = None
-) -> dict[str, bytes | Path]:
-    """A task's files and its card, README.md, by their path in the repository.
+# The hub's size categories, and the number of rows that each but the first begins with.
+_SIZE_NAMES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+_SIZES = (10**3, 10**4, 10**5, 10**6, 10**7)
 
-    Reads and checks the rows; offline.
+
+def dataset_upload(task: JudgeTask, repo: str, root: Path | None = None) -> Upload:
+    """A task's files and its card.
+
+    Reads and checks the rows, and compares the splits with each other; offline.
 
     Raises:
         DataError: the task's data is not in a folder, or is not as its YAML says.
     """
-    from huggingface_hub import DatasetCard, DatasetCardData
+    from huggingface_hub import DatasetCardData
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
-        raise JudgeError(f"--repo: found {repo!r}; expected owner/name")
     source = find_source(task, root)
     if source.folder is None:
         raise DataError(
@@ -41,54 +46,45 @@ def repository_files(
         paths = {f"data/{file.name}": file for file in split_files(source.folder, split)}
         data_files.append({"split": split, "path": [*paths]})
         files |= paths
+    splits = {split: load_rows(task, split, root).record for split in task.splits}
     card = render_card(
         Path(__file__).with_name("dataset_card.md.jinja"),
         DatasetCardData(
-            license="other",
-            license_name="see-below",
-            license_link=task.judge.card.url,
-            tags=["mtrl-judge", "llm-as-a-judge", task.judge.kind],
+            **license_fields(task.judge.card.license, task.judge.card.url),
+            pretty_name=task.task,
+            source_datasets=None if task.dataset_path is None else [task.dataset_path],
+            size_categories=_SIZE_NAMES[bisect(_SIZES, sum(r["rows"] for r in splits.values()))],
+            tags=[TAG, "llm-as-a-judge", task.judge.kind],
             configs=[{"config_name": "default", "data_files": data_files}],
         ),
         task=task,
         revision=source.revision,
-        splits={split: load_rows(task, split, root).record for split in task.splits},
+        splits=splits,
         cut_splits=[split for split in task.splits if split not in source.splits],
+        columns=_columns(source),
+        shared=_shared_items(task, root),
         keys=as_yaml({"dataset_path": repo, **{SPLIT_KEYS[s]: s for s in source.splits}}),
     )
-    return {"README.md": DatasetCard(card).content.encode(), **files}
+    return Upload(
+        repo, "dataset", {CARD: card.encode(), **files}, f"{task.task}, prepared by mtrl-judge"
+    )
 
 
-def push(
-    task: JudgeTask, repo: str, files: Mapping[str, bytes | Path], *, private: bool, force: bool
-) -> str:
-    """Create the repository and upload the files in one commit; the commit's address.
+def _columns(source: Source) -> Mapping[str, str]:
+    """The type of each column, as the first file of the first split has it."""
+    from pyarrow import parquet
 
-    Raises:
-        JudgeError: the repository has files and `force` is not set, or the hub refuses.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    assert source.folder is not None
+    schema = parquet.read_schema(split_files(source.folder, source.splits[0])[0])
+    return {field.name: str(field.type) for field in schema}
 
-    hub = HfApi()
-    try:
-        hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        existing = set(hub.list_repo_files(repo, repo_type="dataset")) - {".gitattributes"}
-        if existing and not force:
-            raise JudgeError(
-                f"--repo: {repo} already has files ({', '.join(sorted(existing)[:3])}, …); choose "
-                "another repository or pass --force"
-            )
-        commit = hub.create_commit(
-            repo,
-            [CommitOperationAdd(path, content) for path, content in files.items()],
-            commit_message=f"{task.task}, prepared by mtrl-judge",
-            repo_type="dataset",
-        )
-    except JudgeError:
-        raise
-    except Exception as error:
-        raise JudgeError(
-            f"{repo}: the hub refused the upload ({first_line(error)}); log in with a token that "
-            "has write access (`hf auth login`, or HF_TOKEN)"
-        ) from error
-    return str(commit.commit_url)
+
+def _shared_items(task: JudgeTask, root: Path | None) -> Sequence[Mapping[str, Any]] | None:
+    """How many items of each evaluation split share something with the training split, and what;
+    None for a task without a training split."""
+    if "train" not in task.splits:
+        return None
+    counts: dict[tuple[str, str], set[str]] = {}
+    for leak in known_leaks([task], [task], root).leaks:
+        counts.setdefault((leak.split, leak.kind), set()).add(leak.item)
+    return [{"split": split, "kind": kind, "items": len(i)} for (split, kind), i in counts.items()]

@@ -17,7 +17,7 @@ from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.leaderboard.tables import Cell, Row, Table
 from mtrl_judge.metrics.bootstrap import Estimate
-from mtrl_judge.rl.model import JUDGE
+from mtrl_judge.rl.finished_run import JUDGE
 from mtrl_judge.rl.settings import as_flags, build_settings
 
 from .pipeline import Step, run_steps

@@ -38,9 +38,9 @@ from mtrl_judge.leaderboard.compatibility import (
 from mtrl_judge.leaderboard.reading import complete_run
 from mtrl_judge.leaderboard.runs import Run
 from mtrl_judge.rl.arguments import METHODS, Method
-from mtrl_judge.rl.model import JUDGE
+from mtrl_judge.rl.finished_run import JUDGE
+from mtrl_judge.rl.free_fields import FREE_FIELDS
 from mtrl_judge.rl.recipes import resolve_tasks
-from mtrl_judge.rl.run_record import FREE_FIELDS
 from mtrl_judge.rl.settings import Settings, as_flags, build_settings
 
 from .arms_file import REPEATS, Arm, ArmsFile, Evaluation, arm_key, read_arms

@@ -20,8 +20,7 @@ from mtrl_judge.judge_tasks.loading import SHIPPED
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD, DATA_CARD, JudgeTask, Style
 from mtrl_judge.leaderboard.reading import complete_run
-from mtrl_judge.rl.callbacks import LOG_FILE
-from mtrl_judge.rl.finished_run import RUN_FILE
+from mtrl_judge.rl.finished_run import LOG_FILE, RUN_FILE
 from mtrl_judge.rl.learning_curve import learning_curve
 from mtrl_judge.rl.recipes import as_shell, launch_command
 from mtrl_judge.rl.settings import Settings

@@ -55,12 +55,14 @@ def render_report(
     *,
     digits: int = 3,
     include: Sequence[Path] = (),
+    with_items: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> str:
     """The report of a leaderboard as HTML of at most `max_bytes`.
 
     Args:
         view: all tables of the board.
+        with_items: show items, with texts and images that may not be published.
         include: folders with YAMLs of tasks that are not shipped, so that their images are shown.
 
     Raises:
@@ -82,7 +84,8 @@ def render_report(
     }
     template = environment.get_template("report.html.jinja")
     values = {**_values(board, view), "digits": digits}
-    all_items = select_items(board.runs, [task.name for task in board.tasks], include=include)
+    tasks = [task.name for task in board.tasks] if with_items else []
+    all_items = select_items(board.runs, tasks, include=include)
     for length, n_items, n_images in _LIMITS:
         items = [task._replace(items=task.items[:n_items]) for task in all_items]
         page = template.render(values, items=items, length=length, n_images=n_images)

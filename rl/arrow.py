@@ -19,7 +19,8 @@ from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 from mtrl_judge.models.checkpoint import ARROW, BASE
 
 from .checkpoints import write_card
-from .model import ADAPTER, JUDGE
+from .finished_run import JUDGE
+from .model import ADAPTER
 from .run_record import RECIPE_FILE
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -18,7 +18,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from mtrl_judge.common.files import json_text, whole_file
 
-LOG_FILE = "log.jsonl"
+from .finished_run import LOG_FILE
+
 _SUMMARY = "train_runtime"  # in transformers' last log of a call of train()
 
 

@@ -7,7 +7,7 @@ should rest on. The first validation of a run is what later ones are compared wi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from transformers import TrainerCallback
@@ -33,10 +33,16 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]  # transformers ha
 
     Args:
         label_shares: for each task, the share of its most frequent label in validation.
+        record: keeps a warning with its step.
     """
 
-    def __init__(self, label_shares: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        label_shares: Mapping[str, float],
+        record: Callable[[int, str], None] = lambda step, text: None,
+    ) -> None:
         self._label_shares = label_shares
+        self._record = record
         self._warned = False
 
     def on_evaluate(
@@ -52,6 +58,7 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]  # transformers ha
         ]
         if found:
             self._warned = True
+            self._record(state.global_step, f"validation shows a collapse: {'; '.join(found)}")
             listed = "\n".join(f"  {line}" for line in found)
             logger.warning(
                 "step %d: validation shows a collapse:\n%s\n%s", state.global_step, listed, ADVICE

@@ -18,6 +18,9 @@ from .fields import flag_words, read_recipe
 from .recipes import find_recipe
 
 RUN_FILE = "run.json"
+LOG_FILE = "log.jsonl"
+JUDGE = "judge"
+"""In a run's folder: the best checkpoint, ready to be evaluated."""
 
 
 def finished_run(folder: Path) -> Mapping[str, Any] | None:

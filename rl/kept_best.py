@@ -29,6 +29,19 @@ class KeptBest:
         """Keep a validation, its records by task and row."""
         self.verdicts = [[record.verdict for record in of_task] for of_task in records]
 
+    def kept(self, records: Sequence[Sequence[Record]]) -> list[list[Record]] | None:
+        """The kept validation, as records of the same rows; None without one.
+
+        Args:
+            records: of any validation of the run, by task and row.
+        """
+        if self.verdicts is None:
+            return None
+        return [
+            _with_verdicts(of_task, kept)
+            for of_task, kept in zip(records, self.verdicts, strict=True)
+        ]
+
     def noise(
         self, records: Sequence[Sequence[Record]], clusters: Sequence[Sequence[str]]
     ) -> float | None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.files import whole_folder
 
+from .finished_run import JUDGE
 from .settings import Settings
 
 if TYPE_CHECKING:
     from .weights import BaseWeights
 
-JUDGE = "judge"  # in a run's folder: the best checkpoint, ready to be evaluated
 ADAPTER = "adapter"
 
 

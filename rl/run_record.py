@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.common.files import is_free, read_json, write_json, write_text
 from mtrl_judge.common.markdown import as_yaml
+from mtrl_judge.judge_tasks.spec import JudgeTask
 from mtrl_judge.judge_tasks.verdicts import PARSER_VERSION
 
 from .callbacks import plain_value, timestamp
 from .checkpoints import latest_checkpoint, step_of
 from .engine import started_engine
 from .finished_run import RUN_FILE, refuse_finished
+from .free_fields import FREE_FIELDS
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -43,33 +45,6 @@ PACKAGES = (
     "peft",
     "lmms-eval",
 )
-# Fields that a resumed run may change, because they do not change what is learned.
-_FREE_FIELDS_BY_REASON = {
-    "where it runs": ("accelerate", "machines", "data_root", "output_dir", "ddp_timeout"),
-    "what was allowed": ("accept_license", "allow_leaks"),
-    "speed and memory": (
-        *("attn_implementation", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
-        *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory"),
-        "dataloader_prefetch_factor",
-    ),
-    "when it validates and saves": ("eval_steps", "save_steps", "save_total_limit"),
-    "logs": (
-        *("disable_tqdm", "log_completions", "num_completions_to_print", "log_level"),
-        *("log_level_replica", "log_on_each_node", "logging_dir", "logging_first_step"),
-        *("logging_steps", "logging_strategy", "project", "report_to", "run_name"),
-        "trackio_space_id",
-    ),
-    "upload": (
-        *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy"),
-        "hub_token",
-    ),
-    "the engine that generates": (
-        *("vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_group_port", "vllm_mode"),
-        *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout"),
-        "vllm_tensor_parallel_size",
-    ),
-}
-FREE_FIELDS = frozenset(name for names in _FREE_FIELDS_BY_REASON.values() for name in names)
 _SECRETS = ("hub_token",)
 
 
@@ -84,8 +59,10 @@ def start_record(
     For the main process, before the others continue.
 
     Args:
-        data: by task, the record of its training rows (``LoadedSplit.record``).
-        checks: what else to record: accepted licenses and leaks (:mod:`.preflight`).
+        data: by task, the record of its training rows (``LoadedSplit.record``), and what the task
+            is (:func:`task_record`).
+        checks: what else to record: accepted licenses and leaks (:mod:`.preflight`), and what the
+            base model's card states (:mod:`.base_card`).
 
     Raises:
         JudgeError: a new run and the folder is not empty; or ``resume`` and there is no run, one
@@ -103,6 +80,18 @@ def start_record(
     write_text(folder / RECIPE_FILE, head + as_yaml(_without_secrets(settings)))
 
 
+def task_record(task: JudgeTask) -> dict[str, Any]:
+    """What a run records of a task for the judge's card."""
+    about = {
+        "kind": task.judge.kind,
+        "headline": task.kind.headline,
+        "dimension": task.judge.dimension,
+        "dataset": task.dataset_path,
+        "card": task.judge.card.model_dump(mode="json"),
+    }
+    return {"about": about}
+
+
 def record_sampler(folder: Path, sampler: Mapping[str, Any]) -> None:
     """Add what samples completions (engine, version, data type) to the newest start of a run."""
     run = _read_run(folder)
@@ -110,18 +99,40 @@ def record_sampler(folder: Path, sampler: Mapping[str, Any]) -> None:
     write_json(folder / RUN_FILE, run)
 
 
-def finish_record(
-    folder: Path, step: int, scores: Mapping[str, Any], *, best_step: int | None = None
-) -> None:
-    """Mark a run as finished: it can be resumed only with more steps.
+def record_warning(folder: Path, step: int, text: str) -> None:
+    """Add what a run warned of to its newest start, for the judge's card."""
+    run = _read_run(folder)
+    run["starts"][-1].setdefault("warnings", []).append({"step": step, "text": text})
+    write_json(folder / RUN_FILE, run)
+
+
+def finished_now(
+    step: int,
+    scores: Mapping[str, Any],
+    *,
+    best_step: int | None = None,
+    validation: Mapping[str, Mapping[str, Any]] = {},
+) -> dict[str, Any]:
+    """How a run ended.
 
     Args:
         scores: the validation of the weights that became the judge.
         best_step: when that was.
+        validation: by task, the rows of that validation, and the ends of the interval of the score.
     """
+    return {
+        "time": timestamp(),
+        "step": step,
+        "best_step": best_step,
+        "scores": plain_value(scores),
+        "validation": {task: plain_value(known) for task, known in validation.items()},
+    }
+
+
+def finish_record(folder: Path, finished: Mapping[str, Any]) -> None:
+    """Mark a run as finished (:func:`finished_now`): it can be resumed only with more steps."""
     run = _read_run(folder)
-    finished = {"time": timestamp(), "step": step, "best_step": best_step}
-    run["finished"] = {**finished, "scores": plain_value(scores)}
+    run["finished"] = dict(finished)
     write_json(folder / RUN_FILE, run)
 
 

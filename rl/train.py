@@ -25,14 +25,16 @@ from mtrl_judge.judge_tasks.sources import LoadedSplit, load_rows
 from mtrl_judge.judge_tasks.spec import CHECKPOINT_CARD
 
 from .arguments import METHODS, Method
+from .base_card import base_card
 from .dataset import raw_columns, require_facts, training_set
 from .demonstrations import TrainingDemonstrations, demonstrations_record, report_style
 from .engine import check_engine, confirm_engine
 from .fields import flags_help
+from .finished_run import JUDGE
 from .host_warnings import without_renamed
 from .kl_schedule import kl_schedule
 from .mixed_prompts import mixed_prompts, prompt_record
-from .model import JUDGE, base_weights, check_model, checkpoint_card, save_judge, trainable
+from .model import base_weights, check_model, checkpoint_card, save_judge, trainable
 from .packages import package_faults
 from .perception import OutageError
 from .preflight import accepted_licenses, checked_leaks
@@ -130,7 +132,13 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
 
     from .callbacks import StopOnSignal
     from .model_card import write_model_card
-    from .run_record import finish_record, record_sampler, start_record
+    from .run_record import (
+        finish_record,
+        finished_now,
+        record_sampler,
+        start_record,
+        task_record,
+    )
 
     logging.disable_progress_bar()  # of weights being loaded and saved; the training's bar stays
     report_style(settings)
@@ -146,6 +154,7 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
             **split.record,
             **prompt_record(task, settings.judge.prompts),
             **demonstrations_record(task),
+            **task_record(task),
         }
         for task, split in zip(tasks, loaded, strict=True)
     }
@@ -153,7 +162,9 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
     if process.is_main_process:
         allowed = settings.judge.allow_leaks
         leaks = checked_leaks(tasks, root, allowed=allowed) if checks_leaks else None
-        start_record(folder, settings, data, {"accepted_licenses": accepted, "leaks": leaks})
+        base = base_card(str(settings.given["model_name_or_path"]), settings.model.model_revision)
+        checks = {"accepted_licenses": accepted, "leaks": leaks, "base": base}
+        start_record(folder, settings, data, checks)
     process.wait_for_everyone()
     settings = _with_sampled_answers(_warmed_up(settings, loaded, folder), loaded, folder)
     with StopOnSignal() as stop, without_renamed():
@@ -172,10 +183,14 @@ def _train(settings: Settings, folder: Path, *, checks_leaks: bool) -> Path:
         sys.exit(128 + stop.signalled)
     save_judge(trainer, settings, folder)
     if trainer.is_world_process_zero():
-        scores = _best_scores(trainer, settings.headline)
-        write_model_card(folder / JUDGE, settings, data, scores, accepted)
-        best = trainer.state.best_global_step
-        finish_record(folder, trainer.state.global_step, scores, best_step=best)
+        finished = finished_now(
+            trainer.state.global_step,
+            _best_scores(trainer, settings.headline),
+            best_step=trainer.state.best_global_step,
+            validation=trainer.best_intervals(),
+        )
+        write_model_card(folder, finished)
+        finish_record(folder, finished)
     process.wait_for_everyone()  # the judge of a warm-up is loaded next, by every process
     return folder / JUDGE
 
@@ -259,6 +274,7 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     from .callbacks import JsonLog, Patience, Progress
     from .collapse import CollapseWarning
     from .grpo_trainer import JudgeGRPOTrainer
+    from .run_record import record_warning
     from .sft_trainer import JudgeSFTTrainer
     from .validation import Validation
 
@@ -274,7 +290,8 @@ def build_trainer(settings: Settings, loaded: Sequence[LoadedSplit], stop: StopO
     validation = Validation.load(settings, demonstrations)
     callbacks = [JsonLog(Path(str(arguments.output_dir))), stop]
     if validation is not None:
-        callbacks.append(CollapseWarning(validation.label_shares()))
+        record = partial(record_warning, Path(str(arguments.output_dir)))
+        callbacks.append(CollapseWarning(validation.label_shares(), record))
     if judge.patience:
         callbacks.append(Patience(judge.patience))
     shared: dict[str, Any] = {

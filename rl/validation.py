@@ -38,6 +38,7 @@ from mtrl_judge.models.transformers_judge import TransformersJudge, unwrap_adapt
 from .checkpoints import WholeCheckpoints
 from .kept_best import KeptBest
 from .mixed_prompts import MixedPrompts
+from .validation_intervals import validation_intervals
 from .validation_items import validation_rows
 from .weights import BaseWeights
 
@@ -352,6 +353,16 @@ class JudgeTraining(WholeCheckpoints):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def best_intervals(self) -> dict[str, dict[str, Any]]:
+        """The rows and intervals of the validation that chose the weights, by task; empty if there
+        was none, or if this process validated nothing (:func:`.validation_intervals`)."""
+        if self.validation is None or not self._records:
+            return {}
+        kept = self.kept_best.kept(self._records)
+        if kept is None:
+            return {}
+        return validation_intervals(self.validation.tasks, kept, self.validation.clusters)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Overrides ``Trainer._determine_best_metric``: a gain has to exceed noise."""

@@ -246,19 +246,21 @@ def test_cards_are_shown() -> None:
 def test_a_push_that_is_not_sent_shows_card_and_files(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, data_root: Path
 ) -> None:
-    arguments = ("data", "push", "mtrl_judge_agin_nat", "--data-root", data_root)
-    shown = call(*arguments, "--repo", "me/agin", "--dry-run").stdout
+    arguments = ("push", "data", "mtrl_judge_agin_nat", "--data-root", data_root)
+    shown = call(*arguments, "--to", "me/agin", "--dry-run").stdout
     front = yaml.safe_load(shown.split("---")[1])
     files = front["configs"][0]["data_files"]
     assert [each["split"] for each in files] == ["train", "test"]
     assert "all rights reserved; ask the authors" in shown
-    assert "| train | 8 | Yes" in shown
+    assert "| train | 8 | 8 | Yes" in shown
+    assert "| filename | string |" in shown
+    assert "No evaluated item shares an image" in shown
     assert "dataset_path: me/agin" in shown
     assert "data/train.parquet" in shown
-    assert "nothing was uploaded" in shown
-    public = fails(capsys, monkeypatch, *arguments, "--repo", "me/agin", "--public")
+    assert "to: dataset me/agin, private\nnothing was uploaded" in shown
+    public = fails(capsys, monkeypatch, *arguments, "--to", "me/agin", "--public")
     assert "--accept-license agin_nat" in public
-    assert "owner/name" in fails(capsys, monkeypatch, *arguments, "--repo", "agin")
+    assert "owner/name" in fails(capsys, monkeypatch, *arguments, "--to", "agin")
 
 
 def test_a_wrong_style_is_named_with_the_nearest(

@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from huggingface_hub import ModelCard
 from transformers import TrainerControl, TrainerState
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.judge_tasks.loading import find_task
 from mtrl_judge.judge_tasks.sources import load_rows
 from mtrl_judge.rl.callbacks import LOG_FILE, JsonLog
-from mtrl_judge.rl.checkpoints import MANIFEST, write_card
+from mtrl_judge.rl.checkpoints import MANIFEST
 from mtrl_judge.rl.finished_run import RUN_FILE
-from mtrl_judge.rl.model_card import write_model_card
 from mtrl_judge.rl.run_record import (
     RECIPE_FILE,
     finish_record,
+    finished_now,
     start_record,
 )
 from mtrl_judge.rl.settings import Settings, parse_settings
@@ -81,7 +79,7 @@ def test_a_new_run_needs_an_empty_folder(data: Any, tmp_path: Path) -> None:
     write_checkpoint(folder, 40)
     with pytest.raises(JudgeError, match="continue from step 40 with --resume, or choose another"):
         start_record(folder, settings_of(folder), data)
-    finish_record(folder, 60, {"macro_f1": 0.5})
+    finish_record(folder, finished_now(60, {"macro_f1": 0.5}))
     for flags in ((), ("--resume", "true")):
         with pytest.raises(JudgeError, match="finished at step 60"):
             start_record(folder, settings_of(folder, *flags), data)
@@ -199,70 +197,3 @@ def test_only_the_main_process_logs(tmp_path: Path) -> None:
     state = TrainerState(global_step=1, is_world_process_zero=False)
     JsonLog(tmp_path).on_log(None, state, TrainerControl(), {"loss": 1.0})
     assert not (tmp_path / LOG_FILE).exists()
-
-
-HOSTILE = """{{ 7 * 7 }} {% raw %} <script>x</script> | **bold**
-# heading
---- `code` [link](https://example.org)"""
-
-
-def test_the_model_card_shows_the_tasks_cards_as_text(data: Any, tmp_path: Path) -> None:
-    task = find_task(TASKS[0])
-    own = tmp_path / "mine.yaml"
-    raw = yaml.safe_load(task.path.with_name("_agin.yaml").read_text())
-    raw |= {"task": "mine", "metadata": {"version": 1.0}}
-    raw["judge"] |= {"kind": "pointwise", "verdicts": ["Yes", "No"]}
-    raw["judge"] |= yaml.safe_load(task.path.read_text())["judge"]
-    raw["judge"]["card"] |= {"license": HOSTILE, "known_problems": [HOSTILE], "gated": True}
-    own.write_text(yaml.safe_dump(raw))
-    folder = tmp_path / "judge"
-    folder.mkdir()
-    settings = settings_of(tmp_path / "run", "--hub_token", "secret", "--tasks", str(own), TASKS[1])
-    scores = {"macro_f1": 0.625}
-    for name in ("mine", TASKS[1]):
-        scores |= {f"{name}/macro_f1": 0.625, f"{name}/null_rate": 0.25}
-    records = {"mine": data[TASKS[0]], TASKS[1]: data[TASKS[1]]}
-    with pytest.raises(JudgeError, match=r"mtrl_judge\.json: cannot be read"):
-        write_model_card(folder, settings, records, scores)
-    write_card(folder, {"style": "reasoned", "base": "x", "seed": 42})
-    write_model_card(folder, settings, records, scores)
-    text = (folder / "README.md").read_text()
-    _, front, body = text.split("---\n", 2)
-    matter = yaml.safe_load(front)
-    assert matter["base_model"] == "Qwen/Qwen3-VL-4B-Instruct"
-    results = ModelCard(text).data.eval_results
-    assert results is not None
-    assert [(r.dataset_name, r.metric_name, r.metric_value) for r in results] == [
-        (name, "Macro-F1", 0.625) for name in ("mine", TASKS[1])
-    ]
-    assert "grpo" in matter["tags"]
-    assert r"\{\{ 7 \* 7 \}\} \{% raw %\} &lt;script&gt;x&lt;/script&gt; \| \*\*bold\*\*" in body
-    assert "<script>" not in body
-    assert "terms to accept on the hub" in body
-    assert r"macro\_f1 | 0.625 | 25.0 %" in body
-    assert data[TASKS[1]]["fingerprint"] in body
-    assert "reason first" in body
-    assert "secret" not in body
-    assert str(tmp_path) not in body
-    headings = [line for line in body.splitlines() if line.startswith("#")]
-    assert headings == [
-        "# judge",
-        "## Use",
-        "## Validation",
-        "## Training data",
-        "## Settings",
-        "## Versions",
-    ]
-
-
-def test_a_card_of_a_run_without_validation_says_so(data: Any, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    base.mkdir()
-    write_card(tmp_path, {"style": "direct", "base": "x", "seed": 1})
-    settings = settings_of(tmp_path / "run", "--model_name_or_path", str(base))
-    write_model_card(tmp_path, settings, data, {})
-    text = (tmp_path / "README.md").read_text()
-    assert "was not validated during training" in text
-    assert "base (a local folder)" in text
-    assert "base_model" not in text
-    assert str(tmp_path) not in text
