@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import settings
 from support import shared
 from support.images import image_cells
 from support.tasks import write_example_data, write_split
+from support.warm_python import warm_python
 
 from mtrl_judge.judge_tasks.loading import load_shipped_tasks
 
@@ -118,6 +120,24 @@ def random_judge(base: Path) -> Path:
 def sample_root(base: Path) -> Path:
     """The sample corpus in its small size."""
     return shared.sample_corpus(base)
+
+
+@pytest.fixture(scope="session")
+def warm_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A ``python`` whose evaluations and trainings need no imports; see support/warm_python.py."""
+    with warm_python(tmp_path_factory.mktemp("warm")) as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def warm(warm_programs: Path) -> Iterator[None]:
+    """lmms-eval, trainings and launchers of a module's tests are forks, for tests of what they do.
+
+    Tests of how programs start, and of kills and signals, need real processes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(warm_programs))
+        yield
 
 
 @pytest.fixture

@@ -570,6 +570,7 @@ def test_the_report_says_how_arms_were_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_two_arms_are_trained_evaluated_and_compared(
     tmp_path: Path, random_judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

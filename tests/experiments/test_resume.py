@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -33,13 +34,20 @@ def samples(out: Path) -> list[object]:
 
 @pytest.mark.slow
 def test_a_killed_evaluation_asks_only_for_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_programs: Path
 ) -> None:
+    """Only the one that is killed starts real processes."""
+
+    def evaluate(*words: object) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(warm_programs))
+            assert call(*words).exit_code == 0
+
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(write_two_tasks(tmp_path)))
     with chat_server(VERDICTS, at_once=1) as (server, model_args):
         words = ["eval", "--model", "openai", "--model_args", model_args, "--tasks", POINTWISE_TASK]
         words += ["--include_path", str(tmp_path), "--output-path"]
-        assert call(*words, tmp_path / "undisturbed").exit_code == 0
+        evaluate(*words, tmp_path / "undisturbed")
         order, out = list(server.asked), tmp_path / "killed"
         server.asked.clear()
         server.answers[order[FIRST_PART]] = None
@@ -57,6 +65,6 @@ def test_a_killed_evaluation_asks_only_for_the_rest(
         store.write_bytes(store.read_bytes() + b'{"key": "half a li')  # of a kill within a write
         server.asked.clear()
         server.answers |= VERDICTS
-        assert call(*words, out, "--resume").exit_code == 0
+        evaluate(*words, out, "--resume")
         assert server.asked == order[FIRST_PART:]
         assert samples(out) == samples(tmp_path / "undisturbed")

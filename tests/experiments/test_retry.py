@@ -92,6 +92,7 @@ def test_results_are_removed_without_the_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_only_failed_requests_are_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(write_two_tasks(tmp_path)))
     monkeypatch.chdir(tmp_path)

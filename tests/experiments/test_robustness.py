@@ -40,6 +40,7 @@ def samples(folder: Path, task: str) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_the_command_judges_compares_and_resumes(
     tmp_path: Path, random_judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

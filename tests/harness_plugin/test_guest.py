@@ -39,7 +39,7 @@ GREEDY = {
     "repetition_penalty": 1.0,
     "until": [],
 }
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 
 
 class Run:

@@ -22,6 +22,8 @@ from support.tasks import write_split, write_yaml
 
 from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def answer(content: list[dict[str, Any]]) -> str:
     """Red is right: the slot of the red image, or whether the only image is red."""

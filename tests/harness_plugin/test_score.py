@@ -20,7 +20,7 @@ from support.tasks import write_split, write_yaml
 
 from mtrl_judge.leaderboard.reading import load_run, results_files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 ROWS = 40
 SHADES = [6 * n + 5 for n in range(ROWS)]
 

@@ -28,6 +28,7 @@ PartialState().destroy_process_group()
 """
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_fault_of_the_second_process_is_raised_by_both(tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(PROGRAM)
     done = subprocess.run(

@@ -168,6 +168,7 @@ def one_process(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(("engine", "tokens"), [("fsdp2", None), ("fsdp2", 1), (None, 1)], ids=str)
 def test_two_processes_train_as_one_does(
     base: Path, tmp_path: Path, one_process: Path, engine: str | None, tokens: int | None

@@ -557,6 +557,7 @@ def rewards_logged(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """The same rewards, figures of each task, resampled prompts and validation, at each step.
 
@@ -622,6 +623,7 @@ def test_two_processes_earn_what_one_earns(base: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_processes_that_replace_unequal_numbers_of_groups_stay_together(
     base: Path, tmp_path: Path
 ) -> None:
