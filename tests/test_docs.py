@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from benchmarks.walkthrough import FENCE
 from mtrl_judge.cli.command_line import spelled_alike
 from mtrl_judge.cli.examples import EXAMPLES
 from mtrl_judge.cli.main import app
@@ -28,7 +29,6 @@ from mtrl_judge.rl.fields import argument_classes
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FLAG = re.compile(r"--[a-zA-Z][\w-]*")
