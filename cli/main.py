@@ -312,7 +312,7 @@ def evaluate(
 
     from .evaluation_end import evaluation_end
 
-    shown = None if verbose else EvaluationProgress()
+    shown = EvaluationProgress()
     with verbosity(quiet=quiet, verbose=verbose):
         if retry is not None:
             refuse_other_options(context, ("retry", "verbose", "quiet"))
@@ -337,8 +337,8 @@ def evaluate(
             except (KeyboardInterrupt, SystemExit):
                 echo("stopped; run the same command with --resume to go on", err=True)
                 raise
-    if runs:
-        echo(evaluation_end(runs, folder, None if shown is None else shown.log))
+    if runs and shown.log is not None:
+        echo(evaluation_end(runs, folder, shown.log))
     require_answers(runs)
 
 
@@ -418,7 +418,7 @@ def train(context: typer.Context) -> None:
     from mtrl_judge.rl.arguments import METHODS
 
     if context.args[:1] not in ([], ["--help"], ["-h"]):
-        from mtrl_judge.rl.finished_run import refuse_early
+        from mtrl_judge.rl.early_checks import refuse_early
 
         if context.args[0] in METHODS and not {"--help", "-h"} & {*context.args}:
             flags = [word for word in context.args[1:] if word not in ("-q", "-v")]
