@@ -402,8 +402,8 @@ def robustness(
         )
     if result.effects:
         table = robustness_table(result.effects)
-        echo(f"\n{plain_text(table)}")
-    echo(f"\n{result.file}")
+        echo(f"\n{plain_text(table)}\n")
+    echo(f"results: {result.file}")
 
 
 # The training answers `train grpo --help` itself.
@@ -517,7 +517,7 @@ def experiment(
     with verbosity(quiet=quiet, verbose=verbose):
         comparison = run_experiment(made)
     if comparison is not None:
-        echo(f"\n{comparison}\n\n{out / 'results.md'}, results.json, results.csv")
+        echo(f"\n{comparison}\n\nresults: {out / 'results.md'}, results.json, results.csv")
 
 
 def read_words(option: str, text: str) -> list[str]:
@@ -602,7 +602,9 @@ def demo(
         made = run_demo(out, seed=seed)
     echo(f"\n{plain_text(made.table)}")
     echo(f"\n{plain_text(made.further)}")
-    echo(f"\nlearning curve: {made.learning_curve}\njudge: {made.judge}")
+    echo(f"\nlearning curve: {made.learning_curve}")
+    echo(f"judge:          {made.judge}")
+    echo(f"next:           mtrl-judge leaderboard {shlex.quote(str(out))}")
 
 
 app.add_typer(data, name="data")

@@ -112,7 +112,7 @@ def _mentioned(word: str, folders: Sequence[Path]) -> bool:
     name = rb"[\w.-]*".join(re.escape(part.encode()) for part in word.split("*"))
     named = re.compile(
         rb"^[ \t]*(?:-[ \t]+)?(?:[\"']?%b[\"']?[ \t\r]*(?:#.*)?$"
-        rb"|(?:task|group|tag)[ \t]*:.*(?<![\w.-])%b(?![\w.-]))" % (name, name),
+        rb"|[\"']?(?:task|group|tag)[\"']?[ \t]*:.*(?<![\w.-])%b(?![\w.-]))" % (name, name),
         re.MULTILINE,
     )
     for path in _yamls([*folders, Path(spec.origin).with_name("tasks")]):

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +19,11 @@ from tqdm import tqdm
 
 from mtrl_judge.cli import options
 from mtrl_judge.cli.evaluation_end import evaluation_end
-from mtrl_judge.common.verbosity import report
-from mtrl_judge.experiments import launch, robustness
+from mtrl_judge.common.progress import ProgressBars
+from mtrl_judge.common.verbosity import report, verbosity
+from mtrl_judge.data import prepare
+from mtrl_judge.experiments import demo, experiment, launch, robustness
+from mtrl_judge.experiments.demo import Demo
 from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
 from mtrl_judge.experiments.launch import run_command
 from mtrl_judge.experiments.robustness import Robustness
@@ -31,6 +35,7 @@ from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import SPLITS, Style
 from mtrl_judge.leaderboard.compare import METRICS
 from mtrl_judge.leaderboard.reading import load_runs
+from mtrl_judge.leaderboard.tables import Table
 from mtrl_judge.rl import early_checks
 from mtrl_judge.rl.fields import read_recipe
 from mtrl_judge.rl.finished_run import RUN_FILE
@@ -202,21 +207,56 @@ def test_missing_trackers_and_data_are_found_before_anything_starts(
     assert "report_to: needs trackio, which is not installed" in told
 
 
+# Commands that have both flags, the function that does their work, and what it returns.
+EMPTY = Table("t", "task", [])
+WORK: Mapping[str, tuple[Any, str, Any]] = {
+    "robustness": (robustness, "run_robustness", Robustness([], {}, Path("robustness.json"))),
+    "experiment --recipe tiny_cpu": (experiment, "run_experiment", "the claims"),
+    "demo": (demo, "run_demo", Demo(EMPTY, EMPTY, Path("curve.svg"), Path("judge"))),
+    "data prepare mtrl_judge_seetrue --data-root .": (prepare, "prepare", []),
+}
+
+
 @pytest.mark.parametrize(("flag", "shows"), [("--quiet", (False, False)), ("-v", (True, True))])
+@pytest.mark.parametrize("command", WORK)
 def test_quiet_hides_progress_and_verbose_shows_what_is_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, shows: tuple[bool, bool]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    flag: str,
+    shows: tuple[bool, bool],
 ) -> None:
-    def judge(*_: Any, **__: Any) -> Robustness:
+    module, function, result = WORK[command]
+
+    def work(*_: Any, **__: Any) -> Any:
         report("how far it is")
         run_command("t", [sys.executable, "-c", "print('its output')"], log=tmp_path / "log")
-        return Robustness([], {}, tmp_path / "robustness.json")
+        return result
 
-    monkeypatch.setattr(robustness, "run_robustness", judge)
-    shown = call("robustness", flag)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, function, work)
+    shown = call(*command.split(), flag)
     assert shown.exit_code == 0, shown.output
     assert ("how far it is" in shown.stdout, "its output" in shown.stdout) == shows
-    assert "robustness.json" in shown.stdout
+    end = shown.stdout.splitlines()[-1]
+    assert end.startswith(("results: ", "next: ", "to use it: ")), end
     assert (tmp_path / "log").read_text() == "its output\n"
+
+
+def test_verbose_shows_what_lmms_eval_prints_and_keeps_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = EvaluationProgress()
+    with verbosity(quiet=False, verbose=True), shown.of(tmp_path / "log"):
+        shown.read("noise\n")
+    assert capsys.readouterr().out == "noise\n"
+    assert shown.log == tmp_path / "log"
+
+
+def test_no_bar_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBars():
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_a_recipe_can_be_copied_and_used(
