@@ -115,7 +115,9 @@ def _mentioned(word: str, folders: Sequence[Path]) -> bool:
         rb"|[\"']?(?:task|group|tag)[\"']?[ \t]*:.*(?<![\w.-])%b(?![\w.-]))" % (name, name),
         re.MULTILINE,
     )
-    for path in _yamls([*folders, Path(spec.origin).with_name("tasks")]):
+    # Some of its tasks are in files such as _default_template_yaml, which others include.
+    searched = [*folders, Path(spec.origin).with_name("tasks")]
+    for path in (path for folder in searched for path in folder.rglob("*yaml")):
         if path.is_file():  # reading a device or a FIFO may never end
             with path.open("rb") as file:
                 if named.search(file.read(MAX_BYTES)):
