@@ -42,7 +42,10 @@ def refuse_early(method: Method, argv: Sequence[str]) -> None:
     words = flag_words(argv)
     given: dict[str, Any] = {name: " ".join(values) for name, values in words.items()}
     if recipe := given.get("recipe"):
-        given = {**read_recipe(find_recipe(recipe, method))[0], **given}
+        values, faults = read_recipe(find_recipe(recipe, method))
+        if faults:
+            return
+        given = {**values, **given}
     for name in _names(given.get("report_to", ())):
         if name in _TRACKERS and find_spec(name) is None:
             raise JudgeError(f"report_to: needs {name}, which is not installed; pip install {name}")
