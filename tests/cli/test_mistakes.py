@@ -17,6 +17,7 @@ UNKNOWN_TASK = "no shipped task and no .yaml file"
 NOT_YAML = "bad.yaml: line 2: not YAML"
 NO_ROOT = "data root: no folder"
 NO_RESULTS = "no lmms-eval results"
+ON_THE_HUB = "--recipe tiny_cpu --tasks mtrl_judge_unsafebench"  # its data is not missing
 # A command, and what its message says.
 MISTAKES = {
     "tasks --jsn": "No such option",
@@ -49,9 +50,9 @@ MISTAKES = {
     "train grppo": "did you mean 'grpo'?",
     "train grpo --recipe none": "recipe: 'none' is neither shipped nor a .yaml file",
     "train grpo --recipe bad.yaml": NOT_YAML,
-    "train sft --recipe tiny_cpu --tasks mtrl_judge_unsafebench --learning_rate x": "--learning_rate: is 'x'",
-    "train grpo --recipe tiny_cpu --tasks mtrl_judge_unsafebench --nosuch 3": "--nosuch: unknown field",
-    "train grpo --recipe tiny_cpu --tasks mtrl_judge_unsafebench --output_dir run": "model_name_or_path: missing",
+    f"train sft {ON_THE_HUB} --learning_rate x": "--learning_rate: is 'x'",
+    f"train grpo {ON_THE_HUB} --nosuch 3": "--nosuch: unknown field",
+    f"train grpo {ON_THE_HUB} --output_dir run": "model_name_or_path: missing",
     "train grpo --recipe tiny_cpu --data-root none": "data_root: no folder none",
     "train grpo --recipe tiny_cpu --data-root empty": "no folder empty/mtrl_judge_agin_nat",
     "experiment --recipe none": "recipe: 'none' is neither shipped nor a .yaml file",
