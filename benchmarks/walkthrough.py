@@ -5,14 +5,12 @@ In a fresh clone, with a home folder of its own and without the hub, it runs the
 Each command is printed with its time, its exit code and the last line of its output. A command that
 needs what this machine lacks is listed with what that is (:data:`NEEDS`).
 
-The last line of the output is a JSON object: ``run``, ``failed`` and ``not_run`` (numbers of
-commands), ``warnings`` (numbers of lines of Python's warnings in what commands print, by their
-place), and ``seconds``. It exits with 1 if a command failed.
+The last line of the output is a JSON object: numbers of commands ``run``, ``failed`` and ``not_run``,
+``warnings`` (lines of Python's warnings, by command) and ``seconds``. It exits with 1 if one failed.
 
-Options: ``--out`` (a new folder, ``runs/walkthrough``) keeps the clone and the output of each
-command; ``--pages`` takes only these pages; ``--without`` leaves out commands that match a regular
-expression, such as ``make demo``, most of the time; ``--install`` lets `make` install into the
-clone, as a newcomer does, in place of the environment that runs this.
+Options: ``--out`` (a new folder) keeps the clone and the output of each command; ``--pages`` takes
+only these; ``--without`` leaves out commands that match, such as ``make demo``; ``--install`` lets
+`make` install into the clone, in place of the environment that runs this.
 """
 
 from __future__ import annotations
@@ -44,10 +42,10 @@ NEEDS: Mapping[str, str] = {
     r"logs/today|logs/tomorrow|instructions": "a command above that does not run here",
     r"judge-gate|git add": "a repository on GitHub",
     r"mtrl-judge track": "a tracker, which is not installed",
-    r"mtrl-judge serve": "a client: it serves until it is stopped; see tests/serving",
+    r"mtrl-judge serve": "a client, and serves until it is stopped",
     r"mtrl-judge experiment|part-0|benchmarks\.(votes|interference)|^E=": "hours of training",
-    r"python -m benchmarks": "minutes to hours; each benchmark is a command of its own",
-    r"make test": "the time of all tests; CI runs them on a fresh clone (.ci/run)",
+    r"python -m benchmarks": "minutes to hours, a benchmark of its own",
+    r"make test": "the time of all tests, which CI runs on a fresh clone (.ci/run)",
 }
 
 
@@ -61,19 +59,6 @@ class Step(NamedTuple):
     @property
     def place(self) -> str:
         return f"{self.page}:{self.line}"
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    exit_code: int
-    seconds: float
-    output: str
-
-    @property
-    def last_line(self) -> str:
-        lines = [line for line in self.output.splitlines() if line.strip()]
-        return lines[-1].strip() if lines else ""
 
 
 def pages(root: Path) -> list[str]:
@@ -112,18 +97,17 @@ def steps(text: str, page: str) -> Iterator[Step]:
                 yield Step(page, first + number, command)
 
 
-def needs(step: Step, without: str | None = None) -> str | None:
+def needs(command: str) -> str | None:
     """What a command needs that this machine lacks; None if it can run."""
-    if without is not None and re.search(without, step.command):
-        return "leaving it out was asked for (--without)"
-    return next((what for pattern, what in NEEDS.items() if re.search(pattern, step.command)), None)
+    return next((what for pattern, what in NEEDS.items() if re.search(pattern, command)), None)
 
 
-def run_step(command: str, folder: Path, environment: Mapping[str, str]) -> Done:
-    """Run a command with the variables that earlier ones have exported, as in one terminal."""
+def run_step(command: str, folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command with the variables that earlier ones have exported, as in one terminal; its
+    exit code and output.
+    """
     variables = folder.parent / "variables.sh"
     script = f"touch {variables}; . {variables}; trap 'export -p > {variables}' EXIT\n{command}"
-    start = perf_counter()
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=folder,
@@ -133,8 +117,7 @@ def run_step(command: str, folder: Path, environment: Mapping[str, str]) -> Done
         stderr=subprocess.STDOUT,
         check=False,
     )
-    output = done.stdout.decode("utf-8", "replace")
-    return Done(done.returncode, perf_counter() - start, output)
+    return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
 def walk(
@@ -148,24 +131,32 @@ def walk(
     seconds, warnings = 0.0, {}
     first: dict[str, Step] = {}
     for number, step in enumerate(todo):
-        reason = needs(step, without)
+        print(f"{step.place}  $ {step.command.splitlines()[0]}", flush=True)
+        reason = None
         if step.command in first:
             reason = f"the same command as {first[step.command].place}"
-        print(f"{step.place}  $ {step.command.splitlines()[0]}", flush=True)
+        elif without is not None and re.search(without, step.command):
+            reason = "left out (--without)"
+        elif lacking := needs(step.command):
+            reason = f"not run here; it needs {lacking}"
         if reason is not None:
             counts["not_run"] += 1
-            print(f"    not run here: needs {reason}" if "same" not in reason else f"    {reason}")
+            print(f"    {reason}")
             continue
         first[step.command] = step
-        done = run_step(step.command, folder, environment)
+        start = perf_counter()
+        exit_code, output = run_step(step.command, folder, environment)
+        took = perf_counter() - start
         log = folder.parent / f"{number:03}-{Path(step.page).stem}-{step.line}.txt"
-        log.write_text(f"$ {step.command}\n{done.output}", encoding="utf-8")
+        log.write_text(f"$ {step.command}\n{output}", encoding="utf-8")
         counts["run"] += 1
-        counts["failed"] += done.exit_code != 0
-        seconds += done.seconds
-        if found := sum(bool(_WARNING.search(line)) for line in done.output.splitlines()):
+        counts["failed"] += exit_code != 0
+        seconds += took
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        if found := sum(bool(_WARNING.search(line)) for line in lines):
             warnings[step.place] = found
-        print(f"    {done.seconds:.1f} s, exit code {done.exit_code}: {done.last_line}", flush=True)
+        last = lines[-1] if lines else ""
+        print(f"    {took:.1f} s, exit code {exit_code}: {last}", flush=True)
     return {**counts, "warnings": warnings, "seconds": round(seconds)}
 
 

@@ -34,7 +34,7 @@ def test_a_page_is_walked_through(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert printed[0] == "page.md:3  $ export NAME=a && echo first"
     assert printed[1].endswith(" s, exit code 0: first")
     assert printed[3].endswith(" s, exit code 1: of a")
-    assert printed[5] == "    not run here: needs data of the hub"
+    assert printed[5] == "    not run here; it needs data of the hub"
     assert printed[-1] == "    the same command as page.md:5"
     assert len(list(tmp_path.glob("*-page-*.txt"))) == 2
 
