@@ -5,8 +5,8 @@ In a fresh clone, with a home folder of its own and without the hub, it runs the
 Each command is printed with its time, its exit code and the last line of its output. A command that
 needs what this machine lacks is listed with what that is (:data:`NEEDS`).
 
-The last line of the output is a JSON object: numbers of commands ``run``, ``failed`` and ``not_run``,
-``warnings`` (lines of Python's warnings, by command) and ``seconds``. It exits with 1 if one failed.
+The last line is a JSON object: ``run``, ``failed`` and ``not_run`` (numbers of commands),
+``warnings`` (lines of Python's warnings, by command), ``seconds``. It exits with 1 if one failed.
 
 Options: ``--out`` (a new folder) keeps the clone and the output of each command; ``--pages`` takes
 only these; ``--without`` leaves out commands that match, such as ``make demo``; ``--install`` lets
