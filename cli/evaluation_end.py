@@ -20,11 +20,11 @@ _NOTE = (
 )
 
 
-def evaluation_end(runs: Sequence[Run], folder: Path, log: Path | None) -> str:
+def evaluation_end(runs: Sequence[Run], folder: Path, log: Path) -> str:
     """The table of the leaderboard for these runs, the paths of their files, and a command.
 
     Args:
-        log: where lmms-eval's output is; None if it was printed.
+        log: where lmms-eval's output is.
     """
     lines: list[str] = []
     judged = [run for run in runs if run.tasks]
@@ -36,15 +36,12 @@ def evaluation_end(runs: Sequence[Run], folder: Path, log: Path | None) -> str:
         table = score_table(board)
         notes = " ".join([_NOTE, *board.notes])
         lines += [f"{table.title}:", "", plain_text(replace(table, note=notes)), ""]
-    elif log is None:
-        lines.append("no judge task; lmms-eval's own table is above")
     else:
         lines.append(f"no judge task; lmms-eval's own table is at the end of {log}")
     for run in runs:
         samples = f"{run.file.name.removesuffix(RESULTS_SUFFIX)}_samples_*.jsonl"
         lines += [f"results: {run.file}", f"samples: {run.file.parent / samples}"]
-    if log is not None:
-        lines.append(f"log:     {log}")
+    lines.append(f"log:     {log}")
     if judged:
         lines.append(
             f"next:    mtrl-judge leaderboard {shlex.quote(str(folder))} --format html --out "

@@ -312,7 +312,7 @@ def evaluate(
 
     from .evaluation_end import evaluation_end
 
-    shown = None if verbose else EvaluationProgress()
+    shown = EvaluationProgress()
     with verbosity(quiet=quiet, verbose=verbose):
         if retry is not None:
             refuse_other_options(context, ("retry", "verbose", "quiet"))
@@ -337,8 +337,8 @@ def evaluate(
             except (KeyboardInterrupt, SystemExit):
                 echo("stopped; run the same command with --resume to go on", err=True)
                 raise
-    if runs:
-        echo(evaluation_end(runs, folder, None if shown is None else shown.log))
+    if runs and shown.log is not None:
+        echo(evaluation_end(runs, folder, shown.log))
     require_answers(runs)
 
 
@@ -402,8 +402,8 @@ def robustness(
         )
     if result.effects:
         table = robustness_table(result.effects)
-        echo(f"\n{plain_text(table)}")
-    echo(f"\n{result.file}")
+        echo(f"\n{plain_text(table)}\n")
+    echo(f"results: {result.file}")
 
 
 # The training answers `train grpo --help` itself.
@@ -418,7 +418,7 @@ def train(context: typer.Context) -> None:
     from mtrl_judge.rl.arguments import METHODS
 
     if context.args[:1] not in ([], ["--help"], ["-h"]):
-        from mtrl_judge.rl.finished_run import refuse_early
+        from mtrl_judge.rl.early_checks import refuse_early
 
         if context.args[0] in METHODS and not {"--help", "-h"} & {*context.args}:
             flags = [word for word in context.args[1:] if word not in ("-q", "-v")]
@@ -517,7 +517,7 @@ def experiment(
     with verbosity(quiet=quiet, verbose=verbose):
         comparison = run_experiment(made)
     if comparison is not None:
-        echo(f"\n{comparison}\n\n{out / 'results.md'}, results.json, results.csv")
+        echo(f"\n{comparison}\n\nresults: {out / 'results.md'}, results.json, results.csv")
 
 
 def read_words(option: str, text: str) -> list[str]:
@@ -602,7 +602,9 @@ def demo(
         made = run_demo(out, seed=seed)
     echo(f"\n{plain_text(made.table)}")
     echo(f"\n{plain_text(made.further)}")
-    echo(f"\nlearning curve: {made.learning_curve}\njudge: {made.judge}")
+    echo(f"\nlearning curve: {made.learning_curve}")
+    echo(f"judge:          {made.judge}")
+    echo(f"next:           mtrl-judge leaderboard {shlex.quote(str(out))}")
 
 
 app.add_typer(data, name="data")

@@ -35,6 +35,7 @@ def recipes(
         width = max(map(len, shipped))
         for name, path in shipped.items():
             echo(f"{name:{width}}  {_first_comment(path)}")
+        echo("to change one: mtrl-judge recipes --copy grpo/tiny_cpu")
         return
     if copy not in shipped:
         raise JudgeError(f"--copy: no recipe {copy!r}; {did_you_mean(copy, shipped)}")

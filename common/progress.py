@@ -41,6 +41,14 @@ class ProgressBars(Progress):
         )
         self._by_label: dict[str, TaskID] = {}
 
+    def stop(self) -> None:
+        """Overrides ``Progress.stop``, which leaves an empty line where there was no bar."""
+        if self.tasks:
+            super().stop()
+        else:
+            self.live.transient = True
+            self.live.stop()
+
     def report(self, label: str, done: int, total: int) -> None:
         """A :data:`ProgressCallback`: move the bar of that label, adding it first if needed."""
         if label not in self._by_label:

@@ -1,4 +1,7 @@
-"""What an evaluation shows in place of lmms-eval's output: one line of progress, and warnings."""
+"""What an evaluation shows in place of lmms-eval's output: one line of progress, and warnings.
+
+With ``--verbose`` it shows the output itself.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from rich.console import Console
 
 from mtrl_judge.common.printable import printable_line
 from mtrl_judge.common.progress import OneLine
+from mtrl_judge.common.verbosity import is_verbose
 
 # How tqdm shows a bar with a total (`tqdm.std.tqdm.format_meter`): "Judging:  17%|█▋   | 8/48 [".
 _BAR = re.compile(r"(?:([^\r\n|]{1,60}?): +|(?<=\r) *)\d{1,3}%\|[^|\r\n]*\| *(\d+)/(\d+) \[")
@@ -36,11 +40,17 @@ class EvaluationProgress:
     def of(self, log: Path) -> Iterator[None]:
         """Show the progress of an evaluation while the block runs."""
         self.log = log
+        if is_verbose():
+            yield
+            return
         with OneLine("starting lmms-eval", self._console) as self._line:
             yield
 
     def read(self, text: str) -> None:
         """The next part of its output."""
+        if is_verbose():
+            print(text, end="", flush=True)
+            return
         self._bar = (self._bar + text)[-_LONGEST_BAR - len(text) :]
         found = list(_BAR.finditer(self._bar))
         if found and self._line is not None:

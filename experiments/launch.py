@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mtrl_judge.common.errors import DataError, JudgeError, did_you_mean
-from mtrl_judge.common.files import expanded
+from mtrl_judge.common.errors import JudgeError, did_you_mean
 from mtrl_judge.common.locks import locked_folder
 from mtrl_judge.common.secrets import Redactor
 from mtrl_judge.common.verbosity import is_verbose
@@ -29,10 +28,9 @@ from mtrl_judge.harness_plugin.evaluation_split import SPLIT_VARIABLE
 from mtrl_judge.harness_plugin.host_flags import host_flags, refuse_missing_trackers
 from mtrl_judge.harness_plugin.perturbations import PERTURBATION_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import DEMONSTRATIONS_VARIABLE, STYLE_VARIABLE
-from mtrl_judge.judge_tasks.loading import find_task, shipped_paths
 from mtrl_judge.judge_tasks.request_failures import by_message, message_lines
-from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE, find_source
-from mtrl_judge.judge_tasks.spec import GROUPS, STYLES
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
+from mtrl_judge.judge_tasks.spec import STYLES
 from mtrl_judge.leaderboard.reading import (
     RESULTS_SUFFIX,
     load_run,
@@ -41,6 +39,7 @@ from mtrl_judge.leaderboard.reading import (
 )
 from mtrl_judge.leaderboard.runs import Run
 
+from .evaluation_checks import check_tasks
 from .evaluation_progress import EvaluationProgress
 from .evaluation_record import (
     EvaluationRecord,
@@ -166,23 +165,23 @@ def run_lmms_eval(
         environment, log: as for :func:`run_command`.
         name: what error messages call this run.
         resume: use the answers that earlier runs have kept there.
-        shown: in place of what lmms-eval prints, which then goes to a log in ``output_path``.
+        shown: how far it is; what lmms-eval prints then goes to a log in ``output_path``.
 
     Returns:
         What it wrote, with samples.
 
     Raises:
-        JudgeError: the style, a task, a flag, a tracker or the data of a task does not exist.
+        JudgeError: the style, a task, a flag, a tracker or the data of a task does not exist, or a
+            task's YAML has faults.
         CommandError: lmms-eval fails, or has not written all samples.
     """
     if style is not None and style not in STYLES:
         raise JudgeError(f"--style: no style {style!r}; {did_you_mean(style, STYLES)}")
     flags = host_flags(flags)
-    _refuse_unknown_tasks(tasks, flags)
     refuse_missing_trackers(flags)
     variables = {**(environment or {}), **({STYLE_VARIABLE: style} if style else {})}
     present = {**os.environ, **variables}
-    _refuse_missing_data(tasks, present.get(DATA_ROOT_VARIABLE))
+    check_tasks(tasks, flags, present.get(DATA_ROOT_VARIABLE))
     record = EvaluationRecord(
         model=model,
         tasks=tasks,
@@ -235,40 +234,6 @@ def retry_failed(
     again = record._replace(flags=flags, session=new_session())
     with locked_folder(answers.parent):
         return _evaluate(again, answers.parent, variables, replaces=results, shown=shown)[-1]
-
-
-def _refuse_unknown_tasks(tasks: str, flags: Sequence[str]) -> None:
-    """Refuse shipped tasks that do not exist, before lmms-eval starts; it knows of all others."""
-    if any(flag.startswith("--include_path") for flag in flags):
-        return
-    known = [*GROUPS, *(path.stem for path in shipped_paths())]
-    unknown = [
-        name
-        for name in tasks.split(",")
-        if name.startswith("mtrl_") and "*" not in name and name not in known
-        if not name.endswith((".yaml", ".yml"))
-    ]
-    if unknown:
-        raise JudgeError(
-            "\n".join(f"--tasks: no task {name!r}; {did_you_mean(name, known)}" for name in unknown)
-        )
-
-
-def _refuse_missing_data(tasks: str, root: str | None) -> None:
-    """Refuse shipped tasks that are named and have no data, before lmms-eval starts.
-
-    A pattern may match tasks that are then skipped, and a dataset on the hub is read later.
-    """
-    shipped = {path.stem for path in shipped_paths()}
-    missing = []
-    for name in dict.fromkeys(tasks.split(",")):
-        if name in shipped:
-            try:
-                find_source(find_task(name), None if root is None else expanded(root))
-            except DataError as error:
-                missing.append(str(error))
-    if missing:
-        raise DataError("\n".join(dict.fromkeys(missing)))
 
 
 def remove_results(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command-line flags of lmms-eval, checked before it starts: its imports take ten seconds."""
+"""The command line of lmms-eval, checked before it starts: its imports take ten seconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mtrl_judge.common.errors import JudgeError, nearest
+
+LISTS = "`mtrl-judge tasks` and `lmms-eval --tasks list` list all"
 
 
 @cache

@@ -27,10 +27,9 @@ from mtrl_judge.judge_tasks.spec import DATA_CARD
 from .answer_store import STORE_VARIABLE
 from .clean_answers import clean, is_failed_request
 from .hooks import Hook, JudgeHooks, hooks_of_request
+from .host_flags import LISTS
 from .kept_answers import with_kept_answers
 from .prompt_style import effective_generation, evaluation_style, set_backend
-
-_LISTS = "`mtrl-judge tasks` and `lmms-eval --tasks list` list all"
 
 _hooks: dict[Path, tuple[int, JudgeHooks]] = {}
 
@@ -172,7 +171,7 @@ def _refuse_unknown(manager: Any, wanted: Iterable[str], found: Iterable[str]) -
     ]
     if unknown:
         guesses = [
-            f"--tasks: no task {name!r}; {f'did you mean {near!r}?' if near else _LISTS}"
+            f"--tasks: no task {name!r}; {f'did you mean {near!r}?' if near else LISTS}"
             for name in unknown
             for near in [nearest(name, manager.all_tasks)]
         ]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from benchmarks.walkthrough import FENCE
 from mtrl_judge.cli.command_line import spelled_alike
 from mtrl_judge.cli.examples import EXAMPLES
 from mtrl_judge.cli.main import app
@@ -28,7 +29,6 @@ from mtrl_judge.rl.fields import argument_classes
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FLAG = re.compile(r"--[a-zA-Z][\w-]*")
@@ -317,6 +317,28 @@ These exist: `rl/train.py`, `pyproject.toml`, `--accept-license`, `mtrl-judge ga
             "no variable MTRL_JUDGE_DATTA",
         ]
     )
+
+
+FIGURE = re.compile(
+    r"\d ± \d|\d \[[-+]?\d*\.\d+, |times as (?:fast|long)|[Oo]n (?:an|one) H100|simulat|% of cases"
+    r"|\d (?:items|documents|rows) a second"
+)
+COMMAND = re.compile(
+    r"python -m benchmarks\.\w|mtrl-judge (?:demo|eval|experiment|leaderboard|train) |`tests/\w"
+    r"|\]\(performance\.md"
+)
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
+def test_measured_figures_stand_with_the_command_that_reproduces_them(page: Path) -> None:
+    """In the same section, or in the page's introduction."""
+    introduction, *sections = page.read_text(encoding="utf-8").split("\n## ")
+    without = {}
+    for section in (introduction, *sections):
+        figures = FIGURE.findall(re.sub(r"`[^`\n]+`", "", section))
+        if figures and not COMMAND.search(" ".join((introduction + section).split())):
+            without[section.partition("\n")[0]] = figures
+    assert without == {}
 
 
 def test_every_command_has_examples_that_name_what_exists() -> None:

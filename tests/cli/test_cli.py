@@ -278,7 +278,7 @@ def test_train_lists_recipes_and_passes_its_arguments_on(
         assert "tiny_cpu" in shown
     handed: list[list[str]] = []
     monkeypatch.setattr("mtrl_judge.rl.train.main", handed.append)
-    words = ["grpo", "--recipe", "tiny_cpu", "--tasks", "a", "b", "--alpha=0.2", "--resume"]
+    words = ["grpo", "--recipe", "tiny_cpu", "--tasks", "mtrl_judge_unsafebench", "--alpha=0.2"]
     assert call("train", *words).exit_code == 0
     assert call("train", "sft", "--help").exit_code == 0
     assert handed == [words, ["sft", "--help"]]

@@ -7,18 +7,23 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from support.commands import call, fails
 from support.results import sample, write_results
+from support.tasks import write_yaml
 from tqdm import tqdm
 
 from mtrl_judge.cli import options
 from mtrl_judge.cli.evaluation_end import evaluation_end
-from mtrl_judge.common.verbosity import report
-from mtrl_judge.experiments import launch, robustness
+from mtrl_judge.common.progress import ProgressBars
+from mtrl_judge.common.verbosity import report, verbosity
+from mtrl_judge.data import prepare
+from mtrl_judge.experiments import demo, experiment, launch, robustness
+from mtrl_judge.experiments.demo import Demo
 from mtrl_judge.experiments.evaluation_progress import EvaluationProgress
 from mtrl_judge.experiments.launch import run_command
 from mtrl_judge.experiments.robustness import Robustness
@@ -26,10 +31,12 @@ from mtrl_judge.harness_plugin import host_flags
 from mtrl_judge.harness_plugin.evaluation_split import EVALUATED
 from mtrl_judge.harness_plugin.perturbations import PERTURBATIONS
 from mtrl_judge.judge_tasks.kinds import KINDS
+from mtrl_judge.judge_tasks.sources import DATA_ROOT_VARIABLE
 from mtrl_judge.judge_tasks.spec import SPLITS, Style
 from mtrl_judge.leaderboard.compare import METRICS
 from mtrl_judge.leaderboard.reading import load_runs
-from mtrl_judge.rl import finished_run
+from mtrl_judge.leaderboard.tables import Table
+from mtrl_judge.rl import early_checks
 from mtrl_judge.rl.fields import read_recipe
 from mtrl_judge.rl.finished_run import RUN_FILE
 from mtrl_judge.rl.recipes import find_accelerate_config, find_recipe
@@ -72,7 +79,8 @@ def test_flags_of_lmms_eval_are_checked_before_it_starts(
         write_results(tmp_path, {"t": [sample(0, "Yes", "Yes")]})
 
     monkeypatch.setattr(launch, "run_command", start)
-    evaluate = ("eval", "--output-path", tmp_path, "--model-args", "pretrained=a-b")
+    evaluate = ("eval", "--tasks", "mtrl_judge_seetrue", "--output-path", tmp_path)
+    evaluate += ("--model-args", "pretrained=a-b")
     message = fails(capsys, monkeypatch, *evaluate, "--batch", 8)
     assert "--batch: neither ours nor a flag of lmms-eval; did you mean --batch_size?" in message
     assert not started
@@ -130,21 +138,53 @@ def test_of_lmms_evals_output_our_warnings_are_shown_once(
     assert "theirs" not in printed
 
 
-def test_resuming_a_finished_run_is_refused_without_torch(tmp_path: Path) -> None:
+def test_mistakes_are_found_without_heavy_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
     (tmp_path / RUN_FILE).write_text(
         '{"starts": [{"settings": {"max_steps": 60}}], "finished": {"step": 30}}'  # by patience
     )
+    train = "train grpo --recipe tiny_cpu --output-dir ."
+    mistakes = {
+        f"{train} --resume --max-steps 60": "finished at step 30; a --max_steps above 60 extends",
+        f"{train} --data-root none": "data_root: no folder none",
+        f"{train} --data-root .": "mtrl_judge_agin_nat: no folder mtrl_judge_agin_nat",
+        f"{train} --tasks mtrl_judge_seetru": "did you mean 'mtrl_judge_seetrue'?",
+        "eval --tasks mtrl_judge_no*": "--tasks: no task matches 'mtrl_judge_no*'; `mtrl-judge",
+        "eval --tasks no_such_task": "--tasks: no task 'no_such_task'; `mtrl-judge tasks`",
+        "eval": "`mtrl-judge data sample` writes data to try things with",
+        "eval --tasks mtrl_judge_agin_* --data-root .": "and the dataset is not on the hub",
+    }
     code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from mtrl_judge.cli.main import main; sys.argv = ['mtrl-judge', *sys.argv[1:]]; main()"
+        "import sys; from mtrl_judge.cli.main import main\n"
+        "heavy = ('torch', 'lmms_eval', 'trl', 'datasets', 'transformers')\n"
+        "for words in sys.argv[1:]:\n"
+        "    sys.argv = ['mtrl-judge', *words.split()]\n"
+        "    try: main()\n"
+        "    except SystemExit as stop: print(stop.code, {*heavy} & {*sys.modules})\n"
     )
-    words = ["train", "grpo", "--recipe", "tiny_cpu", "--resume", f"--output-dir={tmp_path}"]
-    words += ["--max-steps", "60"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    words = [sys.executable, "-c", code, *mistakes]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["2 set()"] * len(mistakes)
+    assert [part for part in mistakes.values() if part not in done.stderr] == []
+
+
+def test_the_yamls_of_an_included_folder_are_checked_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "run_command", lambda *_, **__: pytest.fail("started"))
+    (tmp_path / "mine").mkdir()
+    write_yaml(tmp_path / "mine", "ours")
+    write_yaml(tmp_path / "mine", "faulty", kind="pontwise")
+    evaluate = ("eval", "--output-path", tmp_path / "logs", "--include-path", tmp_path / "mine")
+    told = fails(capsys, monkeypatch, *evaluate, "--tasks", "ours,faulty")
+    assert "judge.kind: is 'pontwise'" in told
+    assert "--tasks: no task 'our'; did you mean 'ours'?" in fails(
+        capsys, monkeypatch, *evaluate, "--tasks", "our"
     )
-    assert done.returncode == 2
-    assert "finished at step 30; a --max_steps above 60 extends it" in done.stderr
+    told = fails(capsys, monkeypatch, *evaluate[:-1], tmp_path / "none")
+    assert f"--include_path: no folder {tmp_path / 'none'}" in told
 
 
 def test_missing_trackers_and_data_are_found_before_anything_starts(
@@ -155,7 +195,7 @@ def test_missing_trackers_and_data_are_found_before_anything_starts(
     def without_trackers(name: str) -> Any:
         return None if name in ("wandb", "trackio") else importlib.util.find_spec(name)
 
-    for module in (host_flags, finished_run):
+    for module in (host_flags, early_checks):
         monkeypatch.setattr(module, "find_spec", without_trackers)
     evaluate = ("eval", "--output-path", tmp_path / "logs", "--data-root", tmp_path)
     told = fails(capsys, monkeypatch, *evaluate, "--wandb-args", "project=p")
@@ -167,21 +207,56 @@ def test_missing_trackers_and_data_are_found_before_anything_starts(
     assert "report_to: needs trackio, which is not installed" in told
 
 
+# Commands that have both flags, the function that does their work, and what it returns.
+EMPTY = Table("t", "task", [])
+WORK: Mapping[str, tuple[Any, str, Any]] = {
+    "robustness": (robustness, "run_robustness", Robustness([], {}, Path("robustness.json"))),
+    "experiment --recipe tiny_cpu": (experiment, "run_experiment", "the claims"),
+    "demo": (demo, "run_demo", Demo(EMPTY, EMPTY, Path("curve.svg"), Path("judge"))),
+    "data prepare mtrl_judge_seetrue --data-root .": (prepare, "prepare", []),
+}
+
+
 @pytest.mark.parametrize(("flag", "shows"), [("--quiet", (False, False)), ("-v", (True, True))])
+@pytest.mark.parametrize("command", WORK)
 def test_quiet_hides_progress_and_verbose_shows_what_is_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, shows: tuple[bool, bool]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    flag: str,
+    shows: tuple[bool, bool],
 ) -> None:
-    def judge(*_: Any, **__: Any) -> Robustness:
+    module, function, result = WORK[command]
+
+    def work(*_: Any, **__: Any) -> Any:
         report("how far it is")
         run_command("t", [sys.executable, "-c", "print('its output')"], log=tmp_path / "log")
-        return Robustness([], {}, tmp_path / "robustness.json")
+        return result
 
-    monkeypatch.setattr(robustness, "run_robustness", judge)
-    shown = call("robustness", flag)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, function, work)
+    shown = call(*command.split(), flag)
     assert shown.exit_code == 0, shown.output
     assert ("how far it is" in shown.stdout, "its output" in shown.stdout) == shows
-    assert "robustness.json" in shown.stdout
+    end = shown.stdout.splitlines()[-1]
+    assert end.startswith(("results: ", "next: ", "to use it: ")), end
     assert (tmp_path / "log").read_text() == "its output\n"
+
+
+def test_verbose_shows_what_lmms_eval_prints_and_keeps_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = EvaluationProgress()
+    with verbosity(quiet=False, verbose=True), shown.of(tmp_path / "log"):
+        shown.read("noise\n")
+    assert capsys.readouterr().out == "noise\n"
+    assert shown.log == tmp_path / "log"
+
+
+def test_no_bar_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBars():
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_a_recipe_can_be_copied_and_used(
@@ -206,7 +281,7 @@ def test_train_launches_what_the_recipe_asks_for(
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execvp", become)
-    out = ("--output_dir", tmp_path / "run")
+    out = ("--tasks", "mtrl_judge_unsafebench", "--output_dir", tmp_path / "run")
     words = ("train", "grpo", "--launch", "--recipe", "qwen3_vl_8b_8gpu", *out)
     assert call(*words).exit_code == 0
     line = " ".join(started[0])

@@ -17,6 +17,7 @@ UNKNOWN_TASK = "no shipped task and no .yaml file"
 NOT_YAML = "bad.yaml: line 2: not YAML"
 NO_ROOT = "data root: no folder"
 NO_RESULTS = "no lmms-eval results"
+ON_THE_HUB = "--recipe tiny_cpu --tasks mtrl_judge_unsafebench"  # its data is not missing
 # A command, and what its message says.
 MISTAKES = {
     "tasks --jsn": "No such option",
@@ -38,6 +39,8 @@ MISTAKES = {
     "eval --style dirct": "did you mean 'direct'?",
     "recipes --copy grpo/tiny_cpus": "did you mean 'grpo/tiny_cpu'?",
     "eval --tasks mtrl_judge_seetru": "--tasks: no task 'mtrl_judge_seetru'; did you mean",
+    "eval --tasks mtrl_nothing*": "--tasks: no task matches 'mtrl_nothing*'",
+    "eval --include-path none": "--include_path: no folder none",
     "eval --retry-failed none": NO_RESULTS,
     "serve --model none --max-items 300": "--max-queue: 256 is less than --max-items, 300",
     "serve --model none --task none": UNKNOWN_TASK,
@@ -47,9 +50,11 @@ MISTAKES = {
     "train grppo": "did you mean 'grpo'?",
     "train grpo --recipe none": "recipe: 'none' is neither shipped nor a .yaml file",
     "train grpo --recipe bad.yaml": NOT_YAML,
-    "train sft --recipe tiny_cpu --learning_rate x": "--learning_rate: is 'x'",
-    "train grpo --recipe tiny_cpu --nosuch 3": "--nosuch: unknown field",
-    "train grpo --recipe tiny_cpu --output_dir run": "model_name_or_path: missing",
+    f"train sft {ON_THE_HUB} --learning_rate x": "--learning_rate: is 'x'",
+    f"train grpo {ON_THE_HUB} --nosuch 3": "--nosuch: unknown field",
+    f"train grpo {ON_THE_HUB} --output_dir run": "model_name_or_path: missing",
+    "train grpo --recipe tiny_cpu --data-root none": "data_root: no folder none",
+    "train grpo --recipe tiny_cpu --data-root empty": "no folder empty/mtrl_judge_agin_nat",
     "experiment --recipe none": "recipe: 'none' is neither shipped nor a .yaml file",
     "experiment --recipe tiny_cpu --data-root none": "data_root: no folder none",
     "experiment --recipe tiny_cpu --eval-args 'x": "No closing quotation",

@@ -57,7 +57,8 @@ def test_during_an_evaluation(
         vanish()
 
     monkeypatch.setattr(launch, "run_command", judge)
-    message = fails(capsys, monkeypatch, *command.split(), "--output-path", vanish.folder)
+    words = (*command.split(), "--tasks", "mtrl_judge_seetrue")
+    message = fails(capsys, monkeypatch, *words, "--output-path", vanish.folder)
     assert message.startswith(f"{vanish.folder}")
     assert message.endswith("vanished while lmms-eval wrote into it; run the command again\n")
     assert message.count("\n") == 1

@@ -16,6 +16,8 @@ from mtrl_judge.experiments.launch import ANSWERS, CommandError, run_command, ru
 from mtrl_judge.harness_plugin.answer_store import REUSE_VARIABLE, STORE_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
 
+TASKS = "mtrl_judge_seetrue,mtrl_judge_unsafebench"  # on the hub
+
 
 def test_lmms_eval_gets_style_and_flags_and_must_write_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -29,16 +31,16 @@ def test_lmms_eval_gets_style_and_flags_and_must_write_results(
 
     monkeypatch.setattr(launch, "run_command", start)
     evaluate = {"output_path": tmp_path, "style": "direct", "environment": {"A": "b"}}
-    run_lmms_eval("mtrl_judge", "t,u", flags=["--limit", "2"], **evaluate)
+    run_lmms_eval("mtrl_judge", TASKS, flags=["--limit", "2"], **evaluate)
     ((command, environment),) = started
     assert " ".join(command).startswith(f"{sys.executable} -m lmms_eval --model mtrl_judge ")
-    assert f"--tasks t,u --output_path {tmp_path} --log_samples --limit 2" in " ".join(command)
+    assert f"--tasks {TASKS} --output_path {tmp_path} --log_samples --limit 2" in " ".join(command)
     assert environment.items() >= {"A": "b", STYLE_VARIABLE: "direct", REUSE_VARIABLE: ""}.items()
     assert environment[STORE_VARIABLE] == str(tmp_path / ANSWERS)
     with pytest.raises(CommandError, match="lmms-eval: wrote no results"):
-        run_lmms_eval("mtrl_judge", "t", **evaluate)
+        run_lmms_eval("mtrl_judge", TASKS, **evaluate)
     with pytest.raises(JudgeError, match="no style 'directly'; did you mean 'direct'"):
-        run_lmms_eval("mtrl_judge", "t", output_path=tmp_path, style="directly")
+        run_lmms_eval("mtrl_judge", TASKS, output_path=tmp_path, style="directly")
     assert len(started) == 2
 
 
@@ -56,7 +58,7 @@ def test_lmms_eval_must_write_all_samples(
 
     monkeypatch.setattr(launch, "run_command", start)
     with pytest.raises(CommandError, match=f"lmms-eval: incomplete results: .*{reason}") as failed:
-        run_lmms_eval("mtrl_judge", "t", output_path=tmp_path)
+        run_lmms_eval("mtrl_judge", TASKS, output_path=tmp_path)
     assert failed.value.exit_code == 1
 
 
