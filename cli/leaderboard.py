@@ -42,7 +42,7 @@ Results = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    choice(METRICS, "What judges are compared by (default: the tasks' headline metric)."),
+    choice(METRICS, "What judges are compared by (default: each task's headline metric)."),
 ]
 Tasks = Annotated[str, typer.Option(help="Task names or patterns, comma-separated (default: all).")]
 Across = Annotated[

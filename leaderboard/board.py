@@ -7,6 +7,7 @@ share clusters.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
@@ -28,8 +29,9 @@ from .compare import (
     compare,
     score_results,
 )
-from .compatibility import ROLES, headline_metric, require_comparable, select_tasks, tasks_of
+from .compatibility import ROLES, require_comparable, select_tasks, tasks_of
 from .failures import MAX_FAILURES, require_few_failures
+from .formats import metric_name
 from .order_averaging import score_order_averaged
 from .runs import Run, TaskResult
 from .scores import UNKNOWN, GroupScores, Score, TaskScores, mean, minus
@@ -42,6 +44,8 @@ class Column(NamedTuple):
 
     name: str
     role: Role
+    metric: str
+    """What judges are compared and ranked by."""
     scores: Mapping[str, Mapping[str, Score]]
     """By judge and rate."""
     n: Mapping[str, int | None]
@@ -77,13 +81,14 @@ class Leaderboard(NamedTuple):
     """All judges on all tasks."""
 
     metric: str
+    """That of the means: of most tasks, if tasks have different ones."""
     runs: Sequence[Run]
     """In the order of the table."""
     tasks: Sequence[Column]
     """Training tasks first."""
     means: Sequence[Column]
-    """By role: plain means of each rate over the role's tasks, for the judges that have all of
-    them; `overall_accuracy` is that of all rows together, the mean weighted by rows."""
+    """By role: plain means of each rate over the role's tasks with the metric, for the judges that
+    have all of them; `overall_accuracy` is that of all rows together, the mean weighted by rows."""
     gaps: Mapping[str, Estimate]
     """Generalization gap of each judge: its mean in distribution minus that out of distribution."""
     notes: Sequence[str]
@@ -94,6 +99,11 @@ class Leaderboard(NamedTuple):
     @property
     def columns(self) -> Sequence[Column]:
         return (*self.tasks, *self.means)
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Of all tasks, that of the means first."""
+        return list(dict.fromkeys([self.metric, *(task.metric for task in self.tasks)]))
 
 
 def build_leaderboard(
@@ -111,7 +121,7 @@ def build_leaderboard(
 
     Args:
         metric: the rate in :data:`~.compare.METRICS` that judges are compared and ranked by; by
-            default the headline metric of the tasks' kind.
+            default the headline metric of each task's kind.
         tasks: names or patterns; all tasks if empty.
         across: fields of :data:`~.identity.IDENTITY` in which the runs may differ.
         max_failures: the share of a task's rows whose request may have failed.
@@ -126,10 +136,13 @@ def build_leaderboard(
     runs = select_tasks(runs, tasks)
     require_few_failures(runs, max_failures)
     notes = require_comparable(runs, across)
-    metric = metric or headline_metric(runs)
     by_task = {
         task: {run.name: run.tasks[task] for run in runs if task in run.tasks}
         for task in tasks_of(runs)
+    }
+    metrics = {
+        task: metric or next(iter(results.values())).kind.headline
+        for task, results in by_task.items()
     }
     scored = score_results(by_task, resamples=resamples, seed=seed)
     averaged = score_order_averaged(by_task, resamples=resamples, seed=seed)
@@ -140,21 +153,39 @@ def build_leaderboard(
         for task, known in scored.items()
     }
     columns = [
-        _task_column(task, results, scored[task], metric, resamples, seed)
+        _task_column(task, results, scored[task], metrics[task], resamples, seed)
         for task, results in by_task.items()
     ]
-    notes += [note for column in columns if (note := _why_no_interval(column, by_task, metric))]
-    by_role = {role: [column for column in columns if column.role == role] for role in ROLES}
+    notes += [note for column in columns if (note := _why_no_interval(column, by_task))]
+    # Means of different metrics would say nothing.
+    metric = Counter(metrics.values()).most_common(1)[0][0]
+    averaged_columns = [column for column in columns if column.metric == metric]
+    notes += _of_several_metrics(columns, metric)
+    by_role = {
+        role: [column for column in averaged_columns if column.role == role] for role in ROLES
+    }
     means = [
         _mean_column(role, columns, scored, metric, resamples, seed)
         for role, columns in by_role.items()
         if columns
     ]
-    most_pairs = max(len(column.comparisons) for column in (*columns, *means))
-    notes += _too_few_draws(metric, most_pairs, resamples)
+    for each in dict.fromkeys(metrics.values()):
+        most = max(len(c.comparisons) for c in (*columns, *means) if c.metric == each)
+        notes += _too_few_draws(each, most, resamples)
     gaps = _gaps(means, metric)
     board = Leaderboard(metric, runs, columns, means, gaps, notes, resamples, seed)
     return board._replace(runs=_sorted(board, sort))
+
+
+def _of_several_metrics(columns: Sequence[Column], metric: str) -> list[str]:
+    """What the means are of, if tasks have different metrics."""
+    if all(column.metric == metric for column in columns):
+        return []
+    n = sum(column.metric == metric for column in columns)
+    return [
+        f"Each task is ranked by the headline metric of its kind. Means are over the {n} of "
+        f"{len(columns)} tasks with {metric_name(metric)}; --tasks selects others."
+    ]
 
 
 def _too_few_draws(metric: str, pairs: int, resamples: int) -> list[str]:
@@ -190,24 +221,25 @@ def _task_column(
     column = Column(
         task,
         first.role,
+        metric,
         scored.scores,
         n={name: result.n for name, result in results.items()},
         majority=first.kind.baseline(metric, labels, first.verdicts),
         clusters=clusters.pop() if len(clusters) == 1 else None,
         groups=scored.groups,
     )
-    return _compared(column, metric, [scored], results, resamples, seed)
+    return _compared(column, [scored], results, resamples, seed)
 
 
 def _compared(
     column: Column,
-    metric: str,
     tasks: Sequence[TaskScores],
     results: Mapping[str, TaskResult] | None,
     resamples: int,
     seed: int,
 ) -> Column:
     """A column with comparisons, ranks, and the difference that they would show."""
+    metric = column.metric
     scores = column.scores_of(metric)
     comparisons = compare(
         column.name, metric, scores, tasks, results, resamples=resamples, seed=seed
@@ -229,10 +261,9 @@ def _compared(
     return column._replace(ranks=rank_ranges(values, different))
 
 
-def _why_no_interval(
-    column: Column, results: Mapping[str, Mapping[str, TaskResult]], metric: str
-) -> str | None:
+def _why_no_interval(column: Column, results: Mapping[str, Mapping[str, TaskResult]]) -> str | None:
     """Why no judge of a task has an interval, although its rows are known."""
+    metric = column.metric
     scores = column.scores_of(metric).values()
     if not scores or any(score.estimate.low is not None for score in scores):
         return None
@@ -281,7 +312,7 @@ def _mean_column(
     scores = {judge: _mean_scores(judge, columns, metric) for judge in judges}
     counts = {judge: [column.n[judge] for column in columns] for judge in judges}
     n = {judge: None if None in ns else sum(filter(None, ns)) for judge, ns in counts.items()}
-    column = Column(role, role, scores, n)
+    column = Column(role, role, metric, scores, n)
     panels = [scored[column.name].panels for column in columns]
     if judges and all(judge in known for known in panels for judge in judges):
         shared = {name for known in panels for name in known[judges[0]][0].clusters}
@@ -290,7 +321,7 @@ def _mean_column(
     if not all(column.ranks for column in columns):
         return column
     tasks = [scored[column.name] for column in columns]
-    return _compared(column, metric, tasks, None, resamples, seed)
+    return _compared(column, tasks, None, resamples, seed)
 
 
 def _mean_scores(judge: str, columns: Sequence[Column], metric: str) -> dict[str, Score]:
@@ -334,13 +365,14 @@ def _sorted(board: Leaderboard, sort: str | None) -> list[Run]:
         raise JudgeError(f"--sort: no column {key!r}; {did_you_mean(key, known)}")
     if key == "name":
         return sorted(board.runs, key=lambda run: run.name)
-    sign = 1 if key == "gap" or higher_is_better(board.metric) is False else -1
+    metric = board.metric if key == "gap" else columns[key].metric
+    sign = 1 if key == "gap" or higher_is_better(metric) is False else -1
 
     def order(run: Run) -> tuple[bool, float, str]:
         if key == "gap":
             value = board.gaps.get(run.name, UNKNOWN.estimate).value
         else:
-            value = columns[key].estimate(run.name, board.metric).value
+            value = columns[key].estimate(run.name, metric).value
         return value is None, sign * (value or 0.0), run.name
 
     return sorted(board.runs, key=order)

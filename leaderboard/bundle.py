@@ -27,7 +27,7 @@ from mtrl_judge.judge_tasks.facts import check_facts, mentioned
 from mtrl_judge.judge_tasks.verdicts import read_reasoning
 
 from .board import Leaderboard
-from .formats import format_date, metric_name, one_line
+from .formats import format_date, metric_names, one_line
 from .report import readable, truncated
 from .samples import Answer, Item, JudgedRows, Order, TaskItems, all_items, check_include
 from .tables import Cell, Table, cell_parts
@@ -445,7 +445,7 @@ def _about(board: Leaderboard, view: View, digits: int) -> dict[str, Any]:
     results = [result for run in board.runs for result in run.tasks.values()]
     return {
         "version": VERSION,
-        "metric": metric_name(board.metric),
+        "metric": metric_names(board.metrics),
         "dates": sorted({format_date(run.date) for run in board.runs}),
         "resamples": board.resamples,
         "seed": board.seed,

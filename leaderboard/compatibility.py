@@ -60,22 +60,6 @@ def select_tasks(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
     return [run for run in (run.with_tasks(matching) for run in runs) if run.tasks]
 
 
-def headline_metric(runs: Iterable[Run]) -> str:
-    """The metric by which the tasks' kinds rank judges.
-
-    Raises:
-        JudgeError: the kinds of the tasks rank by different metrics.
-    """
-    headlines = {result.kind.headline for run in runs for result in run.tasks.values()}
-    if len(headlines) > 1:
-        listed = ", ".join(sorted(headlines))
-        raise JudgeError(
-            f"the tasks rank judges by different metrics ({listed}); give --metric, or choose "
-            "tasks of one kind with --tasks"
-        )
-    return headlines.pop()
-
-
 def check_across(across: Iterable[str]) -> None:
     """
     Raises:

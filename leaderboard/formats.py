@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from mtrl_judge.common.printable import printable_line
@@ -68,6 +68,14 @@ def metric_name(metric: str) -> str:
     ('Macro-F1', 'flip rate')
     """
     return _METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def metric_names(metrics: Iterable[str]) -> str:
+    """
+    >>> metric_names(["macro_f1", "spearman"])
+    'Macro-F1, Spearman'
+    """
+    return ", ".join(map(metric_name, metrics))
 
 
 def task_labels(names: Sequence[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from mtrl_judge.metrics.rates import higher_is_better
 from mtrl_judge.metrics.significance import holm
 
 from .compare import ALPHA, METRICS, Comparison, compare, score_results
-from .compatibility import check_across, differences, headline_metric, remarks, tasks_of
+from .compatibility import check_across, differences, remarks, tasks_of
 from .failures import MAX_FAILURES, check_most, failure_text
 from .formats import format_p_value
 from .runs import Run, TaskResult
@@ -39,6 +39,7 @@ class TaskGate(NamedTuple):
     """What the gate says about one task."""
 
     task: str
+    metric: str
     baseline: Estimate
     current: Estimate
     n: int | None
@@ -72,7 +73,6 @@ class TaskGate(NamedTuple):
 class Gate(NamedTuple):
     """The whole gate; failed tasks first, then those that are not comparable."""
 
-    metric: str
     margin: float | None
     alpha: float
     baseline: Run
@@ -82,6 +82,11 @@ class Gate(NamedTuple):
     """What else the runs differ in, and what is unknown about them, one sentence each."""
     resamples: int
     seed: int
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Those of the tasks."""
+        return sorted({task.metric for task in self.tasks})
 
     def count(self, outcome: Outcome) -> int:
         return sum(task.outcome == outcome for task in self.tasks)
@@ -126,8 +131,8 @@ def run_gate(
     minimum.
 
     Args:
-        metric: a rate of which higher or lower is better; by default the headline metric of the
-            tasks' kind.
+        metric: a rate of which higher or lower is better; by default the headline metric of each
+            task's kind.
         margin: how much worse the judge may be, in the metric's unit. A task then passes only if
             the 95 % interval of its difference excludes a larger drop, whether significant or not.
         alpha: significantly worse is an adjusted p-value below it.
@@ -142,7 +147,6 @@ def run_gate(
             of range.
     """
     runs = {NOW: current._replace(name=NOW), BASELINE: baseline._replace(name=BASELINE)}
-    metric = metric or headline_metric(runs.values())
     minimum = minimum or {}
     names = tasks_of(runs.values())
     _check_settings(metric, margin, alpha, minimum, names)
@@ -152,9 +156,14 @@ def run_gate(
         task: {name: run.tasks[task] for name, run in runs.items() if task in run.tasks}
         for task in names
     }
-    scored = score_results(results, (metric,), resamples=resamples, seed=seed)
+    metrics = {
+        task: metric or next(iter(of_task.values())).kind.headline
+        for task, of_task in results.items()
+    }
+    scored = score_results(results, set(metrics.values()), resamples=resamples, seed=seed)
     tasks = []
     for task in names:
+        metric = metrics[task]
         restricted = [run.with_tasks([task]) for run in runs.values()]
         obstacles, notes = _obstacles(restricted, results[task], across)
         obstacles += [
@@ -184,12 +193,12 @@ def run_gate(
         for task, p_value in zip(tasks, adjusted, strict=True)
     ]
     tasks = [
-        task._replace(failures=_failures(task, metric, margin, alpha, minimum.get(task.task)))
+        task._replace(failures=_failures(task, margin, alpha, minimum.get(task.task)))
         for task in tasks
     ]
     tasks.sort(key=lambda task: OUTCOMES.index(task.outcome))
     notes = remarks(list(runs.values()))
-    return Gate(metric, margin, alpha, baseline, current, tasks, notes, resamples, seed)
+    return Gate(margin, alpha, baseline, current, tasks, notes, resamples, seed)
 
 
 def one_run(runs: Sequence[Run], source: str) -> Run:
@@ -213,14 +222,14 @@ def one_run(runs: Sequence[Run], source: str) -> Run:
 
 
 def _check_settings(
-    metric: str,
+    metric: str | None,
     margin: float | None,
     alpha: float,
     minimum: Mapping[str, float],
     tasks: Sequence[str],
 ) -> None:
     ranked = [name for name in METRICS if higher_is_better(name) is not None]
-    if metric not in ranked:
+    if metric is not None and metric not in ranked:
         if metric in METRICS:
             raise JudgeError(
                 f"--metric: {metric} has no better direction; expected one of {', '.join(ranked)}"
@@ -289,6 +298,7 @@ def _task_gate(
         difference = _negated(difference)
     return TaskGate(
         task,
+        metric,
         baseline=scores.get(BASELINE, UNKNOWN).estimate,
         current=scores.get(NOW, UNKNOWN).estimate,
         n=results[NOW].n if NOW in results else None,
@@ -345,10 +355,8 @@ def _verdicts(result: TaskResult) -> str:
     return " / ".join(result.verdicts) + (", pairs in both orders" if result.paired else "")
 
 
-def _failures(
-    task: TaskGate, metric: str, margin: float | None, alpha: float, worst: float | None
-) -> list[str]:
-    sign = 1 if higher_is_better(metric) else -1
+def _failures(task: TaskGate, margin: float | None, alpha: float, worst: float | None) -> list[str]:
+    sign = 1 if higher_is_better(task.metric) else -1
     value, end = task.current.value, task.difference.low if sign > 0 else task.difference.high
     failures = []
     if margin is None and task.p_value is not None and task.p_value < alpha:

@@ -31,7 +31,6 @@ def markdown(gate: Gate) -> str:
     """The summary: a row for each task, what decides, and what was compared."""
     counts = ", ".join(f"{gate.count(outcome)} {outcome}" for outcome in reversed(OUTCOMES))
     runs = [gate.baseline._replace(name=BASELINE), gate.current._replace(name=NOW)]
-    better = "higher" if higher_is_better(gate.metric) else "lower"
     return "\n".join(
         [
             MARK,
@@ -41,7 +40,7 @@ def markdown(gate: Gate) -> str:
             "",
             *_table_within(_MAX_BYTES // 2, gate_table(gate)),
             "",
-            f"`{gate.metric}`; {better} is better. {_rule(gate)} A task also fails if it misses "
+            f"{_better(gate)} {_rule(gate)} A task also fails if it misses "
             "its own limit (`--min`). detectable: the drop that this gate would have found with a "
             "probability of 80 %.",
             "",
@@ -58,20 +57,35 @@ def markdown(gate: Gate) -> str:
     )
 
 
+def _better(gate: Gate) -> str:
+    """Which values of the metrics are the better ones."""
+    names = {
+        better: [f"`{metric}`" for metric in gate.metrics if bool(higher_is_better(metric)) is high]
+        for better, high in (("higher", True), ("lower", False))
+    }
+    return " ".join(
+        f"{', '.join(metrics)}; {better} is better." for better, metrics in names.items() if metrics
+    )
+
+
 def _rule(gate: Gate) -> str:
     if gate.margin is not None:
         return (
             "A task fails unless the 95 % interval of its difference excludes a drop of more than "
             f"{gate.margin:g} (`--margin`; {gate.resamples:,} draws, seed {gate.seed})."
         )
-    if gate.metric in FROM_ROWS:
-        return (
-            "A task fails if it is significantly worse: one-sided test by the bootstrap over "
-            f"clusters, p below {gate.alpha:g} after Holm over the tested tasks."
+    tests = {
+        metric in FROM_ROWS: (
+            "bootstrap over clusters"
+            if metric in FROM_ROWS
+            else "paired randomization test, exact for few discordant clusters"
         )
+        for metric in gate.metrics
+    }
     return (
-        "A task fails if it is significantly worse: one-sided paired randomization test, exact for "
-        f"few discordant clusters, p below {gate.alpha:g} after Holm over the tested tasks."
+        "A task fails if it is significantly worse: one-sided "
+        f"{' or '.join(tests[known] for known in sorted(tests))}, p below {gate.alpha:g} after "
+        "Holm over the tested tasks."
     )
 
 
@@ -88,7 +102,7 @@ def junit(gate: Gate) -> str:
     cases = []
     for task in gate.tasks:
         numbers = f"{format_number(task.baseline.value)}, now {format_number(task.current.value)}"
-        case = _case(task.task, "; ".join([f"{gate.metric} {numbers}", *task.notes]))
+        case = _case(task.task, "; ".join([f"{task.metric} {numbers}", *task.notes]))
         reasons = "; ".join([*task.failures, *task.obstacles])
         if task.outcome == "failed":
             _add_message(case, "failure", reasons)

@@ -27,7 +27,7 @@ from mtrl_judge.metrics.rates import Counts, Rates
 
 from .analyses import Confidence, confidences
 from .board import Column, Leaderboard
-from .formats import NONE, format_number, metric_name, one_line, task_labels
+from .formats import NONE, format_number, metric_name, metric_names, one_line, task_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +176,7 @@ def score_plot(board: Leaderboard) -> Plot | None:
     """The metric of each judge with its interval, a panel for each task; None without values."""
     from matplotlib.figure import Figure
 
-    tasks = [column for column in board.tasks if column.scores_of(board.metric)]
+    tasks = [column for column in board.tasks if column.scores_of(column.metric)]
     if not tasks:
         return None
     names = [run.name for run in board.runs]
@@ -194,11 +194,13 @@ def score_plot(board: Leaderboard) -> Plot | None:
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     labels = task_labels([column.name for column in board.tasks])
     for axes, column in zip(panels, tasks, strict=False):
-        _score_panel(axes, column, names, board.metric)
+        _score_panel(axes, column, names)
         title = one_line(labels[column.name], 26)
         axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
-        axes.set_title("OOD" if column.role == "ood" else "", loc="right", fontsize=7)
-    scores = [s.estimate for column in tasks for s in column.scores_of(board.metric).values()]
+        beside = [metric_name(column.metric)] if len(board.metrics) > 1 else []
+        beside += ["OOD"] if column.role == "ood" else []
+        axes.set_title(" · ".join(beside), loc="right", fontsize=7)
+    scores = [s.estimate for column in tasks for s in column.scores_of(column.metric).values()]
     baselines = [Estimate(column.majority) for column in tasks]
     panels[0].set_yticks(range(len(names)), [one_line(name, 26) for name in names])
     panels[0].set(ylim=(len(names) - 0.4, -0.6), xlim=_limits(_values([*scores, *baselines])))
@@ -211,15 +213,15 @@ def score_plot(board: Leaderboard) -> Plot | None:
         panels[-1].text(0, 1, "\n".join(lines), **_FOOTER, **place)
     else:
         figure.supxlabel("\n".join(lines), x=0.01, ha="left", **_FOOTER)
-    return Plot("scores", f"{metric_name(board.metric)} of each judge with its interval", figure)
+    return Plot("scores", f"{metric_names(board.metrics)} of each judge with its interval", figure)
 
 
 def _score_legend(board: Leaderboard, tasks: Sequence[Column]) -> list[str]:
     """What the marks mean that the plot has."""
-    scores = [s.estimate for column in tasks for s in column.scores_of(board.metric).values()]
+    scores = [s.estimate for column in tasks for s in column.scores_of(column.metric).values()]
     beaten = any(rank.best > 1 for column in tasks for rank in column.ranks.values())
     meanings = {
-        metric_name(board.metric): True,
+        metric_names(board.metrics): True,
         "bars: 95 % intervals": any(estimate.low is not None for estimate in scores),
         "hollow: another judge ranks above": beaten,
         "dashed: majority-class baseline": any(column.majority is not None for column in tasks),
@@ -228,12 +230,12 @@ def _score_legend(board: Leaderboard, tasks: Sequence[Column]) -> list[str]:
     return [meaning for meaning, present in meanings.items() if present]
 
 
-def _score_panel(axes: Axes, task: Column, names: Sequence[str], metric: str) -> None:
+def _score_panel(axes: Axes, task: Column, names: Sequence[str]) -> None:
     axes.grid(axis="x")
     axes.spines[["top", "right", "left"]].set_visible(False)
     if task.majority is not None:
         axes.axvline(task.majority, color=VERMILION, linewidth=1, linestyle=_DASHED)
-    value_J, low_J, high_J = _values([task.estimate(name, metric) for name in names])
+    value_J, low_J, high_J = _values([task.estimate(name, task.metric) for name in names])
     beaten = [name in task.ranks and task.ranks[name].best > 1 for name in names]
     axes.hlines(range(len(names)), low_J, high_J, color=BLUE, linewidth=1.6, alpha=0.75)
     faces = [PAPER if b else BLUE for b in beaten]

@@ -20,7 +20,7 @@ from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.metrics.rates import higher_is_better
 
 from .board import Leaderboard
-from .formats import ROLE_NAMES, format_date, format_estimate, metric_name
+from .formats import ROLE_NAMES, format_date, format_estimate, metric_names
 from .plots import (
     Plot,
     data_address,
@@ -141,7 +141,7 @@ def _values(board: Leaderboard, view: View) -> dict[str, Any]:
         "models": model_table(board.runs),
         "data": data_table(board.runs),
         "many_judges": len(board.runs) > SIDE_BY_SIDE,
-        "metric": metric_name(board.metric),
+        "metric": metric_names(board.metrics),
         "labels": view.labels,
         "headlines": list(_headlines(board)),
         "is_sample": any(result.metadata.get("source") == "sample" for result in results),

@@ -61,10 +61,10 @@ def track(board: Leaderboard, tracker: Tracker, project: str) -> list[str]:
             if len(table)
         }
         logged |= {
-            f"{task.name}/{board.metric}": estimate.value
+            f"{task.name}/{task.metric}": estimate.value
             for task in board.tasks
             if run.name in task.scores
-            and (estimate := task.estimate(run.name, board.metric)).value is not None
+            and (estimate := task.estimate(run.name, task.metric)).value is not None
         }
         try:
             client.init(project=project, name=run.name, config=_config(run), **_quiet(tracker))

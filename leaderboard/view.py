@@ -22,8 +22,8 @@ from mtrl_judge.metrics.rates import ANSWERED_RATES
 from .analyses import Confidence, analyses, confidences
 from .board import OVERALL, Column, Leaderboard
 from .compare import FROM_ROWS, PerturbationEffect
-from .compatibility import tasks_of
-from .formats import ROLE_NAMES, format_date, metric_name, one_line, task_labels
+from .compatibility import ROLES, tasks_of
+from .formats import ROLE_NAMES, format_date, metric_name, metric_names, one_line, task_labels
 from .gate import Gate
 from .runs import Run, TaskResult
 from .tables import Cell, CellKind, Labels, Row, RowStyle, Table
@@ -101,20 +101,23 @@ def score_table(board: Leaderboard) -> Table:
     """The metric of every judge on every task, the means, and the generalization gap."""
     columns: dict[str, Column] = {}
     styles: dict[str, RowStyle] = {}
-    for mean in board.means:
-        columns |= {task.name: task for task in board.tasks if task.role == mean.role}
-        title = f"mean {ROLE_NAMES[mean.role]}"
-        columns[title] = mean
-        styles |= {title: "mean", "gap": "mean"}
+    for role in ROLES:
+        columns |= {task.name: task for task in board.tasks if task.role == role}
+        for mean in board.means:
+            if mean.role == role:
+                title = f"mean {ROLE_NAMES[role]}"
+                columns[title] = mean
+                styles |= {title: "mean", "gap": "mean"}
     rows = []
     for run in board.runs:
-        cells = {title: _score(column, run.name, board) for title, column in columns.items()}
+        cells = {title: _score(column, run.name) for title, column in columns.items()}
         if board.gaps:
             cells["gap"] = Cell(board.gaps.get(run.name), "difference")
         rows.append(Row(run.name, cells))
     if any(task.majority is not None for task in board.tasks):
         baseline = {title: Cell(column.majority, "rate") for title, column in columns.items()}
-        title = MAJORITY if board.metric == "macro_f1" else CONSTANT
+        compared = {task.metric for task in board.tasks if task.majority is not None}
+        title = MAJORITY if compared == {"macro_f1"} else CONSTANT
         rows.append(Row(title, baseline, "baseline"))
     counts = {
         title: Cell(sorted({n for n in column.n.values() if n is not None}), "count")
@@ -127,13 +130,15 @@ def score_table(board: Leaderboard) -> Table:
         if any(map(any, by_column.values())):
             cells = {name: Cell(found, "count") for name, found in by_column.items()}
             rows.append(Row(title, cells, "baseline"))
+    if len(board.metrics) > 1:
+        names = {name: Cell(metric_name(column.metric)) for name, column in columns.items()}
+        rows.append(Row("metric", names, "baseline"))
     for title, value_of, kind in _FOOTER:
         values = {name: Cell(value_of(column), kind) for name, column in columns.items()}
         if any(cell.value is not None for cell in values.values()):
             rows.append(Row(title, values, "baseline"))
-    draws = min(board.resamples, DRAWN_RESAMPLES) if _from_rows(board) else board.resamples
     note = (
-        f"In brackets: 95 % intervals ({draws:,} draws of the Bayesian bootstrap over "
+        f"In brackets: 95 % intervals ({_draws(board)} draws of the Bayesian bootstrap over "
         f"independent clusters, seed {board.seed}). #: the ranks that a judge may have; judges "
         f"rank one above the other if their difference is significant ({_test(board)}, "
         "p < 0.05 after Holm over the pairs of a column) and so are those of all judges beyond "
@@ -141,24 +146,34 @@ def score_table(board: Leaderboard) -> Table:
         "significantly with a probability of 80 %. gap: generalization gap, mean in distribution "
         "minus mean out of distribution."
     )
-    table = Table(metric_name(board.metric), "judge", rows, " ".join([note, *board.notes]))
+    table = Table(metric_names(board.metrics), "judge", rows, " ".join([note, *board.notes]))
     return table.transposed("task", styles) if len(board.runs) <= SIDE_BY_SIDE else table
 
 
-def _from_rows(board: Leaderboard) -> bool:
-    return board.metric in FROM_ROWS
+def _draws(board: Leaderboard) -> str:
+    every, fewer = f"{board.resamples:,}", f"{min(board.resamples, DRAWN_RESAMPLES):,}"
+    from_rows = [metric for metric in board.metrics if metric in FROM_ROWS]
+    if not from_rows or fewer == every:
+        return every
+    if len(from_rows) == len(board.metrics):
+        return fewer
+    return f"{every} ({metric_names(from_rows)}: {fewer})"
 
 
 def _test(board: Leaderboard) -> str:
-    if _from_rows(board):
+    from_counts = "paired randomization test, exact for few discordant clusters"
+    from_rows = [metric for metric in board.metrics if metric in FROM_ROWS]
+    if not from_rows:
+        return from_counts
+    if len(from_rows) == len(board.metrics):
         return "bootstrap"
-    return "paired randomization test, exact for few discordant clusters"
+    return f"{from_counts} ({metric_names(from_rows)}: bootstrap)"
 
 
-def _score(column: Column, judge: str, board: Leaderboard) -> Cell:
+def _score(column: Column, judge: str) -> Cell:
     rank = column.ranks.get(judge) if len(column.ranks) > 1 else None
     bold = rank is not None and rank.best == 1
-    return Cell(column.estimate(judge, board.metric), "rate", rank, bold)
+    return Cell(column.estimate(judge, column.metric), "rate", rank, bold)
 
 
 def _unanswered(board: Leaderboard, column: Column, state: str) -> list[int]:
@@ -175,9 +190,9 @@ _FOOTER: Sequence[tuple[str, Callable[[Column], float | int | None], CellKind]] 
 
 def unanswered_table(board: Leaderboard) -> Table:
     """The judges whose requests failed or were refused, with their scores without those rows."""
-    answered, name = f"{board.metric}_answered", metric_name(board.metric)
     rows = []
     for task in board.tasks:
+        answered, name = f"{task.metric}_answered", metric_name(task.metric)
         for run in board.runs:
             result = run.tasks.get(task.name)
             if result is None or not (result.n_failed or result.n_refused):
@@ -185,7 +200,7 @@ def unanswered_table(board: Leaderboard) -> Table:
             cells = {
                 "failed": Cell(result.n_failed, "count", of=result.n_rows),
                 "refused": Cell(result.n_refused, "count", of=result.n_rows),
-                name: Cell(task.estimate(run.name, board.metric), "rate"),
+                name: Cell(task.estimate(run.name, task.metric), "rate"),
             }
             if answered in ANSWERED_RATES:
                 among = task.estimate(run.name, answered)
@@ -235,12 +250,15 @@ def mean_table(board: Leaderboard) -> Table:
 
 def pair_table(board: Leaderboard) -> Table:
     """Each pair of judges on each task and on the means."""
+    difference = "difference"
+    if len(board.metrics) == 1:
+        difference = f"{metric_names(board.metrics)} difference"
     rows = []
     for column in board.columns:
         for pair in column.comparisons:
             cells = {
                 "second": Cell(pair.second, "name"),
-                f"{metric_name(board.metric)} difference": Cell(pair.difference, "difference"),
+                difference: Cell(pair.difference, "difference"),
                 "p": Cell(pair.p_value, "p_value"),
                 "p (Holm)": Cell(pair.adjusted, "p_value"),
             }
@@ -285,7 +303,7 @@ def power_table(board: Leaderboard) -> Table:
         "judge, against another one whose errors are independent. n for a difference: how many "
         "such rows would show it."
     )
-    return Table(f"Power ({metric_name(board.metric)})", "task", rows, note)
+    return Table(f"Power ({metric_names(board.metrics)})", "task", rows, note)
 
 
 def class_table(board: Leaderboard) -> Table:
@@ -533,7 +551,7 @@ def tidy_records(board: Leaderboard) -> list[dict[str, Any]]:
                 "role": column.role,
             }
             for rate, score in column.scores.get(run.name, {}).items():
-                ranks = _ranks(column, run.name if rate == board.metric else None)
+                ranks = _ranks(column, run.name if rate == column.metric else None)
                 sizes = {"n": column.n.get(run.name), "clusters": column.clusters}
                 sizes |= _counts(run, column)
                 records.append({**about, "rate": rate, **asdict(score.estimate), **ranks, **sizes})
@@ -627,6 +645,7 @@ def gate_table(gate: Gate) -> Table:
     rows = []
     for task in gate.tasks:
         cells = {
+            **({"metric": Cell(metric_name(task.metric))} if len(gate.metrics) > 1 else {}),
             "n": Cell(task.n, "count"),
             "clusters": Cell(task.clusters, "count"),
             **{
@@ -643,7 +662,7 @@ def gate_table(gate: Gate) -> Table:
             "why": Cell("; ".join([*task.failures, *task.obstacles, *task.notes])),
         }
         rows.append(Row(task.task, cells))
-    return Table(metric_name(gate.metric), "task", rows)
+    return Table(metric_names(gate.metrics), "task", rows)
 
 
 def robustness_table(effects: Sequence[PerturbationEffect]) -> Table:
