@@ -73,7 +73,7 @@ def metric_name(metric: str) -> str:
 def metric_names(metrics: Iterable[str]) -> str:
     """
     >>> metric_names(["macro_f1", "spearman"])
-    'Macro-F1, Spearman'
+    'Macro-F1, spearman'
     """
     return ", ".join(map(metric_name, metrics))
 
