@@ -604,7 +604,7 @@ def demo(
     echo(f"\n{plain_text(made.further)}")
     echo(f"\nlearning curve: {made.learning_curve}")
     echo(f"judge:          {made.judge}")
-    echo(f"next:           mtrl-judge leaderboard {shlex.quote(str(out))}")
+    echo(f"next:           mtrl-judge leaderboard {shlex.join(map(str, made.compared))}")
 
 
 app.add_typer(data, name="data")

@@ -44,6 +44,8 @@ class Demo(NamedTuple):
     further: Table
     learning_curve: Path
     judge: Path
+    compared: Sequence[Path]
+    """The results before and after training, for a leaderboard; the others are not comparable."""
 
 
 def run_demo(out: Path, *, seed: int) -> Demo:
@@ -118,7 +120,13 @@ def run_demo(out: Path, *, seed: int) -> Demo:
             pass
     runs = [complete_run(folder / name, samples=True) for name in (*EVALUATIONS, FURTHER)]
     complete = [run for run in runs if run is not None]  # all of them: the steps have checked it
-    return Demo(demo_table(*complete[:-1]), further_table(complete[-1]), run / CURVE, run / JUDGE)
+    return Demo(
+        demo_table(*complete[:-1]),
+        further_table(complete[-1]),
+        run / CURVE,
+        run / JUDGE,
+        [out / folder.name / "before", out / folder.name / "after"],
+    )
 
 
 def _refuse_other_parser(folder: Path) -> None:

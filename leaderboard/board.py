@@ -253,7 +253,8 @@ def _compared(
             clusters = score.clusters * len(tasks)
             detectable = [detectable_difference(error, clusters, alpha=ALPHA)]
     column = column._replace(comparisons=comparisons, detectable=max(detectable, default=None))
-    if len(comparisons) < len(scores) * (len(scores) - 1) / 2 or len(scores) < len(column.scores):
+    untested = len(comparisons) < len(scores) * (len(scores) - 1) / 2
+    if untested or not scores or len(scores) < len(column.scores):
         return column
     sign = -1 if higher_is_better(metric) is False else 1
     values = {judge: sign * (score.value or 0.0) for judge, score in scores.items()}

@@ -212,7 +212,7 @@ EMPTY = Table("t", "task", [])
 WORK: Mapping[str, tuple[Any, str, Any]] = {
     "robustness": (robustness, "run_robustness", Robustness([], {}, Path("robustness.json"))),
     "experiment --recipe tiny_cpu": (experiment, "run_experiment", "the claims"),
-    "demo": (demo, "run_demo", Demo(EMPTY, EMPTY, Path("curve.svg"), Path("judge"))),
+    "demo": (demo, "run_demo", Demo(EMPTY, EMPTY, Path("curve.svg"), Path("judge"), [])),
     "data prepare mtrl_judge_seetrue --data-root .": (prepare, "prepare", []),
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import call
 from support.results import sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
@@ -85,6 +86,9 @@ def test_a_finished_demo_shows_before_and_after(tmp_path: Path) -> None:
     kinds = {line.split()[1] for line in table.splitlines()[2:]}
     assert kinds == {"score", "ranking", "pairwise"}
     assert demo.learning_curve == folder / "run" / CURVE
+    # What it advises next; all runs of the folder would not be comparable.
+    done = call("leaderboard", *demo.compared, "--resamples", "100")
+    assert done.exit_code == 0, done.output
 
 
 def test_a_demo_that_another_parser_has_read_is_not_continued(tmp_path: Path) -> None:

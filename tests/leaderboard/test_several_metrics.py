@@ -75,6 +75,16 @@ def test_each_task_is_ranked_by_its_own_metric(folder: Path) -> None:
     assert cells["mean in distribution"]["metric"].value == "Macro-F1"
 
 
+def test_no_judge_may_have_all_tasks(tmp_path: Path) -> None:
+    for name, task in (("first", "yes"), ("second", "safe")):
+        write_results(tmp_path / name, {task: judged_rows(90, 0.8, 0)}, model=name)
+    board = build_leaderboard(load_runs([tmp_path]), resamples=100)
+    (mean,) = board.means
+    assert not mean.scores
+    assert not mean.ranks
+    assert len(build_view(board, full=True).scores.rows) > 1
+
+
 def test_one_metric_may_be_chosen_for_all(folder: Path) -> None:
     board = build_leaderboard(load_runs([folder]), metric="null_rate", resamples=100)
     assert board.metrics == ["null_rate"]
