@@ -226,7 +226,7 @@ class LogprobScorer:
         if not all(task.kind.has_verdict(verdict, verdicts) for verdict in verdicts):
             raise JudgeError(
                 f"{task.path}: judge.kind: the verdicts of a {task.kind.name} task are too many to "
-                "have the probability of each; expected scoring=generation"
+                "have the probability of each; expected scoring=generation, or --tasks without it"
             )
         self._judge, self._task, self._rows, self._method = judge, task, rows, calibration
         self._style, self._verdicts, self._batch_size = style, verdicts, batch_size

@@ -210,7 +210,7 @@ def check_vote(task: JudgeTask, vote: Vote, style: Style) -> None:
     if not all(task.kind.has_verdict(verdict, verdicts) for verdict in verdicts):
         raise JudgeError(
             f"vote: {vote} needs the probability of each verdict, and those of {task.task} "
-            f"({task.kind.name}) are too many; expected vote=majority"
+            f"({task.kind.name}) are too many; expected vote=majority, or --tasks without it"
         )
     if style == "direct":
         raise JudgeError(
