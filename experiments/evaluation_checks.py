@@ -98,6 +98,8 @@ def _exists(word: str, known: Mapping[str, Path], folders: Sequence[Path]) -> bo
         return True
     if os.environ.get("LMMS_EVAL_PLUGINS"):  # its tasks are in further packages
         return True
+    if re.search(r"[?[]", word):  # lmms-eval matches its own tasks by such patterns, too
+        return True
     if word.startswith(PREFIX) and not folders:
         return False
     return word in ("all", "list") or word.startswith("list_") or _mentioned(word, folders)

@@ -249,7 +249,9 @@ class LeaderboardFile(Frozen):
 
     schema_version: Literal[2]  # without a default, which output would leave out
     entries: tuple[Entry, ...]
-    metric: str | None = Field(None, description="by which the tables compare and rank judges")
+    metric: str | None = Field(
+        None, description="by which judges are ranked; if tasks differ, that of the means"
+    )
     resamples: int | None = Field(None, description="draws of each interval")
     seed: int | None = None
     notes: tuple[str, ...] = Field((), description="what readers of the tables should know")

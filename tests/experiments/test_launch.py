@@ -12,6 +12,7 @@ from support.results import sample, write_results
 
 from mtrl_judge.common.errors import JudgeError
 from mtrl_judge.experiments import launch
+from mtrl_judge.experiments.evaluation_checks import check_tasks
 from mtrl_judge.experiments.launch import ANSWERS, CommandError, run_command, run_lmms_eval
 from mtrl_judge.harness_plugin.answer_store import REUSE_VARIABLE, STORE_VARIABLE
 from mtrl_judge.harness_plugin.prompt_style import STYLE_VARIABLE
@@ -80,3 +81,9 @@ def test_a_command_that_a_signal_ends_is_reported_as_shells_do(tmp_path: Path) -
         with pytest.raises(CommandError, match=rf"ended by signal {number} \({name}\)") as failed:
             run_command("it", [*command, str(number)], log=tmp_path / "log")
         assert failed.value.exit_code == 128 + number
+
+
+def test_patterns_without_a_star_are_left_to_lmms_eval() -> None:
+    check_tasks("mm?,mm[e-f]", [], None)
+    with pytest.raises(JudgeError, match="no task 'mtrl_judge_seetru'"):
+        check_tasks("mm?,mtrl_judge_seetru", [], None)
